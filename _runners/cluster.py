@@ -1,0 +1,342 @@
+"""
+The cluster as a whole: configure its nodes, deploy a model across them, say how it is.
+
+Works out ranks and addresses from the profile (``bottleneck.plan``) and calls the
+nodes' modules; measures and decides nothing itself.
+"""
+
+import json
+import logging
+import os
+import sys
+import time
+
+import salt.client
+import salt.utils.event
+from bottleneck.plan import worker_specs
+from bottleneck.profile import ProfileError, load_profile
+from salt.exceptions import CommandExecutionError
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 2.0
+APPLY_SECONDS = 1800
+
+
+def nodes():
+    """
+    Return the profile's nodes and whether their minion answers.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run cluster.nodes
+    """
+    profile = _profile()
+    answers = _local().cmd(_hostnames(profile), "test.ping", tgt_type="list", timeout=5)
+    return {name: {"hostname": node.hostname, "up": bool(answers.get(node.hostname))} for name, node in _nodes(profile)}
+
+
+def apply(test=False, states=None):
+    """
+    Apply the states to every node, or with ``test`` say what that would change.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run cluster.apply test=True
+    """
+    profile = _profile()
+    return _apply(_hostnames(profile), test, states)
+
+
+def node_started(minion):
+    """
+    Configure a node that has just come up (called by the reactor; touches no keys).
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run cluster.node_started node0
+    """
+    if minion not in _hostnames(_profile()):
+        return {"applied": False, "reason": f"{minion} is not a node of this profile"}
+    if not __opts__.get("cluster_apply_on_start", True):
+        return {"applied": False, "reason": "cluster_apply_on_start is off"}
+    results = _apply([minion], False, None)
+    return {"applied": True, "failed": [name for name, result in results.items() if result["failed"]]}
+
+
+def deploy(deployment=None, overrides=None, timeout=600):
+    """
+    Start a deployment's workers on their nodes and wait until it serves.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run cluster.deploy tp2 overrides='{"max_num_seqs": 4}'
+    """
+    profile = _profile()
+    deployment = deployment or profile.default_deployment
+    specs = _specs(profile, deployment, overrides)
+    _check_free(deployment, overrides)
+    started = time.monotonic()
+    hostnames = [profile.nodes[spec["node"]].hostname for spec in specs]
+    try:
+        for spec, hostname in zip(specs, hostnames, strict=True):
+            _progress("starting", spec["node"], spec["name"], started)
+            engine = profile.engines[profile.nodes[spec["node"]].accelerator.kind]
+            _call(hostname, "vllm.start", [spec, _engine_slice(engine)])
+        _wait_ready(profile, specs, started, float(timeout))
+        _warm(profile, specs, started)
+    except BaseException:
+        # Nothing half-done stays: not after a failure, nor after Ctrl-C.
+        _local().cmd(hostnames, "vllm.stop", tgt_type="list", timeout=60)
+        raise
+    record = {"deployment": deployment, "overrides": overrides or {}, "started": time.time(), "workers": specs}
+    _write_json(_deployment_file(), record)
+    return {**record, "seconds": round(time.monotonic() - started, 1)}
+
+
+def undeploy():
+    """
+    Stop every worker of every node.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run cluster.undeploy
+    """
+    profile = _profile()
+    answers = _local().cmd(_hostnames(profile), "vllm.stop", tgt_type="list", timeout=90)
+    stopped = {node: sorted(answer) for node, answer in answers.items() if isinstance(answer, dict)}
+    silent = sorted(set(_hostnames(profile)) - set(stopped))
+    if os.path.exists(_deployment_file()):
+        os.unlink(_deployment_file())
+    if silent:
+        raise CommandExecutionError(f"{', '.join(silent)} did not answer: its workers may still run")
+    return {"stopped": stopped}
+
+
+def status():
+    """
+    Return the nodes, the deployment and its workers.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run cluster.status
+    """
+    profile = _profile()
+    answers = _local().cmd(_hostnames(profile), "vllm.status", tgt_type="list", timeout=10)
+    return {
+        "profile": {"name": profile.name, "version": profile.version},
+        "deployment": deployment_record(),
+        "nodes": {
+            name: {
+                "hostname": node.hostname,
+                "up": isinstance(answers.get(node.hostname), dict),
+                "workers": answers.get(node.hostname) if isinstance(answers.get(node.hostname), dict) else {},
+            }
+            for name, node in _nodes(profile)
+        },
+    }
+
+
+def logs(node, lines=50, worker=None):
+    """
+    Return the last lines of a node's worker logs.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run cluster.logs node0 lines=100
+    """
+    profile = _profile()
+    if node not in profile.nodes:
+        raise CommandExecutionError(f"no node {node} in profile {profile.name}: expected {', '.join(profile.nodes)}")
+    return _call(profile.nodes[node].hostname, "vllm.log", [worker, int(lines)])
+
+
+def deployment_record():
+    """
+    Return what is deployed, or an empty dict.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run cluster.deployment_record
+    """
+    try:
+        with open(_deployment_file(), encoding="utf-8") as file:
+            return json.load(file)
+    except (FileNotFoundError, ValueError):
+        return {}
+
+
+def _profile():
+    try:
+        return load_profile(__opts__["cluster_profile"])
+    except ProfileError as error:
+        raise CommandExecutionError(str(error)) from error
+
+
+def _nodes(profile):
+    return profile.nodes.items()
+
+
+def _hostnames(profile):
+    return [node.hostname for node in profile.nodes.values()]
+
+
+def _specs(profile, deployment, overrides):
+    try:
+        return [spec.model_dump(mode="json") for spec in worker_specs(profile, deployment, overrides)]
+    except (ProfileError, KeyError) as error:
+        raise CommandExecutionError(str(error)) from error
+
+
+def _engine_slice(engine):
+    return {"directory": engine.directory(), "preload": list(engine.preload)}
+
+
+def _check_free(deployment, overrides):
+    record = deployment_record()
+    if record and (record["deployment"] != deployment or record["overrides"] != (overrides or {})):
+        raise CommandExecutionError(f"{record['deployment']} is deployed: run `cluster undeploy` first")
+
+
+def _local():
+    return salt.client.LocalClient(mopts=__opts__)
+
+
+def _call(hostname, function, arguments):
+    answer = _local().cmd(hostname, function, arguments, timeout=60, full_return=True)
+    if hostname not in answer:
+        raise CommandExecutionError(f"{hostname} did not answer {function}")
+    result = answer[hostname]
+    if result.get("retcode"):
+        raise CommandExecutionError(f"{hostname}: {str(result['ret']).strip().splitlines()[-1]}")
+    return result["ret"]
+
+
+def _wait_ready(profile, specs, started, timeout):
+    """Report each worker's stage until all are ready; raise with the reason when one fails."""
+    stages = {}
+    hostnames = {profile.nodes[spec["node"]].hostname: spec for spec in specs}
+    deadline = started + timeout
+    while time.monotonic() < deadline:
+        answers = _local().cmd(list(hostnames), "vllm.status", tgt_type="list", timeout=15)
+        for hostname, spec in hostnames.items():
+            answer = answers.get(hostname)
+            seen = answer.get(spec["name"], {}) if isinstance(answer, dict) else {}
+            stage = seen.get("stage", "unknown")
+            if stage in ("failed", "stopped"):
+                reason = seen.get("reason") or "the worker was stopped"
+                raise CommandExecutionError(f"{spec['name']} on {spec['node']} failed: {reason} (log: {seen.get('log')})")
+            if stages.get(spec["name"]) != stage:
+                stages[spec["name"]] = stage
+                _progress(stage, spec["node"], spec["name"], started)
+        if stages and all(stage == "ready" for stage in stages.values()):
+            return
+        time.sleep(POLL_SECONDS)
+    slow = ", ".join(f"{name} is {stage}" for name, stage in stages.items() if stage != "ready")
+    raise CommandExecutionError(f"not ready after {timeout:.0f} s: {slow} (see cluster logs)")
+
+
+def _warm(profile, specs, started):
+    """Have each head answer one short request, so that the first real one finds everything in place."""
+    import salt.utils.http
+
+    for spec in specs:
+        if not spec["head"]:
+            continue
+        _progress("warming", spec["node"], "first request", started)
+        answer = salt.utils.http.query(
+            f"http://{spec['api_address']}:{spec['api_port']}/v1/completions",
+            method="POST",
+            header_dict={"Content-Type": "application/json"},
+            data=json.dumps({"model": profile.model.name, "prompt": "warm", "max_tokens": 4, "temperature": 0}),
+            decode=False,
+            raise_error=False,
+        )
+        if "error" in answer:
+            raise CommandExecutionError(f"{spec['name']} is up but does not answer: {answer['error']}")
+        _progress("ready", spec["node"], spec["name"], started)
+
+
+def _apply(hostnames, test, states):
+    """Run state.apply on nodes, reporting every state as it ends; return a summary by node."""
+    started = time.monotonic()
+    keywords = {"test": bool(test), "state_events": True}
+    with salt.utils.event.get_event(
+        "master", sock_dir=__opts__["sock_dir"], opts=__opts__, listen=True
+    ) as bus:
+        bus.subscribe("salt/job/")
+        job = _local().run_job(
+            hostnames, "state.apply", [states] if states else [], tgt_type="list", kwarg=keywords, timeout=15, listen=False
+        )
+        if not job:
+            raise CommandExecutionError("no node took the job: is the minion up? (cluster status)")
+        waiting, results = set(hostnames), {}
+        prefix = f"salt/job/{job['jid']}/"
+        while waiting and time.monotonic() < started + APPLY_SECONDS:
+            event = bus.get_event(wait=1.0, tag="salt/job/", full=True, auto_reconnect=True)
+            if not event or not event["tag"].startswith(prefix):
+                continue
+            kind, minion = event["tag"].removeprefix(prefix).split("/")[:2]
+            if kind == "prog":
+                state = event["data"]["data"].get("ret", {})
+                _progress("applying", minion, str(state.get("__id__") or state.get("name") or ""), started)
+            elif kind == "ret" and minion in waiting:
+                waiting.discard(minion)
+                results[minion] = _summary(event["data"].get("return"))
+                _progress("applied", minion, f"{len(results[minion]['changed'])} changes", started)
+    if waiting:
+        raise CommandExecutionError(f"{', '.join(sorted(waiting))} did not finish state.apply in {APPLY_SECONDS} s")
+    return results
+
+
+def _summary(returned):
+    """Fold what state.apply returned into what changed, what would, and what failed."""
+    if not isinstance(returned, dict):
+        errors = returned if isinstance(returned, list) else [str(returned)]
+        return {"states": 0, "changed": [], "failed": [{"id": "compile", "comment": " ".join(map(str, errors))}]}
+    ordered = sorted(returned.values(), key=lambda state: state.get("__run_num__", 0))
+    return {
+        "states": len(ordered),
+        "changed": [
+            {"id": state["__id__"], "name": state["name"], "comment": state["comment"], "changes": state["changes"]}
+            for state in ordered
+            if (state["changes"] and state["result"] is not False) or state["result"] is None
+        ],
+        "failed": [
+            {"id": state["__id__"], "name": state["name"], "comment": state["comment"]}
+            for state in ordered
+            if state["result"] is False
+        ],
+    }
+
+
+def _progress(stage, node, detail, started):
+    report = {"stage": stage, "node": node, "detail": detail, "seconds": round(time.monotonic() - started, 1)}
+    print("@progress " + json.dumps(report), file=sys.stderr, flush=True)
+
+
+def _deployment_file():
+    return os.path.join(__opts__["cluster_directory"], "deployment.json")
+
+
+def _write_json(path, content):
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path + ".partial", "w", encoding="utf-8") as file:
+        json.dump(content, file, indent=1)
+    os.replace(path + ".partial", path)

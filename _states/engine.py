@@ -1,0 +1,38 @@
+"""
+Keep an inference engine's environment installed.
+"""
+
+
+def __virtual__():
+    return "engine"
+
+
+def installed(name, requirements, engine):
+    """
+    Make sure that the environment at ``name`` is complete.
+
+    name
+        directory of the environment
+    requirements
+        lock file to install it from
+    engine
+        the accelerator's entry of the engine map
+    """
+    ret = {"name": name, "changes": {}, "result": True, "comment": f"{engine['engine']} is installed"}
+    if __salt__["engine.installed"](name):
+        return ret
+    if __opts__["test"]:
+        return {
+            **ret,
+            "result": None,
+            "changes": {"installed": engine["engine"]},
+            "comment": f"{engine['engine']} would be installed from {engine['lock']}",
+        }
+    try:
+        changed = __salt__["engine.install"](name, requirements, engine)
+    except RuntimeError as error:
+        return {**ret, "result": False, "comment": str(error)}
+    if changed:
+        ret["changes"] = {"installed": engine["engine"]}
+        ret["comment"] = f"{engine['engine']} was installed from {engine['lock']}"
+    return ret

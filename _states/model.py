@@ -1,0 +1,47 @@
+"""
+Keep a model's checkpoint in place.
+"""
+
+
+def __virtual__():
+    return "model"
+
+
+def present(name, model, engine_directory, maker):
+    """
+    Make sure that the checkpoint is at ``name``.
+
+    name
+        directory of the checkpoint
+    model
+        the profile's model section: ``source`` is ``generate``, a folder of the node, or a hub name
+    engine_directory
+        the engine's environment
+    maker
+        path of make_model.py on the node
+    """
+    source = model["source"]
+    ret = {"name": name, "changes": {}, "result": True, "comment": f"{model['name']} is in place"}
+    if __salt__["model.present"](name):
+        return ret
+    if source.startswith("/"):
+        return {**ret, "result": False, "comment": f"{name} has no config.json: put the checkpoint there first"}
+    if __opts__["test"]:
+        verb = "made" if source == "generate" else f"fetched from {source}"
+        return {
+            **ret,
+            "result": None,
+            "changes": {"checkpoint": name},
+            "comment": f"{model['name']} would be {verb}",
+        }
+    try:
+        if source == "generate":
+            changed = __salt__["model.make"](name, model, engine_directory, maker)
+        else:
+            changed = __salt__["model.download"](name, source, engine_directory)
+    except RuntimeError as error:
+        return {**ret, "result": False, "comment": str(error)}
+    if changed:
+        ret["changes"] = {"checkpoint": name}
+        ret["comment"] = f"{model['name']} was put in place"
+    return ret

@@ -1,0 +1,34 @@
+"""The `cluster` command."""
+
+import typer
+
+from cli import bench, bottleneck, cluster, demo, lab, probe, profile, prometheus, report, runs, top
+
+app = typer.Typer(
+    name="cluster",
+    help="Run one large language model across unlike machines and learn what holds it back.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_show_locals=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for name, room, summary in (
+    ("profile", profile.app, "Read and check profiles."),
+    ("lab", lab.app, "The embedded cluster: nodes as namespaces on this machine."),
+    ("run", runs.app, "List, show and compare recorded runs."),
+    ("prometheus", prometheus.app, "Scrape configuration, alert rules and dashboard."),
+):
+    app.add_typer(room, name=name, help=summary, no_args_is_help=True)
+
+for command in (cluster.plan, cluster.apply, cluster.deploy, cluster.undeploy, cluster.status, cluster.logs):
+    app.command()(command)
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(cluster.salt)
+for command in (
+    probe.probe,
+    bench.bench,
+    bottleneck.bottleneck,
+    report.report,
+    top.top,
+    demo.demo,
+):
+    app.command()(command)

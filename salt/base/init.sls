@@ -1,0 +1,23 @@
+{# What every node has before anything else: its folders, its name for the others, its slice of the profile. #}
+{% for directory in ['/etc/cluster', '/opt/cluster', '/var/lib/cluster', '/var/log/cluster', '/var/cache/cluster'] %}
+base-init-directory{{ directory | replace('/', '-') }}-file-directory:
+  file.directory:
+    - name: {{ directory }}
+    - mode: '0755'
+{% endfor %}
+
+base-init-node-slice-file-serialize:
+  file.serialize:
+    - name: /etc/cluster/node.json
+    - dataset_pillar: node
+    - serializer: json
+    - mode: '0644'
+    - require:
+      - file: base-init-directory-etc-cluster-file-directory
+
+{% for hostname, address in pillar['hosts'] | dictsort %}
+base-init-host-{{ hostname }}-host-present:
+  host.present:
+    - name: {{ hostname | json }}
+    - ip: {{ address | json }}
+{% endfor %}

@@ -1,0 +1,3 @@
+include:
+  - engine.install
+  - engine.config

@@ -1,0 +1,226 @@
+"""Make a Mistral-architecture checkpoint with random weights, int4 group-128.
+
+Runs under the engine's Python (torch, safetensors, tokenizers); no network.
+The checkpoint is in compressed-tensors' ``pack-quantized`` form: for every linear
+layer ``weight_packed`` (int32, shape (out, in / 8), eight 4-bit values a word),
+``weight_scale`` (bfloat16, shape (out, in / 128)) and ``weight_shape``.
+
+The same arguments give the same bytes. The folder appears whole or not at all: it
+is written beside its final place and renamed.
+
+Usage::
+
+    make_model.py --shape '{"layers": 8, "hidden_size": 1024, ...}' --seed 1 --out DIR
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import sys
+
+SHAPE_KEYS = (
+    "layers",
+    "hidden_size",
+    "intermediate_size",
+    "attention_heads",
+    "key_value_heads",
+    "head_dim",
+    "vocabulary_size",
+    "context_length",
+)
+GROUP_SIZE = 128
+SPECIAL_TOKENS = ["<unk>", "<s>", "</s>"]
+
+
+def corpus(seed, sentences):
+    """Yield sentences of made-up words; enough variety to fill the vocabulary."""
+    chooser = random.Random(seed)
+    onsets = ["b", "br", "c", "d", "dr", "f", "g", "gr", "h", "l", "m", "n", "p", "r", "s", "st", "t", "v", "z"]
+    vowels = ["a", "e", "i", "o", "u", "ai", "ea", "ou"]
+    codas = ["", "", "n", "r", "s", "t", "l", "nd", "st"]
+
+    def syllable():
+        return chooser.choice(onsets) + chooser.choice(vowels) + chooser.choice(codas)
+
+    words = ["".join(syllable() for _ in range(chooser.randint(1, 4))) for _ in range(20000)]
+    for _ in range(sentences):
+        count = chooser.randint(5, 14)
+        yield " ".join(chooser.choice(words) for _ in range(count)).capitalize() + ".\n"
+
+
+def write_tokenizer(folder, vocabulary_size, context_length, seed):
+    """Train a byte-level BPE tokenizer of exactly ``vocabulary_size`` entries."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary_size,
+        special_tokens=SPECIAL_TOKENS,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(corpus(seed, vocabulary_size * 4), trainer)
+    if tokenizer.get_vocab_size() != vocabulary_size:
+        raise SystemExit(
+            "make_model: the tokenizer came out with "
+            f"{tokenizer.get_vocab_size()} entries, expected {vocabulary_size}: "
+            "choose a smaller vocabulary_size"
+        )
+    tokenizer.save(os.path.join(folder, "tokenizer.json"))
+    write_json(
+        folder,
+        "tokenizer_config.json",
+        {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "unk_token": "<unk>",
+            "bos_token": "<s>",
+            "eos_token": "</s>",
+            "model_max_length": context_length,
+            "clean_up_tokenization_spaces": False,
+        },
+    )
+
+
+def write_json(folder, name, content):
+    with open(os.path.join(folder, name), "w", encoding="utf-8") as file:
+        json.dump(content, file, indent=1, sort_keys=True)
+
+
+def write_config(folder, shape):
+    write_json(
+        folder,
+        "config.json",
+        {
+            "architectures": ["MistralForCausalLM"],
+            "model_type": "mistral",
+            "hidden_size": shape["hidden_size"],
+            "intermediate_size": shape["intermediate_size"],
+            "num_hidden_layers": shape["layers"],
+            "num_attention_heads": shape["attention_heads"],
+            "num_key_value_heads": shape["key_value_heads"],
+            "head_dim": shape["head_dim"],
+            "vocab_size": shape["vocabulary_size"],
+            "max_position_embeddings": shape["context_length"],
+            "sliding_window": None,
+            "rope_theta": 1000000.0,
+            "rms_norm_eps": 1e-5,
+            "hidden_act": "silu",
+            "tie_word_embeddings": False,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+            "dtype": "bfloat16",
+            "torch_dtype": "bfloat16",
+            "quantization_config": {
+                "quant_method": "compressed-tensors",
+                "format": "pack-quantized",
+                "quantization_status": "compressed",
+                "ignore": ["lm_head"],
+                "config_groups": {
+                    "group_0": {
+                        "targets": ["Linear"],
+                        "input_activations": None,
+                        "output_activations": None,
+                        "weights": {
+                            "num_bits": 4,
+                            "type": "int",
+                            "symmetric": True,
+                            "strategy": "group",
+                            "group_size": GROUP_SIZE,
+                        },
+                    }
+                },
+            },
+        },
+    )
+
+
+def linear_layers(shape):
+    """Yield (name, out features, in features) of every quantized linear layer."""
+    hidden, inner, head = shape["hidden_size"], shape["intermediate_size"], shape["head_dim"]
+    queries, keys = shape["attention_heads"] * head, shape["key_value_heads"] * head
+    for layer in range(shape["layers"]):
+        prefix = f"model.layers.{layer}."
+        yield prefix + "self_attn.q_proj", queries, hidden
+        yield prefix + "self_attn.k_proj", keys, hidden
+        yield prefix + "self_attn.v_proj", keys, hidden
+        yield prefix + "self_attn.o_proj", hidden, queries
+        yield prefix + "mlp.gate_proj", inner, hidden
+        yield prefix + "mlp.up_proj", inner, hidden
+        yield prefix + "mlp.down_proj", hidden, inner
+
+
+def write_weights(folder, shape, seed):
+    import torch
+    from safetensors.torch import save_file
+
+    generator = torch.Generator().manual_seed(seed)
+    hidden, vocabulary = shape["hidden_size"], shape["vocabulary_size"]
+    tensors = {}
+    for name, rows, columns in linear_layers(shape):
+        # A uniform 4-bit value has standard deviation 4.6; the scale brings the
+        # product of a unit vector back to unit size, as training would.
+        scale = 1.0 / (4.6 * columns**0.5)
+        tensors[name + ".weight_packed"] = torch.randint(
+            -(2**31), 2**31, (rows, columns // 8), generator=generator, dtype=torch.int64
+        ).to(torch.int32)
+        jitter = 0.8 + 0.4 * torch.rand((rows, columns // GROUP_SIZE), generator=generator)
+        tensors[name + ".weight_scale"] = (scale * jitter).to(torch.bfloat16)
+        tensors[name + ".weight_shape"] = torch.tensor([rows, columns], dtype=torch.int64)
+    for layer in range(shape["layers"]):
+        for norm in ("input_layernorm", "post_attention_layernorm"):
+            tensors[f"model.layers.{layer}.{norm}.weight"] = torch.ones(hidden, dtype=torch.bfloat16)
+    tensors["model.norm.weight"] = torch.ones(hidden, dtype=torch.bfloat16)
+    tensors["model.embed_tokens.weight"] = torch.randn((vocabulary, hidden), generator=generator).to(torch.bfloat16)
+    # Wide logits keep greedy decoding away from ties.
+    tensors["lm_head.weight"] = (torch.randn((vocabulary, hidden), generator=generator) * (4.0 / hidden**0.5)).to(
+        torch.bfloat16
+    )
+    save_file(tensors, os.path.join(folder, "model.safetensors"), metadata={"format": "pt"})
+
+
+def checked_shape(text):
+    """Return the shape as a dictionary, or end with what is wrong with it."""
+    try:
+        shape = json.loads(text)
+    except ValueError as error:
+        raise SystemExit(f"make_model: --shape is not JSON: {error}") from error
+    missing = [key for key in SHAPE_KEYS if not isinstance(shape.get(key), int)]
+    if missing:
+        raise SystemExit(f"make_model: --shape lacks a whole number for {', '.join(missing)}")
+    for key in ("hidden_size", "intermediate_size"):
+        if shape[key] % GROUP_SIZE:
+            raise SystemExit(f"make_model: {key} is {shape[key]}, expected a multiple of {GROUP_SIZE}")
+    return shape
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shape", required=True, help="JSON object with " + ", ".join(SHAPE_KEYS))
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--out", required=True, help="folder to make; must not exist")
+    options = parser.parse_args(arguments)
+    shape = checked_shape(options.shape)
+    if os.path.exists(options.out):
+        print(f"make_model: {options.out} exists, nothing to do")
+        return 0
+    partial = f"{options.out}.partial-{os.getpid()}"
+    os.makedirs(partial)
+    try:
+        write_tokenizer(partial, shape["vocabulary_size"], shape["context_length"], options.seed)
+        write_weights(partial, shape, options.seed)
+        write_config(partial, shape)
+        write_json(
+            partial, "generation_config.json", {"bos_token_id": 1, "eos_token_id": 2, "_from_model_config": True}
+        )
+        os.rename(partial, options.out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

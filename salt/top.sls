@@ -1,0 +1,8 @@
+base:
+  '*':
+    - base
+    - network
+    - engine
+    - model
+    - probe
+    - sampler
