@@ -261,6 +261,7 @@ def _keep(specification_path):
     """Be the keeper: run the unit, end its whole tree when told or when it ends."""
     import ctypes
 
+    state = specification_path.removesuffix(".spec") + ".json"
     specification = _read(specification_path)
     _remove(specification_path)
     if not os.path.isdir("/run/systemd/system") and os.fork():
@@ -296,12 +297,12 @@ def _keep(specification_path):
         except OSError as error:
             log.write(f"cannot start: {error}\n".encode())
             record["exit_code"] = 127
-            _write(_path(record["name"]), record, 0o644)
+            _write(state, record, 0o644)
             return
     for descriptor in (0, 1, 2):
         os.dup2(os.open(os.devnull, os.O_RDWR), descriptor)
     record.update(pid=child.pid, session=child.pid)
-    _write(_path(record["name"]), record, 0o644)
+    _write(state, record, 0o644)
     exit_code = None
     while exit_code is None and not asked:
         exit_code = _reap(child.pid, 0.2)
@@ -309,7 +310,7 @@ def _keep(specification_path):
         exit_code = _end_tree(child.pid)
     _wait(lambda: _kill_rest(child.pid), lambda left: left == 0, 10.0)
     record["exit_code"] = exit_code
-    _write(_path(record["name"]), record, 0o644)
+    _write(state, record, 0o644)
 
 
 def _reap(main, seconds):

@@ -1,0 +1,296 @@
+"""Control groups of a lab: which processes belong to a node, and what it may use.
+
+Membership is also the lab's memory: `down` ends whatever is in the lab's groups, so it
+needs no record of what was started. Version 1 (one tree per controller) and version 2
+(one tree) hold the same layout: `cluster/<lab>/<node>`.
+"""
+
+import os
+import re
+import signal
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+PARENT = "cluster"
+# A short period makes a quota a steady slowdown: at the usual 100 ms a node at 0.3 cores
+# runs 30 ms and then stands still for 70 ms, which looks like a stall, not a slow node.
+QUOTA_PERIOD_MICROSECONDS = 10_000
+_SMALLEST_QUOTA_MICROSECONDS = 1_000
+_NEEDED = ("cpu", "cpuset", "memory")
+_WANTED = (*_NEEDED, "cpuacct", "pids")
+
+
+class CgroupError(Exception):
+    """The machine's control groups cannot carry a lab; the text says why."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a node's group has used and may use, in base units."""
+
+    cpu_seconds: float
+    memory_bytes: int
+    memory_limit_bytes: int | None
+    quota_cores: float | None
+    throttled_seconds: float
+
+
+@dataclass(frozen=True)
+class Mount:
+    """One mounted cgroup tree: where, and the options that mount it again."""
+
+    path: Path
+    filesystem: str
+    options: str
+
+
+@dataclass(frozen=True)
+class Hierarchy:
+    """The cgroup trees of this machine."""
+
+    version: int
+    roots: dict[str, Path]  # controller -> mount point; all the same one in version 2
+    mounts: tuple[Mount, ...] = field(default=())
+
+    def trees(self) -> list[Path]:
+        """Return each tree once."""
+        return list(dict.fromkeys(self.roots.values()))
+
+    def directories(self, lab: str, node: str) -> list[Path]:
+        """Return the node's folder in every tree."""
+        return [tree / PARENT / lab / node for tree in self.trees()]
+
+    def directory(self, controller: str, lab: str, node: str) -> Path:
+        """Return the node's folder in the tree of `controller`."""
+        return self.roots[controller] / PARENT / lab / node
+
+    def nodes(self, lab: str) -> list[str]:
+        """Return the nodes of `lab` that have a group in any tree."""
+        found = {
+            entry.name
+            for tree in self.trees()
+            if (tree / PARENT / lab).is_dir()
+            for entry in (tree / PARENT / lab).iterdir()
+            if entry.is_dir()
+        }
+        return sorted(found)
+
+    def exists(self, lab: str) -> bool:
+        """Tell whether any tree has a group for `lab`."""
+        return any((tree / PARENT / lab).is_dir() for tree in self.trees())
+
+    def create(
+        self, lab: str, node: str, cores: Iterable[int] | None = None, memory_bytes: int | None = None
+    ) -> None:
+        """Make the node's group, held to `cores` and `memory_bytes`."""
+        for tree in self.trees():
+            _make_levels(self, tree, (PARENT, lab, node))
+        if cores is not None:
+            _write(self.directory("cpuset", lab, node) / "cpuset.cpus", ",".join(str(core) for core in cores))
+        if memory_bytes is not None:
+            name = "memory.max" if self.version == 2 else "memory.limit_in_bytes"
+            _write(self.directory("memory", lab, node) / name, str(memory_bytes))
+
+    def membership_files(self, lab: str, node: str) -> list[Path]:
+        """Return the files a process writes its id into to join the node."""
+        return [directory / "cgroup.procs" for directory in self.directories(lab, node)]
+
+    def add(self, lab: str, node: str, pid: int) -> None:
+        """Move a process into the node's group."""
+        for file in self.membership_files(lab, node):
+            _write(file, str(pid))
+
+    def leave(self, pid: int) -> None:
+        """Move a process out to the top group of every tree."""
+        for tree in self.trees():
+            _write(tree / "cgroup.procs", str(pid))
+
+    def set_cpu_quota(self, lab: str, node: str, cores: float | None) -> None:
+        """Hold the node to `cores` of CPU time per second; None lifts it."""
+        period = QUOTA_PERIOD_MICROSECONDS
+        quota = None if cores is None else max(_SMALLEST_QUOTA_MICROSECONDS, round(cores * period))
+        directory = self.directory("cpu", lab, node)
+        if self.version == 2:
+            _write(directory / "cpu.max", f"{'max' if quota is None else quota} {period}")
+            return
+        _write(directory / "cpu.cfs_quota_us", "-1")
+        _write(directory / "cpu.cfs_period_us", str(period))
+        if quota is not None:
+            _write(directory / "cpu.cfs_quota_us", str(quota))
+
+    def usage(self, lab: str, node: str) -> Usage:
+        """Read what the node uses now."""
+        cpu, memory = self.directory("cpu", lab, node), self.directory("memory", lab, node)
+        stat = dict(line.split() for line in (cpu / "cpu.stat").read_text().splitlines())
+        if self.version == 2:
+            quota, period = (cpu / "cpu.max").read_text().split()
+            limit = (memory / "memory.max").read_text().strip()
+            return Usage(
+                cpu_seconds=int(stat["usage_usec"]) / 1e6,
+                memory_bytes=int((memory / "memory.current").read_text()),
+                memory_limit_bytes=None if limit == "max" else int(limit),
+                quota_cores=None if quota == "max" else int(quota) / int(period),
+                throttled_seconds=int(stat.get("throttled_usec", 0)) / 1e6,
+            )
+        accounting = self.roots.get("cpuacct")
+        used = int((accounting / PARENT / lab / node / "cpuacct.usage").read_text()) if accounting else 0
+        quota_microseconds = int((cpu / "cpu.cfs_quota_us").read_text())
+        limit_bytes = int((memory / "memory.limit_in_bytes").read_text())
+        return Usage(
+            cpu_seconds=used / 1e9,
+            memory_bytes=int((memory / "memory.usage_in_bytes").read_text()),
+            # Version 1 says "no limit" with the largest page-aligned number.
+            memory_limit_bytes=None if limit_bytes > 2**62 else limit_bytes,
+            quota_cores=None
+            if quota_microseconds < 0
+            else quota_microseconds / int((cpu / "cpu.cfs_period_us").read_text()),
+            throttled_seconds=int(stat.get("throttled_time", 0)) / 1e9,
+        )
+
+    def processes(self, lab: str, node: str | None = None) -> list[int]:
+        """Return the ids of all processes in the node's group, or in the whole lab's."""
+        found: set[int] = set()
+        for tree in self.trees():
+            top = tree / PARENT / lab / node if node else tree / PARENT / lab
+            for file in top.rglob("cgroup.procs"):
+                try:
+                    found.update(int(line) for line in file.read_text().split())
+                except OSError:
+                    continue  # the group went away while we looked
+        return sorted(found - {0})
+
+    def kill_all(self, lab: str, spare: int | None = None, deadline_seconds: float = 15.0) -> None:
+        """End every process of the lab except `spare`, and wait until they are gone.
+
+        Raises
+        ------
+        CgroupError
+            When some are still there after `deadline_seconds` (stuck in the kernel).
+        """
+        deadline = time.monotonic() + deadline_seconds
+        while left := [pid for pid in self.processes(lab) if pid != spare]:
+            if time.monotonic() > deadline:
+                raise CgroupError(f"processes of lab {lab} do not end: {', '.join(map(str, left))}")
+            for pid in left:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+            time.sleep(0.01)
+
+    def remove(self, lab: str, deadline_seconds: float = 5.0) -> None:
+        """Remove the lab's groups, and the parent when this was the last lab."""
+        deadline = time.monotonic() + deadline_seconds
+        for tree in self.trees():
+            top = tree / PARENT / lab
+            # Deepest first: a node may have made groups of its own inside.
+            groups = sorted((path for path in top.rglob("*") if path.is_dir()), key=lambda path: -len(path.parts))
+            for group in [*groups, top]:
+                while True:
+                    try:
+                        group.rmdir()
+                    except FileNotFoundError:
+                        pass
+                    except OSError:
+                        # A process that has just ended is still counted for a moment.
+                        if time.monotonic() > deadline:
+                            raise
+                        time.sleep(0.01)
+                        continue
+                    break
+            try:
+                (tree / PARENT).rmdir()
+            except OSError:
+                continue  # another lab is up
+
+
+def discover(mountinfo: Path = Path("/proc/self/mountinfo")) -> Hierarchy:
+    """Find this machine's cgroup trees.
+
+    Raises
+    ------
+    CgroupError
+        When a controller that a node needs is not there.
+    """
+    unified: Path | None = None
+    roots: dict[str, Path] = {}
+    mounts: list[Mount] = []
+    for line in mountinfo.read_text().splitlines():
+        before, _, after = line.partition(" - ")
+        filesystem, _, options = after.split(" ", 2)
+        path = Path(_unescape(before.split()[4]))
+        if filesystem == "cgroup2":
+            unified = path
+            mounts.append(Mount(path, filesystem, ""))
+        elif filesystem == "cgroup":
+            controllers = [option for option in options.split(",") if option in _WANTED]
+            roots.update(dict.fromkeys(controllers, path))
+            if controllers:
+                mounts.append(Mount(path, filesystem, ",".join(controllers)))
+    if unified is not None:
+        available = (unified / "cgroup.controllers").read_text().split()
+        if all(name in available for name in _NEEDED):
+            # One tree: anything else that is mounted (a named tree for systemd) is not ours.
+            own = tuple(mount for mount in mounts if mount.path == unified)
+            return Hierarchy(2, {name: unified for name in _WANTED if name in available}, own)
+    missing = [name for name in _NEEDED if name not in roots]
+    if missing:
+        raise CgroupError(
+            f"this machine's control groups lack {', '.join(missing)}; "
+            "a lab needs cpu, cpuset and memory (is /sys/fs/cgroup mounted and writable?)"
+        )
+    return Hierarchy(1, roots, tuple(mounts))
+
+
+def _make_levels(hierarchy: Hierarchy, tree: Path, levels: tuple[str, ...]) -> None:
+    for _ in range(20):
+        try:
+            directory = tree
+            for name in levels:
+                parent, directory = directory, directory / name
+                if hierarchy.version == 2:
+                    _enable(parent, hierarchy.roots)
+                directory.mkdir(exist_ok=True)
+                if hierarchy.version == 1 and tree == hierarchy.roots["cpuset"]:
+                    _inherit_cpuset(parent, directory)
+        except FileNotFoundError:
+            continue  # the last other lab went down and took the parent with it
+        return
+    raise CgroupError(f"could not make {tree.joinpath(*levels)}")
+
+
+def _inherit_cpuset(parent: Path, directory: Path) -> None:
+    """Fill a new version 1 cpuset, which starts empty and then takes no process."""
+    for name in ("cpuset.cpus", "cpuset.mems"):
+        if not (directory / name).read_text().strip():
+            _write(directory / name, (parent / name).read_text().strip())
+
+
+def _enable(parent: Path, controllers: Iterable[str]) -> None:
+    """Hand the controllers on to the children of a version 2 group."""
+    control = parent / "cgroup.subtree_control"
+    absent = [name for name in controllers if name not in control.read_text().split()]
+    if not absent:
+        return
+    try:
+        _write(control, " ".join(f"+{name}" for name in absent))
+    except OSError as error:
+        raise CgroupError(
+            f"cannot enable {', '.join(absent)} in {parent} ({error.strerror}); a group that holds processes cannot "
+            "share controllers out: in a container, start it with the host's cgroup namespace"
+        ) from error
+
+
+def _write(path: Path, text: str) -> None:
+    # No O_CREAT: a misspelt control file must fail, not become a file.
+    descriptor = os.open(path, os.O_WRONLY | os.O_TRUNC)
+    try:
+        os.write(descriptor, text.encode())
+    finally:
+        os.close(descriptor)
+
+
+def _unescape(text: str) -> str:
+    return re.sub(r"\\(\d{3})", lambda match: chr(int(match[1], 8)), text)

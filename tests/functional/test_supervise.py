@@ -1,0 +1,97 @@
+"""A unit's whole process tree is owned: nothing it started outlives it."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# One child in the unit's session, one in a session of its own, as vLLM's workers may be.
+FAMILY = ["bash", "-c", "(setsid sleep 300 &); (sleep 300 &); exec sleep 300"]
+
+
+@pytest.fixture
+def supervise(loaders: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    module = loaders.modules.supervise
+    namespace = loaders.modules["supervise.start"].__globals__
+    monkeypatch.setitem(namespace, "DIRECTORY", str(tmp_path / "run"))
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    yield module
+    for name in module.units():
+        module.stop(name)
+
+
+def wait_for(condition: Any, seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true in time"
+        time.sleep(0.02)
+
+
+def alive(pids: list[int]) -> list[int]:
+    return [pid for pid in pids if Path(f"/proc/{pid}").exists() and "\nState:\tZ" not in status_of(pid)]
+
+
+def status_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def test_stop_ends_the_whole_tree(supervise: Any, tmp_path: Path) -> None:
+    started = supervise.start("family", FAMILY, None, str(tmp_path / "log"))
+    assert started["running"]
+    wait_for(lambda: len(supervise.processes("family")) == 3)
+    tree = supervise.processes("family")
+    ended = supervise.stop("family")
+    assert not ended["running"] and ended["stopped"]
+    assert alive(tree) == []
+    assert supervise.stop("family")["stopped"], "stopping twice is no error"
+
+
+def test_start_twice_is_one_unit(supervise: Any, tmp_path: Path) -> None:
+    first = supervise.start("once", ["sleep", "300"], None, str(tmp_path / "log"))
+    second = supervise.start("once", ["sleep", "300"], None, str(tmp_path / "log"))
+    assert first["pid"] == second["pid"]
+
+
+def test_the_end_of_the_main_process_ends_the_rest(supervise: Any, tmp_path: Path) -> None:
+    supervise.start("orphans", ["bash", "-c", "(setsid sleep 300 &); exit 3"], None, str(tmp_path / "log"))
+    wait_for(lambda: supervise.status("orphans")["exit_code"] is not None)
+    seen = supervise.status("orphans")
+    assert seen["exit_code"] == 3 and not seen["running"] and not seen["stopped"]
+    assert supervise.processes("orphans") == []
+
+
+def test_a_killed_keeper_is_seen_and_cleaned_up(supervise: Any, tmp_path: Path) -> None:
+    started = supervise.start("keeperless", ["sleep", "300"], None, str(tmp_path / "log"))
+    keeper = int(status_of(started["pid"]).split("PPid:\t")[1].split()[0])
+    os.kill(keeper, signal.SIGKILL)
+    wait_for(lambda: not supervise.status("keeperless")["running"])
+    supervise.stop("keeperless")
+    assert alive([started["pid"]]) == []
+
+
+def test_what_cannot_start_says_so(supervise: Any, tmp_path: Path) -> None:
+    seen = supervise.start("missing", ["/nonexistent/program"], None, str(tmp_path / "log"))
+    assert seen["exit_code"] == 127
+    assert "cannot start" in (tmp_path / "log").read_text()
+
+
+def test_the_environment_is_given_but_not_shown(supervise: Any, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    supervise.start("secret", ["sh", "-c", "echo $TOKEN; sleep 300"], {"TOKEN": "t-0-k"}, str(log))
+    wait_for(lambda: "t-0-k" in log.read_text())
+    commands = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in supervise.processes("secret")]
+    assert commands and not any(b"t-0-k" in command for command in commands)
+    assert not list((tmp_path / "run").glob("*.spec")), "the file that carried it is gone"
+
+
+@pytest.mark.parametrize("name", ["", "../x", "Upper", "a b"])
+def test_a_bad_name_is_refused(supervise: Any, name: str) -> None:
+    with pytest.raises(ValueError, match="unit name"):
+        supervise.start(name, ["true"])

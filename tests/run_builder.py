@@ -1,0 +1,349 @@
+"""Makes run folders for tests: two nodes, tensor parallel, a slow direct link; or the same run degraded.
+
+The numbers come from a small model of what was measured on the embedded profile (doc: prefill of 4x256 tokens over a
+link shaped to 20 Mbit/s takes 6.4 s, a decode step about 55 ms), so that pictures and tables look like real ones.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PROFILE = Path(__file__).parent.parent / "profiles" / "embedded.yaml"
+STARTED = 1795469400.0  # 2026-11-23T21:30:00Z
+NODES = ("node0", "node1")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How the run goes: lengths in seconds, rates in bytes per second."""
+
+    prefill: float = 6.4
+    step: float = 0.055
+    link_ceiling: float = 2.5e6
+    waves: int = 4
+    concurrency: int = 4
+    output_tokens: int = 32
+    input_tokens: int = 256
+
+    @property
+    def wave(self) -> float:
+        return self.prefill + self.step * (self.output_tokens - 1) + 0.15
+
+    @property
+    def seconds(self) -> float:
+        return self.wave * self.waves
+
+    def phase(self, moment: float) -> str:
+        inside = moment % self.wave
+        if not 0 <= moment < self.seconds or inside > self.wave - 0.15:
+            return "idle"
+        return "prefill" if inside < self.prefill else "decode"
+
+
+# Share of a core, bytes per second on the direct link, KV cache in use: by phase.
+_BUSY = {"node0": {"prefill": 0.97, "decode": 0.99, "idle": 0.12}, "node1": {"prefill": 0.24, "decode": 0.58, "idle": 0.02}}
+_LINK = {"prefill": 0.985, "decode": 0.36, "idle": 0.0005}
+
+
+def estimate(median: float, spread: float = 0.02, samples: int = 5) -> dict[str, float]:
+    return {"median": median, "low": median * (1 - spread), "high": median * (1 + spread), "samples": samples}
+
+
+def ceilings(shape: Shape) -> dict[str, Any]:
+    machine = {"cpu_model": "Intel(R) Xeon(R) Processor", "cores": 1, "memory_bytes": 5 * 2**30, "kernel": "6.1.0"}
+    node = {
+        "machine": machine,
+        "memory_read_bytes_per_second": estimate(11.2e9),
+        "gemm_bf16_flops_per_second": estimate(95e9),
+        "gemm_f32_flops_per_second": estimate(61e9),
+        "disk_read_bytes_per_second": estimate(410e6, 0.2),
+        "process_launch_seconds": estimate(0.0021),
+        "kernel_dispatch_seconds": estimate(4.1e-6),
+    }
+    way = {"bandwidth_bytes_per_second": estimate(shape.link_ceiling), "latency_seconds": estimate(58e-6, 0.1)}
+    slow = {"bandwidth_bytes_per_second": estimate(118e6), "latency_seconds": estimate(71e-6, 0.1)}
+    return {
+        "schema": 1,
+        "measured": STARTED - 600,
+        "profile": "embedded",
+        "nodes": {"node0": node, "node1": node},
+        "links": {
+            "direct": {"node0->node1": way, "node1->node0": way},
+            "ethernet": {"node0->node1": slow, "node1->node0": slow},
+        },
+        "allreduce": {
+            "deployment": "tp2",
+            "backend": "gloo",
+            "link": "direct",
+            "ranks": 2,
+            "sizes": {"2048": estimate(0.00031), "131072": estimate(0.106), "1048576": estimate(0.84)},
+        },
+    }
+
+
+def batches(shape: Shape, model: str, rng: random.Random) -> list[dict[str, Any]]:
+    """One batch a second and node, ten samples each, from two seconds before the run to two after."""
+    found = []
+    for node in NODES:
+        busy = stolen = pressure = 0.0
+        sent = received = packets = ethernet = 0.0
+        for sequence in range(1, int(shape.seconds) + 5):
+            samples = []
+            for index in range(10):
+                moment = sequence - 3 + index / 10
+                phase = shape.phase(moment)
+                share = min(1.0, max(0.0, _BUSY[node][phase] + rng.gauss(0, 0.015)))
+                busy += 0.1 * share
+                pressure += 0.1 * (0.07 if node == "node0" and phase == "decode" else 0.012)
+                rate = shape.link_ceiling * _LINK[phase] * (1 + rng.gauss(0, 0.01))
+                sent, received = sent + rate * 0.1, received + rate * 0.0998
+                packets, ethernet = packets + rate * 0.1 / 8800, ethernet + 900
+                elapsed = sequence - 3 + 10 + index / 10
+                sample: dict[str, Any] = {
+                    "t": round(STARTED + moment, 3),
+                    "cpu": {"0": [round(busy, 2), round(busy * 0.6, 2), round(busy * 0.4, 2), round(elapsed - busy, 2), 0, stolen]},
+                    "psi": {"cpu": [round(pressure, 6), 0.0], "memory": [0.0, 0.0], "io": [0.002, 0.002]},
+                    "links": {
+                        "direct": [int(received), int(sent), int(packets), int(packets), 0, 0, 0, 0, 9000],
+                        "ethernet": [int(ethernet), int(ethernet * 1.4), int(ethernet / 300), int(ethernet / 300), 0, 0, 0, 0],
+                    },
+                    "cgroup": {"throttled_s": 0.0, "periods": sequence * 10, "throttled_periods": 0, "quota_cores": None},
+                    "workers": {
+                        "tp2-0": {
+                            "cpu_user_s": round(busy * 0.6, 2),
+                            "cpu_system_s": round(busy * 0.4, 2),
+                            "run_delay_s": round(pressure * 0.8, 4),
+                        }
+                    },
+                }
+                if index == 0:
+                    sample["mem"] = {"total": 5 * 2**30, "available": int(3.1 * 2**30)}
+                    sample["disk"] = {"read_bytes": 10**8, "write_bytes": 10**6}
+                    sample["workers"]["tp2-0"] |= {"rss_bytes": 1_400_000_000, "processes": 4}
+                samples.append(sample)
+            moment = sequence - 3.0
+            found.append(
+                {
+                    "node": node,
+                    "boot": f"b-{node}",
+                    "sequence": sequence,
+                    "t0": samples[0]["t"],
+                    "t1": samples[-1]["t"],
+                    "samples": samples,
+                    "engine": engine_reading(shape, model, moment) if node == "node0" and sequence % 2 else None,
+                    "sampler": {"cpu_s": round(sequence * 0.012, 3), "dropped": 0},
+                }
+            )
+    return found
+
+
+def engine_metrics(shape: Shape, model: str, moment: float) -> dict[str, float]:
+    """The engine's counters `moment` seconds into the run, as the exposition text names them."""
+    phase = shape.phase(moment)
+    served = min(max(moment, 0.0), shape.seconds)
+    wave, inside = divmod(served, shape.wave)
+    decoded = max(0.0, min(shape.output_tokens - 1, (inside - shape.prefill) / shape.step))
+    first = wave * shape.concurrency + (shape.concurrency if inside > shape.prefill else 0)
+    done = wave * shape.concurrency
+    tokens = shape.concurrency * (wave * shape.output_tokens + (decoded + 1 if inside > shape.prefill else 0))
+    labels = f'{{engine="0",model_name="{model}"}}'
+    found = {
+        "num_requests_running": 0.0 if phase == "idle" else float(shape.concurrency),
+        "num_requests_waiting": 0.0,
+        "kv_cache_usage_perc": 0.0 if phase == "idle" else 0.055 + 0.002 * decoded / 31,
+        "num_preemptions_total": 0.0,
+        "prompt_tokens_total": first * shape.input_tokens,
+        "generation_tokens_total": float(int(tokens)),
+        "iteration_tokens_total_count": wave * shape.output_tokens + decoded + 1,
+        "iteration_tokens_total_sum": first * shape.input_tokens + tokens,
+        "time_to_first_token_seconds_sum": first * shape.prefill,
+        "time_to_first_token_seconds_count": first,
+        "inter_token_latency_seconds_sum": (tokens - first) * shape.step,
+        "inter_token_latency_seconds_count": float(int(tokens - first)),
+        "e2e_request_latency_seconds_sum": done * (shape.wave - 0.15),
+        "e2e_request_latency_seconds_count": done,
+        "request_queue_time_seconds_sum": done * 0.004,
+        "request_queue_time_seconds_count": done,
+        "request_prefill_time_seconds_sum": done * shape.prefill,
+        "request_prefill_time_seconds_count": done,
+        "request_decode_time_seconds_sum": done * shape.step * (shape.output_tokens - 1),
+        "request_decode_time_seconds_count": done,
+    }
+    return {f"vllm:{name}{labels}": value for name, value in found.items()}
+
+
+def engine_reading(shape: Shape, model: str, moment: float) -> dict[str, Any]:
+    return {"t": STARTED + moment, "metrics": engine_metrics(shape, model, moment)}
+
+
+def client(shape: Shape, model: str, rng: random.Random) -> dict[str, Any]:
+    """What the load generator saves with --save-detailed."""
+    ttfts, itls, starts = [], [], []
+    for wave in range(shape.waves):
+        for _ in range(shape.concurrency):
+            ttfts.append(shape.prefill * (1 + rng.gauss(0, 0.03)))
+            itls.append([max(0.02, shape.step * (1 + rng.gauss(0, 0.12))) for _ in range(shape.output_tokens - 1)])
+            starts.append(1000 + wave * shape.wave)
+    count = len(ttfts)
+    return {
+        "date": "20261123-213000",
+        "backend": "openai",
+        "model_id": model,
+        "num_prompts": count,
+        "request_rate": "inf",
+        "max_concurrency": shape.concurrency,
+        "duration": shape.seconds,
+        "completed": count,
+        "failed": 0,
+        "total_input_tokens": count * shape.input_tokens,
+        "total_output_tokens": count * shape.output_tokens,
+        "request_throughput": count / shape.seconds,
+        "output_throughput": count * shape.output_tokens / shape.seconds,
+        "input_lens": [shape.input_tokens] * count,
+        "output_lens": [shape.output_tokens] * count,
+        "ttfts": ttfts,
+        "itls": itls,
+        "start_times": starts,
+        "errors": [""] * count,
+    }
+
+
+def verdict(shape: Shape) -> dict[str, Any]:
+    """A verdict as the analysis writes it, with the parts that a report shows."""
+    total = (shape.prefill + shape.step * (shape.output_tokens - 1)) / shape.output_tokens
+    parts = [
+        ("queue", None, None, "queue", 0.0005, "engine metrics: request_queue_time"),
+        ("prefill", None, "direct", "link_transfer", 0.560, "bytes sent / ceiling of the link"),
+        ("prefill", "node0", None, "compute", 0.205, "worker CPU time outside of waits"),
+        ("prefill", None, "direct", "link_latency", 0.004, "collectives x latency of the link"),
+        ("prefill", "node0", None, "cpu_wait", 0.012, "run delay of the workers"),
+        ("prefill", None, None, "unexplained", 0.0165, "what is left"),
+        ("decode", "node0", None, "compute", 0.098, "worker CPU time outside of waits"),
+        ("decode", None, "direct", "link_transfer", 0.041, "bytes sent / ceiling of the link"),
+        ("decode", None, "direct", "link_latency", 0.020, "collectives x latency of the link"),
+        ("decode", "node0", None, "cpu_wait", 0.018, "run delay of the workers"),
+        ("decode", None, None, "unexplained", 0.025, "what is left"),
+    ]
+    entries = [
+        {"phase": phase, "node": node, "link": link, "resource": kind, "seconds": share * total, "share": share, "source": source}
+        for phase, node, link, kind, share, source in parts
+    ]
+    return {
+        "schema": 1,
+        "class": "link_bandwidth",
+        "title": "Bandwidth of link direct",
+        "meaning": "Bytes that the nodes must exchange in every step take longer over the link than the arithmetic.",
+        "where": {"node": None, "link": "direct"},
+        "confidence": 0.86,
+        "interval": {"start": STARTED, "end": STARTED + shape.seconds},
+        "evidence": [
+            {
+                "statement": "moving bytes over direct takes 60% of an output token's time",
+                "value": 0.601,
+                "unit": "share",
+                "source": "ledger",
+            },
+            {
+                "statement": "direct ran at 99% of its ceiling while it was active",
+                "value": 0.985 * shape.link_ceiling,
+                "unit": "bytes/s",
+                "source": "samples of node0, ceilings.json",
+            },
+            {
+                "statement": "the worker on node1 slept for most of the prefill",
+                "value": 0.76,
+                "unit": "share",
+                "source": "samples of node1",
+            },
+        ],
+        "runners_up": [{"class": "compute", "confidence": 0.21}, {"class": "straggler", "confidence": 0.04}],
+        "advice": [
+            "Use a faster link for the deployment, or pipeline instead of tensor parallel: it sends less.",
+            "If the link was slowed on purpose: cluster lab throttle --link direct --restore",
+            "Measure the link again: cluster probe --links direct",
+        ],
+        "gain": {
+            "seconds_per_output_token": 0.601 * total,
+            "share": 0.601,
+            "statement": "without it an output token would take up to 152 ms less (60% of 253 ms); "
+            "then the next bottleneck takes over",
+        },
+        "ledger": {"unit": "seconds per output token", "total": total, "entries": entries},
+        "measured": {},
+        "notes": ["the head's worker spins between steps: its CPU time is an upper bound of its compute"],
+    }
+
+
+def exposition(metrics: dict[str, float]) -> str:
+    return "# EOF-less exposition\n" + "".join(f"{key} {value!r}\n" for key, value in metrics.items())
+
+
+def build_run(
+    root: Path,
+    *,
+    identity: str = "20261123T213000Z-tp2-a1b2",
+    model: str = "mistral-tiny-w4a16",
+    note: str = "direct link shaped to 20 Mbit/s",
+    shape: Shape | None = None,
+    degraded: bool = False,
+    with_verdict: bool = True,
+) -> Path:
+    """Write a run folder under `root` and return it.
+
+    `degraded`: cut short (status partial), batches missing, no ceilings, no engine text, no versions, no verdict.
+    """
+    shape = shape or Shape()
+    rng = random.Random(7)
+    folder = root / identity
+    folder.mkdir(parents=True)
+    recorded = batches(shape, model, rng)
+    if degraded:
+        recorded = [item for item in recorded if item["node"] == "node0" and not 12 <= item["sequence"] < 17]
+        for batch in recorded:
+            batch["engine"] = None
+    documents: dict[str, Any] = {
+        "run.json": {
+            "schema": 1,
+            "id": identity,
+            "started": STARTED,
+            "ended": STARTED + shape.seconds,
+            "profile": {"name": "embedded", "version": "1.0"},
+            "deployment": "tp2",
+            "note": note,
+            "workload": {
+                "input_tokens": shape.input_tokens,
+                "output_tokens": shape.output_tokens,
+                "concurrency": shape.concurrency,
+                "requests": shape.concurrency * shape.waves,
+                "temperature": 0.0,
+                "seed": 1,
+            },
+            "status": "partial" if degraded else "complete",
+            "link_rates": {"direct": 2.5e6},
+        }
+    }
+    if not degraded:
+        documents["ceilings.json"] = ceilings(shape)
+        documents["versions.json"] = {"cluster": "0.1.0", "salt": "3008.3", "vllm": "0.32.0+cpu", "kernel": "6.1.0"}
+        documents["plan.json"] = [
+            {"node": node, "name": f"tp2-{rank}", "replica": 0, "rank": rank, "world": 2, "head": rank == 0,
+             "interface": "usb4", "link_address": f"10.77.1.1{rank}", "coordinator": "10.77.1.10:29500",
+             "argv": ["serve", "/opt/cluster/model", "--nnodes", "2", "--node-rank", str(rank), "--max-num-seqs", "16"]}
+            for rank, node in enumerate(NODES)
+        ]
+        documents["client.json"] = client(shape, model, rng)
+        if with_verdict:
+            documents["verdict.json"] = verdict(shape)
+        (folder / "engine_before.node0.prom").write_text(exposition(engine_metrics(shape, model, 0)))
+        (folder / "engine_after.node0.prom").write_text(exposition(engine_metrics(shape, model, shape.seconds)))
+    for name, document in documents.items():
+        (folder / name).write_text(json.dumps(document, indent=1))
+    (folder / "profile.yaml").write_text(PROFILE.read_text())
+    with gzip.open(folder / "samples.jsonl.gz", "wt") as stream:
+        stream.writelines(json.dumps(batch) + "\n" for batch in recorded)
+    return folder
