@@ -1,0 +1,197 @@
+"""What a run did over time, as lines on one shared time axis. Rates come from `bottleneck.samples`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from bottleneck.metrics import MetricsText
+from bottleneck.node_signals import median_of
+from bottleneck.run import Run, engine_readings
+from bottleneck.samples import NodeSamples, Steps
+
+Edges = npt.NDArray[np.float64]
+Values = list[float | None]
+
+# Fine enough to see a prefill, coarse enough that a kernel's 10 ms ticks do not look like load.
+SHORTEST_BIN_SECONDS = 0.5
+MOST_BINS = 300
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a chart; `tone` names its colour in the style sheet."""
+
+    name: str
+    tone: str
+    values: Values
+    faint: bool = False
+    dashed: bool = False
+
+    @property
+    def known(self) -> list[float]:
+        """The values that are there."""
+        return [value for value in self.values if value is not None]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A level to compare with: a ceiling."""
+
+    name: str
+    value: float
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Lines over time with one unit: `share` (0 to 1), `bytes/s` or `count`."""
+
+    identity: str
+    group: str
+    title: str
+    unit: str
+    lines: list[Line]
+    references: list[Reference] = field(default_factory=list)
+    note: str = ""
+
+
+def time_edges(start: float, end: float) -> Edges:
+    """Cut an interval into equal bins; a run without a length gives no bin."""
+    seconds = end - start
+    if not math.isfinite(seconds) or seconds <= 0:
+        return np.array([start])
+    bins = int(min(MOST_BINS, max(1, seconds // SHORTEST_BIN_SECONDS)))
+    return np.linspace(start, end, bins + 1)
+
+
+def rates(steps: Steps, edges: Edges) -> Values:
+    """Return the mean growth per second in every bin; None where no sample tells."""
+    found: Values = []
+    for start, end in zip(edges[:-1], edges[1:], strict=True):
+        inside = steps.within(float(start), float(end))
+        seconds = float(inside.seconds.sum()) if inside.growth.size else 0.0
+        # A sliver of a bin says little about it.
+        found.append(float(inside.growth.sum()) / seconds if seconds > 0.2 * (end - start) else None)
+    return found
+
+
+def _mean(columns: list[Values]) -> Values:
+    rows = [[value for value in row if value is not None] for row in zip(*columns, strict=True)]
+    return [sum(row) / len(row) if row else None for row in rows]
+
+
+def node_chart(name: str, samples: NodeSamples, edges: Edges) -> Chart:
+    """Return how busy a node's cores were, and what held them back, as shares of the time."""
+    cores = {core: rates(samples.steps("cpu", core, 0), edges) for core in sorted(samples.keys("cpu"), key=_natural)}
+    lines = []
+    if len(cores) > 1:
+        lines = [Line(f"core {core}", "cpu", values, faint=True) for core, values in cores.items()]
+        lines.append(Line(f"CPU busy, mean of {len(cores)} cores", "cpu", _mean(list(cores.values()))))
+    elif cores:
+        lines = [Line("CPU busy", "cpu", next(iter(cores.values())))]
+    for title, tone, path in (
+        ("CPU pressure", "pressure", ("psi", "cpu", 0)),
+        ("memory pressure", "memory", ("psi", "memory", 0)),
+        ("throttled", "throttled", ("cgroup", "throttled_s")),
+    ):
+        line = Line(title, tone, rates(samples.steps(*path), edges))
+        if line.known and (title != "memory pressure" or max(line.known) > 0.01):
+            lines.append(line)
+    return Chart(f"node-{name}", "nodes", name, "share", [_capped(line) for line in lines if line.known])
+
+
+def _natural(text: str) -> tuple[int, str]:
+    return (int(text), "") if text.isdigit() else (10**6, text)
+
+
+def _capped(line: Line) -> Line:
+    # Ticks of the kernel's clock can make a bin look 101 % busy.
+    return replace(line, values=[None if value is None else min(1.0, value) for value in line.values])
+
+
+def link_ceilings(run: Run, link: str) -> dict[str, float]:
+    """Return a link's measured ceiling by direction, `a->b` to bytes per second."""
+    links = run.ceilings.get("links")
+    pairs = links.get(link) if isinstance(links, dict) else None
+    found = {}
+    for pair, measured in pairs.items() if isinstance(pairs, dict) else ():
+        value = median_of(measured.get("bandwidth_bytes_per_second")) if isinstance(measured, dict) else None
+        if value is not None:
+            found[str(pair)] = value
+    return found
+
+
+def profile_rate(run: Run, link: str) -> float | None:
+    """Return the rate that the profile gives a link, bytes per second."""
+    network = run.profile.networks.get(link) if run.profile else None
+    return network.rate_bytes_per_second if network else None
+
+
+def link_names(samples: dict[str, NodeSamples]) -> list[str]:
+    """Return every link that any node has samples of."""
+    return sorted({link for series in samples.values() for link in series.keys("links")})  # noqa: SIM118
+
+
+def link_chart(run: Run, link: str, samples: dict[str, NodeSamples], edges: Edges) -> Chart:
+    """Return the bytes per second that each node sent and received over a link."""
+    nodes = [name for name, series in samples.items() if link in series.keys("links")]  # noqa: SIM118
+    lines = []
+    for index, node in enumerate(nodes):
+        sent = Line(f"{node} sends", f"node{index % 4}", rates(samples[node].link(link, "transmit_bytes"), edges))
+        received = rates(samples[node].link(link, "receive_bytes"), edges)
+        lines += [sent, Line(f"{node} receives", f"node{index % 4}", received, dashed=True)]
+    references, note = [], ""
+    ceilings = link_ceilings(run, link)
+    if ceilings:
+        lowest = min(ceilings.values())
+        references.append(Reference("ceiling (probe)" if len(ceilings) == 1 else "lowest ceiling (probe)", lowest))
+    elif (rate := profile_rate(run, link)) is not None:
+        references.append(Reference("rate in the profile, not measured", rate))
+        note = "No probe measured this link before the run."
+    return Chart(f"link-{link}", "links", link, "bytes/s", [line for line in lines if line.known], references, note)
+
+
+def engine_charts(run: Run, edges: Edges) -> list[Chart]:
+    """Return what every head's engine ran, held back and stored."""
+    charts = []
+    for node, readings in engine_readings(run.batches, float(edges[0]), float(edges[-1])).items():
+        running = _gauge(readings, "vllm:num_requests_running", edges)
+        waiting = _gauge(readings, "vllm:num_requests_waiting", edges)
+        cache = _gauge(readings, "vllm:kv_cache_usage_perc", edges)
+        counts = [Line("running", "cpu", running), Line("waiting", "pressure", waiting)]
+        counts = [line for line in counts if line.known]
+        if counts:
+            charts.append(Chart(f"engine-{node}-requests", "engine", f"requests, {node}", "count", counts))
+        if any(value is not None for value in cache):
+            line = Line("KV cache in use", "cache", cache)
+            charts.append(Chart(f"engine-{node}-cache", "engine", f"KV cache, {node}", "share", [line]))
+    return charts
+
+
+def _gauge(readings: Iterable[tuple[float, MetricsText]], name: str, edges: Edges) -> Values:
+    """Hold each reading until the next one, three of the usual gaps at most."""
+    points = [(moment, value) for moment, text in readings if (value := text.value(name)) is not None]
+    if not points:
+        return [None] * (len(edges) - 1)
+    times = np.array([moment for moment, _ in points])
+    longest = 3 * float(np.median(np.diff(times))) if len(times) > 1 else 10.0
+    found: Values = []
+    for middle in (edges[:-1] + edges[1:]) / 2:
+        index = int(np.searchsorted(times, middle, side="right")) - 1
+        fresh = index >= 0 and middle - times[index] <= longest
+        found.append(float(points[index][1]) if fresh else None)
+    return found
+
+
+def run_charts(run: Run, samples: dict[str, NodeSamples], edges: Edges) -> list[Chart]:
+    """Return every chart over time that the run's samples carry."""
+    if len(edges) < 2:
+        return []
+    charts = [node_chart(name, series, edges) for name, series in samples.items()]
+    charts += [link_chart(run, link, samples, edges) for link in link_names(samples)]
+    charts += engine_charts(run, edges)
+    return [chart for chart in charts if chart.lines]

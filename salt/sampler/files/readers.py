@@ -1,0 +1,133 @@
+"""What the kernel's text says, as numbers: one pure function a file, in base units."""
+
+import os
+
+TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+SECTOR_BYTES = 512
+READ_BYTES = 1 << 16
+# Devices that stand on others (a partition, a mapped or a looped one) would be counted twice.
+STACKED_DISKS = ("loop", "ram", "zram", "dm-", "md", "sr", "fd")
+
+
+class Handle:
+    """A file of /proc or /sys, opened once and read from its start each time.
+
+    A file that is not there, or that goes away, reads as None: what the machine does not tell is absent.
+    """
+
+    def __init__(self, path):
+        self.path = path
+        try:
+            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            self._descriptor = None
+
+    def read(self):
+        """Return the text of the file now, or None."""
+        if self._descriptor is None:
+            return None
+        try:
+            content = os.pread(self._descriptor, READ_BYTES, 0)
+            # One read gives a short file whole; /proc/stat of a big machine takes several.
+            while len(content) % READ_BYTES == 0 and content:
+                more = os.pread(self._descriptor, READ_BYTES, len(content))
+                if not more:
+                    break
+                content += more
+        except OSError:
+            return None
+        return content.decode("utf-8", "replace")
+
+    def close(self):
+        """Give the descriptor back."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def cores(text, allowed):
+    """Return [busy, user, system, idle, iowait, steal] seconds of each allowed core, from /proc/stat."""
+    found = {}
+    for line in text.splitlines():
+        if not line.startswith("cpu"):
+            break  # the cores come first; the interrupt counters after them are long
+        name, *fields = line.split()
+        if name[3:] not in allowed:
+            continue
+        user, nice, system, idle, iowait, interrupt, soft, steal = (int(field) for field in fields[:8])
+        user, system = user + nice, system + interrupt + soft
+        found[name[3:]] = [value / TICKS_PER_SECOND for value in (user + system, user, system, idle, iowait, steal)]
+    return found
+
+
+def pressure(text):
+    """Return [some, full] seconds that tasks stood still, from /proc/pressure/*."""
+    totals = {"some": 0.0, "full": 0.0}
+    for line in text.splitlines():
+        kind, _, rest = line.partition(" ")
+        totals[kind] = int(rest.rpartition("total=")[2]) / 1e6
+    return [totals["some"], totals["full"]]
+
+
+def links(text, interfaces):
+    """Return the counters of each link, from /proc/net/dev.
+
+    ``interfaces`` maps the interface's name to the link's. The order is received bytes, sent bytes, then packets,
+    errors and drops in the same way.
+    """
+    found = {}
+    for line in text.splitlines():
+        interface, colon, rest = line.partition(":")
+        link = interfaces.get(interface.strip()) if colon else None
+        if link is not None:
+            value = [int(field) for field in rest.split()]
+            found[link] = [value[0], value[8], value[1], value[9], value[2], value[10], value[3], value[11]]
+    return found
+
+
+def memory(text):
+    """Return total and available bytes, from /proc/meminfo."""
+    found = {}
+    for line in text.splitlines():
+        name, _, rest = line.partition(":")
+        if name in ("MemTotal", "MemAvailable"):
+            found[name.removeprefix("Mem").lower()] = int(rest.split()[0]) * 1024
+    return found
+
+
+def disks(text, names):
+    """Return bytes read and written over all whole disks, from /proc/diskstats."""
+    read = written = 0
+    for line in text.splitlines():
+        fields = line.split()
+        if fields[2] in names:
+            read += int(fields[5])
+            written += int(fields[9])
+    return {"read_bytes": read * SECTOR_BYTES, "write_bytes": written * SECTOR_BYTES}
+
+
+def whole_disks(directory="/sys/block"):
+    """Return the names of the disks that stand on no other."""
+    try:
+        return {name for name in os.listdir(directory) if not name.startswith(STACKED_DISKS)}
+    except OSError:
+        return set()
+
+
+def process(text):
+    """Return (user seconds, system seconds, resident bytes) of a process, from /proc/PID/stat."""
+    fields = text.rpartition(")")[2].split()
+    page = os.sysconf("SC_PAGE_SIZE")
+    return int(fields[11]) / TICKS_PER_SECOND, int(fields[12]) / TICKS_PER_SECOND, int(fields[21]) * page
+
+
+def parent(text):
+    """Return (parent, start time in ticks) of a process, from /proc/PID/stat."""
+    fields = text.rpartition(")")[2].split()
+    return int(fields[1]), int(fields[19])
+
+
+def run_delay(text):
+    """Return (seconds running, seconds waiting for a core) of a thread, from /proc/PID/task/TID/schedstat."""
+    ran, waited, _ = text.split()
+    return int(ran) / 1e9, int(waited) / 1e9

@@ -1,0 +1,242 @@
+"""The processes of this node's workers: what they used and how long they waited for a core.
+
+A worker is the tree below the keeper of a unit (see ``_modules/supervise.py``). Finding it means reading the
+process table, so it is done rarely; the few threads that are busy are read with every sample, all others once a
+batch.
+"""
+
+import json
+import os
+
+import readers
+from readers import Handle
+
+UNIT_PREFIX = "vllm-"
+SEARCH_SECONDS = 5.0
+# More threads than this at once are not read ten times a second; they are still counted once a batch.
+BUSY_THREADS = 16
+
+
+def units(directory):
+    """Return {worker: (keeper, its start)} of the units that run."""
+    found = {}
+    try:
+        names = os.listdir(directory)
+    except OSError:
+        return found
+    for name in names:
+        if not (name.startswith(UNIT_PREFIX) and name.endswith(".json")):
+            continue
+        try:
+            with open(os.path.join(directory, name), encoding="utf-8") as file:
+                record = json.load(file)
+        except (OSError, ValueError):
+            continue
+        if record.get("exit_code") is None:
+            worker = name.removeprefix(UNIT_PREFIX).removesuffix(".json")
+            found[worker] = (record["keeper"], record["keeper_start"])
+    return found
+
+
+def descendants(table, ancestor):
+    """Return every process below one, from {pid: parent}."""
+    children = {}
+    for pid, parent in table.items():
+        children.setdefault(parent, []).append(pid)
+    found, queue = [], [ancestor]
+    while queue:
+        below = children.get(queue.pop(), [])
+        found += below
+        queue += below
+    return found
+
+
+def process_table(proc="/proc"):
+    """Return {pid: (parent, start)} of every process."""
+    table = {}
+    for name in os.listdir(proc):
+        if name.isdigit():
+            text = _text(f"{proc}/{name}/stat")
+            if text:
+                table[int(name)] = readers.parent(text)
+    return table
+
+
+def _text(path):
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return None
+
+
+class _Thread:
+    def __init__(self, path):
+        self.handle = Handle(path)
+        self.ran = self.waited = 0.0
+
+    def refresh(self):
+        text = self.handle.read()
+        if not text:
+            return False
+        self.ran, self.waited = readers.run_delay(text)
+        return True
+
+
+class _Process:
+    def __init__(self, pid, proc):
+        self._task = f"{proc}/{pid}/task"
+        self._stat = Handle(f"{proc}/{pid}/stat")
+        self.threads = {}
+        self.user = self.system = 0.0
+        self.resident = 0
+        self.retired_wait = 0.0
+        self.busy = []
+
+    def refresh_stat(self):
+        text = self._stat.read()
+        if not text:
+            return False
+        self.user, self.system, self.resident = readers.process(text)
+        return True
+
+    def refresh(self):
+        """Look at every thread; those that ran since the last look are the busy ones."""
+        try:
+            names = set(os.listdir(self._task))
+        except OSError:
+            return False
+        for name in self.threads.keys() - names:
+            self._retire(name)
+        for name in names - self.threads.keys():
+            self.threads[name] = _Thread(f"{self._task}/{name}/schedstat")
+        self.busy = []
+        for name, thread in list(self.threads.items()):
+            ran = thread.ran
+            if not thread.refresh():
+                self._retire(name)
+            elif thread.ran > ran:
+                self.busy.append((thread.ran - ran, name))
+        return self.refresh_stat()
+
+    def _retire(self, name):
+        # What a thread waited stays counted after it has ended: the sum must not fall.
+        thread = self.threads.pop(name)
+        self.retired_wait += thread.waited
+        thread.handle.close()
+
+    @property
+    def waited(self):
+        return self.retired_wait + sum(thread.waited for thread in self.threads.values())
+
+    def close(self):
+        self._stat.close()
+        for thread in self.threads.values():
+            thread.handle.close()
+
+
+class _Worker:
+    def __init__(self, keeper):
+        self.keeper = keeper
+        self.processes = {}
+        self.retired = [0.0, 0.0, 0.0]
+        self.busy = []
+
+    def follow(self, pids, proc):
+        for pid in list(self.processes):
+            if pid not in pids:
+                self._retire(pid)
+        for pid in pids:
+            if pid not in self.processes:
+                self.processes[pid] = _Process(pid, proc)
+
+    def _retire(self, pid):
+        process = self.processes.pop(pid)
+        self.retired = [
+            kept + more for kept, more in zip(self.retired, (process.user, process.system, process.waited), strict=True)
+        ]
+        process.close()
+
+    def refresh(self):
+        """Return False when a process has gone, so that the tree is looked for again."""
+        complete = True
+        for pid in list(self.processes):
+            if not self.processes[pid].refresh():
+                self._retire(pid)
+                complete = False
+        ranked = [(ran, pid, name) for pid, process in self.processes.items() for ran, name in process.busy]
+        ranked.sort(reverse=True)
+        self.busy = [(self.processes[pid], name) for _, pid, name in ranked[:BUSY_THREADS]]
+        return complete
+
+    def sample(self):
+        for process in {id(process): process for process, _ in self.busy}.values():
+            process.refresh_stat()
+        for process, name in self.busy:
+            if name in process.threads:
+                process.threads[name].refresh()
+        processes = self.processes.values()
+        return {
+            "cpu_user_s": self.retired[0] + sum(process.user for process in processes),
+            "cpu_system_s": self.retired[1] + sum(process.system for process in processes),
+            "run_delay_s": self.retired[2] + sum(process.waited for process in processes),
+        }
+
+    def close(self):
+        for process in self.processes.values():
+            process.close()
+
+
+class Workers:
+    """All workers of the node."""
+
+    def __init__(self, directory, proc="/proc"):
+        self._directory = directory
+        self._proc = proc
+        self._workers = {}
+        self._searched = None
+
+    def refresh(self, now):
+        """Look at every process once; call it once a batch."""
+        complete = all([worker.refresh() for worker in self._workers.values()])
+        found = units(self._directory)
+        same = {name: worker.keeper for name, worker in self._workers.items()} == found
+        if complete and same and (not found or now < self._searched + SEARCH_SECONDS):
+            return
+        self._search(found)
+        self._searched = now
+
+    def _search(self, found):
+        for name in list(self._workers):
+            if self._workers[name].keeper != found.get(name):
+                self._workers.pop(name).close()
+        if not found:
+            return
+        table = process_table(self._proc)
+        parents = {pid: parent for pid, (parent, _) in table.items()}
+        for name, (keeper, started) in found.items():
+            # The record outlives a keeper that was killed; its number may belong to another process by now.
+            alive = keeper in table and table[keeper][1] == started
+            if name not in self._workers:
+                self._workers[name] = _Worker((keeper, started))
+            self._workers[name].follow(descendants(parents, keeper) if alive else [], self._proc)
+
+    def first_process(self):
+        """Return a process of a worker, or None: its control group is the one that counts."""
+        for worker in self._workers.values():
+            for pid in worker.processes:
+                return pid
+        return None
+
+    def sample(self, complete):
+        """Return the counters of each worker that has processes; the slow ones with a complete sample alone."""
+        result = {}
+        for name, worker in self._workers.items():
+            if not worker.processes:
+                continue
+            result[name] = worker.sample()
+            if complete:
+                result[name]["rss_bytes"] = sum(process.resident for process in worker.processes.values())
+                result[name]["processes"] = len(worker.processes)
+                result[name]["threads_busy"] = len(worker.busy)
+        return result
