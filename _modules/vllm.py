@@ -25,11 +25,17 @@ STAGES = (
 # Causes worth a better sentence than the exception's own.
 CAUSES = (
     (re.compile(r"Address already in use", re.I), "a port the worker needs is taken: {line}"),
-    (re.compile(r"No available memory for the cache blocks|less than desired GPU memory|insufficient.*KV cache", re.I),
-     "the KV cache does not fit: {line}"),
+    (
+        re.compile(
+            r"No available memory for the cache blocks|less than desired GPU memory|insufficient.*KV cache", re.I
+        ),
+        "the KV cache does not fit: {line}",
+    ),
     (re.compile(r"out of memory|Cannot allocate memory", re.I), "the node ran out of memory: {line}"),
-    (re.compile(r"Connection (?:closed by peer|refused|reset)|connectFullMesh|timed out", re.I),
-     "the other rank could not be reached: {line}"),
+    (
+        re.compile(r"Connection (?:closed by peer|refused|reset)|connectFullMesh|timed out", re.I),
+        "the other rank could not be reached: {line}",
+    ),
 )
 ERROR_LINE = re.compile(r"(?:^|\s)((?:[A-Za-z_.]*(?:Error|Exception)): .+)$")
 LOG_PREFIX = re.compile(r"^\([^)]*\)\s*(?:(?:INFO|WARNING|ERROR)\s+\S+\s+\S+\s+\[[^\]]*\]\s*)?")

@@ -13,9 +13,10 @@ import time
 
 import salt.client
 import salt.utils.event
+from salt.exceptions import CommandExecutionError
+
 from bottleneck.plan import worker_specs
 from bottleneck.profile import ProfileError, load_profile
-from salt.exceptions import CommandExecutionError
 
 log = logging.getLogger(__name__)
 
@@ -199,7 +200,7 @@ def _hostnames(profile):
 
 def _specs(profile, deployment, overrides):
     try:
-        return [spec.model_dump(mode="json") for spec in worker_specs(profile, deployment, overrides)]
+        return [spec.as_dict() for spec in worker_specs(profile, deployment, overrides)]
     except (ProfileError, KeyError) as error:
         raise CommandExecutionError(str(error)) from error
 
@@ -241,14 +242,16 @@ def _wait_ready(profile, specs, started, timeout):
             stage = seen.get("stage", "unknown")
             if stage in ("failed", "stopped"):
                 reason = seen.get("reason") or "the worker was stopped"
-                raise CommandExecutionError(f"{spec['name']} on {spec['node']} failed: {reason} (log: {seen.get('log')})")
-            if stages.get(spec["name"]) != stage:
-                stages[spec["name"]] = stage
+                raise CommandExecutionError(
+                    f"{spec['name']} on {spec['node']} failed: {reason} (log: {seen.get('log')})"
+                )
+            if stages.get(spec["node"]) != stage:
+                stages[spec["node"]] = stage
                 _progress(stage, spec["node"], spec["name"], started)
         if stages and all(stage == "ready" for stage in stages.values()):
             return
         time.sleep(POLL_SECONDS)
-    slow = ", ".join(f"{name} is {stage}" for name, stage in stages.items() if stage != "ready")
+    slow = ", ".join(f"{node} is {stage}" for node, stage in stages.items() if stage != "ready")
     raise CommandExecutionError(f"not ready after {timeout:.0f} s: {slow} (see cluster logs)")
 
 
@@ -277,12 +280,19 @@ def _apply(hostnames, test, states):
     """Run state.apply on nodes, reporting every state as it ends; return a summary by node."""
     started = time.monotonic()
     keywords = {"test": bool(test), "state_events": True}
-    with salt.utils.event.get_event(
-        "master", sock_dir=__opts__["sock_dir"], opts=__opts__, listen=True
-    ) as bus:
+    if states:
+        # Only a highstate brings our modules to the node by itself.
+        keywords["sync_mods"] = "all"
+    with salt.utils.event.get_event("master", sock_dir=__opts__["sock_dir"], opts=__opts__, listen=True) as bus:
         bus.subscribe("salt/job/")
         job = _local().run_job(
-            hostnames, "state.apply", [states] if states else [], tgt_type="list", kwarg=keywords, timeout=15, listen=False
+            hostnames,
+            "state.apply",
+            [states] if states else [],
+            tgt_type="list",
+            kwarg=keywords,
+            timeout=15,
+            listen=False,
         )
         if not job:
             raise CommandExecutionError("no node took the job: is the minion up? (cluster status)")
@@ -292,7 +302,8 @@ def _apply(hostnames, test, states):
             event = bus.get_event(wait=1.0, tag="salt/job/", full=True, auto_reconnect=True)
             if not event or not event["tag"].startswith(prefix):
                 continue
-            kind, minion = event["tag"].removeprefix(prefix).split("/")[:2]
+            kind, _, rest = event["tag"].removeprefix(prefix).partition("/")
+            minion = rest.partition("/")[0]
             if kind == "prog":
                 state = event["data"]["data"].get("ret", {})
                 _progress("applying", minion, str(state.get("__id__") or state.get("name") or ""), started)
@@ -314,12 +325,12 @@ def _summary(returned):
     return {
         "states": len(ordered),
         "changed": [
-            {"id": state["__id__"], "name": state["name"], "comment": state["comment"], "changes": state["changes"]}
+            {"id": state.get("__id__", state["name"]), "name": state["name"], "comment": state["comment"], "changes": state["changes"]}
             for state in ordered
             if (state["changes"] and state["result"] is not False) or state["result"] is None
         ],
         "failed": [
-            {"id": state["__id__"], "name": state["name"], "comment": state["comment"]}
+            {"id": state.get("__id__", state["name"]), "name": state["name"], "comment": state["comment"]}
             for state in ordered
             if state["result"] is False
         ],

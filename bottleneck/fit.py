@@ -12,8 +12,8 @@ hold consecutive layers, the first also the embedding, the last also the final n
 the output head.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from bottleneck.profile_types import Deployment, Quantization, Server, Shape
 from bottleneck.units import size_text
@@ -26,11 +26,20 @@ DEFAULT_NUM_SEQS = 128
 DEFAULT_BATCHED_TOKENS = 2048
 
 
-class Messages(NamedTuple):
-    """Messages of one forward pass: how many, and the payload of each in bytes."""
+@dataclass(frozen=True)
+class Messages:
+    """Messages of one forward pass: how many, and the payload of each in bytes.
+
+    Unpacks as ``count, message_bytes``.
+    """
 
     count: int
     message_bytes: int
+
+    def __iter__(self) -> Iterator[int]:
+        """Yield `count` and `message_bytes`."""
+        yield self.count
+        yield self.message_bytes
 
 
 @dataclass(frozen=True)

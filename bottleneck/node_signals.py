@@ -13,7 +13,7 @@ import numpy as np
 
 from bottleneck.client import number
 from bottleneck.run import Run
-from bottleneck.samples import NodeSamples
+from bottleneck.samples import Array, NodeSamples
 from bottleneck.topology import Topology
 
 # A link this near to its ceiling is full: framing and scheduling take the rest.
@@ -70,6 +70,10 @@ class LinkFacts:
         Share of the bytes that crossed at such times.
     peak_bytes_per_second : float or None
         Highest mean over about half a second.
+    plateau_bytes_per_second, plateau_bytes_share : float or None
+        The rate at which most bytes crossed, and the share that did.
+    plateau_awake_share : float or None
+        How much of that time the busiest worker that does not spin was computing.
     message_latency_seconds : float or None
         Time of one collective with a message so small that bandwidth does not count.
     """
@@ -84,6 +88,7 @@ class LinkFacts:
     peak_bytes_per_second: float | None = None
     plateau_bytes_per_second: float | None = None
     plateau_bytes_share: float | None = None
+    plateau_awake_share: float | None = None
     message_latency_seconds: float | None = None
     message_latency_source: str = ""
     errors: float = 0.0
@@ -112,7 +117,9 @@ def _branch(document: object, *path: str) -> Any:
     return document
 
 
-def node_facts(run: Run, topology: Topology, samples: dict[str, NodeSamples], busy_seconds: float) -> dict[str, NodeFacts]:
+def node_facts(
+    run: Run, topology: Topology, samples: dict[str, NodeSamples], busy_seconds: float
+) -> dict[str, NodeFacts]:
     """Gather the facts of every node of the deployment.
 
     Parameters
@@ -127,7 +134,9 @@ def node_facts(run: Run, topology: Topology, samples: dict[str, NodeSamples], bu
         facts.gemm_flops_per_second = median_of(_branch(ceilings, "gemm_bf16_flops_per_second"))
         facts.memory_read_bytes_per_second = median_of(_branch(ceilings, "memory_read_bytes_per_second"))
         if (series := samples.get(node)) is not None:
-            _measure(facts, series, run.interval, f"{topology.deployment}-" if topology.deployment else "", busy_seconds)
+            _measure(
+                facts, series, run.interval, f"{topology.deployment}-" if topology.deployment else "", busy_seconds
+            )
         found[node] = facts
     return found
 
@@ -185,9 +194,7 @@ def _rates(value: object) -> list[float]:
     return [rate] if math.isfinite(rate) and rate > 0 else []
 
 
-def link_facts(
-    run: Run, topology: Topology, samples: dict[str, NodeSamples], busy_seconds: float
-) -> LinkFacts | None:
+def link_facts(run: Run, topology: Topology, samples: dict[str, NodeSamples], busy_seconds: float) -> LinkFacts | None:
     """Gather the facts of the link between an engine's nodes; None when nothing is exchanged."""
     if topology.link is None:
         return None
@@ -261,6 +268,67 @@ def _traffic(
     near = (rate >= 0.75 * top) & (rate <= 1.25 * top)
     facts.plateau_bytes_share = float(steps.growth[near].sum()) / sent
     facts.plateau_bytes_per_second = float(np.average(rate[near], weights=steps.seconds[near]))
+    awake = [
+        share
+        for node in topology.nodes
+        if node in samples and node not in topology.heads
+        if (share := _awake(samples[node], steps.start[near], steps.end[near])) is not None
+    ]
+    facts.plateau_awake_share = max(awake, default=None)
+
+
+def _awake(series: NodeSamples, starts: Array, ends: Array) -> float | None:
+    """Return the share of some steps of time in which a node's workers used their CPU, 0 to 1."""
+    used, known = 0.0, False
+    for name in series.keys("workers"):
+        for quantity in ("cpu_user_s", "cpu_system_s"):
+            steps = series.steps("workers", name, quantity)
+            if steps.growth.size == 0:
+                continue
+            edges, total = np.append(steps.start[:1], steps.end), np.append(0.0, np.cumsum(steps.growth))
+            used += float((np.interp(ends, edges, total) - np.interp(starts, edges, total)).sum())
+            known = True
+    seconds = float((ends - starts).sum())
+    return min(1.0, used / seconds) if known and seconds > 0 else None
+
+
+def doubt_ceiling(facts: LinkFacts, nodes: dict[str, NodeFacts], busy_seconds: float, prompt_share: float) -> None:
+    """Lower a link's capacity to what it carries when everything says that it is the link which is waited for.
+
+    A ceiling is measured before a run and the link may have become slower since. It has when most bytes cross at one
+    rate far below the ceiling, the workers sleep at those times, nothing holds a node back, and the bytes are those
+    of prompts (few large messages, so their latency does not count).
+    """
+    capacity, plateau, awake = (
+        facts.capacity_bytes_per_second,
+        facts.plateau_bytes_per_second,
+        facts.plateau_awake_share,
+    )
+    sent = facts.busiest_bytes
+    if not capacity or not plateau or awake is None or not sent or busy_seconds <= 0:
+        return
+    held = max(
+        ((node.throttled_seconds or 0.0) + (node.cpu_wait_seconds or 0.0) for node in nodes.values()), default=0.0
+    )
+    speeds = [node.gemm_flops_per_second for node in nodes.values() if node.gemm_flops_per_second]
+    alike = not speeds or min(speeds) > 0.8 * max(speeds)
+    now = plateau / max(1.0 - awake, 0.1)
+    if (
+        awake < 0.5
+        and alike
+        and held < 0.15 * busy_seconds
+        and prompt_share > 0.5
+        and (facts.plateau_bytes_share or 0.0) > 0.5
+        and now < 0.5 * capacity
+        and sent / now > 0.25 * busy_seconds
+    ):
+        facts.notes.append(
+            f"link {facts.name} carries about {now:.3g} B/s while the workers wait for it, far below its ceiling of "
+            f"{capacity:.3g} B/s ({facts.capacity_source}): the ceiling is taken to be old; measure it again with "
+            "cluster probe"
+        )
+        facts.capacity_bytes_per_second = now
+        facts.capacity_source = "the rate in the samples while workers slept"
 
 
 def _peak(steps: Any) -> float:

@@ -79,7 +79,9 @@ def find_profile(name_or_path: str) -> Path:
     near = difflib.get_close_matches(name_or_path, known, 1)
     hint = f" (did you mean {near[0]}?)" if near else ""
     names = ", ".join(known) or "nothing there"
-    raise ProfileError(name_or_path, [Problem((), f"no such profile{hint}; expected a file or one of {folder}: {names}")])
+    raise ProfileError(
+        name_or_path, [Problem((), f"no such profile{hint}; expected a file or one of {folder}: {names}")]
+    )
 
 
 def _version_order(path: Path) -> list[tuple[int, str]]:
@@ -118,7 +120,7 @@ def engine_directory(engine: "EngineSpec") -> str:
         problem = Problem((engine.kind, "lock"), f"{engine.lock}: {error.strerror}; expected the file {path}")
         raise ProfileError(ENGINE_MAP, [problem]) from None
     written = engine.model_dump(mode="json", by_alias=True)
-    digest = _digest({"lock": lock, **{key: written[key] for key in _ENVIRONMENT_KEYS}})
+    digest = _digest({"lock_text": lock, **{key: written[key] for key in _ENVIRONMENT_KEYS}})
     return f"{CACHE_DIRECTORY}/engines/{engine.kind}-{digest}"
 
 

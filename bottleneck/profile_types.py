@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, WithJsonSchema
 
+from bottleneck.places import engine_directory
 from bottleneck.units import DURATION, FREQUENCY, RATE, SIZE, Dimension, shown
 
 DNS_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?", re.IGNORECASE)
@@ -316,8 +317,6 @@ class EngineSpec(Section):
 
     def directory(self) -> str:
         """Return where the environment is on every node; the name changes with what is in it."""
-        from bottleneck.places import engine_directory
-
         return engine_directory(self)
 
 

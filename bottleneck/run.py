@@ -18,7 +18,7 @@ from bottleneck.client import ClientRequest, ClientResult, client_result, number
 from bottleneck.metrics import MetricsText
 
 if TYPE_CHECKING:
-    from bottleneck.profile import Profile
+    from bottleneck.profile_types import Profile
 
 __all__ = ["Batch", "ClientRequest", "ClientResult", "Run", "RunError", "client_result", "load_run", "window_run"]
 

@@ -116,9 +116,7 @@ _ALL = (
             "the engine has no request for much of the time, or far fewer than it may run",
             "nothing waits",
         ),
-        advice=(
-            "Send more: cluster bench --concurrency {concurrency} (or a higher --request-rate), then ask again.",
-        ),
+        advice=("Send more: cluster bench --concurrency {concurrency} (or a higher --request-rate), then ask again.",),
     ),
     BottleneckClass(
         name="balanced",

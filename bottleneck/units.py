@@ -91,15 +91,11 @@ def _powers(symbols: str, suffix: str, base: int, scale: Fraction) -> dict[str, 
 _DECIMAL, _BINARY = "k M G T", "Ki Mi Gi Ti"
 _ONE, _BIT = Fraction(1), Fraction(1, 8)
 
-SIZE = Dimension(
-    "a size", "bytes", _powers(_DECIMAL, "B", 1000, _ONE) | _powers(_BINARY, "B", 1024, _ONE), "5 GiB"
-)
+SIZE = Dimension("a size", "bytes", _powers(_DECIMAL, "B", 1000, _ONE) | _powers(_BINARY, "B", 1024, _ONE), "5 GiB")
 RATE = Dimension(
     "a rate",
     "bytes per second",
-    _powers(_DECIMAL, "bit/s", 1000, _BIT)
-    | _powers(_DECIMAL, "B/s", 1000, _ONE)
-    | _powers(_BINARY, "B/s", 1024, _ONE),
+    _powers(_DECIMAL, "bit/s", 1000, _BIT) | _powers(_DECIMAL, "B/s", 1000, _ONE) | _powers(_BINARY, "B/s", 1024, _ONE),
     "1 Gbit/s",
 )
 DURATION = Dimension(

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bottleneck import taxonomy
+from bottleneck.evidence import Candidate, Evidence
 from bottleneck.ledger import Ledger, build_ledger
-from bottleneck.rules import Candidate, Evidence, judge
+from bottleneck.rules import judge
 from bottleneck.run import Run
 from bottleneck.signals import gather
 
@@ -108,7 +109,7 @@ def analyse(run: Run) -> Verdict:
     try:
         signals = gather(run)
         ledger = build_ledger(run, signals)
-        winner, others, notes = judge(run, signals, ledger)
+        winner, others, notes = judge(signals, ledger)
     except (ArithmeticError, ValueError, TypeError, LookupError, AttributeError) as error:
         # Measurements come from other machines: a shape nobody foresaw must give an honest answer, not a traceback.
         return _broken(run, error)

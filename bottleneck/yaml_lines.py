@@ -111,7 +111,9 @@ def read(path: Path) -> Document:
         with path.open("rb") as file:
             raw = file.read(MAXIMUM_BYTES + 1)
     except OSError as error:
-        raise ProfileError(path, [Problem((), f"{error.strerror or error}; expected a file that can be read")]) from None
+        raise ProfileError(
+            path, [Problem((), f"{error.strerror or error}; expected a file that can be read")]
+        ) from None
     if len(raw) > MAXIMUM_BYTES:
         raise ProfileError(path, [Problem((), f"more than {MAXIMUM_BYTES} bytes; expected a profile of a few KiB")])
     try:
@@ -133,7 +135,7 @@ def read(path: Path) -> Document:
         raise ProfileError(path, [Problem((), "an empty file; expected a mapping of keys to values")])
     try:
         value = _Walk(document, loader).build(root, (), root.start_mark.line + 1)
-    except _Refused as refused:
+    except _RefusedError as refused:
         raise ProfileError(path, [refused.problem]) from None
     if not isinstance(value, dict):
         line = root.start_mark.line + 1
@@ -143,7 +145,7 @@ def read(path: Path) -> Document:
     return document
 
 
-class _Refused(Exception):
+class _RefusedError(Exception):
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem.text)
         self.problem = problem
@@ -166,10 +168,10 @@ class _Walk:
         self._document.lines[location] = line
         self._values += 1
         if self._values > MAXIMUM_VALUES:
-            raise _Refused(Problem((), f"more than {MAXIMUM_VALUES} values; expected a profile", line))
+            raise _RefusedError(Problem((), f"more than {MAXIMUM_VALUES} values; expected a profile", line))
         # Counted apart from the location, which an anchor that merges itself does not lengthen.
         if self._depth > MAXIMUM_DEPTH:
-            raise _Refused(_too_deep(line))
+            raise _RefusedError(_too_deep(line))
         self._depth += 1
         try:
             if isinstance(node, yaml.MappingNode):
@@ -196,7 +198,9 @@ class _Walk:
             # Keys are names: 1 and on are the texts "1" and "on".
             key = key_node.value
             if key in own:
-                self._add((*location, key), f"the key stands twice (first on line {lines[key]}); expected it once", line)
+                self._add(
+                    (*location, key), f"the key stands twice (first on line {lines[key]}); expected it once", line
+                )
                 continue
             own[key] = self.build(value_node, (*location, key), line)
             lines[key] = line
@@ -218,7 +222,7 @@ class _Walk:
 
     def _scalar(self, node: yaml.Node, location: Location, line: int) -> Any:
         try:
-            return self._loader.construct_object(node, deep=True)  # type: ignore[no-untyped-call]
+            return self._loader.construct_object(node, deep=True)
         except (yaml.YAMLError, ValueError, TypeError) as error:
             reason = error.problem if isinstance(error, yaml.MarkedYAMLError) else error
             self._add(location, f"{reason}; expected a plain value", line)

@@ -151,9 +151,7 @@ def undeploy(
     emit(stopped, as_json, lambda: None)
 
 
-def status(
-    profile: ProfileOption = DEFAULT_PROFILE, lab: LabOption = DEFAULT_LAB, as_json: JsonOption = False
-) -> None:
+def status(profile: ProfileOption = DEFAULT_PROFILE, lab: LabOption = DEFAULT_LAB, as_json: JsonOption = False) -> None:
     """Show the nodes, the deployment and its workers.
 
     Examples:

@@ -100,7 +100,9 @@ class Control:
         """Copy a folder of the control node to `local_directory`, whole or not at all."""
         partial = local_directory.with_name(local_directory.name + ".partial")
         partial.mkdir(parents=True, exist_ok=True)
-        process = subprocess.Popen(self.command(["tar", "-C", remote_directory, "-cf", "-", "."]), stdout=subprocess.PIPE)
+        process = subprocess.Popen(
+            self.command(["tar", "-C", remote_directory, "-cf", "-", "."]), stdout=subprocess.PIPE
+        )
         assert process.stdout
         with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
             archive.extractall(partial, filter="data")

@@ -245,7 +245,7 @@ def verdict(shape: Shape) -> dict[str, Any]:
             {
                 "statement": "moving bytes over direct takes 60% of an output token's time",
                 "value": 0.601,
-                "unit": "share",
+                "unit": "1",
                 "source": "ledger",
             },
             {
@@ -257,7 +257,7 @@ def verdict(shape: Shape) -> dict[str, Any]:
             {
                 "statement": "the worker on node1 slept for most of the prefill",
                 "value": 0.76,
-                "unit": "share",
+                "unit": "1",
                 "source": "samples of node1",
             },
         ],

@@ -8,7 +8,6 @@ So the wires end with the nodes, without a list of what to take down.
 import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from ipaddress import ip_network
 
 from bottleneck.profile import Profile
 from cli.lab.layout import CONTROL, LabError
@@ -74,14 +73,15 @@ def plan_wiring(profile: Profile) -> Wiring:
     wires: list[Wire] = []
     addresses: dict[str, list[tuple[str, str]]] = {node: [] for node in profile.nodes}
     for index, (name, network) in enumerate(profile.networks.items()):
-        prefix = ip_network(str(network.subnet)).prefixlen
+        prefix = network.prefix_length
         mtu, rate = network.mtu_bytes, network.rate_bytes_per_second
         members = [(node, spec.links[name]) for node, spec in profile.nodes.items() if name in spec.links]
         for node, link in members:
             addresses[node].append((link.interface, f"{link.address}/{prefix}"))
         if network.kind == "switch":
-            own = f"{profile.control.address}/{prefix}" if profile.control.network == name else None
-            switches.append(Switch(name, name[:_NAME_LENGTH], mtu, own))
+            is_own = profile.control.network == name
+            interface = (profile.control.interface if is_own else None) or name[:_NAME_LENGTH]
+            switches.append(Switch(name, interface, mtu, f"{profile.control.address}/{prefix}" if is_own else None))
             for node, link in members:
                 near = Port(name, CONTROL, f"{node[: _NAME_LENGTH - 3]}.{index}", mtu, rate)
                 far = Port(name, node, link.interface, mtu, rate)

@@ -78,11 +78,16 @@ def reactor_settings(repository: Path) -> list[dict[str, list[str]]]:
     ]
 
 
+def minion_id(profile: Profile, node: str) -> str:
+    """Return the id under which the master knows `node`."""
+    return profile.nodes[node].hostname
+
+
 def minion_settings(profile: Profile, node: str) -> dict[str, Any]:
     """Return /etc/salt/minion for `node`."""
     return {
         **_COMMON,
-        "id": node,
+        "id": minion_id(profile, node),
         "master": str(profile.control.address),
         "pki_dir": f"{PKI}/minion",
         "cachedir": "/var/cache/salt/minion",
@@ -97,9 +102,6 @@ def minion_settings(profile: Profile, node: str) -> dict[str, Any]:
         "recon_default": 100,
         "recon_max": 1000,
         "recon_randomize": False,
-        # A restarted master does not say so; a minion that asks notices within this time.
-        "master_alive_interval": 0,
-        "ping_interval": 1,
     }
 
 
@@ -125,7 +127,7 @@ def salt_files(profile: Profile, profile_path: str, keys: Mapping[str, KeyPair])
     files = {CONTROL: master}
     for node in profile.nodes:
         node_private, node_public = keys[node]
-        master[f"{PKI}/master/minions/{node}"] = (node_public, 0o644)
+        master[f"{PKI}/master/minions/{minion_id(profile, node)}"] = (node_public, 0o644)
         files[node] = {
             "/etc/salt/minion": (_dump(minion_settings(profile, node)), 0o600),
             f"{PKI}/minion/minion.pem": (node_private, 0o400),

@@ -122,8 +122,8 @@ def process(text):
 
 
 def parent(text):
-    """Return (parent, start time in ticks) of a process, from /proc/PID/stat."""
-    fields = text.rpartition(")")[2].split()
+    """Return (parent, start time in ticks) of a process, from the bytes of /proc/PID/stat."""
+    fields = text.rpartition(b")")[2].split(None, 20)
     return int(fields[1]), int(fields[19])
 
 

@@ -1,8 +1,8 @@
 """The processes of this node's workers: what they used and how long they waited for a core.
 
 A worker is the tree below the keeper of a unit (see ``_modules/supervise.py``). Finding it means reading the
-process table, so it is done rarely; the few threads that are busy are read with every sample, all others once a
-batch.
+process table, so it is done rarely; the few threads that are busy are read with every sample, all others every
+other second.
 """
 
 import json
@@ -12,8 +12,10 @@ import readers
 from readers import Handle
 
 UNIT_PREFIX = "vllm-"
-SEARCH_SECONDS = 5.0
-# More threads than this at once are not read ten times a second; they are still counted once a batch.
+# A worker starts its processes in its first minute; one that ends, and a new unit, are seen at once.
+SEARCH_SECONDS = 10.0
+THREADS_SECONDS = 2.0
+# More threads than this at once are not read ten times a second; they are still counted with all others.
 BUSY_THREADS = 16
 
 
@@ -56,18 +58,15 @@ def process_table(proc="/proc"):
     table = {}
     for name in os.listdir(proc):
         if name.isdigit():
-            text = _text(f"{proc}/{name}/stat")
-            if text:
-                table[int(name)] = readers.parent(text)
+            try:
+                # Not open(): its text layer costs more than the read, and there are hundreds.
+                descriptor = os.open(f"{proc}/{name}/stat", os.O_RDONLY)
+                text = os.read(descriptor, 1024)
+                os.close(descriptor)
+            except OSError:
+                continue
+            table[int(name)] = readers.parent(text)
     return table
-
-
-def _text(path):
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read()
-    except OSError:
-        return None
 
 
 class _Thread:
@@ -195,13 +194,17 @@ class Workers:
         self._proc = proc
         self._workers = {}
         self._searched = None
+        self._refreshed = 0.0
 
     def refresh(self, now):
-        """Look at every process once; call it once a batch."""
-        complete = all([worker.refresh() for worker in self._workers.values()])
+        """Look at what is new; call it once a batch."""
+        complete = True
+        if not 0.0 <= now - self._refreshed < THREADS_SECONDS:
+            self._refreshed = now
+            complete = all([worker.refresh() for worker in self._workers.values()])
         found = units(self._directory)
         same = {name: worker.keeper for name, worker in self._workers.items()} == found
-        if complete and same and (not found or now < self._searched + SEARCH_SECONDS):
+        if complete and same and (not found or 0.0 <= now - self._searched < SEARCH_SECONDS):
             return
         self._search(found)
         self._searched = now

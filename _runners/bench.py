@@ -1,0 +1,400 @@
+"""
+Drive a workload against what is deployed and record everything about it in a run folder.
+
+The load generator is the engine's own (``vllm bench serve``), one for each head, on this
+control node. A run that is cut short keeps what it has, with status ``partial``.
+"""
+
+import json
+import platform
+import random
+import shutil
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import salt.client
+import salt.version
+from salt.exceptions import CommandExecutionError
+
+from bottleneck import workload
+from bottleneck.generator import Generator, GeneratorError
+from bottleneck.places import find_engine_map, model_directory
+from bottleneck.profile import ProfileError, load_profile
+from bottleneck.run import read_batches
+
+SCHEMA = 1
+KEPT_RUNS = 20
+# Batches a little outside the interval, so that the first and last step can be cut at its border.
+MARGIN_SECONDS = 3.0
+SAMPLES_DEADLINE_SECONDS = 5.0
+STALL_SECONDS = 300.0
+POLL_SECONDS = 1.0
+WARM_UP_REQUESTS = 2
+
+
+def run(
+    deployment=None,
+    concurrency=None,
+    rate=None,
+    input_tokens=None,
+    output_tokens=None,
+    requests=None,
+    seed=None,
+    note="",
+    warmup=True,
+    link_rates=None,
+):
+    """
+    Send a workload, or a sweep of them, and return where the run is and its headline numbers.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run bench.run
+        salt-run bench.run concurrency='[1, 2, 4]' requests=16
+        salt-run bench.run rate='[0.5, 1]'
+
+    link_rates
+        by network, bytes per second that its links are held to, as far as the caller knows
+    """
+    try:
+        profile = load_profile(__opts__["cluster_profile"])
+        record = _deployed(profile, deployment)
+        points = workload.points(
+            profile.workload,
+            concurrency=concurrency,
+            rate_per_second=rate,
+            input_tokens=input_tokens,
+            output_tokens=output_tokens,
+            requests=requests,
+            seed=seed,
+            context_length=_longest(profile, record),
+        )
+    except (ProfileError, workload.WorkloadError) as error:
+        raise CommandExecutionError(str(error)) from error
+    _check_ready(profile, record)
+    return _Bench(profile, record, points, str(note), link_rates or {}).run(bool(warmup))
+
+
+class _Bench:
+    """One run while it is made; the loader leaves it alone because of its name."""
+
+    def __init__(self, profile, record, points, note, link_rates):
+        self.profile, self.record, self.points = profile, record, points
+        self.note, self.link_rates = note, link_rates
+        self.heads = [worker for worker in record["workers"] if worker["head"]]
+        self.begun = time.monotonic()
+        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        self.id = f"{stamp}-{record['deployment']}-{random.getrandbits(16):04x}"
+        runs = Path(__opts__["cluster_directory"]) / "runs"
+        self.folder, self.final = runs / f"{self.id}.partial", runs / self.id
+        self.engine = profile.engine_of(self.heads[0]["node"])
+        self.executable = Path(self.engine.directory(), "bin/vllm")
+        self.table, self.problems, self.generators = [], [], {}
+        self.started = self.ended = None
+        self.status = "partial"
+
+    def run(self, warmup):
+        if not self.executable.exists():
+            raise CommandExecutionError(
+                f"the load generator is not on the control node ({self.executable} is missing): run cluster apply"
+            )
+        _prune(self.folder.parent)
+        self.folder.mkdir(parents=True)
+        try:
+            self.report("recording", "what is deployed")
+            self.write_static()
+            if warmup:
+                self.report("warming", f"{WARM_UP_REQUESTS} requests of the same lengths")
+                self.warm_up()
+            self.snapshot("before")
+        except BaseException:
+            # Nothing was sent that counts.
+            shutil.rmtree(self.folder, ignore_errors=True)
+            raise
+        # From here on whoever asked can fetch what there is.
+        self.report("load", f"run {self.id}", run=self.id, folder=str(self.final))
+        self.started = time.time()
+        try:
+            for point in self.points:
+                self.send(point)
+            self.status = "complete"
+        finally:
+            for generator in self.generators.values():
+                generator.end()
+            self.finish()
+        return {
+            "run": self.id,
+            "folder": str(self.final),
+            "deployment": self.record["deployment"],
+            "status": self.status,
+            "points": self.table,
+            "problems": self.problems,
+            "failed": sum(row["headline"]["failed"] for row in self.table),
+            "first_error": next((row["first_error"] for row in self.table if row["first_error"]), None),
+            "seconds": round(time.monotonic() - self.begun, 1),
+        }
+
+    # What is known beforehand ------------------------------------------------------------
+
+    def write_static(self):
+        source = Path(__opts__["cluster_profile"])
+        shutil.copy(source, self.folder / "profile.yaml")
+        shutil.copy(find_engine_map(source), self.folder / "engines.yaml")
+        _write(self.folder / "plan.json", self.record["workers"])
+        _write(self.folder / "versions.json", self.versions())
+        ceilings = Path(__opts__["cluster_directory"]) / "ceilings.json"
+        if ceilings.exists():
+            shutil.copy(ceilings, self.folder / "ceilings.json")
+
+    def versions(self):
+        nodes = {worker["node"]: self.profile.nodes[worker["node"]].hostname for worker in self.record["workers"]}
+        functions = ["engine.version", "probe.machine"]
+        answers = _local().cmd(list(nodes.values()), functions, [[], []], tgt_type="list", timeout=30)
+        found = {name: answers.get(hostname) for name, hostname in nodes.items()}
+        return {
+            "schema": SCHEMA,
+            "salt": salt.version.__version__,
+            "python": platform.python_version(),
+            "control_kernel": platform.release(),
+            "commit": _commit(Path(__file__).resolve().parents[1]),
+            "nodes": {
+                name: {"engine": answer.get("engine.version"), "machine": answer.get("probe.machine")}
+                for name, answer in found.items()
+                if isinstance(answer, dict)
+            },
+        }
+
+    def warm_up(self):
+        """Have each head answer requests of the same lengths; none of them is counted."""
+        shape = self.profile.model.shape
+        request = workload.warm_up_request(self.points[0], self.profile.model.name, shape.vocabulary_size)
+        urls = [f"{_url(head)}/v1/completions" for head in self.heads for _ in range(WARM_UP_REQUESTS)]
+        with ThreadPoolExecutor(len(urls)) as pool:
+            for answer in [pool.submit(_http, url, request, 300.0) for url in urls]:
+                answer.result()
+
+    def snapshot(self, when):
+        for head in self.heads:
+            path = self.folder / f"engine_{when}.{head['node']}.prom"
+            path.write_text(_http(f"{_url(head)}/metrics", None, 3.0), encoding="utf-8")
+
+    # One point ---------------------------------------------------------------------------
+
+    def send(self, point):
+        shares = workload.shares(point, len(self.heads))
+        launched, clock = time.time(), time.time() - time.perf_counter()
+        for head, share in zip(self.heads, shares, strict=True):
+            if share:
+                self.generators[head["name"]] = self.start_generator(head, share)
+        self.wait(point)
+        merged = workload.merge_results([self.result(*item) for item in self.generators.items()])
+        name = "client.json" if len(self.points) == 1 else f"client/{point.index}.json"
+        _write(self.folder / name, merged)
+        times = workload.interval(merged)
+        start, end = (times[0] + clock, times[1] + clock) if times else (launched, time.time())
+        row = {
+            **point.to_json(),
+            "client": name,
+            "started": start,
+            "ended": end,
+            "generators": len(self.generators),
+            "headline": workload.headline(merged),
+            "first_error": workload.first_error(merged),
+        }
+        self.table.append(row)
+        self.generators = {}
+        # The generator took its time to start: the run begins with its first request.
+        self.started, self.ended = self.table[0]["started"], end
+
+    def start_generator(self, head, share):
+        return Generator(
+            self.executable,
+            share,
+            base_url=_url(head),
+            model=self.profile.model.name,
+            tokenizer=model_directory(self.profile.model),
+            directory=self.folder / "generator",
+            stem=f"{share.index}.{head['name']}",
+            environment=self.engine.environment,
+        )
+
+    def wait(self, point):
+        """Wait for the point's generators, reporting how far they are."""
+        generators = list(self.generators.values())
+        total = sum(each.requests for each in generators)
+        seen, changed = None, time.monotonic()
+        title = f"point {point.index}/{len(self.points)}, {point.label}: " if len(self.points) > 1 else ""
+        while any(each.is_running for each in generators):
+            counts = [count for each in generators if (count := each.requests_done()) is not None]
+            done = sum(counts)
+            if done != seen:
+                seen, changed = done, time.monotonic()
+            what = f"{done}/{total} requests" if counts else "the load generator starts"
+            self.report("load", title + what, done=done, total=total, point=point.index)
+            if time.monotonic() - changed > STALL_SECONDS:
+                raise CommandExecutionError(
+                    f"no request ended for {STALL_SECONDS:.0f} s ({done} of {total} done): see cluster status"
+                )
+            time.sleep(POLL_SECONDS)
+
+    def result(self, name, generator):
+        try:
+            return generator.result()
+        except GeneratorError as error:
+            raise CommandExecutionError(f"{name}: {error}") from error
+
+    # What is known afterwards ------------------------------------------------------------
+
+    def finish(self):
+        """Write what there is; the folder gets its name last, so that it is never seen half-made."""
+        if self.status != "complete":
+            self.ended = time.time()
+        self.report("collecting", "engine metrics and samples")
+        try:
+            self.snapshot("after")
+        except CommandExecutionError as error:
+            self.problems.append(str(error))
+        self.export_samples()
+        if self.status == "complete":
+            shutil.rmtree(self.folder / "generator", ignore_errors=True)
+        load = {key: value for key, value in self.points[0].to_json().items() if key != "index"}
+        document = {
+            "schema": SCHEMA,
+            "id": self.id,
+            "started": self.started,
+            "ended": self.ended,
+            "profile": {"name": self.profile.name, "version": self.profile.version},
+            "deployment": self.record["deployment"],
+            "overrides": self.record.get("overrides") or {},
+            "note": self.note,
+            "workload": load,
+            "status": self.status,
+            "link_rates": self.link_rates,
+            "points": self.table,
+            "problems": self.problems,
+        }
+        _write(self.folder / "run.json", document)
+        self.folder.rename(self.final)
+
+    def export_samples(self):
+        """Have the store's batches written, again until every node's reach the end or it takes too long."""
+        path = self.folder / "samples.jsonl.gz"
+        export = __salt__.get("perf.export")
+        if export is None:
+            self.problems.append("samples: the perf runner is not there")
+            return
+        expected = {worker["node"] for worker in self.record["workers"]}
+        deadline = time.monotonic() + SAMPLES_DEADLINE_SECONDS
+        while True:
+            try:
+                export(self.started - MARGIN_SECONDS, self.ended + MARGIN_SECONDS, str(path))
+            except CommandExecutionError as error:
+                self.problems.append(f"samples: {error}")
+                return
+            batches, _ = read_batches(path)
+            reached = {batch.get("node") for batch in batches if float(batch.get("t1") or 0) >= self.ended}
+            if expected <= reached:
+                return
+            if time.monotonic() > deadline:
+                late = ", ".join(sorted(expected - reached))
+                self.problems.append(f"samples of {late} do not reach the end of the run")
+                return
+            time.sleep(0.5)
+
+    def report(self, stage, detail, **more):
+        seconds = round(time.monotonic() - self.begun, 1)
+        report = {"stage": stage, "node": "", "detail": detail, "seconds": seconds, **more}
+        print("@progress " + json.dumps(report), file=sys.stderr, flush=True)
+
+
+def _deployed(profile, deployment):
+    record = __salt__["cluster.deployment_record"]()
+    wanted = deployment or record.get("deployment") or profile.default_deployment
+    if wanted not in profile.deployments:
+        raise CommandExecutionError(
+            f"no deployment {wanted} in profile {profile.name}: expected {', '.join(profile.deployments)}"
+        )
+    if not record:
+        raise CommandExecutionError(f"nothing is deployed; deploy it first: cluster deploy {wanted}")
+    if record["deployment"] != wanted:
+        raise CommandExecutionError(
+            f"{record['deployment']} is deployed, not {wanted}: cluster undeploy, then cluster deploy {wanted}"
+        )
+    return record
+
+
+def _longest(profile, record):
+    """Return the most tokens of one sequence that the server takes, as it was deployed."""
+    changed = (record.get("overrides") or {}).get("max_model_len")
+    limit = changed or profile.deployments[record["deployment"]].server.max_model_len
+    return limit or profile.model.shape.context_length
+
+
+def _check_ready(profile, record):
+    hostnames = {worker["node"]: profile.nodes[worker["node"]].hostname for worker in record["workers"]}
+    answers = _local().cmd(sorted(set(hostnames.values())), "vllm.status", tgt_type="list", timeout=15)
+    for worker in record["workers"]:
+        answer = answers.get(hostnames[worker["node"]])
+        if not isinstance(answer, dict):
+            raise CommandExecutionError(f"{worker['node']} did not answer: see cluster status")
+        stage = answer.get(worker["name"], {}).get("stage", "stopped")
+        if stage != "ready":
+            reason = answer.get(worker["name"], {}).get("reason")
+            raise CommandExecutionError(
+                f"{worker['name']} on {worker['node']} is {stage}{f' ({reason})' if reason else ''}: "
+                f"cluster undeploy, then cluster deploy {record['deployment']}"
+            )
+
+
+def _local():
+    return salt.client.LocalClient(mopts=__opts__)
+
+
+def _url(head):
+    return f"http://{head['api_address']}:{head['api_port']}"
+
+
+def _http(url, content, timeout):
+    """Get a URL, or post JSON to it, without any proxy; return the text of the answer."""
+    data = None if content is None else json.dumps(content).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=timeout) as answer:
+            return answer.read().decode()
+    except urllib.error.HTTPError as error:
+        raise CommandExecutionError(f"{url}: {error.code} {error.read(300).decode(errors='replace')}") from error
+    except OSError as error:
+        raise CommandExecutionError(f"{url}: {error}") from error
+
+
+def _commit(repository):
+    """Return the repository's commit, marked when files differ from it; None when it is no git repository."""
+    git = ["git", "-c", f"safe.directory={repository}", "-C", str(repository)]
+
+    def ask(*arguments):
+        finished = subprocess.run([*git, *arguments], capture_output=True, text=True, timeout=10, check=True)
+        return finished.stdout.strip()
+
+    try:
+        return ask("rev-parse", "HEAD") + ("-dirty" if ask("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _prune(runs):
+    """Keep the newest runs here; the laptop that asked has its own copies."""
+    if runs.is_dir():
+        for old in sorted(path for path in runs.iterdir() if path.is_dir())[: -(KEPT_RUNS - 1)]:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _write(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

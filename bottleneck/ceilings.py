@@ -1,0 +1,211 @@
+"""Ceilings: the most a resource can do, as the probes measured it, with its spread.
+
+Kept in one file per cluster. Measuring one part again leaves the others, unless the machine they belong to is
+another one.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from bottleneck.estimate import estimate
+
+SCHEMA = 1
+KEPT = 10
+
+
+class CeilingsError(Exception):
+    """The file of ceilings cannot be used; the text says why."""
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(extra="allow", populate_by_name=True, protected_namespaces=())
+
+
+class Spread(_Document):
+    """A median of repeats, the bounds of its interval, and how many repeats."""
+
+    median: float
+    low: float
+    high: float
+    samples: int
+
+
+class Machine(_Document):
+    """What the numbers of a node belong to."""
+
+    cpu_model: str = ""
+    cores: int = 0
+    memory_bytes: int = 0
+    kernel: str = ""
+    machine_id_digest: str = ""
+
+
+class NodeCeilings(_Document):
+    """What one node can do; base SI units."""
+
+    machine: Machine = Field(default_factory=Machine)
+    measured: float | None = None
+    memory_read_bytes_per_second: Spread | None = None
+    gemm_bf16_flops_per_second: Spread | None = None
+    gemm_f32_flops_per_second: Spread | None = None
+    disk_read_bytes_per_second: Spread | None = None
+    process_launch_seconds: Spread | None = None
+    kernel_dispatch_seconds: Spread | None = None
+    notes: dict[str, str] = {}
+
+
+class LinkCeilings(_Document):
+    """What one direction of a link can do; the latency is one way."""
+
+    measured: float | None = None
+    bandwidth_bytes_per_second: Spread | None = None
+    latency_seconds: Spread | None = None
+
+
+class CollectiveCeilings(_Document):
+    """Seconds of one message between all ranks, by its size in bytes."""
+
+    deployment: str
+    backend: str
+    link: str
+    ranks: int
+    measured: float | None = None
+    sizes: dict[str, Spread] = {}
+
+
+class Ceilings(_Document):
+    """Everything the probes of one cluster found."""
+
+    version: int = Field(default=SCHEMA, alias="schema")
+    measured: float
+    profile: str
+    nodes: dict[str, NodeCeilings] = {}
+    links: dict[str, dict[str, LinkCeilings]] = {}
+    allreduce: CollectiveCeilings | None = None
+    send_receive: CollectiveCeilings | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the file's content."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def spread(values: Iterable[float]) -> Spread | None:
+    """Return the median of repeats and its interval; None when nothing usable was measured."""
+    found = estimate(value for value in values if math.isfinite(value) and value > 0)
+    return Spread(**found.to_json()) if found else None
+
+
+def node_ceilings(machine: Mapping[str, Any], measured: Mapping[str, Any], when: float) -> NodeCeilings:
+    """Make a node's ceilings of what its probe returned: the raw repeats by name, and notes."""
+    values = {name: spread(repeats) for name, repeats in measured["values"].items()}
+    return NodeCeilings(machine=Machine(**machine), measured=when, notes=dict(measured.get("notes") or {}), **values)
+
+
+def link_ceilings(own: str, peer: str, measured: Mapping[str, Any], when: float) -> dict[str, LinkCeilings]:
+    """Make both directions of a link of what the probe on `own` returned."""
+    latency = spread(measured["latency_seconds"])
+    directions = {f"{own}->{peer}": "to_peer", f"{peer}->{own}": "from_peer"}
+    return {
+        name: LinkCeilings(
+            measured=when,
+            bandwidth_bytes_per_second=spread(measured[f"{direction}_bytes_per_second"]),
+            # Half a round trip is the same for both.
+            latency_seconds=latency,
+        )
+        for name, direction in directions.items()
+    }
+
+
+def merge(old: Ceilings | None, new: Ceilings) -> Ceilings:
+    """Return `new` completed with what only `old` measured and still holds.
+
+    A node that is another machine now takes its links and collectives with it.
+    """
+    if old is None or old.profile != new.profile:
+        return new
+    changed = {
+        name
+        for name, node in new.nodes.items()
+        if name in old.nodes and not _same_machine(old.nodes[name].machine, node.machine)
+    }
+    links: dict[str, dict[str, LinkCeilings]] = {}
+    for source in (old.links, new.links):
+        for network, pairs in source.items():
+            kept = {
+                pair: value
+                for pair, value in pairs.items()
+                if source is new.links or not changed & set(pair.split("->"))
+            }
+            links.setdefault(network, {}).update(kept)
+    collectives = {
+        "allreduce": new.allreduce or (None if changed else old.allreduce),
+        "send_receive": new.send_receive or (None if changed else old.send_receive),
+    }
+    nodes = {**old.nodes, **new.nodes}
+    return new.model_copy(
+        update={"nodes": nodes, "links": {name: pairs for name, pairs in links.items() if pairs}, **collectives}
+    )
+
+
+def _same_machine(one: Machine, two: Machine) -> bool:
+    # A new kernel is the same machine measured anew; the rest is hardware.
+    return (one.cpu_model, one.cores, one.machine_id_digest) == (two.cpu_model, two.cores, two.machine_id_digest)
+
+
+def parse(document: Mapping[str, Any]) -> Ceilings:
+    """Read the file's content.
+
+    Raises
+    ------
+    CeilingsError
+        When it is of another version or not in the file's form.
+    """
+    if document.get("schema") != SCHEMA:
+        raise CeilingsError(f"ceilings have schema {document.get('schema')!r}, expected {SCHEMA}: run cluster probe")
+    try:
+        return Ceilings.model_validate(dict(document))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise CeilingsError(f"ceilings: {where}: {first['msg']}: run cluster probe") from error
+
+
+def load(path: Path) -> Ceilings | None:
+    """Read a file of ceilings; None when there is none.
+
+    Raises
+    ------
+    CeilingsError
+        When it cannot be read.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise CeilingsError(f"{path}: {error}") from error
+    if not isinstance(document, dict):
+        raise CeilingsError(f"{path}: expected a mapping")
+    return parse(document)
+
+
+def store(path: Path, ceilings: Ceilings) -> None:
+    """Write the file whole; keep what was there before as `ceilings-<time>.json`, the last ten of them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(path.stat().st_mtime))
+        path.rename(path.with_name(f"{path.stem}-{stamp}{path.suffix}"))
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(ceilings.to_json(), indent=1) + "\n", encoding="utf-8")
+    partial.rename(path)
+    older = sorted(path.parent.glob(f"{path.stem}-*{path.suffix}"))
+    for excess in older[:-KEPT]:
+        excess.unlink()

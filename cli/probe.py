@@ -1,0 +1,103 @@
+"""`cluster probe`: measure what each node and each link can do at most."""
+
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from bottleneck.units import duration_text, rate_text, size_text
+from cli.cluster import runner_step, shown
+from cli.control import Control, connect
+from cli.options import DEFAULT_LAB, DEFAULT_PROFILE, JsonOption, LabOption, ProfileOption
+from cli.output import console, emit, out
+
+# Salt's own overhead on a slow machine comes on top of the 60 s that the probes may take.
+TIMEOUT_SECONDS = 180.0
+
+
+class Part(StrEnum):
+    """What can be measured by itself."""
+
+    NODES = "nodes"
+    LINKS = "links"
+    ALLREDUCE = "allreduce"
+
+
+def measure(control: Control, only: str | None = None, force: bool = False) -> dict[str, Any]:
+    """Measure the ceilings; return them with where they are kept and how long it took."""
+    with runner_step("Measuring what the machines can do", "cluster status") as current:
+        arguments = {"only": only, "force": force}
+        result: dict[str, Any] = control.runner("probe.run", arguments, shown(current), timeout=TIMEOUT_SECONDS)
+    return result
+
+
+def probe(
+    only: Annotated[Part | None, typer.Option(help="Measure this part alone and keep the rest as it was.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Measure even beside a deployment that is up.")] = False,
+    profile: ProfileOption = DEFAULT_PROFILE,
+    lab: LabOption = DEFAULT_LAB,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure ceilings: memory, arithmetic, disk, links, and messages between ranks.
+
+    Examples:
+
+      cluster probe
+
+      cluster probe --only links --json
+    """
+    result = measure(connect(profile, lab), only.value if only else None, force)
+
+    def human() -> None:
+        ceilings = result["ceilings"]
+        out.print(node_table(ceilings))
+        out.print(link_table(ceilings))
+        for name, title in (("allreduce", "all-reduce"), ("send_receive", "send and receive")):
+            if name in ceilings:
+                out.print(message_table(title, ceilings[name]))
+        out.print("[dim]median, and in brackets the interval of the repeats[/]")
+        console.print("[dim]next:[/] cluster deploy")
+
+    emit(result, as_json, human)
+
+
+def node_table(ceilings: dict[str, Any]) -> Table:
+    """Return one row for each node."""
+    columns = (
+        ("memory read", "memory_read_bytes_per_second", lambda value: f"{value / 1e9:.3g} GB/s"),
+        ("bf16 product", "gemm_bf16_flops_per_second", lambda value: f"{value / 1e9:.3g} GFLOP/s"),
+        ("f32 product", "gemm_f32_flops_per_second", lambda value: f"{value / 1e9:.3g} GFLOP/s"),
+        ("disk read", "disk_read_bytes_per_second", lambda value: f"{value / 1e6:.3g} MB/s"),
+        ("process launch", "process_launch_seconds", duration_text),
+        ("tiny operation", "kernel_dispatch_seconds", duration_text),
+    )
+    table = Table("node", *(title for title, _, _ in columns))
+    for name, node in sorted(ceilings.get("nodes", {}).items()):
+        table.add_row(name, *(_estimate(node.get(key), text) for _, key, text in columns))
+    return table
+
+
+def link_table(ceilings: dict[str, Any]) -> Table:
+    """Return one row for each direction of each link."""
+    table = Table("link", "direction", "bandwidth", "one-way latency")
+    for network, pairs in sorted(ceilings.get("links", {}).items()):
+        for pair, link in sorted(pairs.items()):
+            bandwidth = _estimate(link.get("bandwidth_bytes_per_second"), rate_text)
+            table.add_row(network, pair, bandwidth, _estimate(link.get("latency_seconds"), duration_text))
+    return table
+
+
+def message_table(title: str, messages: dict[str, Any]) -> Table:
+    """Return one row for each message size."""
+    place = f"{messages['ranks']} ranks over {messages['link']}, {messages['backend']}, as in {messages['deployment']}"
+    table = Table("size", "time", title=f"{title}: {place}", title_justify="left")
+    for size, seconds in sorted(messages.get("sizes", {}).items(), key=lambda item: int(item[0])):
+        table.add_row(size_text(int(size)), _estimate(seconds, duration_text))
+    return table
+
+
+def _estimate(value: dict[str, Any] | None, text: Any) -> str:
+    if not value:
+        return "-"
+    return f"{text(value['median'])} [dim]({text(value['low'])} to {text(value['high'])})[/]"

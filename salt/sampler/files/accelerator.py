@@ -1,0 +1,62 @@
+"""Accelerator counters that the kernel writes into files; read once a batch, because a driver may ask the device.
+
+One table says which file of which driver is what. Where a file is not there, its key is absent.
+"""
+
+import glob
+import os
+
+from readers import Handle
+
+MIB = 1 << 20
+# driver: (pattern below /sys/class/drm/cardN, key, factor to base units)
+FILES = {
+    "i915": (
+        ("gt/gt0/rc6_residency_ms", "idle_s", 1e-3),
+        ("gt/gt0/rps_act_freq_mhz", "frequency_hertz", 1e6),
+        ("device/hwmon/hwmon*/energy1_input", "energy_joules", 1e-6),
+    ),
+    "xe": (
+        ("device/tile0/gt0/gtidle/idle_residency_ms", "idle_s", 1e-3),
+        ("device/tile0/gt0/freq0/act_freq", "frequency_hertz", 1e6),
+        ("device/hwmon/hwmon*/energy1_input", "energy_joules", 1e-6),
+    ),
+    "amdgpu": (
+        ("device/gpu_busy_percent", "busy_ratio", 1e-2),
+        ("device/mem_busy_percent", "memory_busy_ratio", 1e-2),
+        ("device/mem_info_vram_used", "memory_used_bytes", 1),
+        ("device/mem_info_vram_total", "memory_total_bytes", 1),
+        ("device/mem_info_gtt_used", "shared_memory_used_bytes", 1),
+        ("device/hwmon/hwmon*/power1_average", "power_watts", 1e-6),
+        ("device/hwmon/hwmon*/temp1_input", "temperature_celsius", 1e-3),
+    ),
+}
+
+
+class Accelerators:
+    """Every graphics card of the node whose driver is in the table."""
+
+    def __init__(self, directory="/sys/class/drm"):
+        self._cards = {}
+        for card in sorted(glob.glob(os.path.join(directory, "card[0-9]*"))):
+            name = os.path.basename(card)
+            driver = os.path.basename(os.path.realpath(os.path.join(card, "device", "driver")))
+            if not name.removeprefix("card").isdigit() or driver not in FILES:
+                continue  # card0-HDMI-A-1 is a connector
+            found = [(glob.glob(os.path.join(card, path)), key, factor) for path, key, factor in FILES[driver]]
+            handles = [(key, factor, Handle(paths[0])) for paths, key, factor in found if paths]
+            if handles:
+                self._cards[name] = (driver, handles)
+
+    def sample(self):
+        """Return {card: values}, or None without a card."""
+        result = {}
+        for name, (driver, handles) in self._cards.items():
+            result[name] = {"driver": driver}
+            for key, factor, handle in handles:
+                text = handle.read()
+                try:
+                    result[name][key] = int(text) * factor
+                except (TypeError, ValueError):
+                    continue
+        return result or None

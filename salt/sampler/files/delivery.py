@@ -1,0 +1,156 @@
+"""Takes batches to the control node: over the minion's own event bus, and back comes what has been stored."""
+
+import http.client
+import json
+import os
+import sys
+import threading
+import time
+
+TAG = "cluster/perf/batch/"
+ASK_TIMEOUT_SECONDS = 2.0
+RETRY_SECONDS = 1.0
+
+
+class Bus:
+    """The minion's event bus; the minion is authenticated already and forwards what is fired here."""
+
+    def __init__(self, options):
+        self._options = options
+        self._event = None
+
+    def fire(self, data, tag):
+        """Hand one event to the minion; return False when it did not take it."""
+        import salt.utils.event
+
+        try:
+            if self._event is None:
+                self._event = salt.utils.event.MinionEvent(self._options, listen=False)
+            if self._event.fire_master(data, tag):
+                return True
+        except Exception as error:  # Salt's transports raise what their libraries raise
+            print(f"sampler: the minion took no event: {error!r}", file=sys.stderr)
+        self.close()
+        return False
+
+    def close(self):
+        if self._event is not None:
+            self._event.destroy()
+            self._event = None
+
+
+class Acknowledgements:
+    """Where the control node says what it has stored.
+
+    It is asked over HTTP, which costs this node next to nothing; a job costs the minion a process. Where the port
+    cannot be reached, the control node sends that job, and ``perf.acknowledge`` leaves the answer in a file.
+    """
+
+    def __init__(self, node, boot, control, path):
+        self._control = control
+        self._request = f"/acknowledged/{node}/{boot}"
+        self._path = path
+        self._changed = None
+
+    def ask(self):
+        """Ask the control node; None when it does not answer."""
+        if not self._control:
+            return None
+        connection = http.client.HTTPConnection(
+            self._control["address"], self._control["port"], timeout=ASK_TIMEOUT_SECONDS
+        )
+        try:
+            connection.request("GET", self._request)
+            answer = connection.getresponse()
+            body = answer.read()
+            return json.loads(body) if answer.status == 200 else None
+        except (OSError, http.client.HTTPException, ValueError):
+            return None
+        finally:
+            connection.close()
+
+    def look(self):
+        """Return what the file says if it has changed, else None."""
+        try:
+            changed = os.stat(self._path).st_mtime_ns
+            if changed == self._changed:
+                return None
+            with open(self._path, encoding="utf-8") as file:
+                told = json.load(file)
+        except (OSError, ValueError):
+            return None
+        self._changed = changed
+        return told
+
+
+class Sender(threading.Thread):
+    """Sends what is due. It may wait for the minion or the control node; sampling goes on meanwhile."""
+
+    def __init__(self, spool, bus, acknowledgements, node, ask_seconds, status_path, clock=time.time):
+        super().__init__(name="sender", daemon=True)
+        self.lock = threading.Lock()
+        self.wake = threading.Event()
+        self.ending = False
+        self._spool = spool
+        self._bus = bus
+        self._acknowledgements = acknowledgements
+        self._tag = TAG + node
+        self._ask_seconds = ask_seconds
+        self._status_path = status_path
+        self._clock = clock
+        self._asked = clock()
+
+    def add(self, batch):
+        """Take a batch from the sampling thread."""
+        with self.lock:
+            self._spool.add(batch)
+        self.wake.set()
+
+    def run(self):
+        while not self.ending:
+            self.wake.wait(RETRY_SECONDS)
+            self.wake.clear()
+            self.step(self._clock())
+        self.step(self._clock())
+        self._bus.close()
+
+    def step(self, now):
+        """Take in acknowledgements, then send what is due."""
+        told = self._acknowledgements.look()
+        asks = now - self._asked >= self._ask_seconds
+        if asks:
+            self._asked = now
+            told = self._acknowledgements.ask() or told
+        with self.lock:
+            if told:
+                self._spool.acknowledge(told)
+            due = self._spool.due(now)
+        for batch in due:
+            if not self._bus.fire(batch, self._tag):
+                break
+            with self.lock:
+                self._spool.sent(batch["sequence"], now)
+        if asks:
+            self._write_status(now)
+
+    def _write_status(self, now):
+        with self.lock:
+            status = {
+                "time": now,
+                "boot": self._spool.boot,
+                "sequence": self._spool.last,
+                "acknowledged": self._spool.acknowledged,
+                "waiting": len(self._spool),
+                "dropped": self._spool.dropped,
+                "resent": self._spool.resent,
+                "cpu_s": time.process_time(),
+            }
+        write_json(self._status_path, status)
+
+
+def write_json(path, content):
+    """Write a file whole: a reader sees the old one or the new one."""
+    partial = f"{path}.{os.getpid()}"
+    with open(partial, "w", encoding="utf-8") as file:
+        json.dump(content, file)
+    os.replace(partial, path)

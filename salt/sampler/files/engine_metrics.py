@@ -1,0 +1,127 @@
+"""The engine's own metrics, read by the node that runs a head; only the families the analysis asks for are kept."""
+
+import http.client
+import json
+import os
+import threading
+import time
+
+KEPT = frozenset(
+    "vllm:" + name
+    for name in (
+        "num_requests_running",
+        "num_requests_waiting",
+        "kv_cache_usage_perc",
+        "cache_config_info",
+        "num_preemptions_total",
+        "prompt_tokens_total",
+        "prompt_tokens_cached_total",
+        "generation_tokens_total",
+        "generation_tokens_created",
+        "request_success_total",
+        "prefix_cache_queries_total",
+        "prefix_cache_hits_total",
+        "estimated_flops_per_gpu_total",
+        "estimated_read_bytes_per_gpu_total",
+        "estimated_write_bytes_per_gpu_total",
+    )
+)
+SUMMED = (
+    "iteration_tokens_total",
+    "request_prompt_tokens",
+    "request_generation_tokens",
+    "request_time_per_output_token_seconds",
+    "request_inference_time_seconds",
+)
+BUCKETED = (
+    "time_to_first_token_seconds",
+    "inter_token_latency_seconds",
+    "e2e_request_latency_seconds",
+    "request_queue_time_seconds",
+    "request_prefill_time_seconds",
+    "request_decode_time_seconds",
+)
+_NAMES = (
+    KEPT
+    | {f"vllm:{name}_{end}" for name in SUMMED + BUCKETED for end in ("sum", "count")}
+    | {f"vllm:{name}_bucket" for name in BUCKETED}
+)
+TIMEOUT_SECONDS = 5.0
+
+
+def keep(text):
+    """Return {sample as the exposition text writes it: value} of the kept families."""
+    found = {}
+    for line in text.splitlines():
+        if line.startswith("vllm:") and line.partition("{")[0].partition(" ")[0] in _NAMES:
+            key, _, value = line.rpartition(" ")
+            found[key] = float(value)
+    return found
+
+
+def head_address(path):
+    """Return (address, port) of the head's API when this node runs one, else None."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            worker = json.load(file)
+    except (OSError, ValueError):
+        return None
+    return (worker["api_address"], int(worker["api_port"])) if worker.get("head") and worker.get("api_address") else None
+
+
+class EngineReader(threading.Thread):
+    """Reads the metrics in a thread of its own: a busy engine may take a second to answer."""
+
+    def __init__(self, worker_file, interval, clock=time.time):
+        super().__init__(name="engine", daemon=True)
+        self._worker_file = worker_file
+        self._interval = interval
+        self._clock = clock
+        self._latest = None
+        self._connection = None
+        self._address = None
+        self._changed = None
+        self.ending = threading.Event()
+
+    def run(self):
+        while not self.ending.wait(self._interval):
+            self.read()
+
+    def read(self):
+        """Read once; what was read is kept until it is taken."""
+        changed = _changed(self._worker_file)
+        if changed != self._changed:
+            self._changed = changed
+            self._close()
+            self._address = head_address(self._worker_file) if changed else None
+        if self._address is None:
+            return
+        started = self._clock()
+        try:
+            if self._connection is None:
+                self._connection = http.client.HTTPConnection(*self._address, timeout=TIMEOUT_SECONDS)
+            self._connection.request("GET", "/metrics")
+            answer = self._connection.getresponse()
+            body = answer.read()
+            if answer.status == 200:
+                self._latest = {"t": started, "metrics": keep(body.decode("utf-8", "replace"))}
+        except (OSError, http.client.HTTPException, ValueError):
+            # An engine that starts, ends or is busy: the next batch has no engine part.
+            self._close()
+
+    def take(self):
+        """Return the reading since the last call, or None."""
+        latest, self._latest = self._latest, None
+        return latest
+
+    def _close(self):
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+def _changed(path):
+    try:
+        return os.stat(path).st_mtime_ns
+    except OSError:
+        return None

@@ -1,0 +1,143 @@
+"""The sampler: measures this node many times a second, at about half a percent of one core.
+
+Run by the minion's own Python, beside the minion, with one argument: the configuration the state wrote. With
+``--once`` it prints one sample and ends.
+"""
+
+import gc
+import json
+import os
+import signal
+import sys
+import time
+
+from delivery import Acknowledgements, Bus, Sender
+from engine_metrics import EngineReader
+from machine import Machine
+from spool import Spool
+
+NICENESS = 5
+# Share of a period that a wait may end early (the clock is slewed while it sleeps) and still be on time.
+TOLERANCE = 0.01
+# An acknowledgement is late when two have been due; then the batch counts as lost and goes out again.
+RESEND_AFTER_INTERVALS = 2.5
+
+
+class Pacer:
+    """Says when to sample: at whole multiples of the period in wall time.
+
+    Each tick is worked out from the clock, so nothing adds up to a drift, and the samples of all nodes lie side by
+    side as far as their clocks agree. A tick that has passed is skipped, never made up for.
+    """
+
+    def __init__(self, rate_hertz, batch_interval_seconds):
+        self._period = 1.0 / rate_hertz
+        self._batch = max(1, round(rate_hertz * batch_interval_seconds))
+        self._tick = None
+        self.late = 0
+
+    def wait_seconds(self, now):
+        """Return how long to wait for the next tick."""
+        upcoming = int(now / self._period + TOLERANCE) + 1
+        if self._tick is not None and upcoming > self._tick + 1:
+            self.late += upcoming - self._tick - 1
+        self._tick = upcoming
+        return upcoming * self._period - now
+
+    @property
+    def batch(self):
+        """Number of the batch that the tick belongs to."""
+        return self._tick // self._batch
+
+    @property
+    def last_of_batch(self):
+        return (self._tick + 1) % self._batch == 0
+
+
+class Sampler:
+    """Takes samples and packs them into batches."""
+
+    def __init__(self, node, machine, pacer, deliver, engine, clock=time.time, cpu=time.process_time):
+        self._node = node
+        self._machine = machine
+        self._pacer = pacer
+        self._deliver = deliver
+        self._engine = engine
+        self._clock = clock
+        self._cpu = cpu
+        self._batch = None
+        self._samples = []
+
+    def take(self):
+        """Take one sample; hand the batch over when it is full."""
+        if self._samples and self._pacer.batch != self._batch:
+            self.flush()  # ticks were missed across the border
+        self._batch = self._pacer.batch
+        self._samples.append(self._machine.sample(self._clock(), not self._samples))
+        if self._pacer.last_of_batch:
+            self.flush()
+
+    def flush(self):
+        """Hand over what has been taken since the last batch."""
+        if not self._samples:
+            return
+        samples, self._samples = self._samples, []
+        self._deliver(
+            {
+                "node": self._node,
+                "t0": samples[0]["t"],
+                "t1": samples[-1]["t"],
+                "samples": samples,
+                "engine": self._engine(),
+                "sampler": {"cpu_s": self._cpu(), "late": self._pacer.late},
+            }
+        )
+
+
+def boot_identity(now):
+    """Return the name of this life of the sampler: the kernel's boot and when it began, so that later ones sort later."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:
+        return f"{file.read().strip()}-{int(now * 1000):014d}"
+
+
+def main(arguments):
+    with open(arguments[0], encoding="utf-8") as file:
+        config = json.load(file)
+    machine = Machine(config["links"], config["supervise_directory"])
+    if "--once" in arguments:
+        json.dump(machine.sample(time.time(), True), sys.stdout)
+        return
+    os.nice(NICENESS)
+    os.makedirs(config["directory"], exist_ok=True)
+    boot = boot_identity(time.time())
+    interval = config["acknowledge_interval_seconds"]
+    sender = Sender(
+        Spool(boot, config["spool_batches"], RESEND_AFTER_INTERVALS * interval),
+        Bus(config["minion"]),
+        Acknowledgements(
+            config["node"], boot, config.get("control"), os.path.join(config["directory"], "acknowledged.json")
+        ),
+        config["node"],
+        interval,
+        os.path.join(config["directory"], "status.json"),
+    )
+    engine = EngineReader(config["worker_file"], config["engine_interval_seconds"])
+    pacer = Pacer(config["rate_hertz"], config["batch_interval_seconds"])
+    sampler = Sampler(config["node"], machine, pacer, sender.add, engine.take)
+    asked_to_end = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda seen, frame: asked_to_end.append(seen))
+    sender.start()
+    engine.start()
+    gc.freeze()  # what is loaded now stays; the collector need not look at it again
+    while not asked_to_end:
+        time.sleep(pacer.wait_seconds(time.time()))
+        sampler.take()
+    sampler.flush()
+    sender.ending = True
+    sender.wake.set()
+    sender.join(timeout=5.0)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

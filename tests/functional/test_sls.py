@@ -1,0 +1,62 @@
+"""Every SLS renders for every node, from the profile through the pillar, and keeps to our names."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import salt.config
+from saltfactories.utils.functional import Loaders
+
+REPOSITORY = Path(__file__).parents[2]
+STATES = sorted(
+    ".".join(path.relative_to(REPOSITORY / "salt").with_suffix("").parts).removesuffix(".init")
+    for path in (REPOSITORY / "salt").glob("*/*.sls")
+)
+IDENTIFIER = re.compile(r"^[a-z0-9]+(-[a-z0-9]+)+$")
+
+
+@pytest.fixture(scope="module", params=["node0", "node1"])
+def node(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Loaders:
+    root = tmp_path_factory.mktemp(request.param)
+    options: dict[str, Any] = salt.config.minion_config(None)
+    options.update(
+        {
+            "id": request.param,
+            "root_dir": str(root),
+            "cachedir": str(root / "cache"),
+            "extension_modules": str(root / "extmods"),
+            "file_client": "local",
+            "file_roots": {"base": [str(REPOSITORY / "salt")]},
+            "pillar_roots": {"base": [str(REPOSITORY / "pillar")]},
+            "cluster_profile": str(REPOSITORY / "profiles" / "embedded.yaml"),
+            "modules_dirs": [str(REPOSITORY / "_modules")],
+            "states_dirs": [str(REPOSITORY / "_states")],
+            "enable_fqdns_grains": False,
+            "enable_gpu_grains": False,
+        }
+    )
+    return Loaders(options)
+
+
+@pytest.mark.parametrize("sls", [name for name in STATES if name != "top"])
+def test_it_renders(node: Any, sls: str) -> None:
+    rendered = node.modules.state.show_sls(sls)
+    assert isinstance(rendered, dict), rendered
+    component = sls.split(".")[0]
+    for identifier, state in rendered.items():
+        assert IDENTIFIER.match(identifier), identifier
+        own = state["__sls__"].split(".")[0]
+        assert identifier.startswith(own + "-"), f"{identifier} is in {state['__sls__']}"
+        functions = [part for name, parts in state.items() if not name.startswith("__") for part in parts]
+        assert any("name" in part for part in functions if isinstance(part, dict)) or any(
+            "pkgs" in part for part in functions if isinstance(part, dict)
+        ), f"{identifier} has no explicit name"
+    assert component in {state["__sls__"].split(".")[0] for state in rendered.values()} or not rendered
+
+
+def test_the_top_file_names_states_that_exist(node: Any) -> None:
+    top = node.modules.state.show_top()
+    assert top, "no states for this node"
+    for sls in top["base"]:
+        assert sls in {name.removesuffix(".init") for name in STATES}, sls

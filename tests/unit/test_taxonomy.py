@@ -1,0 +1,39 @@
+"""The list of bottlenecks is whole and says what it must."""
+
+from __future__ import annotations
+
+import re
+
+from bottleneck.rules import SCORERS
+from bottleneck.taxonomy import CLASSES, fill, title
+
+CONTRACT = {
+    "compute",
+    "link_bandwidth",
+    "straggler",
+    "queueing",
+    "kv_capacity",
+    "load_too_small",
+    "balanced",
+    "inconclusive",
+}
+
+
+def test_every_class_is_described() -> None:
+    assert set(CLASSES) >= CONTRACT
+    for name, item in CLASSES.items():
+        assert item.name == name
+        assert item.title and item.meaning.endswith(".") and item.signals and item.advice
+
+
+def test_every_class_that_is_measured_has_a_scorer() -> None:
+    scored = {scorer.__name__.removeprefix("score_") for scorer in SCORERS}
+    assert scored == set(CLASSES) - {"balanced", "inconclusive"}
+
+
+def test_gaps_are_filled_and_an_unknown_one_shows() -> None:
+    assert title("straggler", {"node": "node1"}) == "Straggler node1"
+    assert title("link_bandwidth", {"link": None}) == "Bandwidth of link ?"
+    for item in CLASSES.values():
+        for text in (item.title, *item.advice):
+            assert not re.search(r"\{\w+\}", fill(text, {}))

@@ -1,0 +1,298 @@
+"""The verdict names what was put in, where it was put, and says so when it cannot be told."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bottleneck.metrics import MetricsText
+from bottleneck.run import ClientRequest, ClientResult, Run, window_run
+from bottleneck.verdict import Verdict, analyse
+
+from .simulator import LABELS, simulate
+
+DATA = Path(__file__).parents[1] / "data" / "h200"
+
+CAUSES: list[tuple[str, dict[str, Any], str, str | None, str | None]] = [
+    ("healthy", {}, "compute", None, None),
+    ("link at 20 Mbit/s", {"link_bytes_per_second": 2.5e6}, "link_bandwidth", None, "direct"),
+    ("link at 50 Mbit/s", {"link_bytes_per_second": 6.25e6}, "link_bandwidth", None, "direct"),
+    ("quota on node1", {"quota": {"node1": 0.3}}, "straggler", "node1", None),
+    ("quota on node0", {"quota": {"node0": 0.3}}, "straggler", "node0", None),
+    ("half a core on node1", {"quota": {"node1": 0.5}}, "straggler", "node1", None),
+    ("slow node1", {"speed": {"node1": 0.4}}, "straggler", "node1", None),
+    ("others on node1", {"stolen": {"node1": 0.6}}, "straggler", "node1", None),
+    ("others on node0", {"stolen": {"node0": 0.6}}, "straggler", "node0", None),
+    ("few slots", {"max_num_seqs": 2, "concurrency": 12, "requests": 24}, "queueing", "node0", None),
+    (
+        "small cache",
+        {"cache_tokens": 1300, "concurrency": 12, "requests": 24, "output_tokens": 96},
+        "kv_capacity",
+        "node0",
+        None,
+    ),
+    ("low rate", {"concurrency": None, "arrival_seconds": 5.0, "requests": 8}, "load_too_small", None, None),
+]
+
+
+def assert_sound(verdict: Verdict) -> None:
+    assert 0 <= verdict.confidence <= 1
+    assert verdict.evidence
+    assert verdict.advice
+    assert all(item.statement and item.source for item in verdict.evidence)
+    assert set(verdict.where) == {"node", "link"}
+    assert all(0 <= item["confidence"] <= 1 for item in verdict.runners_up)
+    json.dumps(verdict.to_json(), allow_nan=False)
+
+
+@pytest.mark.parametrize(("name", "world", "expected", "node", "link"), CAUSES, ids=[cause[0] for cause in CAUSES])
+@pytest.mark.parametrize("live", [False, True], ids=["run", "window"])
+def test_named_and_placed(
+    name: str, world: dict[str, Any], expected: str, node: str | None, link: str | None, live: bool
+) -> None:
+    simulation = simulate(**world)
+    middle = simulation.now / 2
+    verdict = analyse(simulation.window(max(0.0, middle - 5), middle + 5) if live else simulation.run())
+    assert verdict.name == expected, verdict.to_json()
+    assert verdict.confidence >= 0.4
+    if node is not None:
+        assert verdict.where["node"] == node
+    assert verdict.where["link"] == link
+    assert_sound(verdict)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_same_whatever_the_jitter(seed: int) -> None:
+    assert analyse(simulate(seed=seed).run()).name == "compute"
+    assert analyse(simulate(seed=seed, link_bytes_per_second=2.5e6).run()).name == "link_bandwidth"
+    assert analyse(simulate(seed=seed, quota={"node1": 0.3}).run()).where["node"] == "node1"
+
+
+def test_a_link_slower_than_its_ceiling_on_file_is_found_and_said() -> None:
+    world = simulate(link_bytes_per_second=2.5e6, probe_bytes_per_second=1e9, record_link_rate=False)
+    verdict = analyse(world.run())
+    assert verdict.name == "link_bandwidth" and verdict.where["link"] == "direct"
+    assert any("ceiling is taken to be old" in note for note in verdict.notes)
+    healthy = analyse(simulate(probe_bytes_per_second=1e9, record_link_rate=False).run())
+    assert healthy.name == "compute" and not any("old" in note for note in healthy.notes)
+
+
+def test_a_ceiling_below_what_the_link_carried_is_not_believed() -> None:
+    verdict = analyse(simulate(probe_bytes_per_second=1e4, record_link_rate=False).run())
+    assert any("ceiling is wrong or old" in note for note in verdict.notes)
+    assert verdict.name != "link_bandwidth"
+
+
+def test_the_gain_of_mending_a_link_is_what_mending_it_gave() -> None:
+    slow = analyse(simulate(link_bytes_per_second=2.5e6).run())
+    mended = analyse(simulate(link_bytes_per_second=1e12).run())
+    assert slow.gain is not None
+    saved = slow.ledger.total - mended.ledger.total
+    assert slow.gain["seconds_per_output_token"] == pytest.approx(saved, rel=0.15)
+
+
+def test_the_gain_of_giving_a_node_its_quota_back() -> None:
+    slow, mended = analyse(simulate(quota={"node1": 0.4}).run()), analyse(simulate().run())
+    assert slow.gain is not None
+    saved = slow.ledger.total - mended.ledger.total
+    assert slow.gain["seconds_per_output_token"] == pytest.approx(saved, rel=0.2)
+
+
+def test_equal_causes_are_balanced() -> None:
+    # 0.0012 s of work a prompt token against 34816 B of it: alike at 29 MB/s, a little less for the rest of a step.
+    found = {analyse(simulate(link_bytes_per_second=rate).run()).name for rate in (1.9e7, 2.1e7, 2.3e7, 2.5e7)}
+    assert "balanced" in found
+    assert found <= {"balanced", "compute", "link_bandwidth"}
+
+
+def test_throttled_alike_is_no_straggler() -> None:
+    verdict = analyse(simulate(quota={"node0": 0.4, "node1": 0.4}).run())
+    assert verdict.name == "compute"
+
+
+def test_advice_names_the_place_and_the_setting() -> None:
+    straggler = analyse(simulate(quota={"node1": 0.3}).run())
+    assert any("--node node1 --restore" in line for line in straggler.advice)
+    queueing = analyse(simulate(max_num_seqs=2, concurrency=12, requests=24).run())
+    assert any("now 2" in line for line in queueing.advice)
+    assert straggler.title == "Straggler node1"
+
+
+# -- recorded scenarios with a known cause
+
+
+def recorded(name: str) -> Run:
+    document = json.loads((DATA / f"{name}.json").read_text())
+    batches = [
+        {
+            "node": "h200",
+            "boot": "b",
+            "sequence": index + 1,
+            "samples": [],
+            "engine": {"t": row[0], "metrics": dict(zip(document["during_names"], row[1:], strict=True))},
+        }
+        for index, row in enumerate(document["during"])
+    ]
+    load, times = document["load"], document["requests"]
+    requests = [
+        ClientRequest(load["L"], load["O"], ttft, (itl,) * (load["O"] - 1), e2e)
+        for ttft, e2e, itl in zip(times["ttft"], times["e2e"], times["itl"], strict=True)
+    ]
+    return Run(
+        interval=(0.0, document["seconds"]),
+        batches=batches,
+        engine_before={"h200": MetricsText.parse(document["before"])},
+        engine_after={"h200": MetricsText.parse(document["after"])},
+        client=ClientResult(requests, document["seconds"], load["conc"], math.inf),
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("queue_seqs", "queueing"), ("kv_preempt", "kv_capacity"), ("decode_bw", "compute")]
+)
+@pytest.mark.parametrize("live", [False, True], ids=["run", "window"])
+def test_recorded_scenarios(name: str, expected: str, live: bool) -> None:
+    run = recorded(name)
+    if live:
+        run.client, run.live = None, True
+    verdict = analyse(run)
+    assert verdict.name == expected
+    assert_sound(verdict)
+    if expected != "compute":
+        assert verdict.confidence > 0.5
+    else:
+        # Nothing measured the node itself: by elimination only.
+        assert verdict.confidence < 0.6
+
+
+# -- bad input
+
+
+def without_engine(run: Run) -> Run:
+    run.engine_before, run.engine_after = {}, {}
+    for batch in run.batches:
+        batch["engine"] = None
+    return run
+
+
+def damaged(run: Run, how: str) -> Run:
+    assert run.client is not None
+    if how == "no engine":
+        return without_engine(run)
+    if how == "no samples":
+        run.batches = []
+    elif how == "no ceilings":
+        run.ceilings, run.link_rates = {}, {}
+    elif how == "no client":
+        run.client = None
+    elif how == "no profile":
+        run.profile, run.plan = None, []
+    elif how == "one node silent":
+        run.batches = [batch for batch in run.batches if batch["node"] != "node1"]
+    elif how == "cut short":
+        run.status = "partial"
+        run.batches = run.batches[: len(run.batches) // 3]
+    elif how == "engine restarted":
+        run.engine_before["node0"] = MetricsText.from_flat(
+            {key: value * 1.5 + 1 for key, value in run.engine_after["node0"].to_flat().items()}
+        )
+    elif how == "counters backwards":
+        for batch in run.batches:
+            for sample in batch["samples"]:
+                sample["links"]["direct"] = [-value for value in sample["links"]["direct"]]
+    elif how == "not numbers":
+        run.engine_after["node0"] = MetricsText.from_flat(dict.fromkeys(run.engine_after["node0"].to_flat(), math.nan))
+        for batch in run.batches:
+            for sample in batch["samples"]:
+                sample["cgroup"]["throttled_s"] = math.nan
+                sample["cpu"] = {"0": [None, "x"]}
+    elif how == "zero output tokens":
+        run.client.requests = [
+            ClientRequest(request.input_tokens, 0, math.nan, (), math.nan) for request in run.client.requests
+        ]
+        without_engine(run)
+    elif how == "all failed":
+        run.client.requests = [ClientRequest(256, 0, 0.0, (), 0.0, error="refused") for _ in range(16)]
+        run.client.failed = 16
+        without_engine(run)
+    elif how == "garbage":
+        run.ceilings = {"nodes": 3, "links": {"direct": []}, "allreduce": "x"}
+        run.link_rates = {"direct": ["fast"]}
+        run.batches = [{"node": 3, "samples": {"t": 1}, "engine": []}, {}, *run.batches[:3]]
+    return run
+
+
+DAMAGES = [
+    "no engine",
+    "no samples",
+    "no ceilings",
+    "no client",
+    "no profile",
+    "one node silent",
+    "cut short",
+    "engine restarted",
+    "counters backwards",
+    "not numbers",
+    "zero output tokens",
+    "all failed",
+    "garbage",
+]
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+@pytest.mark.parametrize("name", ["healthy", "link at 20 Mbit/s", "quota on node1", "few slots", "low rate"])
+def test_damage_never_gives_a_confident_wrong_answer(name: str, how: str) -> None:
+    world, expected = next((cause[1], cause[2]) for cause in CAUSES if cause[0] == name)
+    whole = analyse(simulate(**world).run())
+    verdict = analyse(damaged(copy.deepcopy(simulate(**world).run()), how))
+    assert_sound(verdict)
+    assert verdict.notes, "damage must be said"
+    assert verdict.name in (expected, "inconclusive", "balanced") or verdict.confidence < 0.5, verdict.to_json()
+    assert verdict.confidence <= whole.confidence + 1e-9 or verdict.name == expected
+
+
+@pytest.mark.parametrize("how", ["zero output tokens", "all failed"])
+def test_without_a_token_nothing_is_named(how: str) -> None:
+    verdict = analyse(damaged(simulate().run(), how))
+    assert verdict.name == "inconclusive"
+    assert verdict.ledger.entries == []
+
+
+def test_nothing_at_all() -> None:
+    for run in (Run(), window_run([], (0.0, 10.0))):
+        verdict = analyse(run)
+        assert verdict.name == "inconclusive" and verdict.confidence < 0.25
+        assert_sound(verdict)
+
+
+def test_one_request_lowers_confidence() -> None:
+    one, many = analyse(simulate(requests=1, concurrency=1).run()), analyse(simulate().run())
+    assert one.confidence <= 0.5 < many.confidence
+    assert any("one request" in note for note in one.notes)
+
+
+def test_a_window_without_requests_is_too_little_load() -> None:
+    flat = {f"vllm:num_requests_running{LABELS}": 0.0, f"vllm:num_requests_waiting{LABELS}": 0.0}
+    batches = [
+        {"node": "node0", "boot": "b", "sequence": n, "t1": n, "samples": [], "engine": {"t": n, "metrics": flat}}
+        for n in range(1, 10)
+    ]
+    verdict = analyse(window_run(batches, (0.0, 10.0)))
+    assert verdict.name == "load_too_small"
+    assert verdict.confidence > 0.4
+
+
+def test_json_and_back() -> None:
+    verdict = analyse(simulate(link_bytes_per_second=2.5e6).run())
+    document = json.loads(json.dumps(verdict.to_json()))
+    assert document["schema"] == 1 and document["class"] == "link_bandwidth"
+    assert set(document) >= {"class", "title", "where", "confidence", "evidence", "runners_up", "advice", "ledger"}
+    again = Verdict.from_json(document)
+    assert again.to_json()["ledger"] == document["ledger"]
+    assert again.evidence == verdict.evidence
+    assert Verdict.from_json({}).name == "inconclusive"
