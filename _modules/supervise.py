@@ -18,7 +18,7 @@ import sys
 import time
 
 DIRECTORY = "/run/cluster/supervise"
-GRACE_SECONDS = 10.0
+GRACE_SECONDS = 3.0
 PR_SET_CHILD_SUBREAPER = 36
 NAME = re.compile(r"^[a-z0-9][a-z0-9-]{0,62}$")
 

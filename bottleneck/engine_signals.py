@@ -38,7 +38,11 @@ class Waiting:
 
 @dataclass
 class EngineFacts:
-    """One engine over the interval; times are sums over its finished requests, in seconds; None is unknown."""
+    """One engine over the interval; times are sums over its finished requests, in seconds; None is unknown.
+
+    `counted_seconds` is how much time lies between the two readings the counts are from: less than the interval when
+    they are those inside a window.
+    """
 
     head: str
     requests: float = 0.0
@@ -54,6 +58,7 @@ class EngineFacts:
     preemptions: float | None = None
     reset: bool = False
     readings: int = 0
+    counted_seconds: float | None = None
     busy_share: float | None = None
     running_mean: float | None = None
     running_max: float | None = None

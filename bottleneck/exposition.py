@@ -41,7 +41,7 @@ _PLACE = ("deployment", "phase", "node", "link", "resource")
 _VERDICT = ("class", "node", "link", "deployment")
 
 METRICS = (
-    Metric("cluster_node_up_ratio", "gauge", "1 while the node's sampler is heard of, else 0.", _NODE),
+    Metric("cluster_node_up", "gauge", "1 while the node's sampler is heard of, else 0.", _NODE),
     Metric("cluster_node_heard_timestamp_seconds", "gauge", "When the node's last batch came.", _NODE),
     Metric(
         "cluster_node_delay_seconds",
@@ -83,7 +83,9 @@ METRICS = (
     Metric("cluster_link_transmit_errors_total", "counter", "Packets that could not be sent.", _LINK),
     Metric("cluster_link_receive_dropped_total", "counter", "Received packets dropped for lack of room.", _LINK),
     Metric("cluster_link_transmit_dropped_total", "counter", "Packets dropped before they were sent.", _LINK),
-    Metric("cluster_link_capacity_bytes_per_second", "gauge", "What the link can carry one way, by the profile.", _LINK),
+    Metric(
+        "cluster_link_capacity_bytes_per_second", "gauge", "What the link can carry one way, by the profile.", _LINK
+    ),
     Metric("cluster_worker_cpu_seconds_total", "counter", "CPU time of a worker's processes.", _WORKER),
     Metric(
         "cluster_worker_run_delay_seconds_total",
@@ -92,18 +94,22 @@ METRICS = (
         _WORKER,
     ),
     Metric("cluster_worker_resident_memory_bytes", "gauge", "Resident memory of a worker's processes.", _WORKER),
-    Metric("cluster_worker_processes_count", "gauge", "Processes of a worker.", _WORKER),
+    Metric("cluster_worker_processes", "gauge", "Processes of a worker.", _WORKER),
     Metric("cluster_sampler_cpu_seconds_total", "counter", "CPU time of the node's sampler.", _NODE),
     Metric("cluster_sampler_batches_stored_total", "counter", "Batches of the node that were stored.", _NODE),
-    Metric("cluster_sampler_batches_repeated_total", "counter", "Batches that came again after they were stored.", _NODE),
+    Metric(
+        "cluster_sampler_batches_repeated_total", "counter", "Batches that came again after they were stored.", _NODE
+    ),
     Metric(
         "cluster_sampler_batches_dropped_total",
         "counter",
         "Batches the sampler gave up because its spool was full.",
         _NODE,
     ),
-    Metric("cluster_sampler_batches_waiting_count", "gauge", "Batches that wait to be acknowledged.", _NODE),
-    Metric("cluster_sampler_ticks_late_total", "counter", "Samples that were not taken because the node was late.", _NODE),
+    Metric("cluster_sampler_batches_waiting", "gauge", "Batches that wait to be acknowledged.", _NODE),
+    Metric(
+        "cluster_sampler_ticks_late_total", "counter", "Samples that were not taken because the node was late.", _NODE
+    ),
     Metric("cluster_collector_batches_rejected_total", "counter", "Batches refused: malformed, or of another's node."),
     Metric("cluster_collector_windows_total", "counter", "Windows closed and handed to the analysis."),
     Metric("cluster_collector_cpu_seconds_total", "counter", "CPU time of the process that takes the batches."),
@@ -114,7 +120,10 @@ METRICS = (
         _VERDICT,
     ),
     Metric(
-        "cluster_verdict_gain_seconds", "gauge", "What an output token would take less without the bottleneck.", _VERDICT
+        "cluster_verdict_gain_seconds",
+        "gauge",
+        "What an output token would take less without the bottleneck.",
+        _VERDICT,
     ),
     Metric("cluster_verdict_window_end_timestamp_seconds", "gauge", "End of the window the newest verdict is about."),
     Metric(
@@ -180,7 +189,7 @@ def _item(row: object, index: int) -> float:
 
 
 def _node(name: str, node: NodeState, capacities: Mapping[str, float]) -> Iterator[Value]:
-    yield "cluster_node_up_ratio", (name,), float(bool(node.up))
+    yield "cluster_node_up", (name,), float(bool(node.up))
     for link, capacity in capacities.items():
         yield "cluster_link_capacity_bytes_per_second", (name, link), capacity
     if not node.sample:
@@ -192,7 +201,7 @@ def _node(name: str, node: NodeState, capacities: Mapping[str, float]) -> Iterat
     for metric, key in (
         ("cluster_sampler_cpu_seconds_total", "cpu_s"),
         ("cluster_sampler_batches_dropped_total", "dropped"),
-        ("cluster_sampler_batches_waiting_count", "waiting"),
+        ("cluster_sampler_batches_waiting", "waiting"),
         ("cluster_sampler_ticks_late_total", "late"),
     ):
         yield metric, (name,), number(node.sampler.get(key))
@@ -220,7 +229,7 @@ def _workers(name: str, workers: Mapping[str, Any]) -> Iterator[Value]:
             yield "cluster_worker_cpu_seconds_total", labels, used
             yield "cluster_worker_run_delay_seconds_total", labels, number(row.get("run_delay_s"))
             yield "cluster_worker_resident_memory_bytes", labels, number(row.get("rss_bytes"))
-            yield "cluster_worker_processes_count", labels, number(row.get("processes"))
+            yield "cluster_worker_processes", labels, number(row.get("processes"))
 
 
 def _verdict(latest: Mapping[str, Any], now: float, width: float) -> Iterator[Value]:
@@ -238,7 +247,7 @@ def _verdict(latest: Mapping[str, Any], now: float, width: float) -> Iterator[Va
         yield "cluster_verdict_gain_seconds", labels, gain
     parts: dict[tuple[str, ...], float] = {}
     for entry in _part(verdict, "ledger").get("entries") or []:
-        place = (
+        place: tuple[str, ...] = (
             deployment,
             str(entry.get("phase") or ""),
             str(entry.get("node") or ""),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any
 
 from bottleneck.client import number
@@ -22,6 +23,8 @@ START_GRACE_SECONDS = 20.0
 MOST_SAMPLES, MOST_METRICS = 2000, 5000
 # Missing numbers named in one acknowledgement.
 MOST_MISSING = 100
+# Lives of a node's sampler that are over and still known.
+PAST_BOOTS = 8
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,10 @@ class NodeState:
         When its last batch came, unix seconds of the control node; 0 when none has.
     up : bool or None
         None until it is heard of for the first time.
+    boot, past : str, tuple of str
+        The life of its sampler that sends now, and those before it.
+    sequence : int
+        The highest number that has come.
     watermark, above : int, frozenset
         Everything up to `watermark` is stored, and the numbers in `above` beyond it.
     sample : dict
@@ -82,6 +89,8 @@ class NodeState:
     boot: str = ""
     heard: float = 0.0
     up: bool | None = None
+    past: tuple[str, ...] = ()
+    sequence: int = 0
     watermark: int = 0
     above: frozenset[int] = frozenset()
     sample: Mapping[str, Any] = field(default_factory=dict)
@@ -221,9 +230,8 @@ def acknowledgement(state: State, node: str, boot: str) -> dict[str, Any] | None
     known = state.nodes.get(node)
     if known is None or not boot or known.boot != boot:
         return None
-    last = max(known.above, default=known.watermark)
-    missing = [each for each in range(known.watermark + 1, last) if each not in known.above]
-    return {"boot": boot, "sequence": known.watermark, "missing": missing[:MOST_MISSING]}
+    gaps = (each for each in range(known.watermark + 1, known.sequence) if each not in known.above)
+    return {"boot": boot, "sequence": known.watermark, "missing": list(islice(gaps, MOST_MISSING))}
 
 
 def to_tell(state: State, now: float) -> dict[str, dict[str, Any]]:
@@ -260,15 +268,17 @@ def _arrived(event: Arrived, state: State) -> State:
         stored=before.stored + event.new,
         repeated=before.repeated + (not event.new),
     )
-    # Boots sort by when they began; one that comes late is of a life that is over.
-    if boot > node.boot:
-        node = replace(node, boot=boot, above=frozenset(), watermark=0, asked=event.now, told=event.now)
+    if boot != node.boot and boot not in node.past:
+        past = (*node.past, node.boot)[-PAST_BOOTS:]
+        node = replace(node, boot=boot, past=past, sequence=0, watermark=0, above=frozenset())
+        node = replace(node, asked=event.now, told=event.now)
     if boot == node.boot:
         mark = max(node.watermark, event.watermark)
         above = frozenset(each for each in {*node.above, sequence} if each > mark)
         node = replace(node, watermark=mark, above=above)
-        if number(batch["t1"]) > node.boundary or not node.sample:
-            node = _newest(node, batch, event.now)
+        # By number, not by time: a node's clock may be set back while it runs.
+        if sequence > node.sequence:
+            node = replace(_newest(node, batch, event.now), sequence=sequence)
     state = replace(_with(state, name, node), announcements=tuple(announcements))
     if state.window_start is None:
         width = state.settings.window_seconds
@@ -317,12 +327,12 @@ def _tick(event: Tick, state: State) -> State:
             announcements.append((WINDOW_TAG, window))
             windows += 1
         start += width
-    return replace(
-        state, nodes=nodes, window_start=start, windows=windows, announcements=tuple(announcements)
-    )
+    return replace(state, nodes=nodes, window_start=start, windows=windows, announcements=tuple(announcements))
 
 
 def _complete(nodes: Iterable[NodeState], end: float, now: float) -> bool:
     """Whether a window can be closed: all its batches have come, or they have had their time."""
     up = [node for node in nodes if node.up]
-    return now >= end + WINDOW_PATIENCE_SECONDS or (now >= end and bool(up) and all(node.boundary >= end for node in up))
+    if now >= end + WINDOW_PATIENCE_SECONDS:
+        return True
+    return now >= end and bool(up) and all(node.boundary >= end for node in up)

@@ -160,9 +160,7 @@ def _measure(
     facts.worker_user_seconds = user
     facts.worker_cpu_seconds = None if user is None else user + (system or 0.0)
     if facts.core_busy_seconds is not None and facts.worker_cpu_seconds is not None:
-        # Steal is part of the busy figure of some kernels and no process's work.
-        foreign = facts.core_busy_seconds - facts.worker_cpu_seconds - (facts.steal_seconds or 0.0)
-        facts.foreign_cpu_seconds = max(0.0, foreign)
+        facts.foreign_cpu_seconds = max(0.0, facts.core_busy_seconds - facts.worker_cpu_seconds)
     facts.cpu_wait_seconds = _cpu_wait(facts)
     if facts.worker_cpu_seconds is not None and not facts.spins and busy_seconds > 0:
         awake = facts.worker_cpu_seconds + (facts.throttled_seconds or 0.0) + (facts.cpu_wait_seconds or 0.0)

@@ -174,6 +174,7 @@ def judge(signals: Signals, ledger: Ledger) -> tuple[Candidate, list[Candidate],
         if candidate.name in _RESOURCES and idle >= IDLE:
             # What limits a step limits only while there are steps.
             candidate.score *= 1.0 - idle
+    _faults_first({candidate.name: candidate for candidate in candidates})
     candidates.sort(key=lambda candidate: -candidate.score)
     notes = [weakness.statement for weakness in signals.weaknesses]
     for place, candidate in enumerate(candidates):
@@ -183,6 +184,17 @@ def judge(signals: Signals, ledger: Ledger) -> tuple[Candidate, list[Candidate],
     winner = _decide(case, others, signals, notes)
     runners = [candidate for candidate in others if candidate is not winner][:3]
     return winner, runners, notes
+
+
+def _faults_first(candidates: dict[str, Candidate]) -> None:
+    """Let a straggler outrank the compute that a healthy cluster has too.
+
+    A node at half its speed leaves as much time to compute as it adds: equal shares, but one of them is a fault of
+    one place. The larger the straggler's share, the less compute counts beside it.
+    """
+    straggler, compute = candidates["straggler"], candidates["compute"]
+    if straggler.score > 0.15:
+        compute.score *= 1.0 - min((straggler.score - 0.15) / 0.3, 0.7)
 
 
 def _confidence(candidate: Candidate, rival: float, weaknesses: list[Weakness]) -> float:

@@ -228,7 +228,7 @@ def load_run(folder: Path | str) -> Run:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise RunError(f"{folder}: no such run folder; list them with: cluster runs list")
+        raise RunError(f"{folder}: no such run folder; list them with: cluster run list")
     known = ("run.json", "client.json", "samples.jsonl.gz")
     if not any((folder / name).exists() for name in known) and not list(folder.glob("engine_after*.prom")):
         raise RunError(f"{folder}: not a run folder: none of {', '.join(known)} is in it")

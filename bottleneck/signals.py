@@ -194,6 +194,10 @@ def gather(run: Run) -> Signals:
     only = next(iter(readings.values())) if len(readings) == 1 and len(topology.groups) == 1 else []
     signals = Signals(topology)
     signals.engines = [engine_facts(group, readings.get(group.head, only), topology) for group in topology.groups]
+    if run.live:
+        for engine in signals.engines:
+            taken = [moment for moment, _ in readings.get(engine.head, only)]
+            engine.counted_seconds = max(taken) - min(taken) if taken else None
     if run.client is not None:
         signals.client = client_facts(run.client)
     _busy(signals, run)
@@ -226,8 +230,9 @@ def _busy(signals: Signals, run: Run) -> None:
     if timed:
         first, last = min(start for start, _ in timed), max(end for _, end in timed)
         duration = run.client.duration_seconds if run.client else math.nan
-        signals.span_seconds = max(last - first, duration if math.isfinite(duration) else 0.0)
         signals.busy_seconds, signals.busy_source = busy_time(timed), "client timings"
+        # Between the points of a sweep the load generator starts again: that is not the load's idleness.
+        signals.span_seconds = max(duration if duration > 0 else last - first, signals.busy_seconds)
     elif shares:
         if run.client is not None and run.client.duration_seconds > 0:
             signals.span_seconds = run.client.duration_seconds
@@ -244,8 +249,11 @@ def _weaknesses(signals: Signals, run: Run) -> Iterable[Weakness]:
     if run.status != "complete":
         yield Weakness(0.85, f"the run is marked {run.status}: it was cut short, and stands for what it got to")
     yield from _client_weaknesses(signals, run)
+    if signals.topology.profile is None:
+        lack = "no profile with this deployment: the model's arithmetic, the link and the limits are not known"
+        yield Weakness(0.9, lack, STEP_CLASSES)
     if not any(engine.has_times or engine.readings for engine in signals.engines):
-        yield Weakness(0.6, "no engine metrics: queueing and cache cannot be told from slow steps")
+        yield Weakness(0.5, "no engine metrics: queueing and cache cannot be told from slow steps")
     elif not any(engine.has_times for engine in signals.engines):
         yield Weakness(0.8, "no request finished between the engine's readings: phases are estimated")
     elif not run.live and not any(engine.readings for engine in signals.engines):
@@ -280,6 +288,8 @@ def _client_weaknesses(signals: Signals, run: Run) -> Iterable[Weakness]:
         if not run.live:
             yield Weakness(0.85, "no client timings: the ledger is the engine's own account")
         return
+    if run.client is not None and len(run.client.points) > 1:
+        yield Weakness(0.9, f"a sweep of {len(run.client.points)} points is judged as one")
     if client.output_tokens == 0:
         yield Weakness(0.5, "no output token was counted")
     if client.requests == 1:

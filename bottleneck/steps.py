@@ -150,8 +150,8 @@ def _request_time(signals: Signals, group: Group, facts: EngineFacts) -> EngineT
         return times
     tokens = facts.generation_tokens
     if tokens and facts.running_mean is not None and facts.busy_share is not None and signals.span_seconds > 0:
-        running = facts.running_mean * facts.busy_share * signals.span_seconds
-        waiting = (facts.waiting_mean or 0.0) * facts.busy_share * signals.span_seconds
+        seconds = (facts.counted_seconds or signals.span_seconds) * facts.busy_share
+        running, waiting = facts.running_mean * seconds, (facts.waiting_mean or 0.0) * seconds
         gaps = facts.itl.total if facts.itl is not None else running
         times = EngineTime(
             group,
@@ -177,19 +177,18 @@ def _stalled_by_histogram(facts: EngineFacts) -> float:
 
 def _count_steps(signals: Signals, facts: EngineFacts, times: EngineTime, prefill: Work, decode: Work) -> None:
     client = signals.client
-    requests = facts.requests or (client.requests if client else 0) or 1.0
-    prefill.tokens = facts.prompt_tokens or (client.input_tokens if client else 0.0)
+    # Counts of a window are those between two readings inside it; the busy time is the whole window's.
+    scale = signals.span_seconds / facts.counted_seconds if facts.counted_seconds else 1.0
+    requests = scale * facts.requests or (client.requests if client else 0) or 1.0
+    prefill.tokens = scale * (facts.prompt_tokens or 0.0) or float(client.input_tokens if client else 0)
     # The first token of a request comes out of the step that computes its prompt.
-    decode.tokens = max(0.0, (facts.generation_tokens or times.tokens) - requests)
+    decode.tokens = max(0.0, scale * (facts.generation_tokens or times.tokens) - requests)
     gap = (client.itl_median_seconds if client else None) or (facts.itl.quantile(0.5) if facts.itl else None)
-    if gap:
-        decode.steps = decode.wall_seconds / gap
-    elif facts.steps:
-        decode.steps = facts.steps
+    counted = scale * (facts.steps or 0.0)
+    decode.steps = decode.wall_seconds / gap if gap else counted
     budget = signals.topology.max_num_batched_tokens or DEFAULT_BATCHED_TOKENS
     fewest = math.ceil(prefill.tokens / budget)
-    left = (facts.steps or 0.0) - decode.steps
-    prefill.steps = min(max(left, fewest), max(requests, fewest)) if prefill.tokens else 0.0
+    prefill.steps = min(max(counted - decode.steps, fewest), max(requests, fewest)) if prefill.tokens else 0.0
 
 
 def _take_apart(signals: Signals, group: Group, work: Work, both: tuple[Work, Work], times: EngineTime) -> None:
@@ -200,13 +199,14 @@ def _take_apart(signals: Signals, group: Group, work: Work, both: tuple[Work, Wo
     """
     if work.wall_seconds <= 0:
         return
-    shared = work.wall_seconds / max(both[0].wall_seconds + both[1].wall_seconds, 1e-12)
-    local = [_local_parts(signals, group, node, work, both, shared) for node in group.nodes]
+    local = [_local_parts(signals, group, node, both, both.index(work)) for node in group.nodes]
     if signals.topology.pipeline_parallel > 1 and len(group.nodes) > 1:
         chosen = [part for parts in local for part in parts]
     else:
         chosen = max(local, key=lambda parts: math.fsum(part.seconds for part in parts), default=[])
-    work.parts = [part for part in (*chosen, *_link_parts(signals, group, work, both)) if part.seconds > 1e-6 * work.wall_seconds]
+    work.parts = [
+        part for part in (*chosen, *_link_parts(signals, group, work, both)) if part.seconds > 1e-6 * work.wall_seconds
+    ]
     excess = work.explained_seconds / work.wall_seconds
     if excess > 1.0:
         if excess > 1.1:  # less is within the error of the parts
@@ -219,22 +219,30 @@ def _take_apart(signals: Signals, group: Group, work: Work, both: tuple[Work, Wo
         ]
 
 
-def _local_parts(
-    signals: Signals, group: Group, node: str, work: Work, both: tuple[Work, Work], shared: float
-) -> list[Part]:
-    facts = signals.nodes.get(node) or NodeFacts(node)
-    parts = []
-    seconds, source = _compute(signals, group, facts, work, both)
-    if seconds > 0:
-        parts.append(Part("compute", min(seconds, work.wall_seconds), source, node))
-    for resource, total, origin in (
+def _local_parts(signals: Signals, group: Group, node: str, both: tuple[Work, Work], index: int) -> list[Part]:
+    facts, work = signals.nodes.get(node) or NodeFacts(node), both[index]
+    held = [_held_parts(facts, both, each) for each in (0, 1)]
+    rooms = []
+    for each in (0, 1):
+        taken = [*held[each], *_link_parts(signals, group, both[each], both)]
+        rooms.append(max(0.0, both[each].wall_seconds - math.fsum(part.seconds for part in taken)))
+    seconds, source = _compute(signals, group, facts, both, index, rooms)
+    parts = [Part("compute", min(seconds, work.wall_seconds), source, node)] if seconds > 0 else []
+    return parts + held[index]
+
+
+def _held_parts(facts: NodeFacts, both: tuple[Work, Work], index: int) -> list[Part]:
+    """Return what held a node back; it is not known by step, so each kind has it by its share of the busy time."""
+    wall = both[index].wall_seconds
+    shared = wall / max(both[0].wall_seconds + both[1].wall_seconds, 1e-12)
+    found = []
+    for resource, total, source in (
         ("throttled", facts.throttled_seconds, "samples: cgroup throttled time"),
         ("cpu_wait", facts.cpu_wait_seconds, "samples: run delay of the workers while other processes ran, and steal"),
     ):
         if total and total > 0:
-            # Neither is known by step: both kinds get it by their share of the busy time.
-            parts.append(Part(resource, min(total * shared, work.wall_seconds), origin, node))
-    return parts
+            found.append(Part(resource, min(total * shared, wall), source, facts.node))
+    return found
 
 
 def lower_bound(signals: Signals, group: Group, facts: NodeFacts, work: Work) -> float:
@@ -259,28 +267,32 @@ def lower_bound(signals: Signals, group: Group, facts: NodeFacts, work: Work) ->
 
 
 def _compute(
-    signals: Signals, group: Group, facts: NodeFacts, work: Work, both: tuple[Work, Work]
+    signals: Signals, group: Group, facts: NodeFacts, both: tuple[Work, Work], index: int, rooms: list[float]
 ) -> tuple[float, str]:
     """Return a node's own work of one kind in seconds, and the source.
 
     A worker that sleeps while it waits shows its work as its user CPU time. The head's engine loop spins, so its CPU
     time shows nothing; under tensor parallelism it has the same arithmetic as its peers, done at its own speed. The
     roofline's lower bound holds for all.
+
+    Parameters
+    ----------
+    index : int
+        Which of `both` kinds is asked for.
+    rooms : list of float
+        What the link and the node's surroundings leave of each kind's wall time.
     """
     bounds = [lower_bound(signals, group, facts, each) for each in both]
-    bound = bounds[both.index(work)]
+    estimated = "estimated from the model's arithmetic and the node's ceilings: a lower bound"
     measured, source = _measured_cpu(signals, group, facts)
     if measured is None:
-        return bound, "estimated from the model's arithmetic and the node's ceilings: a lower bound"
+        return bounds[index], estimated
     weights = bounds if sum(bounds) > 0 else [each.wall_seconds for each in both]
     split = [measured * weight / max(sum(weights), 1e-12) for weight in weights]
     # What does not fit into one kind's time was the other's: the ratio of two lower bounds is only roughly right.
-    own, other = both.index(work), 1 - both.index(work)
-    overflow = max(0.0, split[other] - both[other].wall_seconds)
-    seconds = min(split[own] + overflow, work.wall_seconds)
-    if bound > seconds:
-        return bound, "estimated from the model's arithmetic and the node's ceilings: a lower bound"
-    return seconds, source
+    overflow = max(0.0, split[1 - index] - rooms[1 - index])
+    seconds = min(split[index] + overflow, max(rooms[index], 0.0))
+    return (bounds[index], estimated) if bounds[index] > seconds else (seconds, source)
 
 
 def _measured_cpu(signals: Signals, group: Group, facts: NodeFacts) -> tuple[float | None, str]:

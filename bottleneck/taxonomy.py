@@ -45,9 +45,9 @@ _ALL = (
         ),
         advice=(
             "Give the model fewer bits per weight or a smaller shape, or add nodes to the deployment.",
-            "Compare with the node's ceiling: cluster probe --nodes {node}",
+            "Compare with what the node can do at most: cluster probe --only nodes",
             "Confirm by slowing the node a little and watching the latency follow: "
-            "cluster lab throttle --node {node} --cpu 80%, then --restore",
+            "cluster lab slow {node} --cores 0.8, then cluster lab slow {node} --restore",
         ),
     ),
     BottleneckClass(
@@ -61,8 +61,8 @@ _ALL = (
         ),
         advice=(
             "Use a faster link for the deployment, or pipeline instead of tensor parallel: it sends less.",
-            "If the link was slowed on purpose: cluster lab throttle --link {link} --restore",
-            "Measure the link again: cluster probe --links {link}",
+            "If the link was slowed on purpose: cluster lab throttle {link} --restore",
+            "Measure the link again: cluster probe --only links",
         ),
     ),
     BottleneckClass(
@@ -76,8 +76,8 @@ _ALL = (
         advice=(
             "Take away what holds {node} back (its CPU quota, other processes on its cores, heat), "
             "or give it a smaller part of the model.",
-            "If the node was slowed on purpose: cluster lab throttle --node {node} --restore",
-            "See what else runs there: cluster node show {node}",
+            "If the node was slowed on purpose: cluster lab slow {node} --restore",
+            "Watch the nodes side by side: cluster top",
         ),
     ),
     BottleneckClass(
@@ -90,7 +90,8 @@ _ALL = (
             "queue time is a large share of the ledger",
         ),
         advice=(
-            "Raise max_num_seqs in the deployment's server settings (now {max_num_seqs}), then: cluster deploy",
+            "Raise max_num_seqs (now {max_num_seqs}): cluster deploy --set max_num_seqs={more_seqs}, "
+            "then cluster bench",
             "Watch the KV cache after that: with more sequences it becomes the next limit.",
         ),
     ),
@@ -116,7 +117,7 @@ _ALL = (
             "the engine has no request for much of the time, or far fewer than it may run",
             "nothing waits",
         ),
-        advice=("Send more: cluster bench --concurrency {concurrency} (or a higher --request-rate), then ask again.",),
+        advice=("Send more: cluster bench --concurrency {concurrency} (or a higher --rate), then ask again.",),
     ),
     BottleneckClass(
         name="balanced",
@@ -124,8 +125,8 @@ _ALL = (
         meaning="Two or more resources take about the same share: mending one alone gains little.",
         signals=("the two largest causes are within the error of each other",),
         advice=(
-            "Mend the first two together, or confirm which one counts by slowing each a little: "
-            "cluster bottleneck --causal",
+            "Mend the first two together, or find out which one counts by slowing each a little: cluster lab slow, "
+            "cluster lab throttle, then cluster bench and cluster run compare",
         ),
     ),
     BottleneckClass(
@@ -134,8 +135,8 @@ _ALL = (
         meaning="The measurements do not carry a verdict; what they do carry is in the evidence.",
         signals=("measurements are missing, contradict each other, or leave most of the time unexplained",),
         advice=(
-            "Run a longer bench with the samplers running: cluster bench --requests 32",
-            "See which part does not report: cluster doctor",
+            "Record a longer run: cluster bench --requests 32",
+            "See which part does not report: cluster status",
         ),
     ),
 )
@@ -150,6 +151,6 @@ def title(name: str, places: dict[str, str | None]) -> str:
 
 def fill(text: str, values: dict[str, str | None]) -> str:
     """Fill the named gaps of a text; a gap without a value reads as `?`, which is never silently dropped."""
-    for key in ("node", "link", "max_num_seqs", "concurrency"):
+    for key in ("node", "link", "max_num_seqs", "more_seqs", "concurrency"):
         text = text.replace(f"{{{key}}}", values.get(key) or "?")
     return text

@@ -94,6 +94,17 @@ def _planned_option(plan: list[dict[str, Any]], option: str) -> int | None:
     return None
 
 
+def _planned_link(run: Run) -> str | None:
+    """Return the link that the workers were given: a deployment may be started over another than the profile's."""
+    nodes = getattr(run.profile, "nodes", None) or {}
+    for spec in run.plan:
+        links = getattr(nodes.get(str(spec.get("node"))), "links", None) or {}
+        for name, link in links.items():
+            if spec.get("link_address") and link.address == spec["link_address"]:
+                return str(name)
+    return None
+
+
 def _attach_engines(run: Run, groups: list[Group]) -> None:
     """Give each group its readings; the file's name is the head's node, or its worker's name, or nothing."""
     names = {str(spec.get("name")): str(spec.get("node")) for spec in run.plan}
@@ -136,10 +147,12 @@ def find_topology(run: Run) -> Topology:
             # A node may hold several ranks (several accelerators): then a group has fewer nodes than ranks.
             per_group = max(1, min(size, len(nodes) // replicas or 1))
             topology.groups = [Group(part[0], part) for part in _chunks(nodes, per_group)[:replicas]]
-        _read_hardware(run, topology)
     elif topology.groups:
         topology.tensor_parallel = _planned_option(run.plan, "--tensor-parallel-size") or topology.world
         topology.pipeline_parallel = _planned_option(run.plan, "--pipeline-parallel-size") or 1
+    if deployment is not None:
+        topology.link = _planned_link(run) or topology.link
+        _read_hardware(run, topology)
     planned = _planned_option(run.plan, "--max-num-seqs")
     topology.max_num_seqs = planned or topology.max_num_seqs
     if not topology.groups:

@@ -11,7 +11,7 @@ from bottleneck.evidence import Candidate, Evidence
 from bottleneck.ledger import Ledger, build_ledger
 from bottleneck.rules import judge
 from bottleneck.run import Run
-from bottleneck.signals import gather
+from bottleneck.signals import finite, gather
 
 __all__ = ["Evidence", "Verdict", "analyse"]
 
@@ -54,22 +54,25 @@ class Verdict:
 
     def to_json(self) -> dict[str, Any]:
         """Return the verdict as JSON-able data."""
-        return {
-            "schema": SCHEMA,
-            "class": self.name,
-            "title": self.title,
-            "meaning": taxonomy.CLASSES[self.name].meaning if self.name in taxonomy.CLASSES else "",
-            "where": self.where,
-            "confidence": round(self.confidence, 3),
-            "interval": {"start": self.interval[0], "end": self.interval[1]},
-            "evidence": [item.to_json() for item in self.evidence],
-            "runners_up": self.runners_up,
-            "advice": self.advice,
-            "gain": self.gain,
-            "ledger": self.ledger.to_json(),
-            "measured": self.measured,
-            "notes": self.notes,
-        }
+        document: dict[str, Any] = finite(
+            {
+                "schema": SCHEMA,
+                "class": self.name,
+                "title": self.title,
+                "meaning": taxonomy.CLASSES[self.name].meaning if self.name in taxonomy.CLASSES else "",
+                "where": self.where,
+                "confidence": round(self.confidence, 3),
+                "interval": {"start": self.interval[0], "end": self.interval[1]},
+                "evidence": [item.to_json() for item in self.evidence],
+                "runners_up": self.runners_up,
+                "advice": self.advice,
+                "gain": self.gain,
+                "ledger": self.ledger.to_json(),
+                "measured": self.measured,
+                "notes": self.notes,
+            }
+        )
+        return document
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Verdict:
@@ -88,7 +91,7 @@ class Verdict:
             ledger=Ledger.from_json(document.get("ledger") or {}),
             measured=dict(document.get("measured") or {}),
             notes=[str(item) for item in document.get("notes") or []],
-            interval=(float(interval.get("start", 0.0)), float(interval.get("end", 0.0))),
+            interval=(float(interval.get("start") or 0.0), float(interval.get("end") or 0.0)),
         )
 
 
@@ -113,10 +116,12 @@ def analyse(run: Run) -> Verdict:
     except (ArithmeticError, ValueError, TypeError, LookupError, AttributeError) as error:
         # Measurements come from other machines: a shape nobody foresaw must give an honest answer, not a traceback.
         return _broken(run, error)
+    limit = signals.topology.max_num_seqs or max((engine.inferred_limit or 0 for engine in signals.engines), default=0)
     values = {
         "node": winner.node,
         "link": winner.link,
-        "max_num_seqs": _text(signals.topology.max_num_seqs),
+        "max_num_seqs": _text(limit),
+        "more_seqs": _text(4 * limit if limit else None),
         "concurrency": _text(signals.suggested_concurrency),
     }
     kind = taxonomy.CLASSES[winner.name]
@@ -137,7 +142,7 @@ def analyse(run: Run) -> Verdict:
 
 
 def _text(value: float | None) -> str | None:
-    return None if value is None else f"{value:g}"
+    return f"{value:g}" if value else None
 
 
 def _gain(winner: Candidate, ledger: Ledger) -> dict[str, Any] | None:

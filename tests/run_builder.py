@@ -46,7 +46,10 @@ class Shape:
 
 
 # Share of a core, bytes per second on the direct link, KV cache in use: by phase.
-_BUSY = {"node0": {"prefill": 0.97, "decode": 0.99, "idle": 0.12}, "node1": {"prefill": 0.24, "decode": 0.58, "idle": 0.02}}
+_BUSY = {
+    "node0": {"prefill": 0.97, "decode": 0.99, "idle": 0.12},
+    "node1": {"prefill": 0.24, "decode": 0.58, "idle": 0.02},
+}
 _LINK = {"prefill": 0.985, "decode": 0.36, "idle": 0.0005}
 
 
@@ -106,13 +109,36 @@ def batches(shape: Shape, model: str, rng: random.Random) -> list[dict[str, Any]
                 elapsed = sequence - 3 + 10 + index / 10
                 sample: dict[str, Any] = {
                     "t": round(STARTED + moment, 3),
-                    "cpu": {"0": [round(busy, 2), round(busy * 0.6, 2), round(busy * 0.4, 2), round(elapsed - busy, 2), 0, stolen]},
+                    "cpu": {
+                        "0": [
+                            round(busy, 2),
+                            round(busy * 0.6, 2),
+                            round(busy * 0.4, 2),
+                            round(elapsed - busy, 2),
+                            0,
+                            stolen,
+                        ]
+                    },
                     "psi": {"cpu": [round(pressure, 6), 0.0], "memory": [0.0, 0.0], "io": [0.002, 0.002]},
                     "links": {
                         "direct": [int(received), int(sent), int(packets), int(packets), 0, 0, 0, 0, 9000],
-                        "ethernet": [int(ethernet), int(ethernet * 1.4), int(ethernet / 300), int(ethernet / 300), 0, 0, 0, 0],
+                        "ethernet": [
+                            int(ethernet),
+                            int(ethernet * 1.4),
+                            int(ethernet / 300),
+                            int(ethernet / 300),
+                            0,
+                            0,
+                            0,
+                            0,
+                        ],
                     },
-                    "cgroup": {"throttled_s": 0.0, "periods": sequence * 10, "throttled_periods": 0, "quota_cores": None},
+                    "cgroup": {
+                        "throttled_s": 0.0,
+                        "periods": sequence * 10,
+                        "throttled_periods": 0,
+                        "quota_cores": None,
+                    },
                     "workers": {
                         "tp2-0": {
                             "cpu_user_s": round(busy * 0.6, 2),
@@ -230,7 +256,15 @@ def verdict(shape: Shape) -> dict[str, Any]:
         ("decode", None, None, "unexplained", 0.025, "what is left"),
     ]
     entries = [
-        {"phase": phase, "node": node, "link": link, "resource": kind, "seconds": share * total, "share": share, "source": source}
+        {
+            "phase": phase,
+            "node": node,
+            "link": link,
+            "resource": kind,
+            "seconds": share * total,
+            "share": share,
+            "source": source,
+        }
         for phase, node, link, kind, share, source in parts
     ]
     return {
@@ -331,9 +365,27 @@ def build_run(
         documents["ceilings.json"] = ceilings(shape)
         documents["versions.json"] = {"cluster": "0.1.0", "salt": "3008.3", "vllm": "0.32.0+cpu", "kernel": "6.1.0"}
         documents["plan.json"] = [
-            {"node": node, "name": f"tp2-{rank}", "replica": 0, "rank": rank, "world": 2, "head": rank == 0,
-             "interface": "usb4", "link_address": f"10.77.1.1{rank}", "coordinator": "10.77.1.10:29500",
-             "argv": ["serve", "/opt/cluster/model", "--nnodes", "2", "--node-rank", str(rank), "--max-num-seqs", "16"]}
+            {
+                "node": node,
+                "name": f"tp2-{rank}",
+                "replica": 0,
+                "rank": rank,
+                "world": 2,
+                "head": rank == 0,
+                "interface": "usb4",
+                "link_address": f"10.77.1.1{rank}",
+                "coordinator": "10.77.1.10:29500",
+                "argv": [
+                    "serve",
+                    "/opt/cluster/model",
+                    "--nnodes",
+                    "2",
+                    "--node-rank",
+                    str(rank),
+                    "--max-num-seqs",
+                    "16",
+                ],
+            }
             for rank, node in enumerate(NODES)
         ]
         documents["client.json"] = client(shape, model, rng)

@@ -2,6 +2,7 @@
 
 from cli.lab.commands import app
 from cli.lab.layout import LabError
-from cli.lab.lifecycle import command, down, names, slow, status, throttle, up
+from cli.lab.lifecycle import down, names, up
+from cli.lab.running import command, restart_salt, slow, status, throttle
 
-__all__ = ["LabError", "app", "command", "down", "names", "slow", "status", "throttle", "up"]
+__all__ = ["LabError", "app", "command", "down", "names", "restart_salt", "slow", "status", "throttle", "up"]

@@ -81,9 +81,7 @@ class Hierarchy:
         """Tell whether any tree has a group for `lab`."""
         return any((tree / PARENT / lab).is_dir() for tree in self.trees())
 
-    def create(
-        self, lab: str, node: str, cores: Iterable[int] | None = None, memory_bytes: int | None = None
-    ) -> None:
+    def create(self, lab: str, node: str, cores: Iterable[int] | None = None, memory_bytes: int | None = None) -> None:
         """Make the node's group, held to `cores` and `memory_bytes`."""
         for tree in self.trees():
             _make_levels(self, tree, (PARENT, lab, node))

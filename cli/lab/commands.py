@@ -15,8 +15,9 @@ from rich.table import Table
 
 from bottleneck.profile import ProfileError, find_profile, load_profile
 from bottleneck.units import RATE
-from cli.lab import lifecycle
+from cli.lab import lifecycle, running
 from cli.lab.layout import CONTROL, LabError
+from cli.lab.requirements import check_root
 from cli.options import DEFAULT_LAB, DEFAULT_PROFILE, JsonOption, LabOption, ProfileOption
 from cli.output import FAILED, USAGE, emit, fail, out, step
 
@@ -24,7 +25,7 @@ app = typer.Typer(help="A whole cluster on this machine: nodes are namespaces, S
 NameArgument = Annotated[str, typer.Argument(metavar="[NAME]", envvar="CLUSTER_LAB", help="Name of the lab.")]
 
 
-@app.command(epilog='Examples: cluster lab up · cluster lab up second --profile my.yaml')
+@app.command(epilog="Examples: cluster lab up · cluster lab up second --profile my.yaml")
 def up(
     name: NameArgument = DEFAULT_LAB,
     profile: ProfileOption = DEFAULT_PROFILE,
@@ -48,17 +49,17 @@ def down(
     keep_logs: Annotated[Path | None, typer.Option(help="Copy every node's logs to this folder first.")] = None,
 ) -> None:
     """Take a lab down: every process, namespace, group and file of it."""
-    with _explained():
-        with step(f"lab {name} down") as current:
-            if not lifecycle.down(name, keep_logs):
-                current.detail("it was not up")
+    with _explained(), step(f"lab {name} down") as current:
+        if not lifecycle.down(name, keep_logs):
+            current.detail("it was not up")
 
 
 @app.command(epilog="Examples: cluster lab status · cluster lab status --json")
 def status(name: NameArgument = DEFAULT_LAB, as_json: JsonOption = False) -> None:
     """Show a lab's nodes and links; exit status 1 when it is not whole."""
     with _explained():
-        result = lifecycle.status(name)
+        check_root()
+        result = running.status(name)
         emit(result, as_json, lambda: _print_status(result))
         if not result["up"]:
             raise typer.Exit(FAILED)
@@ -103,7 +104,7 @@ def throttle(
     except ValueError as error:
         fail(f"--rate: {error}", code=USAGE)
     with _explained():
-        lifecycle.throttle(lab, link, value)
+        running.throttle(lab, link, value)
         out.print(f"{link}: {'as in the profile' if value is None else rate}")
 
 
@@ -117,13 +118,13 @@ def slow(
     """Slow a node's CPU down, until `--restore`."""
     _one_of("--cores", cores, restore)
     with _explained():
-        lifecycle.slow(lab, node, cores)
+        running.slow(lab, node, cores)
         out.print(f"{node}: {'all its cores' if cores is None else f'{cores:g} cores'}")
 
 
 def _become(lab: str, node: str, argv: list[str]) -> NoReturn:
     with _explained():
-        command = lifecycle.command(lab, node, argv)
+        command = running.command(lab, node, argv)
     sys.stdout.flush()
     os.execvp(command[0], command)  # noqa: S606
 

@@ -41,7 +41,8 @@ def parse_request(head: bytes) -> tuple[str, str, int, str]:
 
 def origin_head(head: bytes, method: str, rest: str) -> bytes:
     """Return the head as the origin expects it: path only, one request per connection."""
-    lines = [line for line in head.split(b"\r\n")[1:] if line and not line.lower().startswith((b"proxy-", b"connection:"))]
+    between_hops = (b"proxy-", b"connection:")
+    lines = [line for line in head.split(b"\r\n")[1:] if line and not line.lower().startswith(between_hops)]
     return b"\r\n".join([f"{method} {rest} HTTP/1.1".encode("latin-1"), *lines, b"Connection: close", b"", b""])
 
 
@@ -61,7 +62,7 @@ class Egress:
                 return
             try:
                 upstream = await asyncio.wait_for(self.open(method, host, port), 60)
-            except (OSError, EOFError, asyncio.TimeoutError) as error:
+            except (OSError, EOFError) as error:
                 await _refuse(writer, "502 Bad Gateway", f"{host}:{port}: {error or 'no answer'}")
                 return
             if method == "CONNECT":
@@ -69,7 +70,7 @@ class Egress:
             else:
                 upstream[1].write(origin_head(head, method, rest))
             await asyncio.gather(_pump(reader, upstream[1]), _pump(upstream[0], writer))
-        except (ValueError, OSError, EOFError, asyncio.TimeoutError, asyncio.LimitOverrunError):
+        except (ValueError, OSError, EOFError, asyncio.LimitOverrunError):
             await _refuse(writer, "400 Bad Request", "CONNECT, or GET of an http:// address")
         finally:
             writer.close()

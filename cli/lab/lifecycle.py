@@ -1,4 +1,4 @@
-"""A lab's life: up, down, status, and the changes that can be made to a running one."""
+"""A lab's beginning and end: up and down."""
 
 import hashlib
 import os
@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from bottleneck.profile import Profile
-from cli.lab import layout, network, salting
-from cli.lab.cgroups import CgroupError, Hierarchy, discover
+from cli.lab import layout, network, running, salting
+from cli.lab.cgroups import CgroupError, Hierarchy
 from cli.lab.layout import CONTROL, LabError, Record, load_record
 from cli.lab.namespaces import NodeSpec, enter, environment, find_init, start, write_layer
 from cli.lab.package_hosts import package_hosts
-from cli.lab.requirements import check_machine, check_root, plan_cores
+from cli.lab.requirements import check_machine, check_root, find_hierarchy, plan_cores
 
 UP_DEADLINE_SECONDS = 60.0
 GUARD_GROUP = ".guard"  # no node can have this name: theirs begin with a letter or digit
@@ -56,17 +56,17 @@ def up(profile: Profile, name: str, progress: Progress | None = None, owner: int
         raise LabError(f"profile {profile.name} describes hardware; a lab needs one of kind lab", code=2)
     if CONTROL in profile.nodes:
         raise LabError(f"a node cannot be called {CONTROL} in a lab", code=2)
-    hierarchy = _hierarchy()
+    hierarchy = find_hierarchy()
     with layout.locked(name), _owner_descriptor(owner) as descriptor:
         digest = _digest(profile)
         record = load_record(name)
-        if record and _is_whole(record, hierarchy):
+        if record and running.is_whole(record):
             if record.profile_digest != digest:
                 raise LabError(
                     f"lab {name} is up with another profile ({record.profile} {record.profile_version})",
                     f"cluster lab down {name}",
                 )
-            return {**status(name), "was_up": True}
+            return {**running.status(name), "was_up": True}
         _take_down(hierarchy, name)
         try:
             record = Record(
@@ -89,7 +89,7 @@ def up(profile: Profile, name: str, progress: Progress | None = None, owner: int
             with _undisturbed():
                 _take_down(hierarchy, name)
             raise
-    return {**status(name), "was_up": False}
+    return {**running.status(name), "was_up": False}
 
 
 def down(name: str, keep_logs: Path | None = None, patience_seconds: float = 120.0) -> bool:
@@ -99,7 +99,7 @@ def down(name: str, keep_logs: Path | None = None, patience_seconds: float = 120
     """
     layout.check_name(name)
     check_root()
-    hierarchy = _hierarchy()
+    hierarchy = find_hierarchy()
     if not hierarchy.exists(name) and not layout.lab_directory(name).exists():
         return False
     with layout.locked(name, patience_seconds), _undisturbed():
@@ -108,75 +108,10 @@ def down(name: str, keep_logs: Path | None = None, patience_seconds: float = 120
         return _take_down(hierarchy, name)
 
 
-def status(name: str) -> dict[str, Any]:
-    """Return what lab `name` is and does now; `up` is False unless every part of it runs."""
-    record = load_record(name)
-    if record is None:
-        return {"name": name, "up": False, "state": "down"}
-    hierarchy = _hierarchy()
-    is_whole = _is_whole(record, hierarchy)
-    nodes = {node: _node_status(record, hierarchy, node) for node in record.inits}
-    networks: dict[str, Any] = {}
-    for port in record.ports:
-        throttled = record.throttled.get(port["network"])
-        networks[port["network"]] = {
-            "rate_bytes_per_second": port["rate_bytes_per_second"] if throttled is None else throttled,
-            "is_throttled": throttled is not None,
-        }
-    return {
-        "name": name,
-        "up": is_whole,
-        "state": "up" if is_whole else "broken",
-        "profile": {"name": record.profile, "version": record.profile_version, "path": record.profile_path},
-        "created": record.created,
-        "owner": record.owner,
-        "nodes": nodes,
-        "networks": networks,
-        "notes": record.notes,
-    }
-
-
 def names() -> list[str]:
     """Return the names of the labs on this machine, whole or not."""
     base = layout.base_directory()
     return sorted(path.name for path in base.iterdir() if path.is_dir()) if base.is_dir() else []
-
-
-def command(name: str, node: str, argv: Sequence[str]) -> list[str]:
-    """Return the command line, for this machine, that runs `argv` on `node` of lab `name`."""
-    record = _running(name, node)
-    return enter(_hierarchy(), name, node, record.inits[node][0], record.environment, list(argv))
-
-
-def throttle(name: str, network_name: str, rate_bytes_per_second: float | None) -> None:
-    """Hold every link of a network to a rate; None puts the profile's rate back."""
-    record = _running(name)
-    ports = [network.Port(**port) for port in record.ports if port["network"] == network_name]
-    if not ports:
-        known = ", ".join(dict.fromkeys(port["network"] for port in record.ports))
-        raise LabError(f"lab {name} has no network {network_name}; it has {known}", code=2)
-    if rate_bytes_per_second is not None and rate_bytes_per_second < 1000:
-        raise LabError("a link needs at least 8 kbit/s", code=2)
-    if rate_bytes_per_second is not None:
-        ports = [network.Port(**{**asdict(port), "rate_bytes_per_second": rate_bytes_per_second}) for port in ports]
-    with layout.locked(name):
-        record = _running(name)
-        # Noted first: should this be interrupted, the record says what may have been changed.
-        _set(record.throttled, network_name, rate_bytes_per_second)
-        record.save()
-        network.apply_lines("tc", network.shape_lines(ports), _pids(record))
-
-
-def slow(name: str, node: str, cores: float | None) -> None:
-    """Hold a node to `cores` of CPU time per second; None lifts it."""
-    if cores is not None and not 0.05 <= cores <= 1024:
-        raise LabError(f"{cores:g} cores; expected at least 0.05", code=2)
-    _running(name, node)
-    with layout.locked(name):
-        record = _running(name, node)
-        _set(record.slowed, node, cores)
-        record.save()
-        _hierarchy().set_cpu_quota(name, node, cores)
 
 
 def _make(making: _Making) -> None:
@@ -227,10 +162,13 @@ def _make(making: _Making) -> None:
         waiting.discard(node)
         making.progress(f"waiting for {', '.join(sorted(waiting))}" if waiting else "asking every node")
 
-    logs = {node: _inside(pids[node], salting.MINION_LOG) for node in profile.nodes}
+    logs = {node: running.inside(pids[node], salting.MINION_LOG) for node in profile.nodes}
     salting.wait_for_minions(logs, pids, making.deadline, on_ready)
     ids = [salting.minion_id(profile, node) for node in profile.nodes]
     salting.ping(lambda argv: _enter(making, CONTROL, argv), ids, making.deadline)
+    egress_log = layout.lab_directory(record.name) / "egress.log"
+    if not egress_log.read_text().startswith("ready"):
+        raise LabError(f"the nodes' way to package hosts did not start: {salting.last_lines(egress_log)}")
     record.state = "up"
     record.save()
 
@@ -293,65 +231,6 @@ def _take_down(hierarchy: Hierarchy, name: str) -> bool:
     return was_there
 
 
-def _is_whole(record: Record, hierarchy: Hierarchy) -> bool:
-    """Tell whether every part of the lab that `record` describes runs."""
-    if record.state != "up" or record.boot != layout.boot_id():
-        return False
-    if any(layout.start_ticks(pid) != ticks for pid, ticks in record.inits.values()):
-        return False
-    return all(_daemon(record, node) is not None for node in record.inits)
-
-
-def _daemon(record: Record, node: str) -> int | None:
-    """Return the process id, inside the node, of its Salt daemon; None when it does not run."""
-    init = record.inits[node][0]
-    name = "salt-master" if node == CONTROL else "salt-minion"
-    try:
-        pid = int(_inside(init, f"/run/{name}.pid").read_text())
-        state = _inside(init, f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (OSError, ValueError):
-        return None
-    return None if state in "ZX" else pid
-
-
-def _node_status(record: Record, hierarchy: Hierarchy, node: str) -> dict[str, Any]:
-    pid, ticks = record.inits[node]
-    result: dict[str, Any] = {
-        "running": layout.start_ticks(pid) == ticks,
-        "salt": _daemon(record, node) is not None,
-        "pid": pid,
-        "cores": record.cores.get(node),
-        "is_slowed": node in record.slowed,
-    }
-    try:
-        result.update(asdict(hierarchy.usage(record.name, node)), processes=len(hierarchy.processes(record.name, node)))
-    except (OSError, ValueError, KeyError):
-        result["running"] = False
-    return result
-
-
-def _running(name: str, node: str | None = None) -> Record:
-    record = load_record(name)
-    if record is None or record.boot != layout.boot_id() or CONTROL not in record.inits:
-        raise LabError(f"lab {name} is not up", f"cluster lab up {name}", code=4)
-    if node is not None:
-        if node not in record.inits:
-            raise LabError(f"lab {name} has no node {node}; it has {', '.join(record.inits)}", code=2)
-        pid, ticks = record.inits[node]
-        if layout.start_ticks(pid) != ticks:
-            raise LabError(f"node {node} of lab {name} has ended", f"cluster lab up {name}", code=4)
-    return record
-
-
-def _pids(record: Record) -> dict[str, int]:
-    return {node: pid for node, (pid, _) in record.inits.items()}
-
-
-def _inside(init: int, path: str) -> Path:
-    """Return the host's way to a path inside a node."""
-    return Path(f"/proc/{init}/root") / path.lstrip("/")
-
-
 def _copy_logs(hierarchy: Hierarchy, name: str, target: Path) -> None:
     for directory in sorted((layout.lab_directory(name) / "nodes").glob("*")):
         init = find_init(hierarchy, name, directory.name)
@@ -374,20 +253,6 @@ def _profile_files(profile: Profile) -> tuple[str, salting.Files]:
 
 def _digest(profile: Profile) -> str:
     return hashlib.sha256(profile.model_dump_json().encode()).hexdigest()
-
-
-def _hierarchy() -> Hierarchy:
-    try:
-        return discover()
-    except CgroupError as error:
-        raise LabError(str(error), code=4) from error
-
-
-def _set(changes: dict[str, float], key: str, value: float | None) -> None:
-    if value is None:
-        changes.pop(key, None)
-    else:
-        changes[key] = value
 
 
 @contextmanager

@@ -31,8 +31,8 @@ HIDDEN = (
     "/var/log/salt",
 )
 NODE_CACHE = "/var/cache/cluster"
-_DISK_FILESYSTEMS = {"bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "xfs", "zfs"}
-_OWN_TREES = ("/boot", "/dev", "/media", "/mnt", "/proc", "/run", "/sys", "/tmp")
+_DISK_FILESYSTEMS = {"bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "xfs", "zfs"}
+_OWN_TREES = ("/boot", "/dev", "/media", "/mnt", "/proc", "/run", "/sys", "/tmp")  # noqa: S108
 _PASSED_ON = re.compile(
     r"PIP_(?!PROXY$).+|SSL_CERT_(FILE|DIR)|(REQUESTS|CURL)_CA_BUNDLE|CLUSTER_(?!LAB|CACHE$|RUNS$|PROFILE).+"
 )
@@ -52,8 +52,8 @@ class NodeSpec:
 def write_layer(spec: NodeSpec, files: Mapping[str, tuple[str, int]]) -> None:
     """Put `files` (path -> text, mode) and the hidden folders into the node's layer, before it is mounted."""
     upper = node_directory(spec.lab, spec.name) / "layer" / "upper"
-    for path in HIDDEN:
-        directory = upper / path.lstrip("/")
+    for hidden in HIDDEN:
+        directory = upper / hidden.lstrip("/")
         directory.mkdir(parents=True, exist_ok=True)
         # overlayfs: an opaque folder does not show the lower one of the same name.
         os.setxattr(directory, "trusted.overlay.opaque", b"y")
@@ -66,15 +66,18 @@ def write_layer(spec: NodeSpec, files: Mapping[str, tuple[str, int]]) -> None:
         **files,
     }
     for name, (text, mode) in everything.items():
-        path = upper / name.lstrip("/")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-        path.chmod(mode)
-    # A folder made in the upper layer brings its own mode to the merged one.
+        file = upper / name.lstrip("/")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+        file.chmod(mode)
+    # A folder in the upper layer brings its owner and mode to the merged one: keep the host's.
     for path in (upper, *upper.rglob("*")):
-        host = Path("/") / path.relative_to(upper)
-        if path.is_dir() and host.is_dir():
-            shutil.copystat(host, path)
+        relative = path.relative_to(upper)
+        host = Path("/") / relative
+        if path.is_dir() and host.is_dir() and not f"/{relative}".startswith(HIDDEN):
+            held = host.stat()
+            os.chown(path, held.st_uid, held.st_gid)
+            path.chmod(held.st_mode & 0o7777)
 
 
 def start(spec: NodeSpec, hierarchy: Hierarchy, deadline: float) -> int:

@@ -14,6 +14,7 @@ from cli.lab.layout import CONTROL, LabError
 
 _NAME_LENGTH = 15  # the kernel's limit for an interface name
 _ETHERNET_HEADER_BYTES = 18
+_LARGEST_QUEUE_BYTES = 8 * 2**20
 EGRESS_PORT = 3128
 
 
@@ -138,8 +139,10 @@ def shape_line(interface: str, rate_bytes_per_second: float | None, mtu_bytes: i
         return f"qdisc replace dev {interface} root noqueue"
     rate = round(rate_bytes_per_second)
     burst = max(rate // 1000, 2 * (mtu_bytes + _ETHERNET_HEADER_BYTES))
-    # The queue: 50 ms, as in a small switch. `limit` rather than `latency`, which tc rounds.
-    limit = burst + max(rate // 20, 4 * (mtu_bytes + _ETHERNET_HEADER_BYTES))
+    # The queue: 50 ms, but no more than a switch has memory for. A longer one at gigabits
+    # only takes packets out of the processor's cache.
+    queue = min(rate // 20, _LARGEST_QUEUE_BYTES)
+    limit = burst + max(queue, 4 * (mtu_bytes + _ETHERNET_HEADER_BYTES))
     return f"qdisc replace dev {interface} root tbf rate {rate}bps burst {burst} limit {limit}"
 
 
@@ -147,9 +150,7 @@ def shape_lines(ports: Iterable[Port]) -> dict[str, list[str]]:
     """Return, for each namespace, the `tc` lines that shape its ends of the wires."""
     lines: dict[str, list[str]] = {}
     for port in ports:
-        lines.setdefault(port.place, []).append(
-            shape_line(port.interface, port.rate_bytes_per_second, port.mtu_bytes)
-        )
+        lines.setdefault(port.place, []).append(shape_line(port.interface, port.rate_bytes_per_second, port.mtu_bytes))
     return lines
 
 

@@ -11,6 +11,7 @@ All mounts are made here, in the node's mount namespace, so they end with the no
 import ctypes
 import json
 import os
+import shutil
 import socket
 import sys
 from pathlib import Path
@@ -49,12 +50,29 @@ def overlay(lower: str, layer: Path, target: Path) -> None:
         mount("overlay", target, "overlay", options=options)
 
 
+def is_overlay(path: Path) -> bool:
+    """Tell whether `path` lies on an overlay itself, as everything in a container does."""
+    mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+    inside = [(len(target), kind) for _, target, kind, *_ in mounts if path.is_relative_to(target)]
+    return max(inside)[1] == "overlay"
+
+
+def layer_in_memory(layer: Path) -> Path:
+    """Return a copy of `layer` in memory: an overlay cannot be the upper layer of another."""
+    memory = layer.with_name("memory")
+    memory.mkdir()
+    mount("tmpfs", memory, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755")
+    return Path(shutil.copytree(layer, memory / layer.name))
+
+
 def build(spec: dict[str, Any]) -> None:
     """Make the node's root below `spec["root"]` and move into it."""
-    root = Path(spec["root"])
-    overlay("/", Path(spec["layer"]), root)
+    root, layer = Path(spec["root"]), Path(spec["layer"])
+    if is_overlay(layer):
+        layer = layer_in_memory(layer)
+    overlay("/", layer, root)
     for number, lower in enumerate(spec["lower_mounts"]):
-        overlay(lower, Path(spec["layer"]).with_name(f"layer{number}"), root / lower.lstrip("/"))
+        overlay(lower, layer.with_name(f"layer{number}"), root / lower.lstrip("/"))
     for name, options in (("run", "mode=0755"), ("tmp", "mode=1777"), *((mask, "") for mask in spec["masks"])):
         target = root / name.lstrip("/")
         target.mkdir(parents=True, exist_ok=True)
@@ -104,7 +122,7 @@ def main() -> None:
     null = os.open("/dev/null", os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(null, descriptor)
-    os.execv(spec["init"][0], spec["init"])
+    os.execv(spec["init"][0], spec["init"])  # noqa: S606
 
 
 if __name__ == "__main__":

@@ -32,7 +32,8 @@ def hosts_in(texts: Iterable[str]) -> set[str]:
 def _setting_files(environment: Mapping[str, str]) -> list[Path]:
     home = Path(environment.get("HOME", "/root"))
     pip = [Path("/etc/pip.conf"), Path("/etc/xdg/pip/pip.conf"), Path(sys.prefix) / "pip.conf"]
-    pip += [home / ".pip/pip.conf", home / ".config/pip/pip.conf", Path(environment.get("PIP_CONFIG_FILE", "/dev/null"))]
+    pip += [home / ".pip/pip.conf", home / ".config/pip/pip.conf"]
+    pip += [Path(environment.get("PIP_CONFIG_FILE", "/dev/null"))]
     lists = Path("/etc/apt/sources.list.d")
     return [*pip, Path("/etc/apt/sources.list"), *lists.glob("*.list"), *lists.glob("*.sources")]
 

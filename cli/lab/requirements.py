@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bottleneck.profile import Profile
+from cli.lab.cgroups import CgroupError, Hierarchy, discover
 from cli.lab.layout import LabError
 
 # tool -> Debian package
@@ -49,6 +50,14 @@ def check_machine() -> None:
         raise LabError(f"Salt is not in {sys.prefix}", f"{sys.prefix}/bin/pip install -e '.[control]'", code=4)
 
 
+def find_hierarchy() -> Hierarchy:
+    """Return this machine's control groups, or raise LabError when they cannot carry a lab."""
+    try:
+        return discover()
+    except CgroupError as error:
+        raise LabError(str(error), code=4) from error
+
+
 def plan_cores(profile: Profile, available: Sequence[int] | None = None) -> tuple[dict[str, list[int]], list[str]]:
     """Give each node cores of its own; return them and what the person should know.
 
@@ -67,7 +76,7 @@ def plan_cores(profile: Profile, available: Sequence[int] | None = None) -> tupl
         taken += node.cores
     notes = []
     if wanted > len(cores):
-        notes.append(f"the nodes want {wanted} cores and this machine has {len(cores)}: they share, and slow each other")
+        notes.append(f"the nodes want {wanted} cores and this machine has {len(cores)}: they slow each other down")
     memory = sum(node.memory_bytes for node in profile.nodes.values())
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if memory > total:

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -208,10 +209,8 @@ def ping(command: Callable[[list[str]], list[str]], nodes: Iterable[str], deadli
             timeout=patience + 20,
             stdin=subprocess.DEVNULL,
         )
-        try:
+        with suppress(ValueError):  # it prints no JSON when the master does not answer yet
             missing -= {node for node, answer in json.loads(finished.stdout).items() if answer is True}
-        except ValueError:
-            pass
         if missing and time.monotonic() > deadline:
             reason = finished.stderr.strip().splitlines()[-1:] or ["no answer"]
             raise LabError(f"no answer to test.ping from {', '.join(sorted(missing))}: {reason[0]}")

@@ -24,12 +24,11 @@ def metric_words(metric: str) -> str:
     return METRICS.get(metric, metric)
 
 
-def estimate_words(estimate: Estimate | None, unit: str) -> str:
-    """Return an estimate with its interval."""
+def estimate_words(estimate: Estimate | None, unit: str) -> tuple[str, str]:
+    """Return an estimate and its interval."""
     if estimate is None:
-        return "not known"
-    value = quantity(estimate.median, unit)
-    return f"{value} ({quantity(estimate.low, unit)} to {quantity(estimate.high, unit)})"
+        return "not known", ""
+    return quantity(estimate.median, unit), f"{quantity(estimate.low, unit)} to {quantity(estimate.high, unit)}"
 
 
 def change_words(comparison: Comparison) -> str:
@@ -52,7 +51,7 @@ def comparison_table(runs: Sequence[Run]) -> list[dict[str, Any]]:
                     "second": estimate_words(item.b, item.unit),
                     "change": change_words(item),
                     "state": state,
-                    "mark": item.word if item.better is None else f"{item.word}: the other is {state}",
+                    "mark": item.word if item.better is None else f"{state}, {item.word}",
                 }
             )
         beyond = sum(row["state"] != "same" for row in rows)

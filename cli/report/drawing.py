@@ -45,7 +45,7 @@ def ticks(low: float, high: float, unit: str, most: int = 4) -> list[Tick]:
     first = math.ceil(low / step - 1e-9)
     marks = [index * step for index in range(first, int(high / step + 1e-9) + 1)]
     shown = "" if unit == "count" else unit
-    return [Tick(round((mark - low) / span * 100, 2), quantity(mark, shown) if mark else "0") for mark in marks]
+    return [Tick(round((mark - low) / span * 100, 2), quantity(abs(mark), shown) if mark else "0") for mark in marks]
 
 
 def time_ticks(seconds: float) -> list[Tick]:
@@ -56,22 +56,35 @@ def time_ticks(seconds: float) -> list[Tick]:
     return [Tick(round(mark / seconds * 100, 2), f"{mark / scale:g} {unit}") for mark in marks]
 
 
-def line_path(values: Values, maximum: float) -> str:
+def line_path(values: Values, low: float, high: float) -> str:
     """Return the SVG path of one line; a gap in the values is a gap in the line."""
-    if not values or not maximum > 0:
-        return ""
-    width = WIDTH / len(values)
+    width = WIDTH / max(len(values), 1)
     parts: list[str] = []
     pen_down = False
     for index, value in enumerate(values):
         if value is None:
             pen_down = False
             continue
-        height = HEIGHT - min(value / maximum, 1.0) * HEIGHT
-        left, right = index * width, (index + 1) * width
-        parts.append(f"{'L' if pen_down else 'M'}{left:.1f} {height:.1f}H{right:.1f}")
+        height = _height(value, low, high)
+        parts.append(f"{'V' if pen_down else f'M{index * width:.1f} '}{height:.1f}H{(index + 1) * width:.1f}")
         pen_down = True
     return "".join(parts)
+
+
+def area_path(values: Values, low: float, high: float) -> str:
+    """Return the SVG path of the area between a line and zero."""
+    width = WIDTH / max(len(values), 1)
+    zero = _height(0.0, low, high)
+    return "".join(
+        f"M{index * width:.1f} {zero:.1f}V{_height(value, low, high):.1f}H{(index + 1) * width:.1f}V{zero:.1f}Z"
+        for index, value in enumerate(values)
+        if value
+    )
+
+
+def _height(value: float, low: float, high: float) -> float:
+    share = (value - low) / (high - low) if high > low else 0.0
+    return HEIGHT - min(max(share, 0.0), 1.0) * HEIGHT
 
 
 def gaps(lines: list[Line]) -> list[tuple[float, float]]:
@@ -96,24 +109,39 @@ def chart_picture(chart: Chart) -> dict[str, Any]:
     # A ceiling far above the use would press every line to the floor: then it is told in words.
     inside = [item for item in chart.references if item.value <= 4 * used]
     top = max([used, *(item.value for item in inside)])
-    maximum = 1.0 if chart.unit == "share" else max(1.0, math.ceil(top)) if chart.unit == "count" else (top or 1.0)
-    if chart.unit != "share":
-        maximum *= 1.08
+    high = 1.0 if chart.unit == "share" else 1.08 * (max(1.0, math.ceil(top)) if chart.unit == "count" else top or 1.0)
+    low = -high if chart.mirrored else 0.0
+    shown = "" if chart.unit == "count" else chart.unit
     beyond = [
-        f"{item.name}: {quantity(item.value, chart.unit)}"
-        + (f", off the scale: {item.value / used:,.0f} times the highest use" if used > 0 else "")
+        f"{item.name.capitalize() if ' ' in item.name else item.name} {quantity(item.value, shown)}, off the scale"
+        + (f": {quantity(item.value / used)} times the highest use." if used > 0 else ".")
         for item in chart.references
         if item not in inside
     ]
+    lines = [
+        {
+            "line": line,
+            "identity": f"{chart.identity}-{index}",
+            "path": line_path(values, low, high),
+            "area": "" if line.faint else area_path(values, low, high),
+        }
+        for index, line in enumerate(chart.lines)
+        for values in ([None if value is None else -value for value in line.values] if line.down else line.values,)
+    ]
+    signs = (1.0, -1.0) if chart.mirrored else (1.0,)
     return {
         "chart": chart,
-        "lines": [{"line": line, "path": line_path(line.values, maximum)} for line in chart.lines],
-        "ticks": ticks(0.0, maximum, chart.unit, 4 if chart.unit == "count" else 3),
+        "lines": lines,
+        "ticks": ticks(low, high, chart.unit, 4),
         "references": [
-            {"percent": item.value / maximum * 100, "text": f"{item.name} {quantity(item.value, chart.unit)}"}
+            {
+                "percent": (sign * item.value - low) / (high - low) * 100,
+                "text": f"{item.name} {quantity(item.value, shown)}" if sign > 0 else "",
+            }
             for item in inside
+            for sign in signs
         ],
-        "beyond": beyond,
+        "asides": [text for text in (*beyond, chart.remark) if text],
         "gaps": gaps(chart.lines),
         "rows": [_line_row(line, chart.unit) for line in chart.lines if not line.faint],
     }

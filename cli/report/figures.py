@@ -99,7 +99,9 @@ def quantity(value: object, unit: str = "") -> str:
         return "unknown"
     match unit:
         case "1" | "share":
-            return f"{three_digits(value * 100)} %"
+            return f"{three_digits(round(value * 100, 1))} %" if value >= 0.001 or value <= 0 else "under 0.1 %"
+        case "cores":
+            return f"{three_digits(value)} {'core' if value == 1 else 'cores'}"
         case "s":
             return duration_text(value)
         case "bytes/s" | "B/s":

@@ -23,6 +23,9 @@ PHASES = {
     "client": "outside of the engine",
 }
 
+# A phase below this share is a line too thin to see: it is told in words.
+LEAST_SHARE = 0.005
+
 
 def resource_words(resource: str) -> str:
     """Return a resource of the ledger in words."""
@@ -55,10 +58,13 @@ def ledger_rows(ledger: dict[str, Any]) -> list[dict[str, Any]]:
                 "source": str(entry.get("source") or ""),
             }
         )
+    return sorted(rows, key=_rank)
+
+
+def _rank(row: dict[str, Any]) -> tuple[int, bool, float]:
     known = list(PHASES)
-    order = {name: known.index(name) if name in known else len(known) for name in {row["phase"] for row in rows}}
-    rows.sort(key=lambda row: (order[row["phase"]], row["resource"] == "unexplained", -row["seconds"]))
-    return rows
+    phase = known.index(row["phase"]) if row["phase"] in known else len(known)
+    return phase, row["resource"] == "unexplained", -row["seconds"]
 
 
 def ledger_picture(ledger: dict[str, Any]) -> dict[str, Any] | None:
@@ -90,8 +96,8 @@ def ledger_picture(ledger: dict[str, Any]) -> dict[str, Any] | None:
     order = sorted(whole, key=lambda resource: (resource == "unexplained", -whole[resource]))
     return {
         "total": quantity(total, "s"),
-        "unit": str(ledger.get("unit") or "seconds per output token"),
-        "phases": phases,
+        "phases": [phase for phase in phases if phase["share"] >= LEAST_SHARE],
+        "small": [f"{phase['title']} {phase['text']}" for phase in phases if phase["share"] < LEAST_SHARE],
         "rows": rows,
         "whole": [
             {

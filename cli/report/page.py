@@ -31,8 +31,11 @@ _COMMAND = re.compile(
     r"(?: [\w<>./%=:*-]+)*)"
 )
 GROUPS = {
-    "nodes": ("Nodes", "Share of the time: cores busy, runnable work that had to wait (pressure), held by a CPU quota."),
-    "links": ("Links", "What each node sent (solid) and received (dashed)."),
+    "nodes": (
+        "Nodes",
+        "Share of the time: cores busy, work that had to wait (pressure), held by a CPU quota.",
+    ),
+    "links": ("Links", "One direction above the middle, the other below. Dashed: the ceiling that a probe measured."),
     "engine": ("Engine", "Read from the engine's own metrics every few seconds."),
 }
 
@@ -76,7 +79,7 @@ def render(runs: Sequence[Run]) -> str:
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["quantity"] = quantity
+    environment.filters |= {"quantity": quantity, "commands": with_commands}
     script = (_HERE / "hover.js.j2").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     context = page(runs)
@@ -108,7 +111,7 @@ def page(runs: Sequence[Run]) -> dict[str, Any]:
         "confidence_word": confidence_word(confidence),
         "evidence": verdict.get("evidence") or [],
         "runners_up": verdict.get("runners_up") or [],
-        "advice": [with_commands(str(line)) for line in verdict.get("advice") or []],
+        "advice": [str(line) for line in verdict.get("advice") or []],
         "gain": verdict.get("gain"),
         "cards": _cards(figures),
         "ledger": ledger_picture(verdict.get("ledger") or {}),
@@ -123,7 +126,7 @@ def page(runs: Sequence[Run]) -> dict[str, Any]:
         "comparison": comparison_table(runs) if len(runs) > 1 else None,
         "settings": _settings(run),
         "workers": run.plan,
-        "notes": missing_notes(run, verdict, [picture["chart"].note for picture in pictures], bool(samples)),
+        "notes": missing_notes(run, verdict, [chart.note for chart in charts]),
     }
 
 
@@ -135,7 +138,13 @@ def _cards(figures: Figures | None) -> list[dict[str, str]]:
     if figures is None:
         return []
     speed = figures.output_tokens_per_second
-    cards = [{"name": "Output", "value": quantity(speed, "tokens/s") if speed else "unknown", "note": "all requests together"}]
+    cards = [
+        {
+            "name": "Output",
+            "value": quantity(speed, "tokens/s") if speed else "unknown",
+            "note": "all requests together",
+        }
+    ]
     for latency in figures.latencies:
         cards.append(
             {
@@ -169,9 +178,13 @@ def _settings(run: Run) -> list[tuple[str, list[tuple[str, str]]]]:
     if run.profile and deployment:
         model = run.profile.model
         rows += [
-            ("model", f"{model.name}, {model.quantization.bits} bit, {model.shape.layers} layers of {model.shape.hidden_size}"),
+            ("model", model.name),
+            ("weights", f"{model.quantization.bits} bit"),
+            ("shape", f"{model.shape.layers} layers of {model.shape.hidden_size}"),
             ("nodes", ", ".join(deployment.nodes)),
-            ("tensor / pipeline / replicas", f"{deployment.tensor_parallel} / {deployment.pipeline_parallel} / {deployment.replicas}"),
+            ("tensor parallel", str(deployment.tensor_parallel)),
+            ("pipeline parallel", str(deployment.pipeline_parallel)),
+            ("replicas", str(deployment.replicas)),
             ("link between ranks", deployment.link),
         ]
         server = deployment.server.model_dump(exclude_defaults=True)
@@ -185,31 +198,16 @@ def _settings(run: Run) -> list[tuple[str, list[tuple[str, str]]]]:
 def _plain(name: str, value: object) -> str:
     if name.endswith("_bytes"):
         return quantity(value, "bytes")
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, dict | list):
         return json.dumps(value)
     return str(value)
 
 
-def missing_notes(run: Run, verdict: dict[str, Any], chart_notes: Sequence[str], has_samples: bool) -> list[str]:
+def missing_notes(run: Run, verdict: dict[str, Any], chart_notes: Sequence[str]) -> list[str]:
     """Return, each once, what is missing, doubtful or must be read with care."""
-    notes = [*run.problems]
-    if run.status != "complete":
-        notes.append(f"The run is marked {run.status}: it ended early, the page shows as far as it got.")
-    if not has_samples:
-        notes.append("No samples of the nodes: nothing over time can be shown.")
-    if run.profile:
-        deployment = run.profile.deployments.get(run.deployment)
-        seen = {str(batch.get("node")) for batch in run.batches}
-        silent = [node for node in (deployment.nodes if deployment else []) if node not in seen]
-        if has_samples and silent:
-            notes.append(f"No samples of {', '.join(silent)}: its lines are missing.")
+    notes = [*run.problems, *(str(note) for note in verdict.get("notes") or [])]
     if not run.ceilings:
         notes.append("No ceilings: nothing tells how much more the links and nodes can do. Measure them: cluster probe")
-    for name, series in node_samples(run.batches).items():
-        if series.missing_batches or series.dropped:
-            notes.append(
-                f"{name}: {series.missing_batches} batches never arrived, its sampler dropped {series.dropped} samples; "
-                "the time lines have gaps there."
-            )
-    notes += [str(note) for note in verdict.get("notes") or []] + [note for note in chart_notes if note]
-    return list(dict.fromkeys(notes))
+    return list(dict.fromkeys([*notes, *(note for note in chart_notes if note)]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,8 @@ from bottleneck.metrics import MetricsText
 from bottleneck.node_signals import median_of
 from bottleneck.run import Run, engine_readings
 from bottleneck.samples import NodeSamples, Steps
+from bottleneck.topology import find_topology
+from bottleneck.units import rate_text
 
 Edges = npt.NDArray[np.float64]
 Values = list[float | None]
@@ -20,17 +23,18 @@ Values = list[float | None]
 # Fine enough to see a prefill, coarse enough that a kernel's 10 ms ticks do not look like load.
 SHORTEST_BIN_SECONDS = 0.5
 MOST_BINS = 300
+LONGEST_STEP_SECONDS = 1.5
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a chart; `tone` names its colour in the style sheet."""
+    """One line of a chart; `tone` names its colour in the style sheet, `faint` lines are background to others."""
 
     name: str
     tone: str
     values: Values
     faint: bool = False
-    dashed: bool = False
+    down: bool = False
 
     @property
     def known(self) -> list[float]:
@@ -48,7 +52,11 @@ class Reference:
 
 @dataclass(frozen=True)
 class Chart:
-    """Lines over time with one unit: `share` (0 to 1), `bytes/s` or `count`."""
+    """Lines over time with one unit: `share` (0 to 1), `bytes/s` or `count`.
+
+    `note` is about something missing, `remark` about what the lines show. A `mirrored` chart has its zero in the
+    middle and the lines with `down` below it.
+    """
 
     identity: str
     group: str
@@ -57,6 +65,8 @@ class Chart:
     lines: list[Line]
     references: list[Reference] = field(default_factory=list)
     note: str = ""
+    remark: str = ""
+    mirrored: bool = False
 
 
 def time_edges(start: float, end: float) -> Edges:
@@ -69,9 +79,15 @@ def time_edges(start: float, end: float) -> Edges:
 
 
 def rates(steps: Steps, edges: Edges) -> Values:
-    """Return the mean growth per second in every bin; None where no sample tells."""
+    """Return the mean growth per second in every bin; None where no sample tells.
+
+    A step across lost samples has a mean, but nobody saw what happened in it: no line there.
+    """
     found: Values = []
-    for start, end in zip(edges[:-1], edges[1:], strict=True):
+    if steps.growth.size:
+        seen = steps.seconds <= max(4 * float(np.median(steps.seconds)), LONGEST_STEP_SECONDS)
+        steps = replace(steps, start=steps.start[seen], end=steps.end[seen], growth=steps.growth[seen])
+    for start, end in pairwise(edges):
         inside = steps.within(float(start), float(end))
         seconds = float(inside.seconds.sum()) if inside.growth.size else 0.0
         # A sliver of a bin says little about it.
@@ -93,15 +109,20 @@ def node_chart(name: str, samples: NodeSamples, edges: Edges) -> Chart:
         lines.append(Line(f"CPU busy, mean of {len(cores)} cores", "cpu", _mean(list(cores.values()))))
     elif cores:
         lines = [Line("CPU busy", "cpu", next(iter(cores.values())))]
+    quiet = []
     for title, tone, path in (
         ("CPU pressure", "pressure", ("psi", "cpu", 0)),
         ("memory pressure", "memory", ("psi", "memory", 0)),
         ("throttled", "throttled", ("cgroup", "throttled_s")),
     ):
         line = Line(title, tone, rates(samples.steps(*path), edges))
-        if line.known and (title != "memory pressure" or max(line.known) > 0.01):
+        if line.known and max(line.known) < 0.005:
+            quiet.append(title)
+        elif line.known:
             lines.append(line)
-    return Chart(f"node-{name}", "nodes", name, "share", [_capped(line) for line in lines if line.known])
+    remark = f"Below 0.5 % throughout: {', '.join(quiet)}." if quiet else ""
+    lines = [_capped(line) for line in lines if line.known]
+    return Chart(f"node-{name}", "nodes", name, "share", lines, remark=remark)
 
 
 def _natural(text: str) -> tuple[int, str]:
@@ -133,26 +154,37 @@ def profile_rate(run: Run, link: str) -> float | None:
 
 def link_names(samples: dict[str, NodeSamples]) -> list[str]:
     """Return every link that any node has samples of."""
-    return sorted({link for series in samples.values() for link in series.keys("links")})  # noqa: SIM118
+    return sorted({link for series in samples.values() for link in series.keys("links")})
 
 
 def link_chart(run: Run, link: str, samples: dict[str, NodeSamples], edges: Edges) -> Chart:
-    """Return the bytes per second that each node sent and received over a link."""
-    nodes = [name for name, series in samples.items() if link in series.keys("links")]  # noqa: SIM118
+    """Return the bytes per second over a link, one direction upwards and the other downwards.
+
+    Between two nodes what one sends the other receives: the sender's counter stands for the direction. Otherwise
+    every node has what it sends (up) and what it receives (down).
+    """
+    nodes = [name for name, series in samples.items() if link in series.keys("links")]
     lines = []
     for index, node in enumerate(nodes):
-        sent = Line(f"{node} sends", f"node{index % 4}", rates(samples[node].link(link, "transmit_bytes"), edges))
-        received = rates(samples[node].link(link, "receive_bytes"), edges)
-        lines += [sent, Line(f"{node} receives", f"node{index % 4}", received, dashed=True)]
+        tone = f"node{index % 4}"
+        sent = rates(samples[node].link(link, "transmit_bytes"), edges)
+        if len(nodes) == 2:
+            lines.append(Line(f"{node} to {nodes[1 - index]}", tone, sent, down=index == 1))
+        else:
+            received = rates(samples[node].link(link, "receive_bytes"), edges)
+            lines += [Line(f"{node} sends", tone, sent), Line(f"{node} receives", tone, received, down=True)]
     references, note = [], ""
+    rate = profile_rate(run, link)
     ceilings = link_ceilings(run, link)
     if ceilings:
         lowest = min(ceilings.values())
-        references.append(Reference("ceiling (probe)" if len(ceilings) == 1 else "lowest ceiling (probe)", lowest))
-    elif (rate := profile_rate(run, link)) is not None:
-        references.append(Reference("rate in the profile, not measured", rate))
-        note = "No probe measured this link before the run."
-    return Chart(f"link-{link}", "links", link, "bytes/s", [line for line in lines if line.known], references, note)
+        references.append(Reference("ceiling", lowest))
+    elif rate is not None:
+        references.append(Reference("rate in the profile (not measured)", rate))
+        note = f"No probe measured link {link} before the run: the profile's rate stands in for its ceiling."
+    remark = f"Rate in the profile: {rate_text(rate)}." if rate is not None and ceilings else ""
+    lines = [line for line in lines if line.known]
+    return Chart(f"link-{link}", "links", link, "bytes/s", lines, references, note, remark, mirrored=True)
 
 
 def engine_charts(run: Run, edges: Edges) -> list[Chart]:
@@ -164,8 +196,10 @@ def engine_charts(run: Run, edges: Edges) -> list[Chart]:
         cache = _gauge(readings, "vllm:kv_cache_usage_perc", edges)
         counts = [Line("running", "cpu", running), Line("waiting", "pressure", waiting)]
         counts = [line for line in counts if line.known]
+        limit = find_topology(run).max_num_seqs
+        references = [Reference("max_num_seqs", float(limit))] if limit else []
         if counts:
-            charts.append(Chart(f"engine-{node}-requests", "engine", f"requests, {node}", "count", counts))
+            charts.append(Chart(f"engine-{node}-requests", "engine", f"requests, {node}", "count", counts, references))
         if any(value is not None for value in cache):
             line = Line("KV cache in use", "cache", cache)
             charts.append(Chart(f"engine-{node}-cache", "engine", f"KV cache, {node}", "share", [line]))

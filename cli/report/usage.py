@@ -62,7 +62,7 @@ def _links(run: Run, samples: dict[str, NodeSamples], edges: Edges) -> list[Use]
     for link in link_names(samples):
         ceilings = link_ceilings(run, link)
         for node, series in samples.items():
-            if link not in series.keys("links"):  # noqa: SIM118
+            if link not in series.keys("links"):
                 continue
             towards = {pair.split("->")[-1]: value for pair, value in ceilings.items() if pair.startswith(f"{node}->")}
             ceiling, source = min(towards.values(), default=None), "probe"
@@ -89,7 +89,9 @@ def _cores(run: Run, samples: dict[str, NodeSamples], edges: Edges) -> list[Use]
         columns = zip(*(rates(steps, edges) for steps in each), strict=True)
         peaks = [sum(value for value in row if value is not None) for row in columns]
         ceiling = float(len(cores))
-        found.append(Use("CPU", node, "cores", mean, min(max(peaks, default=mean), ceiling), ceiling, "cores it may use"))
+        found.append(
+            Use("CPU", node, "cores", mean, min(max(peaks, default=mean), ceiling), ceiling, "cores it may use")
+        )
     return found
 
 
@@ -122,7 +124,11 @@ def _accelerators(run: Run) -> list[Use]:
             grown = [
                 change.value
                 for counter in counters
-                if (change := delta(run.engine_before.get(node), run.engine_after.get(node), f"vllm:{counter}_per_gpu_total"))
+                if (
+                    change := delta(
+                        run.engine_before.get(node), run.engine_after.get(node), f"vllm:{counter}_per_gpu_total"
+                    )
+                )
             ]
             mean = sum(grown) / run.seconds if grown and run.seconds > 0 else None
             if ceiling is not None:

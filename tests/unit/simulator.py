@@ -124,7 +124,7 @@ class Simulation:
 
     def _simulate(self) -> None:
         world = self.world
-        idle = {node: (0.0, 0.0, 0.0, 0.0) for node in ("node0", "node1")}
+        idle = dict.fromkeys(("node0", "node1"), (0.0, 0.0, 0.0, 0.0))
         while len(self.finished) < world.requests:
             self._arrive()
             if not self.waiting and not self.running:
@@ -159,12 +159,13 @@ class Simulation:
 
     def _engine(self) -> dict[str, float]:
         done, world = self.finished, self.world
+        ends = [(request.token_times[0], request.token_times[-1]) for request in done]
         gaps = np.concatenate([np.diff(request.token_times) for request in (*done, *self.running)] or [np.empty(0)])
         generated = sum(len(request.token_times) for request in (*done, *self.running))
         numbers = {
             "request_queue_time_seconds_sum": sum(request.scheduled - request.arrived for request in done),
             "request_prefill_time_seconds_sum": sum(request.token_times[0] - request.scheduled for request in done),
-            "request_decode_time_seconds_sum": sum(request.token_times[-1] - request.token_times[0] for request in done),
+            "request_decode_time_seconds_sum": sum(last - first for first, last in ends),
             "e2e_request_latency_seconds_sum": sum(request.token_times[-1] - request.arrived for request in done),
             "e2e_request_latency_seconds_count": len(done),
             "request_generation_tokens_sum": len(done) * world.output_tokens,
@@ -184,7 +185,7 @@ class Simulation:
 
     def metrics_at(self, moment: float) -> dict[str, float]:
         """Engine metrics as they stood at a moment of the simulation."""
-        flat = {key: 0.0 for key in self.totals[0][1]}
+        flat = dict.fromkeys(self.totals[0][1], 0.0)
         for when, numbers in self.totals:
             if when <= moment:
                 flat = dict(numbers)
@@ -233,12 +234,13 @@ class Simulation:
     def _sample(
         self, node: str, moment: float, cpu: float, throttled: float, delay: float, sent: float
     ) -> dict[str, Any]:
-        foreign = self.world.stolen.get(node, 0.0) * 0.0 + delay
+        # A wait for the core is the time in which others ran on it.
+        busy = 100 + cpu + delay
         return {
             "t": EPOCH + moment,
-            "cpu": {"0": [100 + cpu + foreign, 60 + cpu, 40.0, max(0.0, moment - cpu), 0.0, 0.0]},
+            "cpu": {"0": [busy, 60 + cpu, 40.0, max(0.0, moment - cpu), 0.0, 0.0]},
             "links": {"direct": [5e6 + sent, 5e6 + sent, 0, 0, 0, 0, 0, 0]},
-            "cgroup": {"throttled_s": throttled, "periods": 1, "throttled_periods": 0, "quota_cores": self._quota(node)},
+            "cgroup": {"throttled_s": throttled, "quota_cores": self.world.quota.get(node)},
             "workers": {
                 "tp2-0" if node == "node0" else "tp2-1": {
                     "cpu_user_s": 0.9 * cpu,
@@ -248,9 +250,6 @@ class Simulation:
                 }
             },
         }
-
-    def _quota(self, node: str) -> float | None:
-        return self.world.quota.get(node)
 
     def ceilings(self) -> dict[str, Any]:
         """Ceilings as the probes would have written them."""
@@ -299,7 +298,7 @@ class Simulation:
     def run(self) -> Run:
         """The whole run, as `load_run` would give it."""
         profile = load_profile(PROFILE)
-        start = {key: 0.0 for key in self.totals[0][1]}
+        start = dict.fromkeys(self.totals[0][1], 0.0)
         plan_line = ["serve", "m", "--max-num-seqs", str(self.world.max_num_seqs)]
         return Run(
             id="simulated",

@@ -117,10 +117,40 @@ def test_throttled_alike_is_no_straggler() -> None:
 
 def test_advice_names_the_place_and_the_setting() -> None:
     straggler = analyse(simulate(quota={"node1": 0.3}).run())
-    assert any("--node node1 --restore" in line for line in straggler.advice)
+    assert any("cluster lab slow node1 --restore" in line for line in straggler.advice)
     queueing = analyse(simulate(max_num_seqs=2, concurrency=12, requests=24).run())
-    assert any("now 2" in line for line in queueing.advice)
+    assert any("now 2" in line and "--set max_num_seqs=8" in line for line in queueing.advice)
     assert straggler.title == "Straggler node1"
+
+
+@pytest.mark.parametrize("deployment", ["pp2", "replicas", "single", "unheard-of"])
+def test_other_deployments_are_analysed(deployment: str) -> None:
+    run = simulate().run()
+    run.deployment, run.plan = deployment, []
+    verdict = analyse(run)
+    assert_sound(verdict)
+    assert not any("could not be analysed" in note for note in verdict.notes)
+    total = math.fsum(entry.seconds for entry in verdict.ledger.entries)
+    assert total == pytest.approx(verdict.ledger.total)
+    assert verdict.name in ("compute", "inconclusive", "balanced")
+
+
+def test_the_link_is_the_one_the_workers_were_given() -> None:
+    run = simulate().run()
+    for spec, address in zip(run.plan, ("10.77.0.10", "10.77.0.11"), strict=True):
+        spec["link_address"] = address
+    verdict = analyse(run)
+    assert verdict.measured["link"]["name"] == "ethernet"
+    assert any("no samples of link ethernet" in note for note in verdict.notes)
+
+
+def test_a_replica_that_is_throttled_is_a_straggler() -> None:
+    run = simulate(quota={"node1": 0.3}).run()
+    run.deployment, run.plan = "replicas", []
+    for readings in (run.engine_before, run.engine_after):
+        readings["node1"] = readings["node0"]
+    verdict = analyse(run)
+    assert (verdict.name, verdict.where["node"], verdict.where["link"]) == ("straggler", "node1", None)
 
 
 # -- recorded scenarios with a known cause
@@ -252,6 +282,7 @@ def test_damage_never_gives_a_confident_wrong_answer(name: str, how: str) -> Non
     verdict = analyse(damaged(copy.deepcopy(simulate(**world).run()), how))
     assert_sound(verdict)
     assert verdict.notes, "damage must be said"
+    assert not any("could not be analysed" in note for note in verdict.notes)
     assert verdict.name in (expected, "inconclusive", "balanced") or verdict.confidence < 0.5, verdict.to_json()
     assert verdict.confidence <= whole.confidence + 1e-9 or verdict.name == expected
 

@@ -284,13 +284,14 @@ def repeats_for(seconds, budget_seconds):
 def serve(specification):
     """Answer bandwidth and latency probes on one address."""
     address, port = specification["address"], specification["port"]
+    listener = socket.create_server((address, port + 1))
     server = subprocess.Popen(
         ["iperf3", "--server", "--bind", address, "--port", str(port), "--json", "--interval", INTERVAL],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         preexec_fn=_die_with_parent,
     )
-    threading.Thread(target=_echo, args=(address, port + 1), daemon=True).start()
+    threading.Thread(target=_echo, args=(listener,), daemon=True).start()
     sys.exit(server.wait())
 
 
@@ -299,15 +300,13 @@ def _die_with_parent():
     ctypes.CDLL(None).prctl(1, signal.SIGTERM, 0, 0, 0)
 
 
-def _echo(address, port):
-    with socket.create_server((address, port)) as listener:
-        while True:
-            connection, _ = listener.accept()
-            with connection:
-                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                with contextlib.suppress(ConnectionError):
-                    while data := connection.recv(PING_BYTES):
-                        connection.sendall(data)
+def _echo(listener):
+    while True:
+        connection, _ = listener.accept()
+        with connection, contextlib.suppress(ConnectionError):
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            while data := connection.recv(PING_BYTES):
+                connection.sendall(data)
 
 
 def link(specification):

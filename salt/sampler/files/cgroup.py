@@ -126,7 +126,8 @@ class Limits:
             if level.quota is not None:
                 level.refresh()
                 quota = level.quota if quota is None else min(quota, level.quota)
-        periods, throttled, seconds = (sum(column) for column in zip(*(level.counters for level in self._levels)))
+        counters = [level.counters for level in self._levels]
+        periods, throttled, seconds = (sum(column) for column in zip(*counters, strict=True))
         return {"throttled_s": seconds, "periods": periods, "throttled_periods": throttled, "quota_cores": quota}
 
     def close(self):

@@ -66,7 +66,9 @@ def head_address(path):
             worker = json.load(file)
     except (OSError, ValueError):
         return None
-    return (worker["api_address"], int(worker["api_port"])) if worker.get("head") and worker.get("api_address") else None
+    if not (worker.get("head") and worker.get("api_address")):
+        return None
+    return worker["api_address"], int(worker["api_port"])
 
 
 class EngineReader(threading.Thread):

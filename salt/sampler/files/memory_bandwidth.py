@@ -14,7 +14,8 @@ from readers import Handle
 
 SYSTEM_CALL = {"x86_64": 298, "aarch64": 241}
 UNIT_BYTES = {"MiB": 1 << 20, "KiB": 1 << 10, "Bytes": 1}
-EVENTS = {"data_read": "read_bytes", "data_reads": "read_bytes", "data_write": "write_bytes", "data_writes": "write_bytes"}
+READ, WRITTEN = "read_bytes", "write_bytes"
+EVENTS = {"data_read": READ, "data_reads": READ, "data_write": WRITTEN, "data_writes": WRITTEN}
 ATTRIBUTE_BYTES = 128
 
 

@@ -95,9 +95,9 @@ class Sampler:
 
 
 def boot_identity(now):
-    """Return the name of this life of the sampler: the kernel's boot and when it began, so that later ones sort later."""
+    """Return the name of this life of the sampler: the kernel's boot, and when in it the sampler began."""
     with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:
-        return f"{file.read().strip()}-{int(now * 1000):014d}"
+        return f"{file.read().strip()}-{int(now * 1000)}"
 
 
 def main(arguments):
@@ -126,7 +126,7 @@ def main(arguments):
     sampler = Sampler(config["node"], machine, pacer, sender.add, engine.take)
     asked_to_end = []
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda seen, frame: asked_to_end.append(seen))
+        signal.signal(number, lambda seen, _: asked_to_end.append(seen))
     sender.start()
     engine.start()
     gc.freeze()  # what is loaded now stays; the collector need not look at it again

@@ -201,7 +201,8 @@ class Workers:
         complete = True
         if not 0.0 <= now - self._refreshed < THREADS_SECONDS:
             self._refreshed = now
-            complete = all([worker.refresh() for worker in self._workers.values()])
+            for worker in self._workers.values():
+                complete = worker.refresh() and complete
         found = units(self._directory)
         same = {name: worker.keeper for name, worker in self._workers.items()} == found
         if complete and same and (not found or 0.0 <= now - self._searched < SEARCH_SECONDS):

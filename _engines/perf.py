@@ -1,0 +1,207 @@
+"""
+Take the samplers' batches, store each once, say what is stored, close windows, export to Prometheus.
+
+Configured on the master with ``engines: [{perf: {}}]``. What is known of the cluster is a value
+(``bottleneck.live``); this module only feeds it with events and does what it announces.
+
+An accepted minion can fire any event, and with a list of events even under another minion's
+id. So a batch is measurements and nothing more: it can be wrong, it can never act.
+"""
+
+import collections
+import json
+import logging
+import threading
+import time
+
+import salt.client
+import salt.utils.event
+
+from bottleneck import exposition, live
+from bottleneck.profile import load_profile
+from bottleneck.store import Store
+
+try:
+    from prometheus_client import CollectorRegistry, make_wsgi_app, start_http_server
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+    HAS_CLIENT = True
+except ImportError:
+    HAS_CLIENT = False
+
+log = logging.getLogger(__name__)
+
+BATCH_TAG = "cluster/perf/batch/"
+TICK_SECONDS = 1.0
+PRUNE_SECONDS = 600.0
+SERVE_AGAIN_SECONDS = 10.0
+# A node that was heard of this long before a restart is expected back.
+EXPECTED_SECONDS = 600.0
+VERDICT_SECONDS = 2.0
+ACKNOWLEDGED_PATH = "/acknowledged/"
+
+
+def __virtual__():
+    return "perf" if HAS_CLIENT else (False, "the perf engine needs prometheus-client")
+
+
+def start(address=None, port=None):
+    """
+    Run the engine until the master ends.
+
+    address
+        where the exporter listens; the control node's own address when left out
+    port
+        its port; the profile's ``perf.exporter_port`` when left out
+    """
+    profile = load_profile(__opts__["cluster_profile"])
+    with Store(__opts__["cluster_store"]) as store:
+        collector = Collector(__opts__, profile, store)
+        collector.listen(address or profile.control.address, port or profile.perf.exporter_port)
+        collector.run()
+
+
+class Collector:
+    """Feeds ``bottleneck.live`` and does what it announces."""
+
+    def __init__(self, opts, profile, store, clock=time.time):
+        self._opts = opts
+        self._store = store
+        self._clock = clock
+        self._retention = profile.perf.retention_seconds
+        now = clock()
+        seen = store.last_seen()
+        self.state = live.begin(
+            live.Settings.of(profile), now, [node for node, moment in seen.items() if now - moment < EXPECTED_SECONDS]
+        )
+        self._asked = collections.deque()
+        self._latest = (0.0, None)
+        self._pruned = 0.0
+        self._listen = None
+        self._served = 0.0
+        self._bus = None
+        self._client = None
+
+    def run(self):
+        """Take events and let time pass."""
+        with salt.utils.event.get_master_event(self._opts, self._opts["sock_dir"], listen=True) as self._bus:
+            ticked = 0.0
+            while True:
+                event = self._bus.get_event(wait=TICK_SECONDS, tag=BATCH_TAG, full=True, auto_reconnect=True)
+                if event:
+                    self.take(event["tag"], event["data"])
+                now = self._clock()
+                if not 0.0 <= now - ticked < TICK_SECONDS:
+                    ticked = now
+                    self.tick(now)
+
+    def take(self, tag, data):
+        """Take one event of a batch."""
+        now = self._clock()
+        data = data if isinstance(data, dict) else {}
+        batch, sender = data.get("data"), data.get("id")
+        reason = live.problem(batch, sender, self.state.settings)
+        if reason is None and tag != BATCH_TAG + batch["node"]:
+            reason = f"a batch of {batch['node']} came as {tag[:100]}"
+        if reason is not None:
+            if self.state.rejected % 100 == 0:
+                log.warning("Batch refused: %s (%d before it)", reason, self.state.rejected)
+            self._apply(live.Rejected(now))
+            return
+        node, boot = batch["node"], batch["boot"]
+        new = self._store.put_batch(batch)
+        mark = self._store.watermark(node, boot)
+        oldest = batch.get("sampler", {}).get("oldest")
+        if isinstance(oldest, int) and mark + 1 < oldest <= batch["sequence"]:
+            mark = self._store.skip(node, boot, oldest)
+        self._apply(live.Arrived(now, batch, new, mark))
+
+    def tick(self, now):
+        """Let time pass: windows, heartbeats, acknowledgements, and now and then the old batches."""
+        while self._asked:
+            self._apply(live.Asked(now, self._asked.popleft()))
+        self._apply(live.Tick(now))
+        told = live.to_tell(self.state, now)
+        if told:
+            self._tell(told, now)
+        if now - self._pruned >= PRUNE_SECONDS:
+            self._pruned = now
+            self._store.prune(now - self._retention)
+        if self._listen and now - self._served >= SERVE_AGAIN_SECONDS:
+            self._serve(now)
+
+    def _apply(self, event):
+        self.state = live.apply(event, self.state)
+        for tag, data in self.state.announcements:
+            log.info("%s %s", tag, data)
+            self._fire(data, tag)
+
+    def _fire(self, data, tag):
+        if self._bus is not None:
+            self._bus.fire_event(dict(data), tag)
+
+    def _tell(self, told, now):
+        """Tell nodes by a job what is stored: they do not reach the port to ask."""
+        if self._client is None:
+            self._client = salt.client.LocalClient(mopts=self._opts)
+        minions = {self.state.settings.senders[node]: answer for node, answer in told.items()}
+        self._client.cmd_async(list(minions), "perf.acknowledge", kwarg={"told": minions}, tgt_type="list")
+        for node in told:
+            self._apply(live.Asked(now, node, by_job=True))
+
+    # What follows is called by the threads of the HTTP server: they read the state, which is a value.
+
+    def listen(self, address, port):
+        """Say where to serve; an address that is not up yet is tried again."""
+        self._listen = (address, port)
+        self._serve(self._clock())
+
+    def _serve(self, now):
+        self._served = now
+        address, port = self._listen
+        registry = CollectorRegistry()
+        registry.register(self)
+        try:
+            server, _ = start_http_server(port, address, registry)
+        except OSError as error:
+            log.error("The exporter cannot listen on %s:%s: %s", address, port, error)
+            return
+        metrics = make_wsgi_app(registry)
+        server.set_app(lambda environment, respond: self._respond(metrics, environment, respond))
+        self._listen = None
+        log.info("The exporter listens on %s:%s (%d threads)", address, port, threading.active_count())
+
+    def _respond(self, metrics, environment, respond):
+        path = environment.get("PATH_INFO", "")
+        if not path.startswith(ACKNOWLEDGED_PATH):
+            return metrics(environment, respond)
+        node, _, boot = path.removeprefix(ACKNOWLEDGED_PATH).partition("/")
+        told = live.acknowledgement(self.state, node, boot)
+        if told is None:
+            respond("404 Not Found", [("Content-Type", "application/json")])
+            return [b"{}"]
+        self._asked.append(node)
+        respond("200 OK", [("Content-Type", "application/json")])
+        return [json.dumps(told).encode()]
+
+    def collect(self):
+        """Return the metric families, as the registry asks for them at every scrape."""
+        now = self._clock()
+        if now - self._latest[0] >= VERDICT_SECONDS:
+            self._latest = (now, self._store.latest_verdict())
+        found = _families()
+        for name, labels, value in exposition.values(self.state, self._latest[1], now, time.process_time()):
+            found[name].add_metric(labels, value)
+        return found.values()
+
+    def describe(self):
+        """Return the metric families without values."""
+        return _families().values()
+
+
+def _families():
+    kinds = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily}
+    return {
+        metric.name: kinds[metric.kind](metric.name.removesuffix("_total"), metric.help, labels=metric.labels)
+        for metric in exposition.METRICS
+    }

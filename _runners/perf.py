@@ -1,0 +1,244 @@
+"""
+The performance record of the cluster: windows into verdicts, exports, what is going on now.
+"""
+
+import json
+import logging
+import os
+import time
+
+import salt.client
+import salt.utils.event
+from salt.exceptions import CommandExecutionError
+
+from bottleneck.profile import ProfileError, load_profile
+from bottleneck.rates import recent
+from bottleneck.run import window_run, write_batches
+from bottleneck.store import Store, StoreError
+from bottleneck.verdict import analyse
+
+log = logging.getLogger(__name__)
+
+CHANGED_TAG = "cluster/verdict/changed"
+RECENT_SECONDS = 6.0
+# Readings of the engine just outside a window bound what happened inside it.
+MARGIN_SECONDS = 3.0
+
+
+def aggregate(window):
+    """
+    Make a window's batches into a ledger and a verdict, and store them (called by the reactor).
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run perf.aggregate '{"window": "1795469400", "start": 1795469400, "end": 1795469410}'
+
+    window
+        ``window`` (its id), ``start`` and ``end`` (unix seconds)
+    """
+    start, end = _moment(window, "start"), _moment(window, "end")
+    if not 0 < end - start <= 3600:
+        raise CommandExecutionError(f"window from {start} to {end}: expected more than 0 and at most 3600 s")
+    with _store() as store:
+        batches = store.batches(start - MARGIN_SECONDS, end + MARGIN_SECONDS)
+        if not any(batch.get("engine") for batch in batches):
+            return {"window": window.get("window"), "class": None, "reason": "no engine was read in this window"}
+        record = _read_json("deployment.json") or {}
+        profile = _profile()
+        run = window_run(
+            batches,
+            (start, end),
+            profile=profile,
+            deployment=record.get("deployment", ""),
+            ceilings=_read_json("ceilings.json") or {},
+            plan=record.get("workers") or [],
+            identity=f"window-{window.get('window')}",
+        )
+        verdict = analyse(run).to_json()
+        before = store.latest_verdict()
+        described = {
+            "window": str(window.get("window")),
+            "start": start,
+            "end": end,
+            "nodes": window.get("nodes") or [],
+            "deployment": record.get("deployment"),
+        }
+        store.put_verdict(described, verdict)
+    changed = _named(before and before["verdict"]) != _named(verdict)
+    if changed:
+        _fire({"window": described, "from": _named(before and before["verdict"]), "to": _named(verdict)}, CHANGED_TAG)
+    return {"window": described["window"], "class": verdict["class"], "where": verdict["where"], "changed": changed}
+
+
+def verdict_changed(change):
+    """
+    Note in the master's log that the bottleneck is another one now (called by the reactor).
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run perf.verdict_changed '{"from": null, "to": {"class": "compute", "node": "node0", "link": null}}'
+    """
+    log.warning("The bottleneck is now %s, before it was %s", change.get("to"), change.get("from"))
+    return {"noted": True}
+
+
+def revive(node):
+    """
+    Start a silent node's sampler again (called by the reactor when a node is lost).
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run perf.revive node0
+
+    A node falls silent when it is gone, when its minion is, or when only its sampler has ended.
+    The last can be mended: the minion starts it again, and where it runs nothing happens.
+    """
+    nodes = _profile().nodes
+    if node not in nodes:
+        raise CommandExecutionError(f"no node {node} in the profile: expected {', '.join(nodes)}")
+    job = salt.client.LocalClient(mopts=__opts__).cmd_async(nodes[node].hostname, "perf.start")
+    return {"node": node, "job": job or None}
+
+
+def latest():
+    """
+    Return the present rates of every node, link and engine, and the newest verdict.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run perf.latest
+    """
+    now = time.time()
+    with _store() as store:
+        batches = store.batches(now - RECENT_SECONDS, now + RECENT_SECONDS)
+        found = store.latest_verdict()
+    return {**recent(batches, _profile(), now), "verdict": found}
+
+
+def status():
+    """
+    Return how far each node's record reaches, and where the record is.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run perf.status
+    """
+    profile, now = _profile(), time.time()
+    with _store() as store:
+        seen, verdict = store.last_seen(), store.latest_verdict()
+    deadline = profile.perf.heartbeat_deadline_seconds
+    ages = {name: now - seen[name] if name in seen else None for name in profile.nodes}
+    return {
+        "time": now,
+        "nodes": {
+            name: {
+                "last_seen": seen.get(name),
+                "age_seconds": age,
+                "up": age is not None and age <= deadline,
+            }
+            for name, age in ages.items()
+        },
+        "store": {"path": __opts__["cluster_store"], "bytes": os.path.getsize(__opts__["cluster_store"])},
+        "exporter": {"address": profile.control.address, "port": profile.perf.exporter_port},
+        "verdict": verdict and {"window": verdict["window"], **_named(verdict["verdict"])},
+    }
+
+
+def export(start, end, path):
+    """
+    Write the batches of an interval, one a line, as ``samples.jsonl.gz`` of a run.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run perf.export 1795469400 1795469460 /var/lib/cluster/runs/example/samples.jsonl.gz
+    """
+    start, end = float(start), float(end)
+    with _store() as store:
+        batches = store.batches(start, end)
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    partial = path.removesuffix(".gz") + ".partial.gz"
+    write_batches(_path(partial), batches)
+    os.replace(partial, path)
+    counts = {}
+    for batch in batches:
+        counts[batch["node"]] = counts.get(batch["node"], 0) + 1
+    return {"path": path, "batches": len(batches), "nodes": counts}
+
+
+def history(limit=20):
+    """
+    Return the verdicts of the last windows, the newest first.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run perf.history limit=5
+    """
+    with _store() as store:
+        return {"verdicts": store.verdict_history(limit=int(limit))}
+
+
+def _named(verdict):
+    """Return what makes two verdicts the same: class and place."""
+    if not verdict:
+        return None
+    where = verdict.get("where") or {}
+    return {"class": verdict.get("class"), "node": where.get("node"), "link": where.get("link")}
+
+
+def _moment(window, key):
+    value = window.get(key) if isinstance(window, dict) else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise CommandExecutionError(f"window {window!r}: {key} is no moment, expected unix seconds")
+    return float(value)
+
+
+def _path(text):
+    from pathlib import Path
+
+    return Path(text)
+
+
+def _store():
+    try:
+        return Store(__opts__["cluster_store"])
+    except StoreError as error:
+        raise CommandExecutionError(str(error)) from error
+
+
+def _profile():
+    """Return the profile; it is read again when its file has changed, because a window comes every few seconds."""
+    path = __opts__["cluster_profile"]
+    changed = os.stat(path).st_mtime_ns
+    if __context__.get("perf.profile", (None, None))[0] != (path, changed):
+        try:
+            __context__["perf.profile"] = ((path, changed), load_profile(path))
+        except ProfileError as error:
+            raise CommandExecutionError(str(error)) from error
+    return __context__["perf.profile"][1]
+
+
+def _read_json(name):
+    try:
+        with open(os.path.join(__opts__["cluster_directory"], name), encoding="utf-8") as file:
+            return json.load(file)
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _fire(data, tag):
+    with salt.utils.event.get_master_event(__opts__, __opts__["sock_dir"], listen=False) as bus:
+        bus.fire_event(data, tag)

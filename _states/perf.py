@@ -1,0 +1,56 @@
+"""
+Keep this node's sampler running.
+"""
+
+
+def __virtual__():
+    return "perf"
+
+
+def running(name):
+    """
+    The sampler runs; when what it watches changes, it starts again.
+
+    name
+        its configuration file
+
+    .. code-block:: yaml
+
+        sampler-service-sampler-perf-running:
+          perf.running:
+            - name: /etc/cluster/sampler.json
+            - watch:
+              - file: /etc/cluster/sampler.json
+    """
+    result = {"name": name, "result": True, "changes": {}, "comment": "The sampler runs"}
+    if __salt__["perf.status"]()["running"]:
+        return result
+    if __opts__["test"]:
+        return {**result, "result": None, "changes": {"sampler": "started"}, "comment": "The sampler would be started"}
+    return _started(name, "perf.start", "started")
+
+
+def mod_watch(name, sfun=None, **kwargs):  # noqa: ARG001 (Salt passes them)
+    """
+    Start the sampler again because its program or its configuration changed.
+    """
+    if __opts__["test"]:
+        return {
+            "name": name,
+            "result": None,
+            "changes": {"sampler": "restarted"},
+            "comment": "The sampler would be restarted",
+        }
+    return _started(name, "perf.restart", "restarted")
+
+
+def _started(name, function, what):
+    status = __salt__[function](name)
+    if status["running"]:
+        return {"name": name, "result": True, "changes": {"sampler": what}, "comment": f"The sampler was {what}"}
+    return {
+        "name": name,
+        "result": False,
+        "changes": {},
+        "comment": f"The sampler ended at once with {status['exit_code']}; see {status['log']}",
+    }

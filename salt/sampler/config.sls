@@ -1,0 +1,20 @@
+{# What the sampler needs to know, and no more; the minion's own settings say where its bus is. #}
+{% set links = {} %}
+{% for name, link in pillar['node']['links'] | dictsort %}{% do links.update({name: link['interface']}) %}{% endfor %}
+{% set config = {
+  'node': pillar['node']['name'],
+  'links': links,
+  'control': {'address': pillar['cluster']['control']['address'], 'port': pillar['perf']['exporter_port']},
+  'minion': {'id': grains['id'], 'sock_dir': opts['sock_dir']},
+  'directory': '/run/cluster/perf',
+  'worker_file': '/run/cluster/worker.json',
+  'supervise_directory': '/run/cluster/supervise',
+} %}
+{% do config.update(pillar['sampler']) %}
+sampler-config-file-serialize:
+  file.serialize:
+    - name: /etc/cluster/sampler.json
+    - dataset: {{ config | json }}
+    - serializer: json
+    - makedirs: true
+    - mode: '0644'

@@ -1,0 +1,4 @@
+include:
+  - sampler.install
+  - sampler.config
+  - sampler.service
