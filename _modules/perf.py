@@ -14,7 +14,7 @@ UNIT = "sampler"
 PROGRAM = "/opt/cluster/sampler/sampler.py"
 CONFIG = "/etc/cluster/sampler.json"
 LOG = "/var/log/cluster/sampler.log"
-DIRECTORY = "/run/cluster/perf"
+DIRECTORY = "/run/cluster/perf"  # unless the minion's `cluster_perf_directory` says otherwise
 
 
 def __virtual__():
@@ -79,7 +79,7 @@ def status():
     many are kept for it, ``dropped`` how many were given up, ``cpu_ratio`` the share of one core.
     """
     unit = __salt__["supervise.status"](UNIT)
-    told = _read(os.path.join(DIRECTORY, "status.json")) if unit["running"] else None
+    told = _read(os.path.join(_directory(), "status.json")) if unit["running"] else None
     result = {"running": unit["running"], "pid": unit["pid"], "started": unit["started"], "log": unit["log"]}
     # A file of an earlier life says nothing about this one.
     if told and told["time"] >= unit["started"]:
@@ -123,13 +123,17 @@ def acknowledge(told):
     mine = told.get(__opts__["id"])
     if mine is None:
         return False
-    os.makedirs(DIRECTORY, exist_ok=True)
-    path = os.path.join(DIRECTORY, "acknowledged.json")
+    os.makedirs(_directory(), exist_ok=True)
+    path = os.path.join(_directory(), "acknowledged.json")
     partial = f"{path}.{os.getpid()}"
     with open(partial, "w", encoding="utf-8") as file:
         json.dump(mine, file)
     os.replace(partial, path)
     return True
+
+
+def _directory():
+    return __opts__.get("cluster_perf_directory", DIRECTORY)
 
 
 def _read(path):

@@ -279,7 +279,8 @@ def _warm(profile, specs, started):
 def _apply(hostnames, test, states):
     """Run state.apply on nodes, reporting every state as it ends; return a summary by node."""
     started = time.monotonic()
-    keywords = {"test": bool(test), "state_events": True}
+    # The reactor may be configuring a node that has just come up: wait for it, do not fail.
+    keywords = {"test": bool(test), "state_events": True, "queue": True}
     if states:
         # Only a highstate brings our modules to the node by itself.
         keywords["sync_mods"] = "all"

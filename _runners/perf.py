@@ -5,6 +5,7 @@ The performance record of the cluster: windows into verdicts, exports, what is g
 import json
 import logging
 import os
+import sys
 import time
 
 import salt.client
@@ -116,11 +117,29 @@ def latest():
 
         salt-run perf.latest
     """
-    now = time.time()
     with _store() as store:
-        batches = store.batches(now - RECENT_SECONDS, now + RECENT_SECONDS)
-        found = store.latest_verdict()
-    return {**recent(batches, _profile(), now), "verdict": found}
+        return _latest(store)
+
+
+def watch(interval=2.0):
+    """
+    Report the present rates again and again, as progress lines, until interrupted.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run perf.watch interval=2
+    """
+    with _store() as store:
+        try:
+            while True:
+                print("@progress " + json.dumps(_latest(store)), file=sys.stderr, flush=True)
+                time.sleep(max(0.2, float(interval)))
+        except BrokenPipeError:
+            # Nobody listens any more; the interpreter would complain at its end about what it could not flush.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+    return {}
 
 
 def status():
@@ -189,6 +208,17 @@ def history(limit=20):
     """
     with _store() as store:
         return {"verdicts": store.verdict_history(limit=int(limit))}
+
+
+def _latest(store):
+    now = time.time()
+    batches = store.batches(now - RECENT_SECONDS, now + RECENT_SECONDS)
+    result = recent(batches, _profile(), now)
+    if any(node["age_seconds"] is None for node in result["nodes"].values()):
+        for name, moment in store.last_seen().items():
+            if name in result["nodes"] and result["nodes"][name]["age_seconds"] is None:
+                result["nodes"][name]["age_seconds"] = now - moment
+    return {**result, "verdict": store.latest_verdict()}
 
 
 def _named(verdict):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from bottleneck.samples import node_samples
 from cli.options import JsonOption
@@ -39,7 +40,7 @@ def bottleneck(
     notes = missing_notes(recorded, verdict, [])
 
     def human() -> None:
-        out.print(f"[dim]run {recorded.id}, {recorded.deployment or 'unknown deployment'}[/]")
+        out.print(f"[dim]run {escape(recorded.id)}, {escape(recorded.deployment or 'unknown deployment')}[/]")
         out.print(whole_verdict(verdict, uses, notes))
         console.print(f"[dim]next:[/] cluster report {recorded.id} --open")
 

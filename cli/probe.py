@@ -55,7 +55,10 @@ def probe(
         out.print(link_table(ceilings))
         for name, title in (("allreduce", "all-reduce"), ("send_receive", "send and receive")):
             if name in ceilings:
-                out.print(message_table(title, ceilings[name]))
+                messages = ceilings[name]
+                ranks = f"{messages['ranks']} ranks over {messages['link']} with {messages['backend']}"
+                out.print(f"{title} of {messages['deployment']}, {ranks}")
+                out.print(message_table(messages))
         out.print("[dim]median, and in brackets the interval of the repeats[/]")
         console.print("[dim]next:[/] cluster deploy")
 
@@ -63,8 +66,8 @@ def probe(
 
 
 def node_table(ceilings: dict[str, Any]) -> Table:
-    """Return one row for each node."""
-    columns = (
+    """Return one row for each resource, one column for each node."""
+    rows = (
         ("memory read", "memory_read_bytes_per_second", lambda value: f"{value / 1e9:.3g} GB/s"),
         ("bf16 product", "gemm_bf16_flops_per_second", lambda value: f"{value / 1e9:.3g} GFLOP/s"),
         ("f32 product", "gemm_f32_flops_per_second", lambda value: f"{value / 1e9:.3g} GFLOP/s"),
@@ -72,9 +75,10 @@ def node_table(ceilings: dict[str, Any]) -> Table:
         ("process launch", "process_launch_seconds", duration_text),
         ("tiny operation", "kernel_dispatch_seconds", duration_text),
     )
-    table = Table("node", *(title for title, _, _ in columns))
-    for name, node in sorted(ceilings.get("nodes", {}).items()):
-        table.add_row(name, *(_estimate(node.get(key), text) for _, key, text in columns))
+    nodes = dict(sorted(ceilings.get("nodes", {}).items()))
+    table = Table("resource", *nodes)
+    for title, key, text in rows:
+        table.add_row(title, *(_estimate(node.get(key), text) for node in nodes.values()))
     return table
 
 
@@ -88,10 +92,9 @@ def link_table(ceilings: dict[str, Any]) -> Table:
     return table
 
 
-def message_table(title: str, messages: dict[str, Any]) -> Table:
+def message_table(messages: dict[str, Any]) -> Table:
     """Return one row for each message size."""
-    place = f"{messages['ranks']} ranks over {messages['link']}, {messages['backend']}, as in {messages['deployment']}"
-    table = Table("size", "time", title=f"{title}: {place}", title_justify="left")
+    table = Table("size", "time")
     for size, seconds in sorted(messages.get("sizes", {}).items(), key=lambda item: int(item[0])):
         table.add_row(size_text(int(size)), _estimate(seconds, duration_text))
     return table

@@ -1,4 +1,4 @@
-"""Write the generated pages of doc/reference: `python -m cli.reference [--check]`."""
+"""Write the generated pages of doc: `python -m cli.reference [--check]`."""
 
 import sys
 from pathlib import Path
@@ -6,29 +6,47 @@ from pathlib import Path
 import typer.main
 from typer.cli import get_docs_for_click
 
-REFERENCE = Path(__file__).parents[1] / "doc" / "reference"
+from bottleneck import exposition, schema, taxonomy_page
+
+DOC = Path(__file__).resolve().parents[1] / "doc"
 
 
 def pages() -> dict[str, str]:
-    """Return each generated page's text by file name."""
-    from bottleneck import schema
+    """Return each generated page's text by its path below doc/."""
+    return {
+        "reference/cli.md": command_page(),
+        "reference/metrics.md": exposition.reference(),
+        "explanation/bottlenecks.md": taxonomy_page.page(),
+        **{path.relative_to(DOC).as_posix(): text for path, text in schema.reference_files().items()},
+    }
+
+
+def command_page() -> str:
+    """Return the page about the `cluster` command, made from what its `--help` says."""
     from cli.main import app
 
     command = typer.main.get_command(app)
-    context = typer.Context(command, info_name="cluster")  # type: ignore[arg-type]
+    context = typer.Context(command, info_name="cluster")
     text = get_docs_for_click(obj=command, ctx=context, name="cluster", title="The cluster command")
-    return {"cli.md": text.rstrip() + "\n", **schema.pages()}
+    return text.rstrip() + "\n"
+
+
+def stale_pages() -> list[str]:
+    """Return the generated pages that are missing or not current, by their path below doc/."""
+    return [name for name, text in pages().items() if _read(DOC / name) != text]
 
 
 def main() -> int:
     """Write the pages, or with --check name those that are not current."""
-    stale = [name for name, text in pages().items() if _read(REFERENCE / name) != text]
+    stale = stale_pages()
     if "--check" in sys.argv[1:]:
         for name in stale:
-            print(f"doc/reference/{name} is not current: make reference")
+            sys.stderr.write(f"doc/{name} is not current; next: make reference\n")
         return 1 if stale else 0
+    texts = pages()
     for name in stale:
-        (REFERENCE / name).write_text(pages()[name], encoding="utf-8")
+        (DOC / name).parent.mkdir(parents=True, exist_ok=True)
+        (DOC / name).write_text(texts[name], encoding="utf-8")
     return 0
 
 

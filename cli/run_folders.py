@@ -92,11 +92,11 @@ def find_run(text: str | None) -> Path:
     if len(fitting) == 1:
         return fitting[0].folder
     if fitting:
-        ids = ", ".join(head.id for head in fitting[:5])
-        fail(f"{text} is the beginning of {len(fitting)} runs: {ids}", LIST_COMMAND, USAGE)
+        named = ", ".join(head.id for head in fitting[:5])
+        fail(f"{text} is the beginning of {len(fitting)} runs: {named}", LIST_COMMAND, USAGE)
     ids = [head.id for head in heads]
     near = difflib.get_close_matches(text, ids, n=3, cutoff=0.5) or ids[:3]
-    fail(f"no run {text} in {runs_directory()}; the nearest: {', '.join(near)}", LIST_COMMAND, USAGE)
+    return fail(f"no run {text} in {runs_directory()}; the nearest: {', '.join(near)}", LIST_COMMAND, USAGE)
 
 
 def open_run(text: str | None) -> Run:

@@ -67,7 +67,8 @@ def status(name: NameArgument = DEFAULT_LAB, as_json: JsonOption = False) -> Non
 
 @app.command(
     "exec",
-    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+    # What is not an option of ours, and everything after the dashes, is the command's.
+    context_settings={"ignore_unknown_options": True},
     epilog="Examples: cluster lab exec node0 -- ip -brief address · cluster lab exec control -- salt '*' test.ping",
 )
 def execute(
@@ -76,8 +77,7 @@ def execute(
     lab: LabOption = DEFAULT_LAB,
 ) -> None:
     """Run a command on a node; its exit status is the command's."""
-    # Options after the node belong to the command, so the parser leaves the dashes in.
-    _become(lab, node, argv[1:] if argv[0] == "--" else argv)
+    _become(lab, node, argv)
 
 
 @app.command(epilog="Examples: cluster lab shell · cluster lab shell node0")

@@ -4,7 +4,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -81,10 +82,8 @@ def throttle(name: str, network_name: str, rate_bytes_per_second: float | None) 
         ports = [network.Port(**{**asdict(port), "rate_bytes_per_second": rate_bytes_per_second}) for port in ports]
     with layout.locked(name):
         record = _running(name)
-        # Noted first: should this be interrupted, the record says what may have been changed.
-        _set(record.throttled, network_name, rate_bytes_per_second)
-        record.save()
-        network.apply_lines("tc", network.shape_lines(ports), _pids(record))
+        with _noted(record, record.throttled, network_name, rate_bytes_per_second):
+            network.apply_lines("tc", network.shape_lines(ports), _pids(record))
 
 
 def slow(name: str, node: str, cores: float | None) -> None:
@@ -94,9 +93,8 @@ def slow(name: str, node: str, cores: float | None) -> None:
     _running(name, node)
     with layout.locked(name):
         record = _running(name, node)
-        _set(record.slowed, node, cores)
-        record.save()
-        find_hierarchy().set_cpu_quota(name, node, cores)
+        with _noted(record, record.slowed, node, cores):
+            find_hierarchy().set_cpu_quota(name, node, cores)
 
 
 def is_whole(record: Record) -> bool:
@@ -171,8 +169,14 @@ def inside(init: int, path: str) -> Path:
     return Path(f"/proc/{init}/root") / path.lstrip("/")
 
 
-def _set(changes: dict[str, float], key: str, value: float | None) -> None:
-    if value is None:
-        changes.pop(key, None)
-    else:
+@contextmanager
+def _noted(record: Record, changes: dict[str, float], key: str, value: float | None) -> Iterator[None]:
+    """Keep the record on the safe side of a change: noted before it is made, dropped once undone."""
+    if value is not None:
         changes[key] = value
+        record.save()
+        yield
+        return
+    yield
+    changes.pop(key, None)
+    record.save()

@@ -28,7 +28,10 @@ def estimate_words(estimate: Estimate | None, unit: str) -> tuple[str, str]:
     """Return an estimate and its interval."""
     if estimate is None:
         return "not known", ""
-    return quantity(estimate.median, unit), f"{quantity(estimate.low, unit)} to {quantity(estimate.high, unit)}"
+    low, high = quantity(estimate.low, unit), quantity(estimate.high, unit)
+    if low.partition(" ")[2] == high.partition(" ")[2]:
+        low = low.partition(" ")[0]
+    return quantity(estimate.median, unit), f"{low} to {high}"
 
 
 def change_words(comparison: Comparison) -> str:

@@ -113,7 +113,7 @@ def chart_picture(chart: Chart) -> dict[str, Any]:
     low = -high if chart.mirrored else 0.0
     shown = "" if chart.unit == "count" else chart.unit
     beyond = [
-        f"{item.name.capitalize() if ' ' in item.name else item.name} {quantity(item.value, shown)}, off the scale"
+        f"{item.name if '_' in item.name else item.name.capitalize()} {quantity(item.value, shown)}, off the scale"
         + (f": {quantity(item.value / used)} times the highest use." if used > 0 else ".")
         for item in chart.references
         if item not in inside

@@ -108,8 +108,10 @@ def quantity(value: object, unit: str = "") -> str:
             return rate_text(value)
         case "memory bytes/s":
             return _scaled(value, "B/s")
-        case "bytes" | "B":
+        case "bytes":
             return size_text(value)
+        case "B":
+            return _scaled(value, "B")
         case "FLOP/s":
             return _scaled(value, "FLOP/s")
     return f"{three_digits(value)} {unit}".strip()

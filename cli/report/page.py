@@ -14,6 +14,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from bottleneck.client import number
 from bottleneck.run import Run
 from bottleneck.samples import node_samples
 from bottleneck.units import duration_text
@@ -123,6 +124,7 @@ def page(runs: Sequence[Run]) -> dict[str, Any]:
         "time_ticks": time_ticks(run.seconds) if len(edges) > 1 else [],
         "hover": hover_data(charts, edges),
         "latencies": [cdf_picture(item) for item in figures.latencies] if figures else [],
+        "points": _points(run),
         "comparison": comparison_table(runs) if len(runs) > 1 else None,
         "settings": _settings(run),
         "workers": run.plan,
@@ -156,6 +158,30 @@ def _cards(figures: Figures | None) -> list[dict[str, str]]:
     good = figures.requests - figures.failed
     cards.append({"name": "Requests", "value": str(good), "note": f"{figures.failed} failed"})
     return cards
+
+
+def _points(run: Run) -> list[dict[str, str]]:
+    """Return a row for every point of a sweep; nothing for a single load."""
+    points = run.client.points if run.client else []
+    columns = {
+        "at a time": ("max_concurrency", ""),
+        "requests/s": ("request_rate", ""),
+        "good": ("completed", ""),
+        "output": ("output_throughput", "tokens/s"),
+        "TTFT median": ("median_ttft_ms", "s"),
+        "TTFT p99": ("p99_ttft_ms", "s"),
+        "ITL median": ("median_itl_ms", "s"),
+    }
+    rows = []
+    for point in points if len(points) > 1 else []:
+        values = {title: (point.get(key), unit) for title, (key, unit) in columns.items()}
+        rows.append(
+            {
+                title: quantity(number(value) / 1e3 if unit == "s" else value, unit) if value is not None else "–"
+                for title, (value, unit) in values.items()
+            }
+        )
+    return rows
 
 
 def _settings(run: Run) -> list[tuple[str, list[tuple[str, str]]]]:

@@ -1,5 +1,7 @@
 """What the probes are told, and when they refuse."""
 
+from typing import Any
+
 import pytest
 
 from bottleneck import probing
@@ -45,7 +47,7 @@ def test_every_two_nodes_of_a_network_are_a_pair(profile: Profile) -> None:
 
 
 def test_probes_refuse_beside_a_deployment() -> None:
-    head = {"stage": "ready", "requests": {"running": 3.0, "waiting": 1.0}}
+    head: dict[str, Any] = {"stage": "ready", "requests": {"running": 3.0, "waiting": 1.0}}
     reason = probing.busy_reason("tp2", {"node0": {"tp2-0": head}, "node1": {"tp2-0": {"stage": "ready"}}})
     assert reason is not None
     assert reason.startswith("tp2 is deployed with 4 requests (tp2-0 on node0, tp2-0 on node1)")

@@ -1,0 +1,94 @@
+"""The page about every bottleneck that can be named, made from the taxonomy and the thresholds of the rules."""
+
+from __future__ import annotations
+
+import re
+
+from bottleneck import engine_signals, node_signals, rules, step_rules
+from bottleneck.taxonomy import CLASSES, BottleneckClass, fill
+
+# A `cluster` command inside a sentence of advice: words up to a punctuation mark or a conjunction.
+COMMAND = re.compile(r"\bcluster(?: (?!(?:and|or|then)\b)[\w{}./=-]*[\w{}=])+")
+# What stands on the page where a verdict has a name or a number.
+PLACEHOLDERS: dict[str, str | None] = {
+    "node": "NODE",
+    "link": "LINK",
+    "max_num_seqs": "N",
+    "more_seqs": "4N",
+    "concurrency": "C",
+}
+# (value, what it decides)
+THRESHOLDS: tuple[tuple[float, str], ...] = (
+    (rules.LEAST_SCORE, "A cause with a smaller share of an output token's time is not called a bottleneck."),
+    (rules.LEAST_CONFIDENCE, "With less confidence the answer is `inconclusive`."),
+    (rules.TIE, "Two causes inside a step that are nearer than this share of the larger are `balanced`."),
+    (rules.IDLE, "Idle for this share of the time or more: `load_too_small` is weighed."),
+    (step_rules.STANDS_OUT, "A straggler stands out from its peers by at least this share of the busy time."),
+    (step_rules.SLOWER, "A ceiling below this share of the median of its peers makes a node a slow one."),
+    (node_signals.FULL, "From this share of its capacity on a link counts as full."),
+    (engine_signals.CACHE_FULL, "From this usage on the KV cache counts as full."),
+    (engine_signals.CACHE_ROOMY, "Below this usage the KV cache counts as having room."),
+)
+
+
+def page() -> str:
+    """Return `doc/explanation/bottlenecks.md`."""
+    lines = [
+        "# Every bottleneck that can be named",
+        "",
+        "Made from `bottleneck/taxonomy.py` and the rules' thresholds by `make reference`; do not edit it by hand.",
+        "How the time is measured and weighed is in [ledger and verdict](verdict.md).",
+        "",
+        "In the titles and commands below `NODE` and `LINK` stand for the place that a verdict names, `N` for the",
+        "present limit on sequences, `C` for a concurrency that would fill the engine.",
+        "",
+        "| Class | Title | In short |",
+        "|---|---|---|",
+    ]
+    for item in CLASSES.values():
+        title = fill(item.title, PLACEHOLDERS)
+        lines.append(f"| [`{item.name}`](#{item.name}) | {title} | {item.meaning} |")
+    for item in CLASSES.values():
+        lines += ["", *_section(item)]
+    lines += [
+        "",
+        "## Thresholds",
+        "",
+        "Ratios from 0 to 1. They were chosen, not fitted; a run near one of them is a run to repeat.",
+        "",
+        "| Value | What it decides |",
+        "|---|---|",
+        *(f"| {value:g} | {meaning} |" for value, meaning in THRESHOLDS),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def advice_commands(item: BottleneckClass) -> list[str]:
+    """Return the `cluster` commands that a class advises, with placeholders for names and numbers."""
+    return [found for line in item.advice for found in COMMAND.findall(fill(line, PLACEHOLDERS))]
+
+
+def _section(item: BottleneckClass) -> list[str]:
+    return [
+        f"## `{item.name}`",
+        "",
+        f"**{fill(item.title, PLACEHOLDERS)}.** {item.meaning}",
+        "",
+        "What shows it:",
+        "",
+        *(f"- {_sentence(signal)}" for signal in item.signals),
+        "",
+        "What to do:",
+        "",
+        *(f"- {_sentence(_marked(line))}" for line in item.advice),
+    ]
+
+
+def _marked(line: str) -> str:
+    """Return a line of advice with its placeholders filled and its commands marked as code."""
+    return COMMAND.sub(lambda found: f"`{found[0]}`", fill(line, PLACEHOLDERS))
+
+
+def _sentence(text: str) -> str:
+    text = text[:1].upper() + text[1:]
+    return text if text.endswith((".", "`")) else text + "."

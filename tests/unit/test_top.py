@@ -1,0 +1,140 @@
+"""The live view: one frame of a recorded state, in terminals of any width."""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+from typing import Any
+
+import pytest
+import typer
+from rich.console import Console
+from typer.testing import CliRunner
+
+from bottleneck.profile import load_profile
+from bottleneck.rates import recent
+from cli import top as top_module
+from cli.control import ControlError
+from cli.top import follow, frame, top
+from tests.run_builder import PROFILE, STARTED, Shape, batches, verdict
+
+Latest = dict[str, Any]
+
+
+@pytest.fixture
+def latest() -> Latest:
+    """What the perf.latest runner returns, eight seconds into the run, as it comes over the wire."""
+    shape, now = Shape(), STARTED + 8
+    seen = [batch for batch in batches(shape, "m", random.Random(1)) if now - 6 <= batch["t0"] < now]
+    measured = {"link": {"name": "direct", "capacity_bytes_per_second": shape.link_ceiling}}
+    found = {"window": {"start": now - 14, "end": now - 4}, "verdict": {**verdict(shape), "measured": measured}}
+    state: Latest = json.loads(json.dumps({**recent(seen, load_profile(PROFILE), now), "verdict": found}))
+    return state
+
+
+def drawn(latest: Latest, width: int = 100, note: str = "") -> str:
+    console = Console(width=width, file=io.StringIO(), color_system=None, legacy_windows=False)
+    console.print(frame(latest, width, note))
+    text: str = console.file.getvalue()  # type: ignore[attr-defined]
+    return text
+
+
+def test_frame_has_verdict_nodes_links_and_engine(latest: Latest) -> None:
+    lines = drawn(latest).splitlines()
+    assert "2 of 2 nodes up" in lines[0]
+    assert any("Bandwidth of link direct  confidence 86% (strong), 4 s old" in line for line in lines)
+    node1 = next(line for line in lines if line.startswith("node1"))
+    assert "1.9 GiB of 5 GiB" in node1
+    # The link's share is of the ceiling that the verdict was made with, not of the profile's 8 Gbit/s.
+    direct = next(line for line in lines if line.startswith("direct node0"))
+    assert "20 Mbit/s" in direct and "65%" in direct
+    engine = lines[next(index for index, line in enumerate(lines) if line.startswith("engine")) + 1]
+    assert engine.split()[:4] == ["node0", "4", "0", "6%"]
+
+
+@pytest.mark.parametrize("width", [30, 40, 56, 60, 90, 200])
+def test_no_line_is_wider_than_the_terminal(latest: Latest, width: int) -> None:
+    assert max(len(line) for line in drawn(latest, width).splitlines()) <= width
+
+
+def test_narrow_terminal_keeps_the_numbers(latest: Latest) -> None:
+    text = drawn(latest, 46)
+    assert "…" not in text
+    assert "98%" in text and "13.1 Mbit/s" in text
+
+
+def test_lost_node_and_no_verdict_are_said(latest: Latest) -> None:
+    latest["nodes"]["node1"] = {"up": False, "age_seconds": 7.2}
+    latest["nodes"]["node2"] = {"up": False, "age_seconds": None}
+    latest["verdict"] = None
+    text = drawn(latest)
+    assert "1 of 3 nodes up" in text
+    assert "node1  lost, silent for 7.2 s" in text
+    assert "node2  never heard of" in text
+    assert "no verdict yet" in text
+
+
+def test_unknown_values_are_dashes() -> None:
+    node = {"up": True, "age_seconds": 1.0, "busy_ratio": None, "links": {"l": {}}, "engine": {"running": None}}
+    text = drawn({"time": 1.0, "nodes": {"n": node}, "verdict": {"verdict": {}}})
+    assert "None" not in text and "nan" not in text
+    assert drawn({})
+
+
+def test_markup_in_names_is_only_text(latest: Latest) -> None:
+    latest["nodes"] = {"[red]x[/red]": latest["nodes"]["node0"]}
+    latest["verdict"]["verdict"]["title"] = "[blink]y"
+    text = drawn(latest)
+    assert "[red]x[/red]" in text and "[blink]y" in text
+
+
+class FakeControl:
+    """Answers like the control node; ends after some calls as the key q does."""
+
+    def __init__(self, latest: Latest, watch: bool = True, fail_after: int = 99) -> None:
+        self.latest, self.watch, self.fail_after = latest, watch, fail_after
+        self.calls: list[str] = []
+
+    def runner(self, function: str, arguments: Any = None, on_progress: Any = None) -> Any:
+        self.calls.append(function)
+        if len(self.calls) > 4:
+            raise KeyboardInterrupt
+        if function == "perf.watch":
+            if not self.watch:
+                raise ControlError("'perf.watch' is not available.")
+            for _ in range(3):
+                on_progress(self.latest)
+            raise KeyboardInterrupt
+        if len(self.calls) > self.fail_after:
+            raise ControlError("gone")
+        return self.latest
+
+
+def test_one_runner_sends_all_frames(latest: Latest) -> None:
+    control, shown = FakeControl(latest), []
+    with pytest.raises(KeyboardInterrupt):
+        follow(control, 2.0, lambda state, note: shown.append(note))  # type: ignore[arg-type]
+    assert control.calls == ["perf.watch"]
+    assert shown == ["", "", ""]
+
+
+def test_without_watch_it_asks_again_and_keeps_the_last_frame(latest: Latest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(top_module.time, "sleep", lambda seconds: None)
+    control, shown = FakeControl(latest, watch=False, fail_after=3), []
+    with pytest.raises(KeyboardInterrupt):
+        follow(control, 2.0, lambda state, note: shown.append((state["time"], note)))  # type: ignore[arg-type]
+    moment = latest["time"]
+    assert shown == [(moment, ""), (moment, ""), (moment, "the control node does not answer: gone")]
+
+
+def test_once_prints_one_frame_and_json_the_data(latest: Latest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(top_module, "connect", lambda profile, lab: FakeControl(latest))
+    app = typer.Typer()
+    app.command()(top)
+    done = CliRunner().invoke(app, ["--once"])
+    assert done.exit_code == 0, done.output
+    assert "Bandwidth of link direct" in done.stdout
+    document = json.loads(CliRunner().invoke(app, ["--json"]).stdout)
+    assert document["schema"] == 1
+    assert set(document["nodes"]) == {"node0", "node1"}
