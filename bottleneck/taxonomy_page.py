@@ -54,7 +54,7 @@ def page() -> str:
         "",
         "## Thresholds",
         "",
-        "Ratios from 0 to 1. They were chosen, not fitted; a run near one of them is a run to repeat.",
+        "Ratios from 0 to 1, constants of the rules. A run near one of them is a run to repeat.",
         "",
         "| Value | What it decides |",
         "|---|---|",

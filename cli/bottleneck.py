@@ -8,13 +8,22 @@ import typer
 from rich.markup import escape
 
 from bottleneck.samples import node_samples
+from bottleneck.verdict import Verdict
 from cli.options import JsonOption
 from cli.output import console, emit, out
 from cli.report.page import missing_notes, verdict_of
 from cli.report.series import time_edges
 from cli.report.usage import usage
 from cli.run_folders import open_run
-from cli.verdict_text import whole_verdict
+from cli.verdict_text import evidence_lines, headline, ledger_table, section, whole_verdict
+
+
+def show_verdict(verdict: Verdict) -> None:
+    """Print a verdict in short: the name, the ledger, the evidence."""
+    document = verdict.to_json()
+    out.print(headline(document))
+    out.print(section("Where the time of an output token goes", ledger_table(document["ledger"], out.width)))
+    out.print(section("Evidence", evidence_lines(document)))
 
 
 def bottleneck(
@@ -41,7 +50,7 @@ def bottleneck(
 
     def human() -> None:
         out.print(f"[dim]run {escape(recorded.id)}, {escape(recorded.deployment or 'unknown deployment')}[/]")
-        out.print(whole_verdict(verdict, uses, notes))
+        out.print(whole_verdict(verdict, uses, notes, out.width))
         console.print(f"[dim]next:[/] cluster report {recorded.id} --open")
 
     document = {

@@ -26,7 +26,7 @@ def command_page() -> str:
     from cli.main import app
 
     command = typer.main.get_command(app)
-    context = typer.Context(command, info_name="cluster")
+    context = typer.Context(command, info_name="cluster", **command.context_settings)
     text = get_docs_for_click(obj=command, ctx=context, name="cluster", title="The cluster command")
     return text.rstrip() + "\n"
 

@@ -231,27 +231,31 @@ def frame(latest: Latest, width: int = 100, note: str = "") -> RenderableType:
 def follow(control: Control, interval: float, show: Callable[[Latest, str], None]) -> None:
     """Call `show` with every new state of the cluster and a note, until interrupted.
 
-    One long-lived `perf.watch` runner sends them all. A control node that has no such runner is asked for
-    `perf.latest` again and again, a process each time.
+    One long-lived runner sends them all; when it ends, such as with a restart of the control node, the last state
+    stays and another is started.
+
+    Raises
+    ------
+    ControlError
+        When the control node does not answer from the beginning.
     """
-    latest: Latest = {}
+    last: list[Latest] = []
 
-    def receive(found: Latest) -> None:
-        latest.clear()
-        latest.update(found)
-        show(found, "")
+    def receive(latest: Latest) -> None:
+        last[:] = [latest]
+        show(latest, "")
 
-    with contextlib.suppress(ControlError):
-        control.runner("perf.watch", {"interval": interval}, receive)
     while True:
-        started = time.monotonic()
+        note = "the control node stopped sending; asking again"
         try:
-            receive(control.runner("perf.latest"))
+            control.runner("perf.watch", {"interval": interval}, receive)
         except ControlError as error:
-            if not latest:
+            if not last:
                 raise
-            show(latest, f"the control node does not answer: {error}")
-        time.sleep(max(0.2, interval - (time.monotonic() - started)))
+            note = f"the control node does not answer: {error}"
+        if last:
+            show(last[0], note)
+        time.sleep(interval)
 
 
 @contextlib.contextmanager

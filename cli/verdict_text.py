@@ -17,6 +17,8 @@ from cli.report.page import confidence_word
 from cli.report.usage import Use
 
 BAR_WIDTH = 20
+# Columns of a terminal that has room for where the numbers are from.
+WIDE = 120
 
 
 def bar(share: float | None, width: int = BAR_WIDTH) -> str:
@@ -27,12 +29,18 @@ def bar(share: float | None, width: int = BAR_WIDTH) -> str:
     return "█" * (eighths // 8) + ("", "▏", "▎", "▍", "▌", "▋", "▊", "▉")[eighths % 8]
 
 
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", title_justify="left")
-    for column in columns:
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> RenderableType:
+    """Return a table; in a narrow terminal what the last column says stands below it, each once."""
+    wide = width >= WIDE
+    kept = list(columns) if wide else list(columns[:-1])
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for column in kept:
         right = column in ("time", "share", "mean", "peak", "ceiling")
-        table.add_column(column, justify="right" if right else "left", no_wrap=right or column == "phase")
-    return table
+        table.add_column(column, justify="right" if right else "left", no_wrap=column != columns[-1])
+    for row in rows:
+        table.add_row(*row[: len(kept)])
+    sources = list(dict.fromkeys(row[-1] for row in rows if row[-1]))
+    return table if wide or not sources else Group(table, f"[dim]from:[/] {'; '.join(sources)}")
 
 
 def headline(verdict: dict[str, Any]) -> RenderableType:
@@ -50,47 +58,45 @@ def headline(verdict: dict[str, Any]) -> RenderableType:
     return Group(*lines)
 
 
-def ledger_table(ledger: dict[str, Any]) -> RenderableType:
+def ledger_table(ledger: dict[str, Any], width: int) -> RenderableType:
     """Return the ledger, one line an entry."""
     rows = ledger_rows(ledger)
     if not rows:
         return Text("no ledger: the measurements do not say where the time went", style="dim")
-    table = _table("phase", "where", "resource", "time", "share", "", "from")
+    lines = []
     for row in rows:
         style = "dim" if row["resource"] == "unexplained" else "cyan"
+        drawn = f"[{style}]{bar(row['share'], BAR_WIDTH if width >= WIDE else BAR_WIDTH // 2)}[/]"
+        source = f"[dim]{escape(row['source'])}[/]" if row["source"] else ""
         share = f"{row['share']:.1%}"
-        source = f"[dim]{escape(row['source'])}[/]"
-        table.add_row(
-            row["phase"],
-            escape(row["where"]),
-            row["words"],
-            row["text"],
-            share,
-            f"[{style}]{bar(row['share'])}[/]",
-            source,
+        lines.append(
+            [escape(row["phase"]), escape(row["where"]), escape(row["words"]), row["text"], share, drawn, source]
         )
-    table.add_row("", "", "[bold]per output token[/]", f"[bold]{quantity(ledger.get('total'), 's')}[/]", "", "", "")
-    return table
+    lines.append(["", "", "[bold]per output token[/]", f"[bold]{quantity(ledger.get('total'), 's')}[/]", "", "", ""])
+    return _table(("phase", "where", "resource", "time", "share", "", "from"), lines, width)
 
 
-def usage_table(uses: Sequence[Use]) -> RenderableType:
+def usage_table(uses: Sequence[Use], width: int) -> RenderableType:
     """Return ceilings beside what was used of them."""
     if not uses:
         return Text("neither ceilings nor samples were recorded; measure the ceilings: cluster probe", style="dim")
-    table = _table("resource", "where", "mean", "peak", "ceiling", "share", "", "from")
+    wide = width >= WIDE
+    lines = []
     for use in uses:
         share = use.mean_share
-        table.add_row(
-            use.resource,
-            escape(use.where),
-            quantity(use.mean, use.unit) or "-",
-            quantity(use.peak, use.unit) or "-",
-            quantity(use.ceiling, use.unit) or "unknown",
-            "-" if share is None else quantity(share, "1"),
-            f"[cyan]{bar(share, 12)}[/]",
-            f"[dim]{escape(use.source)}[/]",
-        )
-    return table
+        cells = {
+            "resource": use.resource,
+            "where": escape(use.where),
+            "mean": quantity(use.mean, use.unit) or "-",
+            "peak": quantity(use.peak, use.unit) or "-",
+            "ceiling": quantity(use.ceiling, use.unit) or "unknown",
+            "share": "-" if share is None else quantity(share, "1"),
+            "": f"[cyan]{bar(share, 12)}[/]",
+            "from": f"[dim]{escape(use.source)}[/]",
+        }
+        # The share is the mean's: where there is no room, the mean and its bar can be missed most.
+        lines.append({name: cell for name, cell in cells.items() if wide or name not in ("mean", "")})
+    return _table(list(lines[0]), [list(line.values()) for line in lines], width)
 
 
 def evidence_lines(verdict: dict[str, Any]) -> RenderableType:
@@ -114,7 +120,7 @@ def section(title: str, content: RenderableType) -> RenderableType:
     return Group(Text(""), Text(title, style="bold underline"), Padding(content, (0, 0, 0, 2)))
 
 
-def whole_verdict(verdict: dict[str, Any], uses: Sequence[Use], notes: Sequence[str]) -> RenderableType:
+def whole_verdict(verdict: dict[str, Any], uses: Sequence[Use], notes: Sequence[str], width: int) -> RenderableType:
     """Return everything that `cluster bottleneck` prints."""
     runners_up = [
         f"{str(item.get('class')).replace('_', ' ')} {float(item.get('confidence') or 0):.0%}"
@@ -122,8 +128,8 @@ def whole_verdict(verdict: dict[str, Any], uses: Sequence[Use], notes: Sequence[
     ]
     parts = [
         headline(verdict),
-        section("Where the time of an output token goes", ledger_table(verdict.get("ledger") or {})),
-        section("Ceilings beside what was used", usage_table(uses)),
+        section("Where the time of an output token goes", ledger_table(verdict.get("ledger") or {}, width)),
+        section("Ceilings beside what was used", usage_table(uses, width)),
         section("Evidence", evidence_lines(verdict)),
     ]
     if runners_up:

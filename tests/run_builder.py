@@ -1,7 +1,7 @@
 """Makes run folders for tests: two nodes, tensor parallel, a slow direct link; or the same run degraded.
 
-The numbers come from a small model of what was measured on the embedded profile (doc: prefill of 4x256 tokens over a
-link shaped to 20 Mbit/s takes 6.4 s, a decode step about 55 ms), so that pictures and tables look like real ones.
+The numbers are like those measured on the embedded profile over a link shaped to 20 Mbit/s: prefill of 4x256 tokens
+6.4 s, a decode step about 55 ms.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def ceilings(shape: Shape) -> dict[str, Any]:
 
 
 def batches(shape: Shape, model: str, rng: random.Random) -> list[dict[str, Any]]:
-    """One batch a second and node, ten samples each, from two seconds before the run to two after."""
+    """One batch a second and node, ten samples each, from two seconds before to two after."""
     found = []
     for node in NODES:
         busy = stolen = pressure = 0.0
@@ -161,7 +161,9 @@ def batches(shape: Shape, model: str, rng: random.Random) -> list[dict[str, Any]
                     "t0": samples[0]["t"],
                     "t1": samples[-1]["t"],
                     "samples": samples,
-                    "engine": engine_reading(shape, model, moment) if node == "node0" and sequence % 2 else None,
+                    "engine": {"t": STARTED + moment, "metrics": engine_metrics(shape, model, moment)}
+                    if node == "node0" and sequence % 2
+                    else None,
                     "sampler": {"cpu_s": round(sequence * 0.012, 3), "dropped": 0},
                 }
             )
@@ -201,10 +203,6 @@ def engine_metrics(shape: Shape, model: str, moment: float) -> dict[str, float]:
         "request_decode_time_seconds_count": done,
     }
     return {f"vllm:{name}{labels}": value for name, value in found.items()}
-
-
-def engine_reading(shape: Shape, model: str, moment: float) -> dict[str, Any]:
-    return {"t": STARTED + moment, "metrics": engine_metrics(shape, model, moment)}
 
 
 def client(shape: Shape, model: str, rng: random.Random) -> dict[str, Any]:
@@ -314,7 +312,7 @@ def verdict(shape: Shape) -> dict[str, Any]:
 
 
 def exposition(metrics: dict[str, float]) -> str:
-    return "# EOF-less exposition\n" + "".join(f"{key} {value!r}\n" for key, value in metrics.items())
+    return "".join(f"{key} {value!r}\n" for key, value in metrics.items())
 
 
 def build_run(

@@ -200,7 +200,8 @@ def ping(command: Callable[[list[str]], list[str]], nodes: Iterable[str], deadli
     missing = set(nodes)
     while missing:
         patience = max(1.0, min(10.0, deadline - time.monotonic()))
-        argv = ["salt", "--out=json", "--static", f"--timeout={patience:.0f}", "-L", ",".join(sorted(missing))]
+        # One line of JSON per answer: `--static` would ask every node twice.
+        argv = ["salt", "--out=json", "--out-indent=-1", f"--timeout={patience:.0f}", "-L", ",".join(sorted(missing))]
         finished = subprocess.run(
             command([*argv, "test.ping"]),
             capture_output=True,
@@ -209,8 +210,9 @@ def ping(command: Callable[[list[str]], list[str]], nodes: Iterable[str], deadli
             timeout=patience + 20,
             stdin=subprocess.DEVNULL,
         )
-        with suppress(ValueError):  # it prints no JSON when the master does not answer yet
-            missing -= {node for node, answer in json.loads(finished.stdout).items() if answer is True}
+        for line in finished.stdout.splitlines():
+            with suppress(ValueError):  # it prints a sentence when the master does not answer yet
+                missing -= {node for node, answer in json.loads(line).items() if answer is True}
         if missing and time.monotonic() > deadline:
             reason = finished.stderr.strip().splitlines()[-1:] or ["no answer"]
             raise LabError(f"no answer to test.ping from {', '.join(sorted(missing))}: {reason[0]}")

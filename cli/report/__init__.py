@@ -1,5 +1,5 @@
 """`cluster report`: a run as one self-contained HTML page."""
 
-from cli.report.command import report
+from cli.report.command import report, write_report
 
-__all__ = ["report"]
+__all__ = ["report", "write_report"]

@@ -3,15 +3,40 @@
 from __future__ import annotations
 
 import webbrowser
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from bottleneck.run import Run, load_run
 from cli.options import JsonOption
 from cli.output import console, emit, fail, out
 from cli.report.page import render
 from cli.run_folders import open_run
+
+
+def write_report(folders: Sequence[Path], path: Path) -> Path:
+    """Write the report of the first run, compared with the others; return where it is.
+
+    Raises
+    ------
+    RunError
+        When a folder is not a run.
+    OSError
+        When the file cannot be written.
+    """
+    return _write([load_run(folder) for folder in folders], path)
+
+
+def _write(runs: Sequence[Run], path: Path) -> Path:
+    text = render(runs)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Whole or not at all: a browser that has the old one open must not read half a page.
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+    return path
 
 
 def report(
@@ -34,13 +59,8 @@ def report(
     """
     runs = [open_run(text) for text in run or [None]]  # type: ignore[list-item]
     path = (output or (runs[0].folder or Path()) / "report.html").absolute()
-    text = render(runs)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Whole or not at all: a browser that has the old one open must not read half a page.
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+        _write(runs, path)
     except OSError as error:
         fail(f"cannot write {path}: {error.strerror or error}", "cluster report --output FILE")
 

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from bottleneck.run import Run, load_run
 from bottleneck.samples import Steps, node_samples
-from cli.report import report
+from cli.report import report, write_report
 from cli.report.drawing import chart_picture, line_path, nice_step, ticks, time_ticks
 from cli.report.figures import client_figures, quantity
 from cli.report.ledger import ledger_picture
@@ -264,6 +264,12 @@ def test_command_writes_beside_the_run_or_where_told(tmp_path: Path, monkeypatch
     assert done.exit_code == 0, done.output
     assert told.read_text().startswith("<!DOCTYPE html>")
     assert [path.name for path in told.parent.iterdir()] == ["page.html"]
+
+
+def test_write_report_of_folders(tmp_path: Path) -> None:
+    folders = [build_run(tmp_path), build_run(tmp_path, identity="20261123T223000Z-tp2-beef")]
+    page = write_report(folders, tmp_path / "out" / "report.html")
+    assert "Compared with other runs" in page.read_text()
 
 
 def test_command_says_what_to_do_without_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

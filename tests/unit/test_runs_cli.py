@@ -9,6 +9,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from bottleneck.run import load_run
+from bottleneck.verdict import analyse
 from cli import bottleneck as bottleneck_module
 from cli import runs
 from tests.run_builder import Shape, build_run
@@ -126,6 +128,12 @@ def test_bottleneck_prints_ledger_ceilings_evidence_and_advice() -> None:
     assert f"next: cluster report {SLOW}" in done.stderr
 
 
+def test_bottleneck_fits_eighty_columns() -> None:
+    done = runner.invoke(app, ["bottleneck", SLOW, "--again"], env={"COLUMNS": "80"})
+    assert max(len(line) for line in done.stdout.splitlines()) <= 80
+    assert "…" not in done.stdout
+
+
 def test_bottleneck_without_a_run_takes_the_newest_and_gives_json() -> None:
     document = json.loads(runner.invoke(app, ["bottleneck", "--json"]).stdout)
     assert document["run"] == FAST
@@ -146,6 +154,13 @@ def test_bottleneck_again_analyses_the_measurements(folder: Path) -> None:
         path.write_text(kept)
     assert old["verdict"]["title"] == "An old verdict"
     assert new["verdict"]["class"] == "link_bandwidth"
+
+
+def test_short_verdict_has_ledger_and_evidence(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bottleneck_module.show_verdict(analyse(load_run(folder / SLOW)))
+    printed = capsys.readouterr().out
+    assert "Bandwidth of link direct" in printed and "per output token" in printed
+    assert "bytes over direct take" in printed
 
 
 def test_bottleneck_of_a_damaged_run_is_honest() -> None:

@@ -90,42 +90,49 @@ def test_markup_in_names_is_only_text(latest: Latest) -> None:
 
 
 class FakeControl:
-    """Answers like the control node; ends after some calls as the key q does."""
+    """Answers like the control node: every entry of `lives` is one life of the watch runner, its frames or its end."""
 
-    def __init__(self, latest: Latest, watch: bool = True, fail_after: int = 99) -> None:
-        self.latest, self.watch, self.fail_after = latest, watch, fail_after
+    def __init__(self, latest: Latest, lives: list[int | Exception] | None = None) -> None:
+        self.latest, self.lives = latest, lives or []
         self.calls: list[str] = []
 
     def runner(self, function: str, arguments: Any = None, on_progress: Any = None) -> Any:
         self.calls.append(function)
-        if len(self.calls) > 4:
-            raise KeyboardInterrupt
-        if function == "perf.watch":
-            if not self.watch:
-                raise ControlError("'perf.watch' is not available.")
-            for _ in range(3):
+        if function == "perf.latest":
+            return self.latest
+        life = self.lives.pop(0) if self.lives else KeyboardInterrupt()
+        if isinstance(life, int):
+            for _ in range(life):
                 on_progress(self.latest)
-            raise KeyboardInterrupt
-        if len(self.calls) > self.fail_after:
-            raise ControlError("gone")
-        return self.latest
+            return {}
+        raise life
 
 
-def test_one_runner_sends_all_frames(latest: Latest) -> None:
-    control, shown = FakeControl(latest), []
-    with pytest.raises(KeyboardInterrupt):
-        follow(control, 2.0, lambda state, note: shown.append(note))  # type: ignore[arg-type]
-    assert control.calls == ["perf.watch"]
-    assert shown == ["", "", ""]
-
-
-def test_without_watch_it_asks_again_and_keeps_the_last_frame(latest: Latest, monkeypatch: pytest.MonkeyPatch) -> None:
+def followed(control: FakeControl, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Follow until the key q; return the note of every frame."""
     monkeypatch.setattr(top_module.time, "sleep", lambda seconds: None)
-    control, shown = FakeControl(latest, watch=False, fail_after=3), []
+    notes: list[str] = []
     with pytest.raises(KeyboardInterrupt):
-        follow(control, 2.0, lambda state, note: shown.append((state["time"], note)))  # type: ignore[arg-type]
-    moment = latest["time"]
-    assert shown == [(moment, ""), (moment, ""), (moment, "the control node does not answer: gone")]
+        follow(control, 2.0, lambda state, note: notes.append(note))  # type: ignore[arg-type]
+    return notes
+
+
+def test_one_runner_sends_all_frames(latest: Latest, monkeypatch: pytest.MonkeyPatch) -> None:
+    control = FakeControl(latest, [3])
+    assert followed(control, monkeypatch) == ["", "", "", "the control node stopped sending; asking again"]
+    assert control.calls == ["perf.watch", "perf.watch"]
+
+
+def test_last_frame_stays_while_the_control_node_is_away(latest: Latest, monkeypatch: pytest.MonkeyPatch) -> None:
+    control = FakeControl(latest, [1, ControlError("gone"), 1])
+    notes = followed(control, monkeypatch)
+    assert "the control node does not answer: gone" in notes
+    assert notes[-2:] == ["", "the control node stopped sending; asking again"]
+
+
+def test_no_answer_at_all_ends_it(latest: Latest) -> None:
+    with pytest.raises(ControlError, match="no store"):
+        follow(FakeControl(latest, [ControlError("no store")]), 2.0, lambda state, note: None)  # type: ignore[arg-type]
 
 
 def test_once_prints_one_frame_and_json_the_data(latest: Latest, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ KEPT = frozenset(
     for name in (
         "num_requests_running",
         "num_requests_waiting",
+        "num_requests_waiting_by_reason",
         "kv_cache_usage_perc",
         "cache_config_info",
         "num_preemptions_total",

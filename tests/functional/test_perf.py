@@ -1,0 +1,249 @@
+"""The perf module, state, runner and reactor files through Salt's loaders; the sampler is started for real."""
+
+import json
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import salt.config
+import salt.loader
+import salt.template
+import yaml
+
+from bottleneck.profile import load_profile
+from bottleneck.store import Store
+from tests import run_builder
+
+REPOSITORY = Path(__file__).parents[2]
+SHAPE = run_builder.Shape()
+
+
+@pytest.fixture
+def node(loaders: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A node whose files are all below a folder."""
+    places = {
+        "PROGRAM": str(REPOSITORY / "salt/sampler/files/sampler.py"),
+        "CONFIG": str(tmp_path / "sampler.json"),
+        "LOG": str(tmp_path / "sampler.log"),
+        "DIRECTORY": str(tmp_path / "perf"),
+    }
+    for name, place in places.items():
+        monkeypatch.setitem(loaders.modules["perf.start"].__globals__, name, place)
+    monkeypatch.setitem(loaders.modules["supervise.start"].__globals__, "DIRECTORY", str(tmp_path / "supervise"))
+    config = {
+        "node": "node0",
+        "links": {"local": "lo"},
+        "control": None,
+        "minion": {"id": "node0", "sock_dir": str(tmp_path)},
+        "directory": str(tmp_path / "perf"),
+        "worker_file": str(tmp_path / "worker.json"),
+        "supervise_directory": str(tmp_path / "supervise"),
+        "rate_hertz": 20,
+        "batch_interval_seconds": 0.5,
+        "engine_interval_seconds": 1,
+        "acknowledge_interval_seconds": 0.5,
+        "spool_batches": 10,
+    }
+    (tmp_path / "sampler.json").write_text(json.dumps(config))
+    yield loaders
+    loaders.modules.perf.stop()
+
+
+def test_one_sample_of_this_machine(node: Any, tmp_path: Path) -> None:
+    sample = node.modules.perf.sample(str(tmp_path / "sampler.json"))
+    assert sample["t"] == pytest.approx(time.time(), abs=30)
+    assert all(len(row) == 6 for row in sample["cpu"].values()) and sample["cpu"]
+    assert set(sample["links"]) == {"local"} and len(sample["links"]["local"]) == 8
+    assert sample["mem"]["total"] > sample["mem"]["available"] > 0
+
+
+def test_the_sampler_runs_keeps_what_nobody_takes_and_ends(node: Any, tmp_path: Path) -> None:
+    config = str(tmp_path / "sampler.json")
+    started = node.modules.perf.start(config)
+    assert started["running"]
+    assert node.modules.perf.start(config)["pid"] == started["pid"]
+    deadline = time.monotonic() + 20
+    while node.modules.perf.status().get("waiting", 0) < 2:
+        assert time.monotonic() < deadline, node.modules.perf.status()
+        time.sleep(0.1)
+    status = node.modules.perf.status()
+    assert status["acknowledged"] == 0 and status["dropped"] == 0
+    # There is no minion here: what cannot be sent now is kept, in order.
+    told = {"node0": {"boot": status["boot"], "sequence": 1, "missing": []}}
+    assert node.modules.perf.acknowledge(told) is True
+    while node.modules.perf.status().get("acknowledged") != 1:
+        assert time.monotonic() < deadline, node.modules.perf.status()
+        time.sleep(0.1)
+    assert node.modules.perf.stop()["running"] is False
+    assert "waiting" not in node.modules.perf.status()
+
+
+def test_an_acknowledgement_of_another_minion_is_not_taken(node: Any, tmp_path: Path) -> None:
+    assert node.modules.perf.acknowledge({"node1": {"boot": "b", "sequence": 1}}) is False
+    assert not (tmp_path / "perf" / "acknowledged.json").exists()
+
+
+def test_starting_without_a_program_says_what_to_do(node: Any) -> None:
+    with pytest.raises(RuntimeError, match=r"state\.apply sampler"):
+        node.modules.perf.start("/nowhere/sampler.json")
+
+
+def test_the_state_starts_once_and_test_changes_nothing(node: Any, tmp_path: Path) -> None:
+    config = str(tmp_path / "sampler.json")
+    would = node.states["perf.running"]
+    node.states.opts["test"] = True
+    try:
+        result = would(config)
+        assert (result.result, result.changes) == (None, {"sampler": "started"})
+    finally:
+        node.states.opts["test"] = False
+    assert node.modules.perf.status()["running"] is False
+    result = node.states["perf.running"](config)
+    assert (result.result, result.changes) == (True, {"sampler": "started"})
+    result = node.states["perf.running"](config)
+    assert (result.result, result.changes) == (True, {})
+
+
+# -- the runner
+
+
+@pytest.fixture
+def runners(tmp_path: Path) -> Any:
+    opts: dict[str, Any] = salt.config.master_config(None)
+    opts.update(
+        {
+            "cluster_profile": str(run_builder.PROFILE),
+            "cluster_store": str(tmp_path / "store.db"),
+            "cluster_directory": str(tmp_path),
+            "module_dirs": [str(REPOSITORY)],
+            "extension_modules": str(tmp_path / "ext"),
+            "sock_dir": str(tmp_path / "sock"),
+            "cachedir": str(tmp_path / "cache"),
+        }
+    )
+    (tmp_path / "ceilings.json").write_text(json.dumps(run_builder.ceilings(SHAPE)))
+    workers = [{"node": name, "name": "tp2-0", "link": "direct"} for name in run_builder.NODES]
+    (tmp_path / "deployment.json").write_text(json.dumps({"deployment": "tp2", "workers": workers}))
+    with Store(tmp_path / "store.db") as store:
+        for batch in run_builder.batches(SHAPE, "m", random.Random(1)):
+            store.put_batch(batch)
+    return salt.loader.runner(opts)
+
+
+@pytest.fixture
+def fired(runners: Any, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
+    found: list[tuple[str, dict[str, Any]]] = []
+    namespace = runners["perf.aggregate"].__globals__
+    monkeypatch.setitem(namespace, "_fire", lambda data, tag: found.append((tag, data)))
+    return found
+
+
+def window(index: int) -> dict[str, Any]:
+    start = run_builder.STARTED + 10 * index
+    return {"window": str(index), "start": start, "end": start + 10, "nodes": list(run_builder.NODES)}
+
+
+def test_a_window_becomes_a_verdict_and_only_a_change_is_told(runners: Any, fired: list[Any], tmp_path: Path) -> None:
+    first = runners["perf.aggregate"](window(0))
+    assert first["class"] and first["changed"] is True
+    again = runners["perf.aggregate"](window(0))
+    assert (again["class"], again["changed"]) == (first["class"], False)
+    assert [tag for tag, _ in fired] == ["cluster/verdict/changed"]
+    assert fired[0][1]["from"] is None and fired[0][1]["to"]["class"] == first["class"]
+    with Store(tmp_path / "store.db") as store:
+        latest = store.latest_verdict()
+    assert latest is not None and latest["window"]["deployment"] == "tp2"
+    assert len(runners["perf.history"]()["verdicts"]) == 1
+
+
+def test_a_window_without_an_engine_has_no_verdict(runners: Any, fired: list[Any]) -> None:
+    assert runners["perf.aggregate"](window(1000))["class"] is None
+    assert fired == []
+
+
+@pytest.mark.parametrize("odd", [{}, {"start": "now", "end": 1}, {"start": 0, "end": 1e9}, None])
+def test_a_forged_window_is_refused(runners: Any, odd: Any) -> None:
+    from salt.exceptions import CommandExecutionError
+
+    with pytest.raises(CommandExecutionError):
+        runners["perf.aggregate"](odd)
+
+
+def test_an_interval_is_exported_whole(runners: Any, tmp_path: Path) -> None:
+    from bottleneck.run import read_batches
+
+    path = tmp_path / "run" / "samples.jsonl.gz"
+    found = runners["perf.export"](run_builder.STARTED, run_builder.STARTED + 5, str(path))
+    batches, problems = read_batches(path)
+    assert problems == []
+    assert found["batches"] == len(batches) == sum(found["nodes"].values()) >= 10
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_latest_and_status_are_plain_data(runners: Any) -> None:
+    latest = runners["perf.latest"]()
+    assert json.loads(json.dumps(latest))["nodes"]["node0"]["up"] is False
+    assert latest["nodes"]["node0"]["age_seconds"] > 1
+    status = json.loads(json.dumps(runners["perf.status"]()))
+    assert status["nodes"]["node0"]["last_seen"] > run_builder.STARTED
+    assert status["exporter"] == {"address": "10.77.0.1", "port": 9477}
+
+
+# -- the reactor
+
+
+def reactions() -> dict[str, list[str]]:
+    entries = yaml.safe_load((REPOSITORY / "reactor" / "reactor.conf").read_text())["reactor"]
+    return {tag: files for entry in entries for tag, files in entry.items()}
+
+
+def test_every_reaction_has_its_file_and_is_short() -> None:
+    files = {name for names in reactions().values() for name in names}
+    assert files == {path.name for path in (REPOSITORY / "reactor").glob("*.sls")}
+    for name in files:
+        text = (REPOSITORY / "reactor" / name).read_text()
+        assert len(text.splitlines()) <= 15
+        assert "wheel" not in text and "salt.key" not in text, "a reactor never touches a key"
+
+
+@pytest.mark.parametrize(
+    ("tag", "data", "function", "arguments"),
+    [
+        ("cluster/perf/window", window(0), "perf.aggregate", [{"window": window(0)}]),
+        (
+            "cluster/verdict/changed",
+            {"from": None, "to": {"class": "compute"}},
+            "perf.verdict_changed",
+            [{"change": {"from": None, "to": {"class": "compute"}}}],
+        ),
+        ("cluster/node/lost", {"node": "node0", "since": 1.0}, "perf.revive", [{"node": "node0"}]),
+        (
+            "salt/minion/*/start",
+            {"id": 'node0"\n  x: {{ 7 }}', "data": "up"},
+            "cluster.node_started",
+            [{"minion": 'node0"\n  x: {{ 7 }}'}],
+        ),
+    ],
+)
+def test_a_reaction_calls_one_runner(
+    runners: Any, tag: str, data: dict[str, Any], function: str, arguments: list[Any]
+) -> None:
+    opts = dict(salt.config.master_config(None))
+    renderers = salt.loader.render(opts, salt.loader.minion_mods({**salt.config.minion_config(None), "id": "x"}))
+    (name,) = reactions()[tag]
+    rendered = salt.template.compile_template(
+        str(REPOSITORY / "reactor" / name), renderers, "jinja|yaml", [], [], tag=tag, data=data
+    )
+    ((_, call),) = rendered.items()
+    ((called, parts),) = call.items()
+    assert called == f"runner.{function}"
+    assert json.loads(json.dumps(parts)) == [{"args": arguments}]
+    assert f"{function}" in runners
+
+
+def test_the_profile_says_how_the_sampler_works() -> None:
+    profile = load_profile(run_builder.PROFILE)
+    assert profile.sampler.rate_hertz == 10.0 and profile.sampler.spool_batches == 600

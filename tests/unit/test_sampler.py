@@ -1,0 +1,627 @@
+"""The sampler: its readers over recorded text, its pacing, its spool; no process, no sleep."""
+
+import json
+import re
+import struct
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+FILES = Path(__file__).parents[2] / "salt" / "sampler" / "files"
+sys.path.insert(0, str(FILES))
+
+import accelerator  # noqa: E402
+import cgroup  # noqa: E402
+import delivery  # noqa: E402
+import engine_metrics  # noqa: E402
+import memory_bandwidth  # noqa: E402
+import readers  # noqa: E402
+import sampler  # noqa: E402
+import spool  # noqa: E402
+import workers  # noqa: E402
+
+STAT = """cpu  62153 0 17232 377024 5290 0 217 238 0 0
+cpu0 26707 5 7324 196695 176 3 58 116 0 0
+cpu1 35445 0 9908 180329 5113 0 159 121 0 0
+cpu11 1 0 1 1 1 0 1 1 0 0
+intr 787215 0 0 0
+ctxt 1
+"""
+PRESSURE = """some avg10=0.00 avg60=0.12 avg300=0.82 total=50058450
+full avg10=0.00 avg60=0.00 avg300=0.00 total=1500000
+"""
+NET = """Inter-|   Receive                                                |  Transmit
+ face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier
+    lo: 1000 10 0 0 0 0 0 0 1000 10 0 0 0 0 0 0
+  eth0: 1600178735   39600    1    2    0     0          0         0  2184622   23566    3    4    0     0      0  0
+  usb4:5 6 7 8 0 0 0 0 9 10 11 12 0 0 0 0
+"""
+MEMINFO = "MemTotal:       24684096 kB\nMemFree:  1 kB\nMemAvailable:   23925832 kB\nBuffers: 2 kB\n"
+DISKS = """   7       0 loop0 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9
+ 254       0 vda 120508 38329 7462770 101065 16855 153978 12053904 48237 0 61208 151406 21322 52 4591920 2054 1226 49
+ 254       1 vda1 100 100 100 100 100 100 100 100 0 0 0 0 0 0 0 0 0
+"""
+PROCESS = (
+    "1234 (VLLM::Worker (0)) S 1200 1234 1234 0 -1 4194560 1 0 0 0 412 57 0 0 20 0 61 0 99887 3000000 2048 "
+    "18446744073709551615 1 1 0 0 0 0 0 0 0 0 0 0 17 0 0 0 0 0 0 0 0 0 0 0 0 0 0\n"
+)
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+# -- readers
+
+
+def test_cores_are_seconds_of_the_allowed_cores_only() -> None:
+    found = readers.cores(STAT, {"0", "1"})
+    assert found == {
+        "0": [pytest.approx(340.97), 267.12, pytest.approx(73.85), 1966.95, 1.76, 1.16],
+        "1": [pytest.approx(455.12), 354.45, pytest.approx(100.67), 1803.29, 51.13, 1.21],
+    }
+
+
+def test_pressure_is_seconds() -> None:
+    assert readers.pressure(PRESSURE) == [pytest.approx(50.05845), 1.5]
+    # Before Linux 5.13 there is no "full" line for cpu.
+    assert readers.pressure("some avg10=0.00 avg60=0.00 avg300=0.00 total=250000\n") == [0.25, 0.0]
+
+
+def test_links_have_the_order_of_the_analysis() -> None:
+    found = readers.links(NET, {"eth0": "ethernet", "usb4": "direct", "absent": "spare"})
+    assert found == {
+        "ethernet": [1600178735, 2184622, 39600, 23566, 1, 3, 2, 4],
+        "direct": [5, 9, 6, 10, 7, 11, 8, 12],
+    }
+
+
+def test_memory_and_disks_are_bytes() -> None:
+    assert readers.memory(MEMINFO) == {"total": 24684096 * 1024, "available": 23925832 * 1024}
+    assert readers.disks(DISKS, {"vda"}) == {"read_bytes": 7462770 * 512, "write_bytes": 12053904 * 512}
+
+
+def test_only_whole_disks_are_counted(tmp_path: Path) -> None:
+    for name in ("loop0", "nvme0n1", "vda", "dm-0", "zram0"):
+        (tmp_path / name).mkdir()
+    assert readers.whole_disks(str(tmp_path)) == {"nvme0n1", "vda"}
+    assert readers.whole_disks(str(tmp_path / "absent")) == set()
+
+
+def test_a_process_name_with_blanks_and_brackets() -> None:
+    assert readers.process(PROCESS) == (4.12, 0.57, 2048 * 4096)
+    assert readers.parent(PROCESS.encode()) == (1200, 99887)
+    assert readers.run_delay("1500000000 250000000 77\n") == (1.5, 0.25)
+
+
+def test_a_handle_reads_what_is_there_now(tmp_path: Path) -> None:
+    write(tmp_path / "file", "one")
+    handle = readers.Handle(str(tmp_path / "file"))
+    assert handle.read() == "one"
+    (tmp_path / "file").write_text("x" * (readers.READ_BYTES + 5))
+    assert len(handle.read()) == readers.READ_BYTES + 5
+    handle.close()
+    assert handle.read() is None
+    assert readers.Handle(str(tmp_path / "absent")).read() is None
+
+
+# -- control groups
+
+
+def test_the_group_of_either_version() -> None:
+    old = "4:memory:/a\n2:cpuacct:/b\n1:cpu,cpuacct:/lab/node0\n0::/c\n"
+    assert cgroup.own_path(old) == {cgroup.VERSION_1: "/lab/node0", cgroup.VERSION_2: "/c"}
+    mounts = (
+        "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755\n"
+        "32 31 0:29 / /sys/fs/cgroup/cpu rw,relatime - cgroup cgroup rw,cpu,cpuacct\n"
+        "35 31 0:32 / /sys/fs/cgroup/cpuset rw,relatime - cgroup cgroup rw,cpuset\n"
+        "41 31 0:38 /box /sys/fs/cgroup/unified rw shared:3 - cgroup2 cgroup2 rw\n"
+    )
+    assert cgroup.mounts(mounts) == {1: ("/sys/fs/cgroup/cpu", "/"), 2: ("/sys/fs/cgroup/unified", "/box")}
+    assert cgroup.directories("/m", "/", "/lab/node0") == ["/m/lab/node0", "/m/lab", "/m"]
+    assert cgroup.directories("/m", "/box", "/box/inner") == ["/m/inner", "/m"]
+    assert cgroup.directories("/m", "/", "/") == ["/m"]
+
+
+def test_quota_and_throttling_of_either_version() -> None:
+    assert cgroup.quota_cores("max 100000\n") is None
+    assert cgroup.quota_cores("50000 100000\n") == 0.5
+    assert cgroup.quota_cores("-1\n", "100000\n") is None
+    assert cgroup.quota_cores("150000\n", "100000\n") == 1.5
+    assert cgroup.statistics("nr_periods 10\nnr_throttled 3\nthrottled_time 1500000000\n") == (10, 3, 1.5)
+    assert cgroup.statistics("usage_usec 5\nnr_periods 4\nnr_throttled 1\nthrottled_usec 250000\n") == (4, 1, 0.25)
+    assert cgroup.statistics("usage_usec 5\n") == (0, 0, 0.0)
+
+
+def test_limits_add_up_every_level_so_that_a_new_quota_makes_no_jump(tmp_path: Path) -> None:
+    def level(directory: Path, quota: str, throttled: int) -> None:
+        write(directory / "cpu.max", f"{quota} 100000\n")
+        write(directory / "cpu.stat", f"nr_periods 10\nnr_throttled 2\nthrottled_usec {throttled}\n")
+
+    level(tmp_path / "node0", "max", 400_000)
+    level(tmp_path / "node0/worker", "max", 0)
+    parts = [cgroup._Level(str(tmp_path / name), cgroup.VERSION_2) for name in ("node0/worker", "node0")]
+    limits = cgroup.Limits(parts)
+    before = limits.sample()
+    assert before == {"throttled_s": 0.4, "periods": 20, "throttled_periods": 4, "quota_cores": None}
+    level(tmp_path / "node0", "30000", 400_000)
+    limits.refresh()
+    assert limits.sample() == {**before, "quota_cores": 0.3}
+    level(tmp_path / "node0", "30000", 900_000)
+    assert limits.sample()["throttled_s"] == pytest.approx(0.9)
+    assert cgroup.Limits([]).sample() is None
+
+
+# -- workers
+
+
+class Processes:
+    """A process table in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.proc, self.units = folder / "proc", folder / "supervise"
+        self.proc.mkdir()
+        self.units.mkdir()
+
+    def add(
+        self, pid: int, parent: int, threads: dict[int, tuple[float, float]], ticks: tuple[int, int] = (0, 0)
+    ) -> None:
+        stat = f"{pid} (a) S {parent} 1 1 0 -1 0 0 0 0 0 {ticks[0]} {ticks[1]} 0 0 20 0 1 0 {pid * 10} 0 {pid} 0 0\n"
+        write(self.proc / str(pid) / "stat", stat)
+        for thread, (ran, waited) in threads.items():
+            path = self.proc / str(pid) / "task" / str(thread) / "schedstat"
+            write(path, f"{int(ran * 1e9)} {int(waited * 1e9)} 1\n")
+
+    def remove(self, pid: int, thread: int | None = None) -> None:
+        folder = self.proc / str(pid) / "task" / str(thread) if thread else self.proc / str(pid)
+        for path in sorted(folder.rglob("*"), reverse=True):
+            # The kernel gives an error on a file that is still open; a truncated one reads the same to us.
+            path.write_text("") if path.is_file() else None
+            path.unlink() if path.is_file() else path.rmdir()
+        folder.rmdir()
+
+    def unit(self, name: str, keeper: int, exit_code: int | None = None) -> None:
+        record = {"keeper": keeper, "keeper_start": keeper * 10, "exit_code": exit_code}
+        (self.units / f"{name}.json").write_text(json.dumps(record))
+
+
+@pytest.fixture
+def processes(tmp_path: Path) -> Processes:
+    return Processes(tmp_path)
+
+
+def test_a_worker_is_the_tree_below_its_keeper(processes: Processes) -> None:
+    processes.add(50, 1, {50: (0.0, 0.0)})
+    processes.add(51, 50, {51: (1.0, 0.5), 52: (2.0, 0.25)}, ticks=(100, 20))
+    processes.add(60, 51, {60: (0.0, 0.0)}, ticks=(3, 4))
+    processes.add(99, 1, {99: (9.0, 9.0)}, ticks=(900, 900))
+    processes.unit("vllm-tp2-0", 50)
+    processes.unit("sampler", 99)
+    found = workers.Workers(str(processes.units), str(processes.proc))
+    assert found.sample(True) == {}
+    found.refresh(100.0)
+    found.refresh(103.0)
+    assert found.first_process() in (51, 60)
+    assert found.sample(True) == {
+        "tp2-0": {
+            "cpu_user_s": pytest.approx(1.03),
+            "cpu_system_s": pytest.approx(0.24),
+            "run_delay_s": 0.75,
+            "rss_bytes": 111 * 4096,
+            "processes": 2,
+            "threads_busy": 2,
+        }
+    }
+
+
+def test_busy_threads_are_read_with_every_sample_others_later(processes: Processes) -> None:
+    processes.unit("vllm-a-0", 50)
+    processes.add(50, 1, {})
+    processes.add(51, 50, {51: (1.0, 0.0), 52: (0.0, 0.0)}, ticks=(100, 0))
+    found = workers.Workers(str(processes.units), str(processes.proc))
+    found.refresh(100.0)
+    found.refresh(103.0)
+    processes.add(51, 50, {51: (1.1, 0.5), 52: (0.0, 9.0)}, ticks=(110, 0))
+    sample = found.sample(False)["a-0"]
+    assert sample == {"cpu_user_s": 1.1, "cpu_system_s": 0.0, "run_delay_s": 0.5}
+    found.refresh(106.0)
+    assert found.sample(False)["a-0"]["run_delay_s"] == 9.5
+
+
+def test_what_has_ended_stays_counted(processes: Processes) -> None:
+    processes.unit("vllm-a-0", 50)
+    processes.add(50, 1, {})
+    processes.add(51, 50, {51: (1.0, 0.5), 52: (1.0, 0.25)}, ticks=(100, 10))
+    processes.add(61, 50, {61: (1.0, 1.0)}, ticks=(50, 5))
+    found = workers.Workers(str(processes.units), str(processes.proc))
+    found.refresh(100.0)
+    found.refresh(103.0)
+    processes.remove(51, thread=52)
+    processes.remove(61)
+    found.refresh(106.0)
+    assert found.sample(False)["a-0"] == {
+        "cpu_user_s": pytest.approx(1.5),
+        "cpu_system_s": pytest.approx(0.15),
+        "run_delay_s": pytest.approx(1.75),
+    }
+
+
+def test_a_new_process_is_found_and_an_ended_unit_forgotten(processes: Processes) -> None:
+    processes.unit("vllm-a-0", 50)
+    processes.add(50, 1, {})
+    processes.add(51, 50, {51: (0.0, 0.0)})
+    found = workers.Workers(str(processes.units), str(processes.proc))
+    found.refresh(100.0)
+    processes.add(52, 51, {52: (0.0, 0.0)})
+    found.refresh(101.0)
+    assert found.sample(True)["a-0"]["processes"] == 1
+    found.refresh(100.0 + workers.SEARCH_SECONDS)
+    assert found.sample(True)["a-0"]["processes"] == 2
+    processes.unit("vllm-a-0", 50, exit_code=0)
+    found.refresh(111.0)
+    assert found.sample(True) == {}
+
+
+def test_a_keeper_whose_number_was_given_away_owns_nothing(processes: Processes) -> None:
+    processes.unit("vllm-a-0", 50)
+    (processes.units / "vllm-a-0.json").write_text('{"keeper": 50, "keeper_start": 1, "exit_code": null}')
+    processes.add(50, 1, {})
+    processes.add(51, 50, {51: (0.0, 0.0)})
+    found = workers.Workers(str(processes.units), str(processes.proc))
+    found.refresh(100.0)
+    assert found.sample(True) == {}
+
+
+# -- accelerators and memory controllers
+
+
+def test_accelerator_counters_by_driver(tmp_path: Path) -> None:
+    card = tmp_path / "card0"
+    (tmp_path / "drivers" / "i915").mkdir(parents=True)
+    write(card / "gt/gt0/rc6_residency_ms", "1500\n")
+    write(card / "gt/gt0/rps_act_freq_mhz", "2400\n")
+    write(card / "device/hwmon/hwmon3/energy1_input", "2500000\n")
+    (card / "device/driver").symlink_to(tmp_path / "drivers" / "i915")
+    (tmp_path / "card0-HDMI-A-1").mkdir()
+    found = accelerator.Accelerators(str(tmp_path)).sample()
+    assert found == {"card0": {"driver": "i915", "idle_s": 1.5, "frequency_hertz": 2.4e9, "energy_joules": 2.5}}
+    assert accelerator.Accelerators(str(tmp_path / "absent")).sample() is None
+
+
+def test_a_file_that_cannot_be_read_is_absent(tmp_path: Path) -> None:
+    card = tmp_path / "card1"
+    (tmp_path / "drivers" / "amdgpu").mkdir(parents=True)
+    write(card / "device/gpu_busy_percent", "")
+    write(card / "device/mem_info_vram_used", "1024\n")
+    (card / "device/driver").symlink_to(tmp_path / "drivers" / "amdgpu")
+    assert accelerator.Accelerators(str(tmp_path)).sample() == {
+        "card1": {"driver": "amdgpu", "memory_used_bytes": 1024}
+    }
+
+
+def test_memory_controllers_are_found_with_their_scale(tmp_path: Path) -> None:
+    device = tmp_path / "uncore_imc_free_running_0"
+    write(device / "type", "23\n")
+    write(device / "cpumask", "0\n")
+    for event, number in (("data_read", "0xff,umask=0x20"), ("data_write", "0xff,umask=0x30")):
+        write(device / "events" / event, f"event={number}\n")
+        write(device / "events" / f"{event}.scale", "6.103515625e-5\n")
+        write(device / "events" / f"{event}.unit", "MiB\n")
+    assert memory_bandwidth.counters(str(tmp_path)) == [
+        ("read_bytes", pytest.approx(64.0), 23, 0x20FF, 0),
+        ("write_bytes", pytest.approx(64.0), 23, 0x30FF, 0),
+    ]
+
+
+def test_memory_traffic_where_resource_control_counts_it(tmp_path: Path) -> None:
+    write(tmp_path / "mon_data/mon_L3_00/mbm_total_bytes", "1000\n")
+    write(tmp_path / "mon_data/mon_L3_01/mbm_total_bytes", "Unavailable\n")
+    found = memory_bandwidth.MemoryBandwidth(str(tmp_path / "none"), str(tmp_path))
+    assert found.sample() == {"total_bytes": 1000}
+    assert memory_bandwidth.MemoryBandwidth(str(tmp_path / "none"), str(tmp_path / "none")).sample() is None
+
+
+def test_counts_become_bytes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    reading = tmp_path / "counter"
+    reading.write_bytes(struct.pack("=Q", 10))
+    monkeypatch.setattr(memory_bandwidth, "counters", lambda directory: [("read_bytes", 64.0, 23, 1, 0)])
+    monkeypatch.setattr(memory_bandwidth, "open_counter", lambda *_, **__: reading.open("rb").fileno())
+    monkeypatch.setattr(memory_bandwidth.os, "read", lambda descriptor, size: struct.pack("=Q", 10))
+    assert memory_bandwidth.MemoryBandwidth().sample() == {"read_bytes": 640.0}
+
+
+# -- the engine's metrics
+
+
+def test_only_the_families_of_the_analysis_are_kept() -> None:
+    recorded = json.loads((Path(__file__).parents[1] / "data/h200/kv_preempt.json").read_text())["after"]
+    other = 'python_info{version="3.12.3"} 1.0\nhttp_requests_total{method="GET"} 3.0\nvllm:engine_sleep_state 0.0\n'
+    comment = "# TYPE vllm:num_requests_running gauge\n"
+    found = engine_metrics.keep(comment + other + recorded)
+    names = {key.partition("{")[0] for key in found}
+    assert {"vllm:num_requests_running", "vllm:kv_cache_usage_perc", "vllm:num_preemptions_total"} <= names
+    assert {f"vllm:inter_token_latency_seconds_{end}" for end in ("bucket", "sum", "count")} <= names
+    assert not names & {"python_info", "http_requests_total", "vllm:engine_sleep_state"}
+    assert found['vllm:num_preemptions_total{engine="0",model_name="mistral-small-2409-w4a16"}'] > 0
+    assert len(found) < 250
+
+
+def test_everything_the_analysis_reads_is_kept() -> None:
+    source = "".join(path.read_text() for path in (FILES.parents[2] / "bottleneck").glob("*.py"))
+    asked = set(re.findall(r'"(vllm:[a-z_0-9]+)"', source))
+    families = {name.removesuffix(end) for name in engine_metrics._NAMES for end in ("_sum", "_count", "_bucket")}
+    assert len(asked) > 10
+    assert asked - engine_metrics._NAMES - families == set()
+
+
+def test_only_a_head_is_asked(tmp_path: Path) -> None:
+    path = tmp_path / "worker.json"
+    assert engine_metrics.head_address(str(path)) is None
+    path.write_text('{"name": "tp2-0", "head": false, "api_address": null, "api_port": null}')
+    assert engine_metrics.head_address(str(path)) is None
+    path.write_text('{"name": "tp2-0", "head": true, "api_address": "10.77.0.10", "api_port": 8000}')
+    assert engine_metrics.head_address(str(path)) == ("10.77.0.10", 8000)
+
+
+# -- pacing and batches
+
+
+def test_ticks_are_multiples_of_the_period_and_do_not_drift() -> None:
+    pacer, now, ticks = sampler.Pacer(10.0, 1.0), 1000.031, []
+    for work in [0.0004] * 5 + [0.03] + [0.0004] * 40:
+        now += pacer.wait_seconds(now) + 0.0002  # a wake-up is a little late
+        ticks.append(now)
+        now += work
+    assert ticks[0] == pytest.approx(1000.1002)
+    assert ticks[-1] == pytest.approx(1000.1002 + 0.1 * (len(ticks) - 1))
+    assert pacer.late == 0
+
+
+def test_a_tick_that_has_passed_is_skipped_and_counted() -> None:
+    pacer = sampler.Pacer(10.0, 1.0)
+    assert pacer.wait_seconds(1000.05) == pytest.approx(0.05)
+    assert pacer.wait_seconds(1000.35) == pytest.approx(0.05)
+    assert pacer.late == 2
+    # The clock is slewed: the wait ended a hair before the tick. It is not taken twice.
+    assert pacer.wait_seconds(1000.39999) == pytest.approx(0.10001)
+
+
+class Taking:
+    """A sampler over a fake machine and a fake clock."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.batches: list[dict[str, Any]] = []
+        self.pacer = sampler.Pacer(10.0, 1.0)
+        self.engine: dict[str, Any] | None = None
+        self.sampler = sampler.Sampler(
+            "node0", self, self.pacer, self.batches.append, lambda: self.engine, lambda: self.now, lambda: 0.25
+        )
+
+    def sample(self, now: float, complete: bool) -> dict[str, Any]:
+        return {"t": now, "complete": complete}
+
+    def run(self, ticks: int) -> None:
+        for _ in range(ticks):
+            self.now += self.pacer.wait_seconds(self.now)
+            self.sampler.take()
+
+
+def test_a_batch_is_a_second_of_samples_and_its_first_is_complete() -> None:
+    taking = Taking()
+    taking.run(29)
+    assert [len(batch["samples"]) for batch in taking.batches] == [9, 10, 10]
+    second = taking.batches[1]
+    assert [sample["complete"] for sample in second["samples"]] == [True] + [False] * 9
+    assert (second["t0"], second["t1"]) == (pytest.approx(1001.0), pytest.approx(1001.9))
+    assert second["sampler"] == {"cpu_s": 0.25, "late": 0}
+    assert (second["node"], second["engine"]) == ("node0", None)
+
+
+def test_a_batch_ends_at_its_border_even_when_ticks_are_missed() -> None:
+    taking = Taking()
+    taking.run(5)
+    taking.now = 1003.72
+    taking.run(3)
+    assert [len(batch["samples"]) for batch in taking.batches] == [5, 2]
+    assert taking.batches[1]["t0"] == pytest.approx(1003.8)
+    taking.sampler.flush()
+    assert len(taking.batches) == 3
+    taking.sampler.flush()
+    assert len(taking.batches) == 3
+
+
+# -- the spool
+
+
+def filled(count: int, capacity: int = 600) -> spool.Spool:
+    kept = spool.Spool("boot", capacity, 25.0)
+    for number in range(count):
+        kept.add({"t0": float(number)})
+    return kept
+
+
+def sequences(batches: list[dict[str, Any]]) -> list[int]:
+    return [batch["sequence"] for batch in batches]
+
+
+def send(kept: spool.Spool, now: float) -> list[int]:
+    due = sequences(kept.due(now))
+    for number in due:
+        kept.sent(number, now)
+    return due
+
+
+def test_batches_are_numbered_from_one_and_sent_once() -> None:
+    kept = filled(3)
+    assert send(kept, 0.0) == [1, 2, 3]
+    assert send(kept, 1.0) == []
+    assert len(kept) == 3
+
+
+def test_acknowledged_batches_go_and_missing_ones_are_sent_again_at_once() -> None:
+    kept = filled(6)
+    send(kept, 0.0)
+    assert kept.acknowledge({"boot": "boot", "sequence": 2, "missing": [3, 5]})
+    assert len(kept) == 4
+    assert send(kept, 1.0) == [3, 5]
+    assert send(kept, 2.0) == []
+    assert kept.resent == 2
+    assert kept.acknowledge({"boot": "boot", "sequence": 6})
+    assert (len(kept), kept.acknowledged, kept.oldest) == (0, 6, 7)
+
+
+def test_a_batch_without_an_answer_is_sent_again_a_few_at_a_time() -> None:
+    kept = filled(10)
+    send(kept, 0.0)
+    assert send(kept, 24.9) == []
+    assert send(kept, 25.0) == [1, 2]
+    assert send(kept, 26.0) == [3, 4]
+
+
+def test_a_full_spool_drops_the_oldest_and_says_so() -> None:
+    kept = filled(13, capacity=10)
+    assert (len(kept), kept.dropped, kept.oldest) == (10, 3, 4)
+    due = kept.due(0.0)
+    assert sequences(due) == list(range(4, 14))
+    assert {batch["sampler"]["oldest"] for batch in due} == {4}
+    assert due[-1]["sampler"]["dropped"] == 3
+
+
+def test_a_long_outage_comes_back_in_portions() -> None:
+    kept = filled(100)
+    assert send(kept, 0.0) == list(range(1, 21))
+    assert send(kept, 1.0) == list(range(21, 41))
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        None,
+        [],
+        {"boot": "another", "sequence": 3},
+        {"boot": "boot", "sequence": 99},
+        {"boot": "boot", "sequence": "3"},
+        {"boot": "boot"},
+    ],
+)
+def test_an_acknowledgement_that_is_not_ours_changes_nothing(told: Any) -> None:
+    kept = filled(3)
+    assert not kept.acknowledge(told)
+    assert len(kept) == 3
+
+
+# -- delivery
+
+
+class Wire:
+    """A bus that can be down, and a control node's answers."""
+
+    def __init__(self) -> None:
+        self.up = True
+        self.fired: list[tuple[str, int]] = []
+        self.answer: dict[str, Any] | None = None
+        self.file: dict[str, Any] | None = None
+        self.asked = 0
+
+    def fire(self, data: dict[str, Any], tag: str) -> bool:
+        if self.up:
+            self.fired.append((tag, data["sequence"]))
+        return self.up
+
+    def close(self) -> None:
+        pass
+
+    def ask(self) -> dict[str, Any] | None:
+        self.asked += 1
+        return self.answer
+
+    def look(self) -> dict[str, Any] | None:
+        told, self.file = self.file, None
+        return told
+
+
+@pytest.fixture
+def wire() -> Wire:
+    return Wire()
+
+
+@pytest.fixture
+def sender(wire: Wire, tmp_path: Path) -> delivery.Sender:
+    kept = spool.Spool("boot", 600, 25.0)
+    return delivery.Sender(kept, wire, wire, "node0", 10.0, str(tmp_path / "status.json"), clock=lambda: 0.0)
+
+
+def test_a_batch_stays_until_the_bus_takes_it_and_the_control_node_has_it(wire: Wire, sender: delivery.Sender) -> None:
+    wire.up = False
+    sender.add({})
+    sender.step(1.0)
+    assert wire.fired == []
+    wire.up = True
+    sender.step(2.0)
+    assert wire.fired == [("cluster/perf/batch/node0", 1)]
+    assert wire.asked == 0
+    wire.answer = {"boot": "boot", "sequence": 1, "missing": []}
+    sender.step(10.0)
+    assert (wire.asked, len(sender._spool)) == (1, 0)
+    sender.step(11.0)
+    assert wire.asked == 1
+
+
+def test_what_a_job_left_in_the_file_counts_as_well(wire: Wire, sender: delivery.Sender) -> None:
+    sender.add({})
+    sender.add({})
+    sender.step(1.0)
+    wire.file = {"boot": "boot", "sequence": 0, "missing": [2]}
+    sender.step(2.0)
+    assert [number for _, number in wire.fired] == [1, 2, 2]
+
+
+def test_the_status_says_what_waits(wire: Wire, sender: delivery.Sender, tmp_path: Path) -> None:
+    sender.add({})
+    sender.step(10.0)
+    status = json.loads((tmp_path / "status.json").read_text())
+    assert {key: status[key] for key in ("boot", "sequence", "acknowledged", "waiting", "dropped")} == {
+        "boot": "boot",
+        "sequence": 1,
+        "acknowledged": 0,
+        "waiting": 1,
+        "dropped": 0,
+    }
+
+
+def test_the_file_is_read_when_it_changes(tmp_path: Path) -> None:
+    path = tmp_path / "acknowledged.json"
+    seen = delivery.Acknowledgements("node0", "boot", None, str(path))
+    assert seen.ask() is None
+    assert seen.look() is None
+    delivery.write_json(str(path), {"boot": "boot", "sequence": 4})
+    assert seen.look() == {"boot": "boot", "sequence": 4}
+    assert seen.look() is None
+    path.write_text("{half")
+    assert seen.look() is None
+
+
+def test_a_source_in_an_unknown_form_is_left_out_and_the_rest_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    import machine
+
+    broken: Callable[[dict[str, Any]], None]
+
+    def _broken(sample: dict[str, Any]) -> None:
+        raise ValueError("a new kernel")
+
+    def _whole(sample: dict[str, Any]) -> None:
+        sample["whole"] = 1
+
+    broken = _broken
+    found = machine.Machine.__new__(machine.Machine)
+    sources = [broken, _whole]
+    sample: dict[str, Any] = {}
+    found._run(sources, sample)
+    assert sample == {"whole": 1}
+    assert sources == [_whole]
+    assert "broken is left out" in capsys.readouterr().err
