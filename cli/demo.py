@@ -25,8 +25,8 @@ from cli.report import write_report
 DEMO_LAB = "make-demo"
 TENSOR_PARALLEL, PIPELINE_PARALLEL = "tp2", "pp2"
 LINK = "direct"
-# All-reduces of a 4 x 256 token prefill move 2 MiB for each of 17: at 20 Mbit/s that is seconds.
-THROTTLED_RATE = "20 Mbit/s"
+# All-reduces of a 4 x 256 token prefill move 2 MiB for each of 17: at 50 Mbit/s that is seconds.
+THROTTLED_RATE = "50 Mbit/s"
 REQUESTS, THROTTLED_REQUESTS = 16, 8
 
 

@@ -1,5 +1,7 @@
 """The `cluster` command."""
 
+from collections.abc import Callable
+
 import typer
 
 from cli import bench, bottleneck, cluster, demo, lab, probe, profile, prometheus, report, runs, top
@@ -20,15 +22,20 @@ for name, room, summary in (
 ):
     app.add_typer(room, name=name, help=summary, no_args_is_help=True)
 
-for command in (cluster.plan, cluster.apply, cluster.deploy, cluster.undeploy, cluster.status, cluster.logs):
-    app.command()(command)
-app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(cluster.salt)
-for command in (
+TOP_VERBS: tuple[Callable[..., None], ...] = (
+    cluster.plan,
+    cluster.apply,
     probe.probe,
+    cluster.deploy,
+    cluster.undeploy,
+    cluster.status,
+    cluster.logs,
     bench.bench,
     bottleneck.bottleneck,
     report.report,
     top.top,
     demo.demo,
-):
+)
+for command in TOP_VERBS:
     app.command()(command)
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(cluster.salt)

@@ -13,7 +13,6 @@ import salt.loader
 import salt.template
 import yaml
 
-from bottleneck.profile import load_profile
 from bottleneck.store import Store
 from tests import run_builder
 
@@ -91,20 +90,28 @@ def test_starting_without_a_program_says_what_to_do(node: Any) -> None:
         node.modules.perf.start("/nowhere/sampler.json")
 
 
+def state(node: Any, test: bool) -> dict[str, Any]:
+    """Return the state's functions over this node's modules; the state runner would load its own."""
+    namespace: dict[str, Any] = {"__salt__": node.modules, "__opts__": {"test": test}}
+    exec(compile((REPOSITORY / "_states" / "perf.py").read_text(), "perf.py", "exec"), namespace)
+    return namespace
+
+
 def test_the_state_starts_once_and_test_changes_nothing(node: Any, tmp_path: Path) -> None:
     config = str(tmp_path / "sampler.json")
-    would = node.states["perf.running"]
-    node.states.opts["test"] = True
-    try:
-        result = would(config)
-        assert (result.result, result.changes) == (None, {"sampler": "started"})
-    finally:
-        node.states.opts["test"] = False
+    would = state(node, test=True)["running"](config)
+    assert (would["result"], would["changes"]) == (None, {"sampler": "started"})
     assert node.modules.perf.status()["running"] is False
-    result = node.states["perf.running"](config)
-    assert (result.result, result.changes) == (True, {"sampler": "started"})
-    result = node.states["perf.running"](config)
-    assert (result.result, result.changes) == (True, {})
+    first = state(node, test=False)["running"](config)
+    assert (first["result"], first["changes"]) == (True, {"sampler": "started"})
+    pid = node.modules.perf.status()["pid"]
+    again = state(node, test=False)["running"](config)
+    assert (again["result"], again["changes"]) == (True, {})
+    assert state(node, test=True)["mod_watch"](config)["result"] is None
+    assert node.modules.perf.status()["pid"] == pid
+    changed = state(node, test=False)["mod_watch"](config, sfun="running")
+    assert (changed["result"], changed["changes"]) == (True, {"sampler": "restarted"})
+    assert node.modules.perf.status()["pid"] != pid
 
 
 # -- the runner
@@ -242,8 +249,3 @@ def test_a_reaction_calls_one_runner(
     assert called == f"runner.{function}"
     assert json.loads(json.dumps(parts)) == [{"args": arguments}]
     assert f"{function}" in runners
-
-
-def test_the_profile_says_how_the_sampler_works() -> None:
-    profile = load_profile(run_builder.PROFILE)
-    assert profile.sampler.rate_hertz == 10.0 and profile.sampler.spool_batches == 600

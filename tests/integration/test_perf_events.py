@@ -1,0 +1,279 @@
+"""Real master, minion and sampler: what was measured is stored once and whole, whatever the master does."""
+
+import json
+import os
+import random
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import salt._logging
+import salt.utils.event
+import yaml
+from saltfactories.utils import random_string
+
+from bottleneck.store import Store
+from tests import run_builder
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
+
+REPOSITORY = Path(__file__).parents[2]
+SAMPLER = REPOSITORY / "salt/sampler/files/sampler.py"
+FAR = 1e12
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 40.0) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "the condition did not come true in time"
+        time.sleep(0.2)
+    return found
+
+
+@pytest.fixture(scope="session")
+def salt_factories_config(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    # Salt's early handler would write to a stream that pytest has closed by then.
+    salt._logging.shutdown_temp_handler()
+    return {
+        "root_dir": str(tmp_path_factory.mktemp("salt")),
+        "start_timeout": 60,
+        "system_service": False,
+    }
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("perf")
+
+
+@pytest.fixture(scope="module")
+def profile(folder: Path) -> Path:
+    """The embedded profile with everything a little faster, and every path here."""
+    described = yaml.safe_load(run_builder.PROFILE.read_text())
+    described["sampler"] |= {"acknowledge_interval": "1 s", "engine_interval": "1 s"}
+    described["perf"] |= {"window": "3 s", "heartbeat_deadline": "3 s"}
+    path = folder / "embedded.yaml"
+    path.write_text(yaml.safe_dump(described))
+    return path
+
+
+@pytest.fixture(scope="module")
+def exporter_port() -> int:
+    return free_port()
+
+
+@pytest.fixture(scope="module")
+def master(salt_factories: Any, folder: Path, profile: Path, exporter_port: int) -> Iterator[Any]:
+    reactor = yaml.safe_load((REPOSITORY / "reactor" / "reactor.conf").read_text())["reactor"]
+    started = salt_factories.salt_master_daemon(
+        random_string("master-"),
+        defaults={
+            "interface": "127.0.0.1",
+            "user": "root",
+            "worker_threads": 2,
+            "module_dirs": [str(REPOSITORY)],
+            "cluster_profile": str(profile),
+            "cluster_store": str(folder / "store.db"),
+            "cluster_directory": str(folder),
+            "engines": [{"perf": {"address": "127.0.0.1", "port": exporter_port}}],
+            "reactor": [
+                {tag: [str(REPOSITORY / "reactor" / name) for name in names]}
+                for entry in reactor
+                for tag, names in entry.items()
+                if tag.startswith("cluster/")
+            ],
+        },
+    )
+    with started.started():
+        yield started
+
+
+@pytest.fixture(scope="module")
+def minion(master: Any, folder: Path) -> Iterator[Any]:
+    started = master.salt_minion_daemon(
+        "node0",
+        defaults={
+            "user": "root",
+            "module_dirs": [str(REPOSITORY)],
+            "enable_fqdns_grains": False,
+            "enable_gpu_grains": False,
+            "acceptance_wait_time": 1,
+            "random_reauth_delay": 1,
+            "recon_default": 100,
+            "recon_max": 1000,
+            "recon_randomize": False,
+            "cluster_perf_directory": str(folder / "perf"),
+        },
+    )
+    with started.started():
+        yield started
+
+
+@pytest.fixture
+def store(folder: Path, master: Any) -> Iterator[Store]:
+    with Store(folder / "store.db") as opened:
+        yield opened
+
+
+class Sampling:
+    """A sampler beside the minion, and what it says of itself."""
+
+    def __init__(self, folder: Path, minion: Any, port: int | None) -> None:
+        self.folder = folder
+        config = {
+            "node": "node0",
+            "links": {"ethernet": "lo"},
+            "control": {"address": "127.0.0.1", "port": port} if port else None,
+            "minion": {"id": "node0", "sock_dir": minion.config["sock_dir"]},
+            "directory": str(folder / "perf"),
+            "worker_file": str(folder / "worker.json"),
+            "supervise_directory": str(folder / "supervise"),
+            "rate_hertz": 10,
+            "batch_interval_seconds": 0.5,
+            "engine_interval_seconds": 1,
+            "acknowledge_interval_seconds": 1,
+            "spool_batches": 600,
+        }
+        path = folder / "sampler.json"
+        path.write_text(json.dumps(config))
+        (folder / "perf" / "status.json").unlink(missing_ok=True)
+        self.process = subprocess.Popen(
+            [sys.executable, str(SAMPLER), str(path)],
+            env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+            stderr=(folder / "sampler.log").open("wb"),
+        )
+        self.boot = wait_for(lambda: self.status().get("boot"))
+
+    def status(self) -> dict[str, Any]:
+        try:
+            found: dict[str, Any] = json.loads((self.folder / "perf" / "status.json").read_text())
+        except FileNotFoundError:
+            return {}
+        return found
+
+    def stop(self) -> None:
+        self.process.terminate()
+        assert self.process.wait(10) == 0
+
+
+@pytest.fixture
+def sampling(folder: Path, minion: Any, exporter_port: int) -> Iterator[Sampling]:
+    running = Sampling(folder, minion, exporter_port)
+    yield running
+    if running.process.poll() is None:
+        running.stop()
+
+
+def sequences(store: Store, boot: str) -> list[int]:
+    return sorted(batch["sequence"] for batch in store.batches(0.0, FAR) if batch["boot"] == boot)
+
+
+def metrics(port: int) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+        return str(answer.read().decode())
+
+
+def test_batches_survive_a_restart_of_the_master(
+    sampling: Sampling, master: Any, store: Store, exporter_port: int
+) -> None:
+    wait_for(lambda: sampling.status().get("acknowledged", 0) >= 4)
+    before = sampling.status()["sequence"]
+    master.terminate()
+    time.sleep(4.0)
+    master.start()
+    wait_for(lambda: sampling.status()["acknowledged"] > before + 12)
+    # What was sent into the void came again, so the watermark passed over the restart.
+    reached = sampling.status()["acknowledged"]
+    assert sampling.status()["dropped"] == 0
+    sampling.stop()
+    stored = sequences(store, sampling.boot)
+    assert [number for number in stored if number <= reached] == list(range(1, reached + 1))
+    assert len(stored) == len(set(stored))
+    text = metrics(exporter_port)
+    assert 'cluster_node_up{node="node0"} 1.0' in text
+    assert 'cluster_link_receive_bytes_total{link="ethernet",node="node0"}' in text
+
+
+def test_a_silent_node_is_told_lost_and_then_back(sampling: Sampling, master: Any, folder: Path, minion: Any) -> None:
+    wait_for(lambda: sampling.status().get("acknowledged", 0) >= 1)
+    told: list[str] = []
+    with salt.utils.event.get_master_event(master.config, master.config["sock_dir"], listen=True) as bus:
+
+        def heard(tag: str) -> bool:
+            event = bus.get_event(wait=0.5, tag="cluster/node/", full=True)
+            told.extend([event["tag"]] if event else [])
+            return tag in told
+
+        sampling.stop()
+        wait_for(lambda: heard("cluster/node/lost"))
+        again = Sampling(folder, minion, None)
+        wait_for(lambda: heard("cluster/node/back"))
+        # This one has no way to ask: a job brings it what is stored.
+        wait_for(lambda: again.status().get("acknowledged", 0) >= 1)
+        again.stop()
+
+
+def test_a_batch_under_another_name_is_refused(
+    master: Any, minion: Any, store: Store, exporter_port: int, folder: Path
+) -> None:
+    forged = run_builder.batches(run_builder.Shape(), "m", random.Random(1))[0] | {"node": "node1"}
+    with salt.utils.event.MinionEvent(minion.config, listen=False) as bus:
+        assert bus.fire_master(forged, "cluster/perf/batch/node1")
+    wait_for(lambda: "cluster_collector_batches_rejected_total 1.0" in metrics(exporter_port))
+    assert [batch for batch in store.batches(0.0, FAR) if batch["node"] == "node1"] == []
+
+
+class Engine(BaseHTTPRequestHandler):
+    """A head's /metrics, in the middle of a run."""
+
+    protocol_version = "HTTP/1.1"
+    began = time.time()
+
+    def do_GET(self) -> None:
+        moment = time.time() - Engine.began
+        found = run_builder.engine_metrics(run_builder.Shape(), "m", moment)
+        body = "".join(f"{key} {value}\n" for key, value in found.items()).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def head(folder: Path) -> Iterator[None]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Engine)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    worker = {"name": "tp2-0", "head": True, "api_address": "127.0.0.1", "api_port": server.server_address[1]}
+    (folder / "worker.json").write_text(json.dumps(worker))
+    (folder / "deployment.json").write_text(json.dumps({"deployment": "tp2", "workers": []}))
+    yield
+    (folder / "worker.json").unlink()
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_window_goes_through_the_reactor_and_becomes_a_verdict(
+    head: None, sampling: Sampling, store: Store, exporter_port: int
+) -> None:
+    latest = wait_for(store.latest_verdict)
+    assert latest["window"]["end"] - latest["window"]["start"] == pytest.approx(3.0)
+    assert latest["window"]["nodes"] == ["node0"]
+    assert latest["verdict"]["class"]
+    wait_for(lambda: "cluster_verdict_confidence_ratio{" in metrics(exporter_port))
