@@ -5,11 +5,11 @@ The load generator is the engine's own (``vllm bench serve``), one for each head
 control node. A run that is cut short keeps what it has, with status ``partial``.
 """
 
+import contextlib
 import json
 import platform
 import random
 import shutil
-import subprocess
 import sys
 import time
 import urllib.error
@@ -19,11 +19,11 @@ from pathlib import Path
 
 import salt.client
 import salt.version
-from salt.exceptions import CommandExecutionError
+from salt.exceptions import CommandExecutionError, SaltException
 
-from bottleneck import workload
+from bottleneck import probing, workload
 from bottleneck.generator import Generator, GeneratorError
-from bottleneck.places import find_engine_map, model_directory
+from bottleneck.places import commit, find_engine_map, model_directory
 from bottleneck.profile import ProfileError, load_profile
 from bottleneck.run import read_batches
 
@@ -47,7 +47,7 @@ def run(
     seed=None,
     note="",
     warmup=True,
-    link_rates=None,
+    probe=True,
 ):
     """
     Send a workload, or a sweep of them, and return where the run is and its headline numbers.
@@ -60,8 +60,8 @@ def run(
         salt-run bench.run concurrency='[1, 2, 4]' requests=16
         salt-run bench.run rate='[0.5, 1]'
 
-    link_rates
-        by network, bytes per second that its links are held to, as far as the caller knows
+    probe
+        measure the deployment's links first, in seconds: what they carry now is what counts
     """
     try:
         profile = load_profile(__opts__["cluster_profile"])
@@ -79,15 +79,14 @@ def run(
     except (ProfileError, workload.WorkloadError) as error:
         raise CommandExecutionError(str(error)) from error
     _check_ready(profile, record)
-    return _Bench(profile, record, points, str(note), link_rates or {}).run(bool(warmup))
+    return _Bench(profile, record, points, str(note)).run(bool(warmup), bool(probe))
 
 
 class _Bench:
     """One run while it is made; the loader leaves it alone because of its name."""
 
-    def __init__(self, profile, record, points, note, link_rates):
-        self.profile, self.record, self.points = profile, record, points
-        self.note, self.link_rates = note, link_rates
+    def __init__(self, profile, record, points, note):
+        self.profile, self.record, self.points, self.note = profile, record, points, note
         self.heads = [worker for worker in record["workers"] if worker["head"]]
         self.begun = time.monotonic()
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
@@ -100,7 +99,7 @@ class _Bench:
         self.started = self.ended = None
         self.status = "partial"
 
-    def run(self, warmup):
+    def run(self, warmup, probe):
         if not self.executable.exists():
             raise CommandExecutionError(
                 f"the load generator is not on the control node ({self.executable} is missing): run cluster apply"
@@ -109,6 +108,8 @@ class _Bench:
         self.folder.mkdir(parents=True)
         try:
             self.report("recording", "what is deployed")
+            # Before the warm-up: for a second after a request the head's engine loop spins.
+            self.measure_link(probe)
             self.write_static()
             if warmup:
                 self.report("warming", f"{WARM_UP_REQUESTS} requests of the same lengths")
@@ -149,9 +150,23 @@ class _Bench:
         shutil.copy(find_engine_map(source), self.folder / "engines.yaml")
         _write(self.folder / "plan.json", self.record["workers"])
         _write(self.folder / "versions.json", self.versions())
-        ceilings = Path(__opts__["cluster_directory"]) / "ceilings.json"
-        if ceilings.exists():
-            shutil.copy(ceilings, self.folder / "ceilings.json")
+        with contextlib.suppress(FileNotFoundError):
+            shutil.copy(Path(__opts__["cluster_directory"]) / "ceilings.json", self.folder)
+
+    def measure_link(self, wanted):
+        """Measure the links between the nodes; without it the run goes on and says so."""
+        if not probing.replica_pairs(self.record["workers"]):
+            return
+        lack = None if wanted else "left out on request"
+        if wanted:
+            self.report("measuring", "the link")
+            try:
+                if left := __salt__["probe.fresh"]()["left"]:
+                    lack = f"no time for {'; '.join(left)}"
+            except SaltException as error:
+                lack = str(error)
+        if lack:
+            self.problems.append(f"the link was not measured ({lack}): an older ceiling stands in")
 
     def versions(self):
         nodes = {worker["node"]: self.profile.nodes[worker["node"]].hostname for worker in self.record["workers"]}
@@ -163,7 +178,7 @@ class _Bench:
             "salt": salt.version.__version__,
             "python": platform.python_version(),
             "control_kernel": platform.release(),
-            "commit": _commit(Path(__file__).resolve().parents[1]),
+            "commit": commit(),
             "nodes": {
                 name: {"engine": answer.get("engine.version"), "machine": answer.get("probe.machine")}
                 for name, answer in found.items()
@@ -276,7 +291,6 @@ class _Bench:
             "note": self.note,
             "workload": load,
             "status": self.status,
-            "link_rates": self.link_rates,
             "points": self.table,
             "problems": self.problems,
         }
@@ -372,20 +386,6 @@ def _http(url, content, timeout):
         raise CommandExecutionError(f"{url}: {error.code} {error.read(300).decode(errors='replace')}") from error
     except OSError as error:
         raise CommandExecutionError(f"{url}: {error}") from error
-
-
-def _commit(repository):
-    """Return the repository's commit, marked when files differ from it; None when it is no git repository."""
-    git = ["git", "-c", f"safe.directory={repository}", "-C", str(repository)]
-
-    def ask(*arguments):
-        finished = subprocess.run([*git, *arguments], capture_output=True, text=True, timeout=10, check=True)
-        return finished.stdout.strip()
-
-    try:
-        return ask("rev-parse", "HEAD") + ("-dirty" if ask("status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.SubprocessError):
-        return None
 
 
 def _prune(runs):

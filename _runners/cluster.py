@@ -326,7 +326,12 @@ def _summary(returned):
     return {
         "states": len(ordered),
         "changed": [
-            {"id": state.get("__id__", state["name"]), "name": state["name"], "comment": state["comment"], "changes": state["changes"]}
+            {
+                "id": state.get("__id__", state["name"]),
+                "name": state["name"],
+                "comment": state["comment"],
+                "changes": state["changes"],
+            }
             for state in ordered
             if (state["changes"] and state["result"] is not False) or state["result"] is None
         ],

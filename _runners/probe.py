@@ -19,6 +19,10 @@ from bottleneck.profile import ProfileError, load_profile
 
 NODE_SECONDS = 55
 LINK_PORT = 29610
+# Between a deployment's nodes, right before a run: it is to cost little. iperf3's first 0.4 s
+# (slow start, a shaper's burst) are discarded, so one second is enough from megabits on.
+FRESH_LOAD_SECONDS = 1
+FRESH_BUDGET_SECONDS = 20.0
 
 
 def run(only=None, force=False):
@@ -40,19 +44,48 @@ def run(only=None, force=False):
     _progress("asking", "", "is anything running", started)
     _check_free(profile, force)
     new = ceilings.Ceilings(measured=time.time(), profile=profile.name)
-    try:
+    with _ended_on_failure(_hostnames(profile)):
         if only in (None, "nodes", "allreduce"):
             _nodes(profile, new, only, started)
         if only in (None, "links"):
             _links(profile, new, started)
-    except BaseException:
-        # Nothing may keep running: not after a failure, nor after Ctrl-C.
-        with contextlib.suppress(Exception):
-            _local().cmd(_hostnames(profile), "probe.stop", tgt_type="list", timeout=15)
-        raise
     merged = ceilings.merge(_before(path), new)
     ceilings.store(path, merged)
     return {"ceilings": merged.to_json(), "path": str(path), "seconds": round(time.monotonic() - started, 1)}
+
+
+def fresh():
+    """
+    Measure, in seconds, the links between the nodes of what is deployed; it may be up but must be idle.
+
+    Return ``measured`` and ``left`` (the pairs that time did not allow), each as ``network: node, node``.
+    Both are empty when the deployment's nodes exchange nothing.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run probe.fresh
+    """
+    profile = _profile()
+    path = Path(__opts__["cluster_directory"]) / "ceilings.json"
+    started = time.monotonic()
+    pairs = probing.replica_pairs(__salt__["cluster.deployment_record"]().get("workers") or [])
+    if not pairs:
+        return {"measured": [], "left": [], "seconds": 0.0}
+    names = sorted({name for _, one, two in pairs for name in (one, two)})
+    _check_idle(profile, names)
+    new = ceilings.Ceilings(measured=time.time(), profile=profile.name)
+    done = 0
+    with _ended_on_failure([profile.nodes[name].hostname for name in names]):
+        for pair in pairs:
+            if done and time.monotonic() - started > FRESH_BUDGET_SECONDS:
+                break
+            _link(profile, new, pair, FRESH_LOAD_SECONDS, started)
+            done += 1
+    ceilings.store(path, ceilings.merge(_before(path), new), keep_previous=False)
+    words = [f"{network}: {one}, {two}" for network, one, two in pairs]
+    return {"measured": words[:done], "left": words[done:], "seconds": round(time.monotonic() - started, 1)}
 
 
 def show():
@@ -111,33 +144,65 @@ def _links(profile, new, started):
     """Measure one link at a time: two at once would share the nodes' cores."""
     pairs = probing.node_pairs(profile)
     seconds = probing.link_seconds(len(pairs))
-    for network, one, two in pairs:
-        _progress("measuring", network, f"{one} and {two}", started)
-        ends = [profile.nodes[name] for name in (one, two)]
-        addresses = [node.links[network].address for node in ends]
-        engines = [_engine_slice(profile.engine_of(name)) for name in (one, two)]
-        _call(ends[1].hostname, "probe.serve", [addresses[1], LINK_PORT, engines[1]])
-        try:
-            measured = _call(
-                ends[0].hostname, "probe.link", [addresses[0], addresses[1], LINK_PORT, engines[0], seconds]
-            )
-        finally:
-            _call(ends[1].hostname, "probe.stop", [])
-        new.links.setdefault(network, {}).update(ceilings.link_ceilings(one, two, measured, time.time()))
+    for pair in pairs:
+        _link(profile, new, pair, seconds, started)
+
+
+def _link(profile, new, pair, seconds, started):
+    """Measure both directions between two nodes, loading each for so many seconds."""
+    network, one, two = pair
+    _progress("measuring", network, f"{one} and {two}", started)
+    ends = [profile.nodes[name] for name in (one, two)]
+    addresses = [node.links[network].address for node in ends]
+    engines = [_engine_slice(profile.engine_of(name)) for name in (one, two)]
+    _call(ends[1].hostname, "probe.serve", [addresses[1], LINK_PORT, engines[1]])
+    try:
+        measured = _call(ends[0].hostname, "probe.link", [addresses[0], addresses[1], LINK_PORT, engines[0], seconds])
+    finally:
+        _call(ends[1].hostname, "probe.stop", [])
+    new.links.setdefault(network, {}).update(ceilings.link_ceilings(one, two, measured, time.time()))
+
+
+@contextlib.contextmanager
+def _ended_on_failure(hostnames):
+    """End every probe when the block fails: nothing may keep running, nor after Ctrl-C."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(Exception):
+            _local().cmd(hostnames, "probe.stop", tgt_type="list", timeout=15)
+        raise
 
 
 def _check_free(profile, force):
     """Refuse to measure beside a deployment: each would spoil the other's numbers."""
-    answers = _local().cmd(_hostnames(profile), "vllm.status", tgt_type="list", timeout=10)
-    silent = [name for name, node in profile.nodes.items() if not isinstance(answers.get(node.hostname), dict)]
-    if silent:
-        raise CommandExecutionError(f"{', '.join(silent)} did not answer: see cluster status")
+    workers = _workers(profile, list(profile.nodes))
     if force:
         return
-    workers = {name: answers[node.hostname] for name, node in profile.nodes.items()}
     reason = probing.busy_reason(__salt__["cluster.deployment_record"]().get("deployment"), workers)
     if reason:
         raise CommandExecutionError(f"{reason}; run cluster undeploy first, or cluster probe --force")
+
+
+def _check_idle(profile, names):
+    """Refuse to measure while requests are under way, or while that is not known."""
+    requests = probing.requests_under_way(_workers(profile, names))
+    if requests is None:
+        raise CommandExecutionError("the engine does not say whether requests are under way")
+    if requests:
+        raise CommandExecutionError(
+            f"{requests:.0f} requests are under way: they and the probe would disturb each other"
+        )
+
+
+def _workers(profile, names):
+    """Return what ``vllm.status`` answers on each of the nodes."""
+    hostnames = {name: profile.nodes[name].hostname for name in names}
+    answers = _local().cmd(list(hostnames.values()), "vllm.status", tgt_type="list", timeout=10)
+    silent = [name for name, hostname in hostnames.items() if not isinstance(answers.get(hostname), dict)]
+    if silent:
+        raise CommandExecutionError(f"{', '.join(silent)} did not answer: see cluster status")
+    return {name: answers[hostname] for name, hostname in hostnames.items()}
 
 
 def _before(path):

@@ -197,10 +197,16 @@ def load(path: Path) -> Ceilings | None:
     return parse(document)
 
 
-def store(path: Path, ceilings: Ceilings) -> None:
-    """Write the file whole; keep what was there before as `ceilings-<time>.json`, the last ten of them."""
+def store(path: Path, ceilings: Ceilings, keep_previous: bool = True) -> None:
+    """Write the file whole; keep what was there before as `ceilings-<time>.json`, the last ten of them.
+
+    Parameters
+    ----------
+    keep_previous : bool
+        False for a part that every run measures anew and carries a copy of: it would drive the others out.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists():
+    if path.exists() and keep_previous:
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(path.stat().st_mtime))
         path.rename(path.with_name(f"{path.stem}-{stamp}{path.suffix}"))
     partial = path.with_name(path.name + ".partial")

@@ -71,6 +71,8 @@ class Case:
     queue_share : float
         Share of the time in the engine's queue; of it `slots_share` for want of a slot, `cache_share` for want of
         cache, and the rest because a step was running.
+    step_wait_share : float
+        Share of the time before the queue, because a step was running.
     """
 
     signals: Signals
@@ -78,11 +80,12 @@ class Case:
     queue_share: float
     slots_share: float
     cache_share: float
+    step_wait_share: float = 0.0
 
     @property
     def norm(self) -> float:
-        """The whole without the part of queueing that is only the length of a step."""
-        behind_steps = self.queue_share - self.slots_share - self.cache_share
+        """The whole without the part of the waiting that is only the length of a step."""
+        behind_steps = self.step_wait_share + self.queue_share - self.slots_share - self.cache_share
         return max(1.0 - behind_steps, 0.05)
 
     def share(self, *resources: str) -> float:
@@ -101,7 +104,8 @@ def percent(value: float) -> str:
 
 def build_case(signals: Signals, ledger: Ledger) -> Case:
     """Divide the queueing by why requests waited."""
-    queue = ledger.phase("queue")
+    behind = ledger.share(lambda entry: entry.resource == "step_wait")
+    queue = ledger.phase("queue") - behind
     slots = cache = total = 0.0
     for engine in signals.engines:
         if engine.waiting is None:
@@ -118,4 +122,5 @@ def build_case(signals: Signals, ledger: Ledger) -> Case:
         queue,
         queue * slots / total if total > 0 else 0.0,
         queue * cache / total if total > 0 else 0.0,
+        behind,
     )

@@ -29,7 +29,7 @@ class Entry:
     phase : str
         `queue`, `prefill`, `decode`, or `client` for what happened outside the engine.
     resource : str
-        `compute`, `link_transfer`, `link_latency`, `cpu_wait`, `throttled`, `queue` or `unexplained`.
+        `compute`, `link_transfer`, `link_latency`, `cpu_wait`, `throttled`, `queue`, `step_wait` or `unexplained`.
     seconds : float
         Seconds per output token.
     share : float
@@ -190,6 +190,9 @@ def _rows(time: EngineTime, tokens: float) -> list[_Row]:
     rows = []
     if time.queue_seconds > 0:
         rows.append(_Row("queue", Part("queue", time.queue_seconds / tokens, time.source, time.group.head or None)))
+    if time.step_wait_seconds > 0:
+        source = "engine: e2e_request_latency minus its phases: a step was running when the request came"
+        rows.append(_Row("queue", Part("step_wait", time.step_wait_seconds / tokens, source, time.group.head or None)))
     stalled = time.decode_seconds * time.stalled_share
     lived = {
         PREFILL: {PREFILL: time.prefill_seconds},

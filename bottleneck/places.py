@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,22 @@ _ENVIRONMENT_KEYS = ("engine", "python", "lock", "alias_distribution")
 def repository_directory() -> Path:
     """Return the folder that holds `profiles/` and `salt/`."""
     return Path(__file__).resolve().parents[1]
+
+
+def commit() -> str | None:
+    """Return the repository's commit, `-dirty` when files differ from it; None when it is no git repository."""
+    repository = repository_directory()
+    # The owner of the files may be another user than the one who asks.
+    git = ["git", "-c", f"safe.directory={repository}", "-C", str(repository)]
+
+    def ask(*arguments: str) -> str:
+        finished = subprocess.run([*git, *arguments], capture_output=True, text=True, timeout=10, check=True)
+        return finished.stdout.strip()
+
+    try:
+        return ask("rev-parse", "HEAD") + ("-dirty" if ask("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
 
 
 def profiles_directory() -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -79,7 +79,7 @@ def _collective(profile: Profile, kind: str, workers: list[WorkerSpec], sizes: l
         deployment=workers[0].deployment,
         link=workers[0].link,
         # What torch uses between CPUs when the engine map does not say.
-        backend=str(getattr(engine, "collective_backend", None) or "gloo"),
+        backend=engine.collective_backend or "gloo",
         address=workers[0].link_address,
         port=port,
         nodes=[worker.node for worker in workers],
@@ -116,9 +116,46 @@ def node_pairs(profile: Profile) -> list[tuple[str, str, str]]:
     return pairs
 
 
+def replica_pairs(workers: Iterable[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
+    """Return (network, node, node) for every two nodes that work on one replica: only they exchange anything.
+
+    Parameters
+    ----------
+    workers : iterable of mapping
+        Worker specifications of what is deployed: `replica`, `rank`, `node`, `link`.
+
+    Returns
+    -------
+    list
+        Neighbours by rank first: between them most bytes cross, and the time may end before all pairs are measured.
+    """
+    replicas: dict[int, list[Mapping[str, Any]]] = {}
+    for worker in sorted(workers, key=lambda each: each["rank"]):
+        replicas.setdefault(worker["replica"], []).append(worker)
+    found = [
+        (apart, one["link"], one["node"], two["node"])
+        for ranks in replicas.values()
+        for apart in range(1, len(ranks))
+        for one, two in zip(ranks, ranks[apart:], strict=False)
+    ]
+    found.sort(key=lambda pair: pair[0])
+    return [(link, one, two) for _, link, one, two in found]
+
+
 def link_seconds(pairs: int) -> int:
     """Return how long to load each direction of each link, whole seconds, so that all of them take about 10 s."""
     return max(1, min(2, int(LINK_BUDGET_SECONDS / max(1, 2 * pairs))))
+
+
+def requests_under_way(workers: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> float | None:
+    """Return how many requests run or wait, from what `vllm.status` answers by node; None when no head tells."""
+    told = [
+        status["requests"]
+        for found in workers.values()
+        for status in found.values()
+        if status.get("stage") in UP_STAGES and status.get("requests")
+    ]
+    return float(sum(sum(counts.values()) for counts in told)) if told else None
 
 
 def busy_reason(deployment: str | None, workers: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str | None:
@@ -139,7 +176,7 @@ def busy_reason(deployment: str | None, workers: Mapping[str, Mapping[str, Mappi
     ]
     if not up:
         return None
-    requests = sum(sum((status.get("requests") or {}).values()) for _, _, status in up)
+    requests = requests_under_way(workers) or 0.0
     names = ", ".join(f"{worker} on {node}" for worker, node, _ in up)
     load = f" with {requests:.0f} requests" if requests else ""
     what = f"{deployment} is deployed{load}" if deployment else f"workers are up{load}"

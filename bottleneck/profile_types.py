@@ -300,6 +300,9 @@ class EngineSpec(Section):
     bind_interface_environment: list[str] = Field(
         default=[], description="Variables that name the interface to talk over."
     )
+    collective_backend: str | None = Field(
+        default=None, description="What torch sends messages between ranks with; measured by `cluster probe`."
+    )
     shares_host_memory: bool = Field(
         default=False, description="The accelerator's memory is part of the node's main memory."
     )

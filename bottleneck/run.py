@@ -56,7 +56,6 @@ class Run:
     plan: list[dict[str, Any]] = field(default_factory=list)
     versions: dict[str, Any] = field(default_factory=dict)
     ceilings: dict[str, Any] = field(default_factory=dict)
-    link_rates: dict[str, Any] = field(default_factory=dict)
     batches: list[Batch] = field(default_factory=list)
     engine_before: dict[str, MetricsText] = field(default_factory=dict)
     engine_after: dict[str, MetricsText] = field(default_factory=dict)
@@ -95,7 +94,6 @@ def window_run(
     profile: Profile | None = None,
     deployment: str = "",
     ceilings: dict[str, Any] | None = None,
-    link_rates: dict[str, Any] | None = None,
     plan: list[dict[str, Any]] | None = None,
     identity: str = "",
 ) -> Run:
@@ -120,7 +118,6 @@ def window_run(
         profile=profile,
         plan=plan or [],
         ceilings=ceilings or {},
-        link_rates=link_rates or {},
         batches=list(batches),
         live=True,
     )
@@ -250,7 +247,6 @@ def load_run(folder: Path | str) -> Run:
         plan=[item for item in plan if isinstance(item, dict)] if isinstance(plan, list) else [],
         versions=_dictionary(_read_json(folder / "versions.json", [])),
         ceilings=_dictionary(_read_json(folder / "ceilings.json", problems)),
-        link_rates=_dictionary(head.get("link_rates")),
         batches=batches,
         engine_before=_read_engine(folder, "engine_before"),
         engine_after=_read_engine(folder, "engine_after"),
@@ -290,7 +286,6 @@ def save_run(run: Run, folder: Path | str) -> Path:
         "note": run.note,
         "workload": run.workload,
         "status": run.status,
-        "link_rates": run.link_rates,
     }
     documents = {"run.json": head, "plan.json": run.plan, "versions.json": run.versions, "ceilings.json": run.ceilings}
     if run.verdict is not None:

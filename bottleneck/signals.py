@@ -12,7 +12,8 @@ import numpy as np
 from bottleneck.client import ClientResult
 from bottleneck.engine_signals import EngineFacts, engine_facts
 from bottleneck.estimate import Estimate, estimate
-from bottleneck.node_signals import LinkFacts, NodeFacts, doubt_ceiling, link_facts, node_facts
+from bottleneck.link_signals import LinkFacts, doubt_ceiling, link_facts
+from bottleneck.node_signals import NodeFacts, node_facts
 from bottleneck.run import Run, engine_readings
 from bottleneck.samples import node_samples
 from bottleneck.topology import Topology, find_topology

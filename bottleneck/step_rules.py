@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from statistics import median
-
 from bottleneck.evidence import Candidate, Case, percent
-from bottleneck.node_signals import NodeFacts
+from bottleneck.node_signals import NodeFacts, slower_by
 from bottleneck.topology import Group
 
 # One node must stand out from its peers by this share of the busy time to be a straggler.
 STANDS_OUT = 0.1
-# A ceiling this far below the peers' makes a node the slow one.
-SLOWER = 0.8
 
 
 def held_share(case: Case, facts: NodeFacts) -> float:
@@ -32,14 +28,8 @@ def _excess(case: Case, group: list[NodeFacts], facts: NodeFacts) -> tuple[float
     if not peers:
         return 0.0, 0.0
     held = held_share(case, facts) - max(held_share(case, peer) for peer in peers)
-    slower = 0.0
-    for attribute in ("gemm_flops_per_second", "memory_read_bytes_per_second"):
-        own = getattr(facts, attribute)
-        others = [value for peer in peers if (value := getattr(peer, attribute))]
-        if own and others and own < SLOWER * median(others):
-            # Of its compute time, what it would save at its peers' speed.
-            slower = max(slower, 1.0 - own / median(others))
-    return max(0.0, held), slower * case.share("compute")
+    # Of its compute time, what it would save at its peers' speed.
+    return max(0.0, held), slower_by(facts, peers) * case.share("compute")
 
 
 def _standing_out(case: Case) -> tuple[float, float, NodeFacts | None]:
@@ -186,10 +176,10 @@ def score_compute(case: Case) -> Candidate:
             "ledger: " + "; ".join(sources),
         )
     speeds = [facts.gemm_flops_per_second for facts in nodes if facts.gemm_flops_per_second]
-    if len(speeds) > 1 and min(speeds) >= SLOWER * max(speeds):
+    if len(speeds) > 1 and not any(slower_by(facts, [peer for peer in nodes if peer is not facts]) for facts in nodes):
         found.say(
-            f"the ceilings of its peers are alike (the lowest is {percent(min(speeds) / max(speeds))} of the highest): "
-            "every node limits, not this one alone",
+            f"by their ceilings no node is slower than its peers (the lowest is {percent(min(speeds) / max(speeds))} "
+            "of the highest, within the probes' spread): every node limits, not this one alone",
             min(speeds) / max(speeds),
             "1",
             "ceilings: matrix multiplication",

@@ -19,7 +19,7 @@ from bottleneck.fit import (
     flops_per_token,
     pipeline_messages,
 )
-from bottleneck.node_signals import NodeFacts
+from bottleneck.node_signals import NodeFacts, slower_by
 from bottleneck.signals import Signals
 from bottleneck.topology import Group
 
@@ -71,6 +71,8 @@ class EngineTime:
     ----------
     queue_seconds, prefill_seconds, decode_seconds : float
         As the engine counts them.
+    step_wait_seconds : float
+        From arrival at the server until the engine took the request in, which it does only between two steps.
     tokens : float
         Output tokens of those requests.
     stalled_share : float
@@ -86,13 +88,14 @@ class EngineTime:
     tokens: float
     stalled_share: float
     source: str
+    step_wait_seconds: float = 0.0
     work: dict[str, Work] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     @property
     def total_seconds(self) -> float:
         """Request time in the engine."""
-        return self.queue_seconds + self.prefill_seconds + self.decode_seconds
+        return self.step_wait_seconds + self.queue_seconds + self.prefill_seconds + self.decode_seconds
 
 
 def engine_time(signals: Signals, group: Group, facts: EngineFacts) -> EngineTime | None:
@@ -140,6 +143,7 @@ def _request_time(signals: Signals, group: Group, facts: EngineFacts) -> EngineT
             facts.finished_tokens,
             stalled,
             "engine: request_queue_time, request_prefill_time, request_decode_time",
+            _step_wait(facts),
         )
     if client is not None and client.output_tokens > 0 and len(signals.engines) == 1:
         first = client.first_token_seconds if math.isfinite(client.first_token_seconds) else 0.0
@@ -165,6 +169,20 @@ def _request_time(signals: Signals, group: Group, facts: EngineFacts) -> EngineT
         times.notes.append("no request finished in the interval: request time is the mean number of requests x time")
         return times
     return None
+
+
+def _step_wait(facts: EngineFacts) -> float:
+    """Return how long requests waited for a running step to end before the engine so much as counted them.
+
+    The engine's queue time begins when its core takes a request in, and the core looks for new ones only between
+    steps. A request that comes while a step of other requests runs waits unseen; only the whole latency, which counts
+    from the arrival at the server, has that wait. Without any sign of other requests the difference is something else.
+    """
+    others = (facts.running_max or 0.0) > 1 or (facts.waiting_mean or 0.0) > 0
+    if facts.latency_seconds is None or not others:
+        return 0.0
+    seen = (facts.queue_seconds or 0.0) + (facts.prefill_seconds or 0.0) + (facts.decode_seconds or 0.0)
+    return max(0.0, facts.latency_seconds - seen)
 
 
 def _stalled_by_histogram(facts: EngineFacts) -> float:
@@ -249,7 +267,8 @@ def lower_bound(signals: Signals, group: Group, facts: NodeFacts, work: Work) ->
     """Return the least time in seconds that a node's arithmetic of one kind of work takes at its ceilings.
 
     Roofline: the larger of operations over the measured matrix-multiply ceiling and weight bytes over the measured
-    memory ceiling. Attention and cache reads are left out, so it is a lower bound. 0 when it cannot be told.
+    memory ceiling, both at the high end of their intervals. Attention and cache reads are left out, so it is a lower
+    bound. 0 when it cannot be told.
     """
     profile, topology = signals.topology.profile, signals.topology
     if profile is None:
@@ -261,8 +280,8 @@ def lower_bound(signals: Signals, group: Group, facts: NodeFacts, work: Work) ->
     decode = work.kind == DECODE
     operations = work.tokens * flops_per_token(shape, tensor, pipeline, stage, output_head=decode)
     read = work.steps * bytes_read_per_token(shape, quantization, tensor, pipeline, stage)
-    by_compute = operations / facts.gemm_flops_per_second if facts.gemm_flops_per_second else 0.0
-    by_memory = read / facts.memory_read_bytes_per_second if facts.memory_read_bytes_per_second else 0.0
+    by_compute = operations / facts.gemm_interval[1] if facts.gemm_interval else 0.0
+    by_memory = read / facts.memory_read_interval[1] if facts.memory_read_interval else 0.0
     return max(by_compute, by_memory)
 
 
@@ -308,9 +327,8 @@ def _measured_cpu(signals: Signals, group: Group, facts: NodeFacts) -> tuple[flo
     if not peers:
         return None, ""
     peer, seconds = max(peers, key=lambda pair: pair[1])
-    speed = 1.0
-    if peer.gemm_flops_per_second and facts.gemm_flops_per_second:
-        speed = peer.gemm_flops_per_second / facts.gemm_flops_per_second
+    # Only a difference beyond the probes' spread is one.
+    speed = (1.0 - slower_by(peer, [facts])) / (1.0 - slower_by(facts, [peer]))
     return seconds * speed, f"user CPU time of its peer {peer.node}, which does the same arithmetic, by their ceilings"
 
 

@@ -28,6 +28,7 @@ CREATE TABLE IF NOT EXISTS batches (
     t0 REAL NOT NULL, t1 REAL NOT NULL, payload BLOB NOT NULL,
     PRIMARY KEY (node, boot, sequence));
 CREATE INDEX IF NOT EXISTS batches_by_time ON batches (t1, t0);
+CREATE INDEX IF NOT EXISTS batches_by_node ON batches (node, t1);
 CREATE TABLE IF NOT EXISTS watermarks (
     node TEXT NOT NULL, boot TEXT NOT NULL, sequence INTEGER NOT NULL, seen REAL NOT NULL,
     PRIMARY KEY (node, boot));
@@ -219,7 +220,9 @@ class Store:
 
     def last_seen(self) -> dict[str, float]:
         """Return the end of the newest batch of every node, unix seconds."""
-        return {node: float(seen) for node, seen in self._rows("SELECT node, max(t1) FROM batches GROUP BY node")}
+        newest = "SELECT max(t1) FROM batches WHERE batches.node = known.node"
+        rows = self._rows(f"SELECT node, ({newest}) FROM (SELECT DISTINCT node FROM watermarks) AS known")  # noqa: S608
+        return {node: float(seen) for node, seen in rows if seen is not None}
 
     # -- verdicts
 

@@ -70,7 +70,7 @@ _ALL = (
         title="Straggler {node}",
         meaning="One node is slower than its peers; in every collective the others wait for it.",
         signals=(
-            "one node alone is throttled, waits for its CPU, or has lower ceilings than its peers",
+            "one node alone is throttled, waits for its CPU, or has lower ceilings than its peers beyond their spread",
             "its peers' workers sleep while the engine is busy",
         ),
         advice=(
@@ -90,8 +90,8 @@ _ALL = (
             "queue time is a large share of the ledger",
         ),
         advice=(
-            "Raise max_num_seqs (now {max_num_seqs}): cluster deploy --set max_num_seqs={more_seqs}, "
-            "then cluster bench",
+            "Raise max_num_seqs (now {max_num_seqs}): cluster undeploy, "
+            "then cluster deploy --set max_num_seqs={more_seqs}, then cluster bench",
             "Watch the KV cache after that: with more sequences it becomes the next limit.",
         ),
     ),
@@ -104,7 +104,8 @@ _ALL = (
             "requests wait while the KV cache is nearly full and slots are free",
         ),
         advice=(
-            "Give the cache more memory (kv_cache_memory in the deployment's server settings), then: cluster deploy",
+            "Give the cache more memory (kv_cache_memory in the deployment's server settings): cluster undeploy, "
+            "then cluster deploy --set kv_cache_memory=SIZE",
             "Or store keys and values in fewer bits, or shorten max_model_len.",
             "Or allow fewer sequences at a time: it ends the preemptions, which do work twice.",
         ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from bottleneck import engine_signals, node_signals, rules, step_rules
+from bottleneck import engine_signals, link_signals, node_signals, rules, step_rules
 from bottleneck.taxonomy import CLASSES, BottleneckClass, fill
 
 # A `cluster` command inside a sentence of advice: words up to a punctuation mark or a conjunction.
@@ -24,8 +24,8 @@ THRESHOLDS: tuple[tuple[float, str], ...] = (
     (rules.TIE, "Two causes inside a step that are nearer than this share of the larger are `balanced`."),
     (rules.IDLE, "Idle for this share of the time or more: `load_too_small` is weighed."),
     (step_rules.STANDS_OUT, "A straggler stands out from its peers by at least this share of the busy time."),
-    (step_rules.SLOWER, "A ceiling below this share of the median of its peers makes a node a slow one."),
-    (node_signals.FULL, "From this share of its capacity on a link counts as full."),
+    (node_signals.SLOWER, "A ceiling below this share of its peers' makes a node slow, if the intervals are apart."),
+    (link_signals.FULL, "From this share of its capacity on a link counts as full."),
     (engine_signals.CACHE_FULL, "From this usage on the KV cache counts as full."),
     (engine_signals.CACHE_ROOMY, "Below this usage the KV cache counts as having room."),
 )

@@ -13,7 +13,6 @@ from rich.table import Table
 from bottleneck.run import RunError, load_run
 from bottleneck.units import duration_text
 from bottleneck.verdict import Verdict, analyse
-from cli import lab as lab_module
 from cli.cluster import runner_step
 from cli.control import Control, ControlError, connect, runs_directory
 from cli.options import DEFAULT_LAB, DEFAULT_PROFILE, JsonOption, LabOption, ProfileOption
@@ -44,13 +43,12 @@ def record_run(control: Control, settings: dict[str, Any] | None = None, title: 
     ----------
     settings
         Arguments of the `bench.run` runner: deployment, concurrency, rate, input_tokens, output_tokens, requests,
-        seed, note, warmup.
+        seed, note, warmup, probe.
     """
     told: dict[str, Any] = {}
-    arguments = {**(settings or {}), "link_rates": link_rates(control)}
     try:
         with runner_step(title or "Sending the workload") as current:
-            result: dict[str, Any] = control.runner("bench.run", arguments, _follow(current, told))
+            result: dict[str, Any] = control.runner("bench.run", settings or {}, _follow(current, told))
     except (KeyboardInterrupt, typer.Exit):
         _keep_partial(control, told)
         raise
@@ -58,12 +56,6 @@ def record_run(control: Control, settings: dict[str, Any] | None = None, title: 
     with runner_step("Fetching the run", f"cluster bench --lab {control.lab}"):
         control.fetch(result["folder"], folder)
     return Recorded(folder, result, _judge(folder))
-
-
-def link_rates(control: Control) -> dict[str, float]:
-    """Return what the lab holds the links of each network to, bytes per second; empty on hardware."""
-    networks = lab_module.status(control.lab).get("networks") or {}
-    return {name: float(network["rate_bytes_per_second"]) for name, network in networks.items()}
 
 
 def bench(
@@ -78,6 +70,7 @@ def bench(
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of the random prompts.")] = None,
     note: Annotated[str, typer.Option(help="Kept with the run.")] = "",
     warmup: Annotated[bool, typer.Option(help="Send a few requests first that are not counted.")] = True,
+    probe: Annotated[bool, typer.Option(help="Measure the deployment's link first, in a few seconds.")] = True,
     profile: ProfileOption = DEFAULT_PROFILE,
     lab: LabOption = DEFAULT_LAB,
     as_json: JsonOption = False,
@@ -105,6 +98,7 @@ def bench(
         "seed": seed,
         "note": note,
         "warmup": warmup,
+        "probe": probe,
     }
     recorded = record_run(control, settings)
     result = recorded.result

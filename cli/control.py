@@ -169,7 +169,8 @@ def _result(function: str, returncode: int, output: str, said: list[str]) -> Any
         result = json.loads(output) if output.strip() else None
     except ValueError:
         result = output.strip()
-    if returncode == 0:
+    # Ours return data; a text is Salt's own complaint, which it ends with status 0 at times.
+    if returncode == 0 and not isinstance(result, str):
         return result
     raise ControlError(_sentence(result, said) or f"{function} ended with status {returncode}")
 

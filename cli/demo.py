@@ -82,7 +82,9 @@ def demo(
     started = time.monotonic()
     try:
         with story.chapter("lab up"), step("Making two nodes and a control node") as current:
-            # The guard takes the lab down even if this process is killed.
+            # One that an earlier demo kept has other things in it; the guard takes ours down
+            # even if this process is killed.
+            lab_module.down(DEMO_LAB)
             lab_module.up(loaded, DEMO_LAB, current.detail, owner=None if keep else os.getpid())
         control = connect(profile, DEMO_LAB)
         _measure_twice(control, story, float(throttled_rate), rate)

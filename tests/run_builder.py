@@ -356,7 +356,6 @@ def build_run(
                 "seed": 1,
             },
             "status": "partial" if degraded else "complete",
-            "link_rates": {"direct": 2.5e6},
         }
     }
     if not degraded:

@@ -77,8 +77,10 @@ def plan_wiring(profile: Profile) -> Wiring:
         prefix = network.prefix_length
         mtu, rate = network.mtu_bytes, network.rate_bytes_per_second
         members = [(node, spec.links[name]) for node, spec in profile.nodes.items() if name in spec.links]
-        for node, link in members:
-            addresses[node].append((link.interface, f"{link.address}/{prefix}"))
+        if profile.control.network == name:
+            # As a node that boots gets one address by DHCP; the network state gives the others.
+            for node, link in members:
+                addresses[node].append((link.interface, f"{link.address}/{prefix}"))
         if network.kind == "switch":
             is_own = profile.control.network == name
             interface = (profile.control.interface if is_own else None) or name[:_NAME_LENGTH]

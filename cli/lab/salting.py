@@ -60,6 +60,8 @@ def master_settings(profile: Profile, profile_path: str, repository: Path = REPO
     reactor = reactor_settings(repository)
     if reactor:
         settings["reactor"] = reactor
+        # Every refresh loads the runners again, about a second of CPU; 60 s is Salt's default.
+        settings["reactor_refresh_interval"] = 86400
     if (repository / "_engines" / "perf.py").is_file():
         settings["engines"] = [{"perf": {}}]
     return settings

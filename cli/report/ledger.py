@@ -14,6 +14,7 @@ RESOURCES = {
     "cpu_wait": "waiting for a core",
     "throttled": "held by a CPU quota",
     "queue": "waiting in the queue",
+    "step_wait": "waiting for a running step",
     "unexplained": "not explained",
 }
 PHASES = {

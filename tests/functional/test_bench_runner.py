@@ -111,6 +111,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: ThreadingHTTP
         {"node": "node0", "name": "tp2-0", "replica": 0, "rank": 0, **head},
         {"node": "node1", "name": "tp2-0", "replica": 0, "rank": 1, "head": False},
     ]
+    workers = [{**worker, "link": "direct"} for worker in workers]
     exported: list[tuple[float, float]] = []
 
     def export(start: float, end: float, path: str) -> None:
@@ -121,16 +122,26 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: ThreadingHTTP
                 file.write(json.dumps({"node": node, "boot": "b", "sequence": 1, "t0": start, "t1": end}) + "\n")
 
     record = {"deployment": "tp2", "overrides": {"max_num_seqs": 4}, "workers": workers}
-    module.__salt__ = {"cluster.deployment_record": lambda: record, "perf.export": export}
-    module.record, module.exported, module.state = record, exported, tmp_path / "state"
+    probed: list[int] = []
+
+    def fresh() -> dict[str, Any]:
+        """Stand in for the probe: what it finds is on file before the run's copy is made."""
+        completions = engine.RequestHandlerClass.completions  # type: ignore[attr-defined]
+        probed.append(len(completions))
+        (tmp_path / "state").mkdir(exist_ok=True)
+        (tmp_path / "state" / "ceilings.json").write_text('{"schema": 1, "fresh": true}')
+        return {"measured": ["direct: node0, node1"], "left": [], "seconds": 3.0}
+
+    module.__salt__ = {"cluster.deployment_record": lambda: record, "perf.export": export, "probe.fresh": fresh}
+    module.record, module.exported, module.state, module.probed = record, exported, tmp_path / "state", probed
     return module
 
 
 def test_a_run_is_recorded_whole(bench: Any, engine: Any, capfd: pytest.CaptureFixture[str]) -> None:
-    bench.state.mkdir()
+    bench.state.mkdir(exist_ok=True)
     (bench.state / "ceilings.json").write_text('{"schema": 1}')
     before = time.time()
-    result = bench.run(note="hello", link_rates={"direct": 1e9})
+    result = bench.run(note="hello")
     folder = Path(result["folder"])
     assert result["status"] == "complete" and result["problems"] == [] and result["failed"] == 0
     assert folder.name == result["run"] and folder.parent == bench.state / "runs"
@@ -150,7 +161,8 @@ def test_a_run_is_recorded_whole(bench: Any, engine: Any, capfd: pytest.CaptureF
     run = load_run(folder)
     assert run.problems == []
     assert run.profile is not None and run.profile.name == "embedded"
-    assert run.deployment == "tp2" and run.note == "hello" and run.link_rates == {"direct": 1e9}
+    assert run.deployment == "tp2" and run.note == "hello"
+    assert run.ceilings == {"schema": 1, "fresh": True} and bench.probed == [0], "measured before any request"
     assert run.status == "complete" and run.workload["concurrency"] == 4 and run.workload["requests"] == 16
     assert run.client is not None and len(run.client.good) == 16
     assert before < run.interval[0] < run.interval[1] < time.time(), "unix time, not the generator's clock"
@@ -166,6 +178,35 @@ def test_a_run_is_recorded_whole(bench: Any, engine: Any, capfd: pytest.CaptureF
     said = [json.loads(line.split(" ", 1)[1]) for line in capfd.readouterr().err.splitlines() if "@progress" in line]
     assert [each["run"] for each in said if "run" in each] == [result["run"]]
     assert any(each.get("total") == 16 for each in said)
+
+
+def test_a_link_that_cannot_be_measured_is_said_and_the_run_goes_on(bench: Any) -> None:
+    def fresh() -> None:
+        raise CommandExecutionError("2 requests are under way")
+
+    bench.__salt__["probe.fresh"] = fresh
+    result = bench.run(warmup=False)
+    assert result["status"] == "complete"
+    (problem,) = result["problems"]
+    assert "2 requests are under way" in problem and "older ceiling" in problem
+    assert json.loads((Path(result["folder"]) / "run.json").read_text())["problems"] == [problem]
+
+
+def test_pairs_that_time_did_not_allow_are_named(bench: Any) -> None:
+    bench.__salt__["probe.fresh"] = lambda: {"measured": [], "left": ["direct: node0, node1"]}
+    assert "no time for direct: node0, node1" in bench.run(warmup=False)["problems"][0]
+
+
+def test_left_out_the_probe_is_not_called_and_that_is_said(bench: Any) -> None:
+    result = bench.run(warmup=False, probe=False)
+    assert bench.probed == [] and "left out on request" in result["problems"][0]
+
+
+def test_replicas_exchange_nothing_so_no_link_is_measured(bench: Any) -> None:
+    for replica, worker in enumerate(bench.record["workers"]):
+        worker |= {"replica": replica, "rank": 0}
+    result = bench.run(warmup=False)
+    assert bench.probed == [] and result["problems"] == []
 
 
 def test_a_sweep_keeps_each_point(bench: Any) -> None:

@@ -140,6 +140,64 @@ def test_it_refuses_beside_a_deployment_unless_forced(probe: Any) -> None:
     assert probe.run(force=True)["ceilings"]["nodes"]
 
 
+WORKERS = [{"node": f"node{rank}", "name": "tp2-0", "replica": 0, "rank": rank, "link": "direct"} for rank in (0, 1)]
+IDLE = {"tp2-0": {"stage": "ready", "requests": {"running": 0.0, "waiting": 0.0}}}
+
+
+def deployed(probe: Any, workers: list[dict[str, Any]], status: Any = IDLE) -> None:
+    probe.__salt__ = {"cluster.deployment_record": lambda: {"deployment": "tp2", "workers": workers}}
+    probe.client.workers = status
+
+
+def test_fresh_measures_the_deployments_link_beside_it_and_keeps_the_rest(probe: Any, tmp_path: Path) -> None:
+    before = probe.run()["ceilings"]
+    earlier = len(list(tmp_path.glob("ceilings-*.json")))
+    deployed(probe, WORKERS)
+    probe.client.asked.clear()
+    answer = probe.fresh()
+    assert (answer["measured"], answer["left"]) == (["direct: node0, node1"], [])
+    assert asked(probe, "probe.node") == [] and asked(probe, "probe.serve") == ["node1"]
+    ((_, _, arguments),) = [each for each in probe.client.asked if each[1] == "probe.link"]
+    assert arguments[0] == "10.77.1.10" and arguments[-1] == 1, "one second a direction"
+    after = probe.show()
+    link = after["links"]["direct"]["node0->node1"]
+    assert link["measured"] > before["links"]["direct"]["node0->node1"]["measured"]
+    assert after["links"]["ethernet"] == before["links"]["ethernet"] and after["nodes"] == before["nodes"]
+    assert len(list(tmp_path.glob("ceilings-*.json"))) == earlier, "benches must not drive whole probes out"
+
+
+@pytest.mark.parametrize(
+    ("requests", "reason"),
+    [({"running": 1.0, "waiting": 1.0}, "4 requests are under way"), ({}, "does not say whether requests")],
+)
+def test_fresh_refuses_while_the_engine_is_not_known_to_be_idle(probe: Any, requests: Any, reason: str) -> None:
+    deployed(probe, WORKERS, {"tp2-0": {"stage": "ready", "requests": requests}})
+    with pytest.raises(CommandExecutionError, match=reason):
+        probe.fresh()
+    assert {name for _, name, _ in probe.client.asked} == {"vllm.status"}
+
+
+def test_fresh_has_nothing_to_do_without_messages(probe: Any) -> None:
+    deployed(probe, WORKERS[:1])
+    assert probe.fresh() == {"measured": [], "left": [], "seconds": 0.0}
+    assert probe.client.asked == []
+
+
+def test_fresh_names_what_time_did_not_allow(probe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "FRESH_BUDGET_SECONDS", 0.0)
+    deployed(probe, [*WORKERS, {"node": "node0", "name": "x", "replica": 0, "rank": 2, "link": "ethernet"}])
+    answer = probe.fresh()
+    assert answer["measured"] == ["direct: node0, node1"] and len(answer["left"]) == 2
+
+
+def test_fresh_ends_its_probes_when_one_fails(probe: Any) -> None:
+    deployed(probe, WORKERS)
+    probe.client.failing = "probe.link"
+    with pytest.raises(CommandExecutionError, match="node0 is tired"):
+        probe.fresh()
+    assert set(asked(probe, "probe.stop")) == {"node0", "node1"}
+
+
 def test_a_silent_node_is_named(probe: Any) -> None:
     probe.client.workers = False
     with pytest.raises(CommandExecutionError, match="node0, node1 did not answer: see cluster status"):

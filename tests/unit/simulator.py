@@ -30,7 +30,6 @@ class World:
 
     link_bytes_per_second: float = 1e9
     probe_bytes_per_second: float | None = None  # None: the ceiling on file is right
-    record_link_rate: bool = True
     message_seconds: float = 0.0006
     prefill_token_seconds: float = 0.0012
     decode_step_seconds: float = 0.035
@@ -310,7 +309,6 @@ class Simulation:
                 {"node": "node1", "name": "tp2-1", "replica": 0, "rank": 1, "head": False, "argv": plan_line},
             ],
             ceilings=self.ceilings(),
-            link_rates={"direct": self.world.link_bytes_per_second} if self.world.record_link_rate else {},
             batches=self.batches(),
             engine_before={"node0": MetricsText.from_flat(start)},
             engine_after={"node0": MetricsText.from_flat(self.totals[-1][1])},
@@ -328,7 +326,6 @@ class Simulation:
             profile=whole.profile,
             deployment="tp2",
             ceilings=whole.ceilings,
-            link_rates=whole.link_rates,
             plan=whole.plan,
         )
 

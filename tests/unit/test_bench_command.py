@@ -75,8 +75,6 @@ def control(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Control:
     found = Control(tmp_path)
     for module in (bench, probe):
         monkeypatch.setattr(module, "connect", lambda profile, lab: found)
-    networks = {"direct": {"rate_bytes_per_second": 1e9, "is_throttled": False}}
-    monkeypatch.setattr(bench.lab_module, "status", lambda name: {"networks": networks})
     monkeypatch.setenv("CLUSTER_RUNS", str(tmp_path / "runs"))
     return found
 
@@ -93,13 +91,16 @@ def cluster() -> Callable[..., Any]:
 def test_bench_prints_the_numbers_the_verdict_and_what_is_next(
     control: Control, cluster: Any, capsys: Any, tmp_path: Path
 ) -> None:
-    finished = cluster("bench", "--concurrency", "1,2", "--note", "hello", "--no-warmup")
+    finished = cluster("bench", "--concurrency", "1,2", "--note", "hello", "--no-warmup", "--no-probe")
     assert finished.exit_code == 0, finished.output
     ((function, arguments),) = control.asked
     assert function == "bench.run"
     assert arguments["concurrency"] == [1, 2] and arguments["rate"] is None
     assert arguments["note"] == "hello" and arguments["warmup"] is False
-    assert arguments["link_rates"] == {"direct": 1e9}
+    assert arguments["probe"] is False
+    assert not any("rate" in name for name in arguments if name != "rate"), (
+        "a verdict is told nothing of the lab's faults"
+    )
     assert "17" in finished.output and "1.4 s" in finished.output
     folder = tmp_path / "runs" / "20261123T213000Z-tp2-00ff"
     verdict = json.loads((folder / "verdict.json").read_text())
@@ -114,6 +115,7 @@ def test_bench_json_is_alone_on_standard_output(control: Control, cluster: Any) 
     assert document["points"][0]["headline"]["output_tokens_per_second"] == 17.0
     assert document["verdict"]["class"] and Path(document["folder"]).is_dir()
     assert control.asked[0][1]["rate"] == [0.5]
+    assert control.asked[0][1]["probe"] is True
 
 
 def test_failed_requests_end_with_1_and_say_how_many(control: Control, cluster: Any) -> None:

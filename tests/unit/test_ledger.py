@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -11,6 +12,7 @@ from bottleneck.ledger import Ledger, build_ledger
 from bottleneck.metrics import MetricsText
 from bottleneck.run import Run
 from bottleneck.signals import busy_time, gather
+from bottleneck.verdict import analyse
 
 from .simulator import LABELS, Simulation, simulate
 
@@ -75,6 +77,36 @@ def test_link_latency_is_messages_times_probe() -> None:
     assert ledger_of(simulation.run()).of("link_latency") == pytest.approx(expected, rel=0.2)
 
 
+def test_link_latency_is_the_lower_of_what_the_two_probes_say() -> None:
+    run = simulate(message_seconds=0.002).run()
+    sizes = run.ceilings.pop("allreduce")["sizes"]
+    quiet = ledger_of(run).of("link_latency")
+    run.ceilings["allreduce"] = {"link": "direct", "ranks": 2, "sizes": sizes}
+    sizes["2048"] = {"median": 0.02, "low": 0.015, "high": 0.03, "samples": 9}
+    assert ledger_of(run).of("link_latency") == pytest.approx(quiet, rel=0.01), "a probe whose peers had no core"
+    sizes["2048"] = {"median": 0.003, "low": 0.001, "high": 0.004, "samples": 9}
+    assert ledger_of(run).of("link_latency") == pytest.approx(quiet / 2, rel=0.05), "collectives that avoid TCP"
+
+
+def test_the_wait_for_a_running_step_is_what_the_engine_did_not_count() -> None:
+    run = simulate().run()
+    assert run.client is not None
+    unseen = 0.4 * ledger_of(run).total * 16 * 32
+    # The client and the engine's whole latency have it, the engine's phases do not.
+    run.client.requests = [
+        dataclasses.replace(request, latency_seconds=request.latency_seconds + unseen / 16)
+        for request in run.client.requests
+    ]
+    after = run.engine_after["node0"].to_flat()
+    after[f"vllm:e2e_request_latency_seconds_sum{LABELS}"] += unseen
+    run.engine_after["node0"] = MetricsText.from_flat(after)
+    ledger = ledger_of(run)
+    assert_identity(ledger)
+    waited = ledger.share(lambda entry: entry.resource == "step_wait")
+    assert waited == pytest.approx(0.4 / 1.4, rel=0.02) and ledger.phase("queue") == pytest.approx(waited, abs=0.01)
+    assert analyse(run).name == "compute", "it comes of long steps and is no cause of its own"
+
+
 @pytest.mark.parametrize("node", ["node0", "node1"])
 def test_throttling_is_the_slow_nodes_and_as_large_as_it_was(node: str) -> None:
     ledger = ledger_of(simulate(quota={node: 0.4}).run())
@@ -118,7 +150,6 @@ def test_parts_larger_than_their_phase_are_scaled_down_and_said() -> None:
     run = simulate().run()
     for pair in run.ceilings["links"]["direct"].values():
         pair["bandwidth_bytes_per_second"] = {"median": 1e5}
-    run.link_rates = {}
     ledger = ledger_of(run)
     assert_identity(ledger)
 

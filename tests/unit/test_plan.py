@@ -60,6 +60,7 @@ def test_environment(profile: Profile) -> None:
         "GLOO_SOCKET_IFNAME": "usb4",
         "OMP_NUM_THREADS": "1",
         "VLLM_CACHE_ROOT": "/var/cache/cluster/vllm",
+        "TORCHINDUCTOR_CACHE_DIR": "/var/cache/cluster/inductor",
     }
 
 

@@ -46,6 +46,20 @@ def test_every_two_nodes_of_a_network_are_a_pair(profile: Profile) -> None:
     assert [probing.link_seconds(pairs) for pairs in (0, 1, 2, 3, 6, 100)] == [2, 2, 2, 1, 1, 1]
 
 
+def test_only_nodes_of_one_replica_are_pairs_neighbours_first(profile: Profile) -> None:
+    def workers(replicas: list[str]) -> list[dict[str, Any]]:
+        return [
+            {"node": node, "replica": index, "rank": rank, "link": "direct"}
+            for index, nodes in enumerate(replicas)
+            for rank, node in enumerate(nodes)
+        ]
+
+    assert probing.replica_pairs(workers(["a", "b"])) == [] == probing.replica_pairs([])
+    assert probing.replica_pairs(workers(["ab", "cd"])) == [("direct", "a", "b"), ("direct", "c", "d")]
+    four = probing.replica_pairs(workers(["abcd"]))
+    assert [one + two for _, one, two in four] == ["ab", "bc", "cd", "ac", "bd", "ad"]
+
+
 def test_probes_refuse_beside_a_deployment() -> None:
     head: dict[str, Any] = {"stage": "ready", "requests": {"running": 3.0, "waiting": 1.0}}
     reason = probing.busy_reason("tp2", {"node0": {"tp2-0": head}, "node1": {"tp2-0": {"stage": "ready"}}})

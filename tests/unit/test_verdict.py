@@ -74,16 +74,37 @@ def test_the_same_whatever_the_jitter(seed: int) -> None:
 
 
 def test_a_link_slower_than_its_ceiling_on_file_is_found_and_said() -> None:
-    world = simulate(link_bytes_per_second=2.5e6, probe_bytes_per_second=1e9, record_link_rate=False)
+    world = simulate(link_bytes_per_second=2.5e6, probe_bytes_per_second=1e9)
     verdict = analyse(world.run())
     assert verdict.name == "link_bandwidth" and verdict.where["link"] == "direct"
     assert any("ceiling is taken to be old" in note for note in verdict.notes)
-    healthy = analyse(simulate(probe_bytes_per_second=1e9, record_link_rate=False).run())
+    healthy = analyse(simulate(probe_bytes_per_second=1e9).run())
     assert healthy.name == "compute" and not any("old" in note for note in healthy.notes)
 
 
+@pytest.mark.parametrize(("spread", "found"), [(0.05, "straggler"), (0.6, "compute")])
+def test_a_lower_ceiling_makes_a_straggler_only_beyond_the_spread_of_the_probes(spread: float, found: str) -> None:
+    run = simulate().run()
+    for name, middle in (("gemm_bf16_flops_per_second", 4e10), ("memory_read_bytes_per_second", 4e9)):
+        own, peer = (run.ceilings["nodes"][node][name] for node in ("node1", "node0"))
+        own |= {"median": middle, "low": (1 - spread) * middle, "high": (1 + spread) * middle}
+        peer |= {"low": (1 - spread) * peer["median"], "high": (1 + spread) * peer["median"]}
+    verdict = analyse(run)
+    assert verdict.name == found
+    assert verdict.where["node"] == "node1" or found == "compute"
+
+
+def test_noisy_ceilings_do_not_hide_a_link_that_became_slow() -> None:
+    run = simulate(link_bytes_per_second=2.5e6, probe_bytes_per_second=1e9).run()
+    run.ceilings["nodes"]["node0"]["gemm_bf16_flops_per_second"] = {"median": 6e10, "low": 4e10, "high": 9.7e10}
+    assert analyse(run).name == "link_bandwidth"
+    # Beyond the spread it is another matter: the slow node's work may be what the link waits for.
+    run.ceilings["nodes"]["node0"]["gemm_bf16_flops_per_second"] = {"median": 3e10, "low": 2.9e10, "high": 3.1e10}
+    assert not any("taken to be old" in note for note in analyse(run).notes)
+
+
 def test_a_ceiling_below_what_the_link_carried_is_not_believed() -> None:
-    verdict = analyse(simulate(probe_bytes_per_second=1e4, record_link_rate=False).run())
+    verdict = analyse(simulate(probe_bytes_per_second=1e4).run())
     assert any("ceiling is wrong or old" in note for note in verdict.notes)
     assert verdict.name != "link_bandwidth"
 
@@ -217,7 +238,7 @@ def damaged(run: Run, how: str) -> Run:
     if how == "no samples":
         run.batches = []
     elif how == "no ceilings":
-        run.ceilings, run.link_rates = {}, {}
+        run.ceilings = {}
     elif how == "no client":
         run.client = None
     elif how == "no profile":
@@ -252,7 +273,6 @@ def damaged(run: Run, how: str) -> Run:
         without_engine(run)
     elif how == "garbage":
         run.ceilings = {"nodes": 3, "links": {"direct": []}, "allreduce": "x"}
-        run.link_rates = {"direct": ["fast"]}
         run.batches = [{"node": 3, "samples": {"t": 1}, "engine": []}, {}, *run.batches[:3]]
     return run
 

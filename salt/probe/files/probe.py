@@ -312,7 +312,8 @@ def _echo(listener):
 def link(specification):
     """Return the raw repeats of both directions, named from where to where the bytes go."""
     own, peer, port = specification["address"], specification["peer"], specification["port"]
-    latency = ping(own, peer, port + 1)
+    # Repeats of 0.1 s beside the usual two seconds of load; shorter ones where the whole is to be short.
+    latency = ping(own, peer, port + 1, 0.05 * specification["seconds"])
     forth = iperf(own, peer, port, specification["seconds"], reverse=False)
     back = iperf(own, peer, port, specification["seconds"], reverse=True)
     return {"latency_seconds": latency, "to_peer_bytes_per_second": forth, "from_peer_bytes_per_second": back}

@@ -1,0 +1,74 @@
+"""Recorded runs of the embedded cluster: what is known to have been done to it is found from measurements alone."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from bottleneck.run import Run, load_run
+from bottleneck.verdict import analyse
+
+RUNS = Path(__file__).parents[1] / "data" / "runs"
+
+
+def recorded(name: str) -> Run:
+    return load_run(RUNS / name)
+
+
+def test_a_link_throttled_after_the_probe_is_found_from_the_samples() -> None:
+    run = recorded("throttled-link")
+    verdict = analyse(run)
+    assert (verdict.name, verdict.where["link"]) == ("link_bandwidth", "direct")
+    assert verdict.confidence > 0.5
+    assert any("ceiling is taken to be old" in note for note in verdict.notes)
+    assert verdict.measured["link"]["capacity_bytes_per_second"] == pytest.approx(2.5e6, rel=0.15)
+    assert verdict.measured["link"]["probe_bytes_per_second"] > 5e8
+    assert verdict.gain is not None and verdict.gain["share"] > 0.5
+
+
+def test_with_a_fresh_ceiling_it_is_bytes_over_ceiling_and_more_certain() -> None:
+    run = recorded("throttled-link")
+    doubted = analyse(run)
+    for pair in run.ceilings["links"]["direct"].values():
+        pair["bandwidth_bytes_per_second"] = {"median": 2.45e6, "low": 2.4e6, "high": 2.6e6, "samples": 3}
+        pair["measured"] = run.interval[0] - 9.0
+    verdict = analyse(run)
+    assert (verdict.name, verdict.where["link"]) == ("link_bandwidth", "direct")
+    assert verdict.confidence > doubted.confidence
+    assert not any("old" in note for note in verdict.notes)
+    assert any("probe, 9 s before" in item.source for item in verdict.evidence)
+
+
+def test_nothing_is_wrong_with_the_healthy_one() -> None:
+    verdict = analyse(recorded("healthy"))
+    assert verdict.name == "compute" and verdict.confidence > 0.5
+    assert not any(item["class"] == "link_bandwidth" for item in verdict.runners_up)
+
+
+@pytest.mark.parametrize("name", ["healthy", "throttled-link"])
+def test_a_noisy_probe_does_not_fill_the_ledger(name: str) -> None:
+    run = recorded(name)
+    # 17 all-reduces of a step at the probe's 5.8 ms are more than a whole step took.
+    assert run.ceilings["allreduce"]["sizes"]["2048"]["median"] > 0.005
+    verdict = analyse(run)
+    assert verdict.ledger.of("link_latency") < 0.02
+    assert not any("decode" in note and "scaled down" in note for note in verdict.notes)
+    assert math.fsum(entry.seconds for entry in verdict.ledger.entries) == pytest.approx(verdict.ledger.total)
+
+
+@pytest.mark.parametrize("name", ["healthy", "throttled-link"])
+def test_the_wait_for_a_running_step_has_a_name(name: str) -> None:
+    ledger = analyse(recorded(name)).ledger
+    (waited,) = [entry for entry in ledger.entries if entry.resource == "step_wait"]
+    assert (waited.phase, waited.node) == ("queue", "node0") and waited.share > 0.1
+    assert ledger.phase("client") < 0.01
+
+
+@pytest.mark.parametrize("name", ["healthy", "throttled-link"])
+def test_a_run_holds_nothing_of_what_the_lab_was_told(name: str) -> None:
+    document = json.loads((RUNS / name / "run.json").read_text())
+    assert "link_rates" not in document
+    assert not hasattr(recorded(name), "link_rates")
