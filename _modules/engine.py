@@ -66,7 +66,7 @@ def install(directory, requirements, engine):
 
     .. code-block:: bash
 
-        salt node0 engine.install /opt/cluster/engines/cpu-1 /etc/cluster/engine-requirements.txt '{"python": "python3.11"}'
+        salt node0 engine.install /var/cache/cluster/engines/cpu-1 /etc/cluster/lock.txt '{"python": "python3.11"}'
 
     directory
         where the environment is to be; appears complete or not at all

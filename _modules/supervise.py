@@ -9,6 +9,7 @@ whole tree as well.
 State is one JSON file a unit under ``/run/cluster/supervise``.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -251,10 +252,8 @@ def _kill_session(session):
 
 def _signal_all(pids, number):
     for pid in pids:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
-        except ProcessLookupError:
-            pass
 
 
 def _keep(specification_path):
