@@ -37,7 +37,8 @@ CAUSES = (
         "the other rank could not be reached: {line}",
     ),
 )
-ERROR_LINE = re.compile(r"(?:^|\s)((?:[A-Za-z_.]*(?:Error|Exception)): .+)$")
+# A Python exception, or what argparse says of arguments it does not know.
+ERROR_LINE = re.compile(r"(?:^|\s)((?:[A-Za-z_.]*(?:Error|Exception)|error): .+)$")
 LOG_PREFIX = re.compile(r"^\([^)]*\)\s*(?:(?:INFO|WARNING|ERROR)\s+\S+\s+\S+\s+\[[^\]]*\]\s*)?")
 
 

@@ -87,6 +87,10 @@ def test_a_taken_port_is_named(loaders: Any, tmp_path: Path, monkeypatch: pytest
             "ValueError: max_num_seqs must be positive",
         ),
         (
+            ["usage: vllm serve [options]", "vllm serve: error: unrecognized arguments: --no"],
+            "error: unrecognized arguments: --no",
+        ),
+        (
             ["OSError: [Errno 98] Address already in use"],
             "a port the worker needs is taken: OSError: [Errno 98] Address already in use",
         ),

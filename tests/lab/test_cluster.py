@@ -47,9 +47,10 @@ def test_plan_says_what_apply_then_does(configured: Cluster) -> None:
 
 @pytest.mark.timeout(300)
 def test_a_node_sees_its_own_slice_alone(configured: Cluster) -> None:
-    pillar = returned_by_salt(configured, "node0", "pillar.items")["node0"]
-    assert pillar["node"]["name"] == "node0"
-    assert "10.77.1.11" not in json.dumps(pillar["node"])
+    own = json.loads(configured.on("node0", "cat", "/etc/cluster/node.json"))
+    assert own["name"] == "node0"
+    assert own["links"]["direct"]["address"] == "10.77.1.10"
+    assert "10.77.1.11" not in json.dumps(own)
     served = returned_by_salt(configured, "node0", "cp.list_master")["node0"]
     assert served and not any("pillar" in path or "profiles" in path or path.endswith(".pem") for path in served)
 

@@ -87,10 +87,12 @@ def test_a_worker_is_owned_whole(deployed: Callable[..., Cluster]) -> None:
 @pytest.mark.timeout(600)
 def test_a_failure_is_named_and_leaves_nothing(configured: Cluster) -> None:
     configured.run("undeploy")
-    finished = configured.run("deploy", "single", "--set", 'kv_cache_memory="64 KiB"', check=False, timeout=600)
+    settings = ("--set", 'extra_arguments=["--no-such-flag"]')
+    finished = configured.run("deploy", "single", *settings, check=False, timeout=600)
     assert finished.returncode == 1
-    assert "single-0 on node0 failed" in finished.stderr
-    assert "log: /var/log/cluster/vllm-single-0.log" in finished.stderr
+    said = " ".join(finished.stderr.split())
+    assert "single-0 on node0 failed: error: unrecognized arguments: --no-such-flag" in said
+    assert "log: /var/log/cluster/vllm-single-0.log" in said
     assert "VLLM::" not in configured.on("node0", "ps", "-eo", "args")
     unknown = configured.run("deploy", "tp3", check=False)
     assert unknown.returncode != 0

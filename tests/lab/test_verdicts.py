@@ -75,5 +75,6 @@ def test_too_few_sequences_allowed(deployed: Callable[..., Cluster]) -> None:
 @pytest.mark.timeout(900)
 def test_kv_cache_too_small(deployed: Callable[..., Cluster]) -> None:
     cluster = deployed("tp2", "max_model_len=512", 'kv_cache_memory="8 MiB"')
-    verdict = verdict_of(cluster, "--requests", "8", "--concurrency", "8", "--output", "128")
+    # 16 blocks of 128 tokens, and 12 requests that want 3 each.
+    verdict = verdict_of(cluster, "--requests", "20", "--concurrency", "12", "--output", "128")
     assert verdict["class"] == "kv_capacity", described(verdict)
