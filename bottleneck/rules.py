@@ -187,14 +187,16 @@ def judge(signals: Signals, ledger: Ledger) -> tuple[Candidate, list[Candidate],
 
 
 def _faults_first(candidates: dict[str, Candidate]) -> None:
-    """Let a straggler outrank the compute that a healthy cluster has too.
+    """Let a straggler, and a full cache, outrank the compute that a healthy cluster has too.
 
-    A node at half its speed leaves as much time to compute as it adds: equal shares, but one of them is a fault of
-    one place. The larger the straggler's share, the less compute counts beside it.
+    A node at half its speed leaves as much time to compute as it adds, and a request that waits for cache waits while
+    others compute: about equal shares, but one of them is a fault that a healthy cluster does not have. The larger the
+    fault's share, the less compute counts beside it.
     """
-    straggler, compute = candidates["straggler"], candidates["compute"]
-    if straggler.score > 0.15:
-        compute.score *= 1.0 - min((straggler.score - 0.15) / 0.3, 0.7)
+    compute = candidates["compute"]
+    fault = max(candidates["straggler"].score, candidates["kv_capacity"].score)
+    if fault > 0.15:
+        compute.score *= 1.0 - min((fault - 0.15) / 0.3, 0.7)
 
 
 def _confidence(candidate: Candidate, rival: float, weaknesses: list[Weakness]) -> float:
