@@ -21,7 +21,7 @@ test: ## Every test: unit, functional, integration, lab, browser
 
 test-fast: ## Unit and functional tests: under a minute, no daemon
 	@setup/venv
-	@$(PYTEST) -q tests/unit tests/functional
+	@$(PYTEST) -q -n 2 tests/unit tests/functional
 
 lint: ## ruff, mypy, import-linter, salt-lint, yamllint, shellcheck
 	@setup/packages test

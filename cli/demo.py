@@ -68,8 +68,10 @@ def demo(
 
       cluster demo --rate "50 Mbit/s" --keep
     """
-    # `make` and CI end with SIGTERM; the lab must go down for it as for Ctrl-C.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    # The lab goes down for SIGTERM as for Ctrl-C, also where a script started this in the
+    # background and the shell had it ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         loaded = load_profile(find_profile(profile))
         throttled_rate = RATE.parse(rate)

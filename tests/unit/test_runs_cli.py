@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from bottleneck.run import load_run
 from bottleneck.verdict import analyse
 from cli import bottleneck as bottleneck_module
-from cli import runs
+from cli import output, runs
 from tests.run_builder import Shape, build_run
 
 SLOW, FAST, DEAD = "20261123T213000Z-tp2-a1b2", "20261123T223000Z-tp2-beef", "20261123T220000Z-tp2-dead"
@@ -128,8 +128,9 @@ def test_bottleneck_prints_ledger_ceilings_evidence_and_advice() -> None:
     assert f"next: cluster report {SLOW}" in done.stderr
 
 
-def test_bottleneck_fits_eighty_columns() -> None:
-    done = runner.invoke(app, ["bottleneck", SLOW, "--again"], env={"COLUMNS": "80"})
+def test_bottleneck_fits_eighty_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output.out, "width", 80)
+    done = runner.invoke(app, ["bottleneck", SLOW, "--again"])
     assert max(len(line) for line in done.stdout.splitlines()) <= 80
     assert "…" not in done.stdout
 
