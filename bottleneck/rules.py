@@ -52,13 +52,7 @@ def score_queueing(case: Case) -> Candidate:
         "1",
         "engine metrics: kv_cache_usage_perc",
     )
-    if case.queue_share > 0:
-        found.say(
-            f"queueing takes {percent(case.queue_share)} of an output token's time",
-            case.queue_share,
-            "1",
-            "ledger: engine's request_queue_time",
-        )
+    _say_queue_share(found, case)
     return found
 
 
@@ -98,6 +92,11 @@ def score_kv_capacity(case: Case) -> Candidate:
             "1",
             "engine metrics: num_requests_waiting_by_reason, kv_cache_usage_perc",
         )
+    _say_queue_share(found, case)
+    return found
+
+
+def _say_queue_share(found: Candidate, case: Case) -> None:
     if case.queue_share > 0:
         found.say(
             f"queueing takes {percent(case.queue_share)} of an output token's time",
@@ -105,7 +104,6 @@ def score_kv_capacity(case: Case) -> Candidate:
             "1",
             "ledger: engine's request_queue_time",
         )
-    return found
 
 
 def score_load_too_small(case: Case) -> Candidate:
