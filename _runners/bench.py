@@ -10,22 +10,20 @@ import json
 import platform
 import random
 import shutil
-import sys
 import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import salt.client
 import salt.version
 from salt.exceptions import CommandExecutionError, SaltException
 
 from bottleneck import probing, workload
 from bottleneck.generator import Generator, GeneratorError
 from bottleneck.places import commit, find_engine_map, model_directory
-from bottleneck.profile import ProfileError, load_profile
 from bottleneck.run import read_batches
+from control.nodes import Nodes, progress
 
 SCHEMA = 1
 KEPT_RUNS = 20
@@ -63,9 +61,10 @@ def run(
     probe
         measure the deployment's links first, in seconds: what they carry now is what counts
     """
+    nodes = Nodes(__opts__)
+    profile = nodes.profile
+    record = _deployed(profile, deployment)
     try:
-        profile = load_profile(__opts__["cluster_profile"])
-        record = _deployed(profile, deployment)
         points = workload.points(
             profile.workload,
             concurrency=concurrency,
@@ -76,24 +75,24 @@ def run(
             seed=seed,
             context_length=_longest(profile, record),
         )
-    except (ProfileError, workload.WorkloadError) as error:
+    except workload.WorkloadError as error:
         raise CommandExecutionError(str(error)) from error
-    _check_ready(profile, record)
-    return _Bench(profile, record, points, str(note)).run(bool(warmup), bool(probe))
+    _check_ready(nodes, record)
+    return _Bench(nodes, record, points, str(note)).run(bool(warmup), bool(probe))
 
 
 class _Bench:
     """One run while it is made; the loader leaves it alone because of its name."""
 
-    def __init__(self, profile, record, points, note):
-        self.profile, self.record, self.points, self.note = profile, record, points, note
+    def __init__(self, nodes, record, points, note):
+        self.nodes, self.profile, self.record, self.points, self.note = nodes, nodes.profile, record, points, note
         self.heads = [worker for worker in record["workers"] if worker["head"]]
         self.begun = time.monotonic()
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         self.id = f"{stamp}-{record['deployment']}-{random.getrandbits(16):04x}"
         runs = Path(__opts__["cluster_directory"]) / "runs"
         self.folder, self.final = runs / f"{self.id}.partial", runs / self.id
-        self.engine = profile.engine_of(self.heads[0]["node"])
+        self.engine = self.profile.engine_of(self.heads[0]["node"])
         self.executable = Path(self.engine.directory(), "bin/vllm")
         self.table, self.problems, self.generators = [], [], {}
         self.started = self.ended = None
@@ -169,10 +168,8 @@ class _Bench:
             self.problems.append(f"the link was not measured ({lack}): an older ceiling stands in")
 
     def versions(self):
-        nodes = {worker["node"]: self.profile.nodes[worker["node"]].hostname for worker in self.record["workers"]}
-        functions = ["engine.version", "probe.machine"]
-        answers = _local().cmd(list(nodes.values()), functions, [[], []], tgt_type="list", timeout=30)
-        found = {name: answers.get(hostname) for name, hostname in nodes.items()}
+        names = list(dict.fromkeys(worker["node"] for worker in self.record["workers"]))
+        found = self.nodes.ask(["engine.version", "probe.machine"], [[], []], names, timeout=30)
         return {
             "schema": SCHEMA,
             "salt": salt.version.__version__,
@@ -323,9 +320,7 @@ class _Bench:
             time.sleep(0.5)
 
     def report(self, stage, detail, **more):
-        seconds = round(time.monotonic() - self.begun, 1)
-        report = {"stage": stage, "node": "", "detail": detail, "seconds": seconds, **more}
-        print("@progress " + json.dumps(report), file=sys.stderr, flush=True)
+        progress(stage, "", detail, self.begun, **more)
 
 
 def _deployed(profile, deployment):
@@ -351,12 +346,11 @@ def _longest(profile, record):
     return limit or profile.model.shape.context_length
 
 
-def _check_ready(profile, record):
-    hostnames = {worker["node"]: profile.nodes[worker["node"]].hostname for worker in record["workers"]}
-    answers = _local().cmd(sorted(set(hostnames.values())), "vllm.status", tgt_type="list", timeout=15)
+def _check_ready(nodes, record):
+    answers = nodes.ask_workers(list(dict.fromkeys(worker["node"] for worker in record["workers"])))
     for worker in record["workers"]:
-        answer = answers.get(hostnames[worker["node"]])
-        if not isinstance(answer, dict):
+        answer = answers[worker["node"]]
+        if answer is None:
             raise CommandExecutionError(f"{worker['node']} did not answer: see cluster status")
         stage = answer.get(worker["name"], {}).get("stage", "stopped")
         if stage != "ready":
@@ -365,10 +359,6 @@ def _check_ready(profile, record):
                 f"{worker['name']} on {worker['node']} is {stage}{f' ({reason})' if reason else ''}: "
                 f"cluster undeploy, then cluster deploy {record['deployment']}"
             )
-
-
-def _local():
-    return salt.client.LocalClient(mopts=__opts__)
 
 
 def _url(head):

@@ -6,19 +6,15 @@ nodes' modules; measures and decides nothing itself.
 """
 
 import json
-import logging
 import os
-import sys
 import time
 
-import salt.client
 import salt.utils.event
 from salt.exceptions import CommandExecutionError
 
 from bottleneck.plan import worker_specs
-from bottleneck.profile import ProfileError, load_profile
-
-log = logging.getLogger(__name__)
+from bottleneck.profile import ProfileError
+from control.nodes import Nodes, engine_slice, progress
 
 POLL_SECONDS = 2.0
 APPLY_SECONDS = 1800
@@ -34,9 +30,9 @@ def nodes():
 
         salt-run cluster.nodes
     """
-    profile = _profile()
-    answers = _local().cmd(_hostnames(profile), "test.ping", tgt_type="list", timeout=5)
-    return {name: {"hostname": node.hostname, "up": bool(answers.get(node.hostname))} for name, node in _nodes(profile)}
+    nodes = Nodes(__opts__)
+    answers = nodes.ask("test.ping", timeout=5)
+    return {name: {"hostname": nodes.minion(name), "up": bool(answer)} for name, answer in answers.items()}
 
 
 def apply(test=False, states=None):
@@ -49,8 +45,8 @@ def apply(test=False, states=None):
 
         salt-run cluster.apply test=True
     """
-    profile = _profile()
-    return _apply(_hostnames(profile), test, states)
+    nodes = Nodes(__opts__)
+    return _apply(nodes, nodes.names, test, states)
 
 
 def node_started(minion):
@@ -63,11 +59,13 @@ def node_started(minion):
 
         salt-run cluster.node_started node0
     """
-    if minion not in _hostnames(_profile()):
+    nodes = Nodes(__opts__)
+    names = [name for name in nodes.names if nodes.minion(name) == minion]
+    if not names:
         return {"applied": False, "reason": f"{minion} is not a node of this profile"}
     if not __opts__.get("cluster_apply_on_start", True):
         return {"applied": False, "reason": "cluster_apply_on_start is off"}
-    results = _apply([minion], False, None)
+    results = _apply(nodes, names, False, None)
     return {"applied": True, "failed": [name for name, result in results.items() if result["failed"]]}
 
 
@@ -81,22 +79,21 @@ def deploy(deployment=None, overrides=None, timeout=600):
 
         salt-run cluster.deploy tp2 overrides='{"max_num_seqs": 4}'
     """
-    profile = _profile()
+    nodes = Nodes(__opts__)
+    profile = nodes.profile
     deployment = deployment or profile.default_deployment
     specs = _specs(profile, deployment, overrides)
     _check_free(deployment, overrides)
     started = time.monotonic()
-    hostnames = [profile.nodes[spec["node"]].hostname for spec in specs]
     try:
-        for spec, hostname in zip(specs, hostnames, strict=True):
-            _progress("starting", spec["node"], spec["name"], started)
-            engine = profile.engines[profile.nodes[spec["node"]].accelerator.kind]
-            _call(hostname, "vllm.start", [spec, _engine_slice(engine)])
-        _wait_ready(profile, specs, started, float(timeout))
+        for spec in specs:
+            progress("starting", spec["node"], spec["name"], started)
+            nodes.call(spec["node"], "vllm.start", [spec, engine_slice(profile.engine_of(spec["node"]))])
+        _wait_ready(nodes, specs, started, float(timeout))
         _warm(profile, specs, started)
     except BaseException:
         # Nothing half-done stays: not after a failure, nor after Ctrl-C.
-        _local().cmd(hostnames, "vllm.stop", tgt_type="list", timeout=60)
+        nodes.ask("vllm.stop", names=[spec["node"] for spec in specs], timeout=60)
         raise
     record = {"deployment": deployment, "overrides": overrides or {}, "started": time.time(), "workers": specs}
     _write_json(_deployment_file(), record)
@@ -113,10 +110,9 @@ def undeploy():
 
         salt-run cluster.undeploy
     """
-    profile = _profile()
-    answers = _local().cmd(_hostnames(profile), "vllm.stop", tgt_type="list", timeout=90)
+    answers = Nodes(__opts__).ask("vllm.stop", timeout=90)
     stopped = {node: sorted(answer) for node, answer in answers.items() if isinstance(answer, dict)}
-    silent = sorted(set(_hostnames(profile)) - set(stopped))
+    silent = sorted(set(answers) - set(stopped))
     if os.path.exists(_deployment_file()):
         os.unlink(_deployment_file())
     if silent:
@@ -134,18 +130,13 @@ def status():
 
         salt-run cluster.status
     """
-    profile = _profile()
-    answers = _local().cmd(_hostnames(profile), "vllm.status", tgt_type="list", timeout=10)
+    nodes = Nodes(__opts__)
     return {
-        "profile": {"name": profile.name, "version": profile.version},
+        "profile": {"name": nodes.profile.name, "version": nodes.profile.version},
         "deployment": deployment_record(),
         "nodes": {
-            name: {
-                "hostname": node.hostname,
-                "up": isinstance(answers.get(node.hostname), dict),
-                "workers": answers.get(node.hostname) if isinstance(answers.get(node.hostname), dict) else {},
-            }
-            for name, node in _nodes(profile)
+            name: {"hostname": nodes.minion(name), "up": workers is not None, "workers": workers or {}}
+            for name, workers in nodes.ask_workers(timeout=10).items()
         },
     }
 
@@ -160,10 +151,7 @@ def logs(node, lines=50, worker=None):
 
         salt-run cluster.logs node0 lines=100
     """
-    profile = _profile()
-    if node not in profile.nodes:
-        raise CommandExecutionError(f"no node {node} in profile {profile.name}: expected {', '.join(profile.nodes)}")
-    return _call(profile.nodes[node].hostname, "vllm.log", [worker, int(lines)])
+    return Nodes(__opts__).call(node, "vllm.log", [worker, int(lines)])
 
 
 def deployment_record():
@@ -183,30 +171,11 @@ def deployment_record():
         return {}
 
 
-def _profile():
-    try:
-        return load_profile(__opts__["cluster_profile"])
-    except ProfileError as error:
-        raise CommandExecutionError(str(error)) from error
-
-
-def _nodes(profile):
-    return profile.nodes.items()
-
-
-def _hostnames(profile):
-    return [node.hostname for node in profile.nodes.values()]
-
-
 def _specs(profile, deployment, overrides):
     try:
         return [spec.as_dict() for spec in worker_specs(profile, deployment, overrides)]
     except (ProfileError, KeyError) as error:
         raise CommandExecutionError(str(error)) from error
-
-
-def _engine_slice(engine):
-    return {"directory": engine.directory(), "preload": list(engine.preload)}
 
 
 def _check_free(deployment, overrides):
@@ -215,30 +184,14 @@ def _check_free(deployment, overrides):
         raise CommandExecutionError(f"{record['deployment']} is deployed: run `cluster undeploy` first")
 
 
-def _local():
-    return salt.client.LocalClient(mopts=__opts__)
-
-
-def _call(hostname, function, arguments):
-    answer = _local().cmd(hostname, function, arguments, timeout=60, full_return=True)
-    if hostname not in answer:
-        raise CommandExecutionError(f"{hostname} did not answer {function}")
-    result = answer[hostname]
-    if result.get("retcode"):
-        raise CommandExecutionError(f"{hostname}: {str(result['ret']).strip().splitlines()[-1]}")
-    return result["ret"]
-
-
-def _wait_ready(profile, specs, started, timeout):
+def _wait_ready(nodes, specs, started, timeout):
     """Report each worker's stage until all are ready; raise with the reason when one fails."""
     stages = {}
-    hostnames = {profile.nodes[spec["node"]].hostname: spec for spec in specs}
     deadline = started + timeout
     while time.monotonic() < deadline:
-        answers = _local().cmd(list(hostnames), "vllm.status", tgt_type="list", timeout=15)
-        for hostname, spec in hostnames.items():
-            answer = answers.get(hostname)
-            seen = answer.get(spec["name"], {}) if isinstance(answer, dict) else {}
+        answers = nodes.ask_workers([spec["node"] for spec in specs])
+        for spec in specs:
+            seen = (answers[spec["node"]] or {}).get(spec["name"], {})
             stage = seen.get("stage", "unknown")
             if stage in ("failed", "stopped"):
                 reason = seen.get("reason") or "the worker was stopped"
@@ -247,7 +200,7 @@ def _wait_ready(profile, specs, started, timeout):
                 )
             if stages.get(spec["node"]) != stage:
                 stages[spec["node"]] = stage
-                _progress(stage, spec["node"], spec["name"], started)
+                progress(stage, spec["node"], spec["name"], started)
         if stages and all(stage == "ready" for stage in stages.values()):
             return
         time.sleep(POLL_SECONDS)
@@ -262,7 +215,7 @@ def _warm(profile, specs, started):
     for spec in specs:
         if not spec["head"]:
             continue
-        _progress("warming", spec["node"], "first request", started)
+        progress("warming", spec["node"], "first request", started)
         answer = salt.utils.http.query(
             f"http://{spec['api_address']}:{spec['api_port']}/v1/completions",
             method="POST",
@@ -273,12 +226,13 @@ def _warm(profile, specs, started):
         )
         if "error" in answer:
             raise CommandExecutionError(f"{spec['name']} is up but does not answer: {answer['error']}")
-        _progress("ready", spec["node"], spec["name"], started)
+        progress("ready", spec["node"], spec["name"], started)
 
 
-def _apply(hostnames, test, states):
+def _apply(nodes, names, test, states):
     """Run state.apply on nodes, reporting every state as it ends; return a summary by node."""
     started = time.monotonic()
+    by_minion = {nodes.minion(name): name for name in names}
     # The reactor may be configuring a node that has just come up: wait for it, do not fail.
     keywords = {"test": bool(test), "state_events": True, "queue": True}
     if states:
@@ -286,8 +240,8 @@ def _apply(hostnames, test, states):
         keywords["sync_mods"] = "all"
     with salt.utils.event.get_event("master", sock_dir=__opts__["sock_dir"], opts=__opts__, listen=True) as bus:
         bus.subscribe("salt/job/")
-        job = _local().run_job(
-            hostnames,
+        job = nodes.client.run_job(
+            list(by_minion),
             "state.apply",
             [states] if states else [],
             tgt_type="list",
@@ -297,21 +251,21 @@ def _apply(hostnames, test, states):
         )
         if not job:
             raise CommandExecutionError("no node took the job: is the minion up? (cluster status)")
-        waiting, results = set(hostnames), {}
+        waiting, results = set(names), {}
         prefix = f"salt/job/{job['jid']}/"
         while waiting and time.monotonic() < started + APPLY_SECONDS:
             event = bus.get_event(wait=1.0, tag="salt/job/", full=True, auto_reconnect=True)
             if not event or not event["tag"].startswith(prefix):
                 continue
             kind, _, rest = event["tag"].removeprefix(prefix).partition("/")
-            minion = rest.partition("/")[0]
-            if kind == "prog":
+            name = by_minion.get(rest.partition("/")[0])
+            if kind == "prog" and name:
                 state = event["data"]["data"].get("ret", {})
-                _progress("applying", minion, str(state.get("__id__") or state.get("name") or ""), started)
-            elif kind == "ret" and minion in waiting:
-                waiting.discard(minion)
-                results[minion] = _summary(event["data"].get("return"))
-                _progress("applied", minion, f"{len(results[minion]['changed'])} changes", started)
+                progress("applying", name, str(state.get("__id__") or state.get("name") or ""), started)
+            elif kind == "ret" and name in waiting:
+                waiting.discard(name)
+                results[name] = _summary(event["data"].get("return"))
+                progress("applied", name, f"{len(results[name]['changed'])} changes", started)
     if waiting:
         raise CommandExecutionError(f"{', '.join(sorted(waiting))} did not finish state.apply in {APPLY_SECONDS} s")
     return results
@@ -341,11 +295,6 @@ def _summary(returned):
             if state["result"] is False
         ],
     }
-
-
-def _progress(stage, node, detail, started):
-    report = {"stage": stage, "node": node, "detail": detail, "seconds": round(time.monotonic() - started, 1)}
-    print("@progress " + json.dumps(report), file=sys.stderr, flush=True)
 
 
 def _deployment_file():

@@ -8,15 +8,14 @@ import os
 import sys
 import time
 
-import salt.client
 import salt.utils.event
 from salt.exceptions import CommandExecutionError
 
-from bottleneck.profile import ProfileError, load_profile
 from bottleneck.rates import recent
 from bottleneck.run import window_run, write_batches
 from bottleneck.store import Store, StoreError
 from bottleneck.verdict import analyse
+from control.nodes import Nodes, profile_of
 
 log = logging.getLogger(__name__)
 
@@ -100,10 +99,8 @@ def revive(node):
     A node falls silent when it is gone, when its minion is, or when only its sampler has ended.
     The last can be mended: the minion starts it again, and where it runs nothing happens.
     """
-    nodes = _profile().nodes
-    if node not in nodes:
-        raise CommandExecutionError(f"no node {node} in the profile: expected {', '.join(nodes)}")
-    job = salt.client.LocalClient(mopts=__opts__).cmd_async(nodes[node].hostname, "perf.start")
+    nodes = Nodes(__opts__)
+    job = nodes.client.cmd_async(nodes.minion(node), "perf.start")
     return {"node": node, "job": job or None}
 
 
@@ -254,10 +251,7 @@ def _profile():
     path = __opts__["cluster_profile"]
     changed = os.stat(path).st_mtime_ns
     if __context__.get("perf.profile", (None, None))[0] != (path, changed):
-        try:
-            __context__["perf.profile"] = ((path, changed), load_profile(path))
-        except ProfileError as error:
-            raise CommandExecutionError(str(error)) from error
+        __context__["perf.profile"] = ((path, changed), profile_of(__opts__))
     return __context__["perf.profile"][1]
 
 

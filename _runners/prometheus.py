@@ -2,15 +2,13 @@
 Prometheus' configuration, rules and dashboard on the control node.
 """
 
-import logging
 from pathlib import Path
 
 from salt.exceptions import CommandExecutionError
 
 from bottleneck import prometheus
-from bottleneck.profile import ProfileError, load_profile
-
-log = logging.getLogger(__name__)
+from bottleneck.profile import ProfileError
+from control.nodes import profile_of
 
 DIRECTORY = "/etc/cluster/prometheus"
 
@@ -26,8 +24,7 @@ def write(directory=DIRECTORY, deployment=None):
         salt-run prometheus.write
     """
     try:
-        profile = load_profile(__opts__["cluster_profile"])
-        changed = prometheus.write(profile, Path(directory), deployment)
+        changed = prometheus.write(profile_of(__opts__), Path(directory), deployment)
     except ProfileError as error:
         raise CommandExecutionError(str(error)) from error
     return {"directory": str(directory), "changed": changed}

@@ -36,6 +36,7 @@ class Story:
 
     seconds: dict[str, float] = field(default_factory=dict)
     runs: list[tuple[str, Recorded]] = field(default_factory=list)
+    peak_memory_bytes: int | None = None
 
     def chapter(self, title: str) -> "Chapter":
         console.rule(f"[bold]{title}[/]", align="left")
@@ -95,6 +96,7 @@ def demo(
             report = write_report(newest_first, story.runs[1][1].folder / "report.html")
     except lab_module.LabError as error:
         fail(str(error), "cluster lab status " + DEMO_LAB, error.code)
+        story.peak_memory_bytes = lab_module.status(DEMO_LAB).get("peak_memory_bytes")
     finally:
         if not keep:
             with story.chapter("lab down"), step("Taking everything down"):
@@ -151,6 +153,8 @@ def _tell(story: Story, report: Path, seconds: float) -> None:
     steps.add_row("[bold]all[/]", f"[bold]{seconds:.1f}[/]")
     out.print(steps)
     out.print(table)
+    if story.peak_memory_bytes:
+        out.print(f"memory of the lab at most: {story.peak_memory_bytes / 2**30:.2f} GiB")
     out.print(f"report: {report}", soft_wrap=True)
     before, after = story.runs[0][1].verdict, story.runs[1][1].verdict
     if before.name == "link_bandwidth" or after.name != "link_bandwidth" or after.where.get("link") != LINK:

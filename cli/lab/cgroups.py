@@ -18,6 +18,8 @@ PARENT = "cluster"
 # runs 30 ms and then stands still for 70 ms, which looks like a stall, not a slow node.
 QUOTA_PERIOD_MICROSECONDS = 10_000
 _SMALLEST_QUOTA_MICROSECONDS = 1_000
+# A lab measures: what else runs on this machine gets the CPU after it, though it still gets some.
+_LABS_CPU_WEIGHT = 10
 _NEEDED = ("cpu", "cpuset", "memory")
 _WANTED = (*_NEEDED, "cpuacct", "pids")
 
@@ -57,6 +59,16 @@ class Hierarchy:
     def trees(self) -> list[Path]:
         """Return each tree once."""
         return list(dict.fromkeys(self.roots.values()))
+
+    @property
+    def weight_file(self) -> str:
+        """The file of a group's share of the CPU."""
+        return "cpu.weight" if self.version == 2 else "cpu.shares"
+
+    @property
+    def usual_weight(self) -> int:
+        """The weight that every group begins with."""
+        return 100 if self.version == 2 else 1024
 
     def directories(self, lab: str, node: str) -> list[Path]:
         """Return the node's folder in every tree."""
@@ -146,6 +158,17 @@ class Hierarchy:
             else quota_microseconds / int((cpu / "cpu.cfs_period_us").read_text()),
             throttled_seconds=int(stat.get("throttled_time", 0)) / 1e9,
         )
+
+    def peak_memory_bytes(self, lab: str) -> int | None:
+        """Return the most memory that the lab's processes, with their page cache, held at once.
+
+        None where the kernel does not keep it: version 2 does since Linux 5.19.
+        """
+        name = "memory.peak" if self.version == 2 else "memory.max_usage_in_bytes"
+        try:
+            return int((self.roots["memory"] / PARENT / lab / name).read_text())
+        except FileNotFoundError:
+            return None
 
     def processes(self, lab: str, node: str | None = None) -> list[int]:
         """Return the ids of all processes in the node's group, or in the whole lab's."""
@@ -251,6 +274,8 @@ def _make_levels(hierarchy: Hierarchy, tree: Path, levels: tuple[str, ...]) -> N
                 if hierarchy.version == 2:
                     _enable(parent, hierarchy.roots)
                 directory.mkdir(exist_ok=True)
+                if name == PARENT and tree == hierarchy.roots["cpu"]:
+                    _write(directory / hierarchy.weight_file, str(_LABS_CPU_WEIGHT * hierarchy.usual_weight))
                 if hierarchy.version == 1 and tree == hierarchy.roots["cpuset"]:
                     _inherit_cpuset(parent, directory)
         except FileNotFoundError:

@@ -176,6 +176,8 @@ def _print_status(result: dict[str, Any]) -> None:
     for name, network in result["networks"].items():
         rate = f"{network['rate_bytes_per_second'] * 8 / 1e6:g} Mbit/s"
         out.print(f"  {name}: {rate}{' [yellow](throttled)[/]' if network['is_throttled'] else ''}")
+    if result["peak_memory_bytes"]:
+        out.print(f"  memory at most: {result['peak_memory_bytes'] / 2**30:.2f} GiB")
     for note in result["notes"]:
         out.print(f"  note: {note}")
     out.print(f"[dim]next: {shlex.join(['cluster', 'lab', 'shell', CONTROL, '--lab', result['name']])}[/]")

@@ -39,6 +39,7 @@ def status(name: str) -> dict[str, Any]:
         "profile": {"name": record.profile, "version": record.profile_version, "path": record.profile_path},
         "created": record.created,
         "owner": record.owner,
+        "peak_memory_bytes": hierarchy.peak_memory_bytes(name),
         "nodes": nodes,
         "networks": networks,
         "notes": record.notes,

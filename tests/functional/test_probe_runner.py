@@ -68,7 +68,7 @@ def probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     module: Any = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
     client = type("Client", (Local,), {"asked": [], "workers": {}})
-    monkeypatch.setattr(module.salt.client, "LocalClient", client)
+    monkeypatch.setattr("salt.client.LocalClient", client)
     module.__opts__ = {"cluster_profile": str(find_profile("embedded")), "cluster_directory": str(tmp_path)}
     module.__salt__ = {"cluster.deployment_record": lambda: {"deployment": "tp2"}}
     module.client = client

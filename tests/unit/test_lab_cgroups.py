@@ -136,7 +136,7 @@ def test_new_cpusets_of_version_1_inherit(separate: Hierarchy, monkeypatch: pyte
 
     def mkdir(path: Path, *arguments: object, **options: object) -> None:
         real_mkdir(path, *arguments, **options)  # type: ignore[arg-type]
-        for name in ("cpuset.cpus", "cpuset.mems", "memory.limit_in_bytes"):
+        for name in ("cpu.shares", "cpuset.cpus", "cpuset.mems", "memory.limit_in_bytes"):
             if not (path / name).exists():
                 (path / name).write_text("\n")
 
@@ -151,6 +151,10 @@ def test_new_cpusets_of_version_1_inherit(separate: Hierarchy, monkeypatch: pyte
     assert (node.parent / "cpuset.cpus").read_text() == "0-3"
     assert ((node / "cpuset.cpus").read_text(), (node / "cpuset.mems").read_text()) == ("2", "0")
     assert (separate.directory("memory", "demo", "node0") / "memory.limit_in_bytes").read_text() == "4096"
+    # Labs together weigh more than the rest of the machine; among themselves they are alike.
+    cpu = separate.directory("cpu", "demo", "node0")
+    assert (cpu.parents[1] / "cpu.shares").read_text() == "10240"
+    assert (cpu / "cpu.shares").read_text() == (cpu.parent / "cpu.shares").read_text() == "\n"
 
 
 def test_version_2_hands_controllers_on(unified: Hierarchy, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,4 +168,13 @@ def test_version_2_hands_controllers_on(unified: Hierarchy, monkeypatch: pytest.
     unified.create("demo", "node0")
 
     assert written[0] == (root / "cgroup.subtree_control", "+cpu +cpuset")
-    assert [path.parent.name for path, _ in written] == ["cgroup", "cluster", "demo"]
+    assert [path.parent.name for path, _ in written] == ["cgroup", "cluster", "cluster", "demo"]
+    assert written[1] == (root / "cluster" / "cpu.weight", "1000")
+
+
+def test_peak_memory_of_a_lab_where_the_kernel_keeps_it(unified: Hierarchy, separate: Hierarchy) -> None:
+    for hierarchy, name in ((unified, "memory.peak"), (separate, "memory.max_usage_in_bytes")):
+        _node(hierarchy, {})
+        assert hierarchy.peak_memory_bytes("demo") is None
+        (hierarchy.directory("memory", "demo", "node0").parent / name).write_text("6581223424\n")
+        assert hierarchy.peak_memory_bytes("demo") == 6581223424

@@ -1,0 +1,130 @@
+"""The profile's nodes as the control node reaches them: by their names, through Salt."""
+
+import contextlib
+import json
+import sys
+import time
+
+import salt.client
+from salt.exceptions import CommandExecutionError
+
+from bottleneck.profile import ProfileError, load_profile
+
+CALL_SECONDS = 60
+
+
+def profile_of(opts):
+    """Return the profile that this master was started with.
+
+    Raises
+    ------
+    CommandExecutionError
+        With the profile's problems, one a line.
+    """
+    try:
+        return load_profile(opts["cluster_profile"])
+    except ProfileError as error:
+        raise CommandExecutionError(str(error)) from error
+
+
+def progress(stage, node, detail, started, **more):
+    """Report one step of a runner, as a line on standard error that the CLI reads.
+
+    Parameters
+    ----------
+    started : float
+        When the runner began, of `time.monotonic`.
+    """
+    report = {"stage": stage, "node": node, "detail": detail, "seconds": round(time.monotonic() - started, 1), **more}
+    print("@progress " + json.dumps(report), file=sys.stderr, flush=True)
+
+
+class Nodes:
+    """The nodes of one profile; every function takes and returns node names, never minion ids.
+
+    Parameters
+    ----------
+    opts : dict
+        The master's options.
+    profile : Profile, optional
+        When it is at hand already.
+    """
+
+    def __init__(self, opts, profile=None):
+        self._opts = opts
+        self.profile = profile or profile_of(opts)
+        self._client = None
+
+    @property
+    def names(self):
+        return list(self.profile.nodes)
+
+    @property
+    def client(self):
+        """Salt's client on this master."""
+        if self._client is None:
+            self._client = salt.client.LocalClient(mopts=self._opts)
+        return self._client
+
+    def minion(self, name):
+        """Return the minion id of a node."""
+        if name not in self.profile.nodes:
+            raise CommandExecutionError(
+                f"no node {name} in profile {self.profile.name}: expected {', '.join(self.profile.nodes)}"
+            )
+        return self.profile.nodes[name].hostname
+
+    def ask(self, function, arguments=(), names=None, timeout=15):
+        """Call a function on nodes side by side; return what each answered, None where it was silent."""
+        minions = {name: self.minion(name) for name in (names or self.names)}
+        answers = self.client.cmd(list(minions.values()), function, arguments, tgt_type="list", timeout=timeout)
+        return {name: answers.get(minion) for name, minion in minions.items()}
+
+    def ask_workers(self, names=None, timeout=15):
+        """Return what ``vllm.status`` answers on each node; None where a node is silent or cannot tell."""
+        answers = self.ask("vllm.status", names=names, timeout=timeout)
+        return {name: answer if isinstance(answer, dict) else None for name, answer in answers.items()}
+
+    def call(self, name, function, arguments=(), timeout=CALL_SECONDS):
+        """Call a function on one node and return its result; errors as `call_together`."""
+        return self.call_together({name}, function, arguments, timeout)[name]
+
+    def call_together(self, names, function, arguments=(), timeout=CALL_SECONDS, on_answer=None):
+        """Call a function on several nodes; return each one's result.
+
+        Raises
+        ------
+        CommandExecutionError
+            At the first node that fails, without waiting for the others, or when one does not answer.
+        """
+        waiting = {self.minion(name): name for name in names}
+        found = {}
+        job = self.client.cmd_iter(sorted(waiting), function, arguments, timeout=timeout, tgt_type="list")
+        with contextlib.closing(job):
+            for answer in job:
+                for minion, result in (answer or {}).items():
+                    if minion not in waiting or not isinstance(result, dict) or "ret" not in result:
+                        continue
+                    name = waiting.pop(minion)
+                    if result.get("retcode"):
+                        raise CommandExecutionError(f"{name}: {_last_line(result['ret'])}")
+                    found[name] = result["ret"]
+                    if on_answer is not None:
+                        on_answer(name)
+        if waiting:
+            raise CommandExecutionError(f"{', '.join(sorted(waiting.values()))} did not answer {function}")
+        return found
+
+
+def engine_slice(engine):
+    """Return what a node's modules need to know of its engine: where it is and how it is started."""
+    return {
+        "directory": engine.directory(),
+        "preload": list(engine.preload),
+        "environment": dict(engine.environment),
+    }
+
+
+def _last_line(returned):
+    lines = [line.strip() for line in str(returned).splitlines() if line.strip()]
+    return lines[-1].partition("Error: ")[2] or lines[-1] if lines else "it failed and said nothing"
