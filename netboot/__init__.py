@@ -1,0 +1,1 @@
+"""The road from a switched-off board to an enrolled node: images, and the service that boots them."""

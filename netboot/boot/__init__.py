@@ -1,0 +1,1 @@
+"""The boot service on the control node: scripts, files, the record of every boot, enrolment."""
