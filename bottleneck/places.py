@@ -130,12 +130,14 @@ def engine_directory(engine: "EngineSpec") -> str:
     ProfileError
         When the engine's lock file is not in the repository.
     """
-    path = lock_file(engine.lock)
-    try:
-        lock = path.read_text(encoding="utf-8")
-    except OSError as error:
-        problem = Problem((engine.kind, "lock"), f"{engine.lock}: {error.strerror}; expected the file {path}")
-        raise ProfileError(ENGINE_MAP, [problem]) from None
+    lock = ""
+    if engine.lock is not None:
+        path = lock_file(engine.lock)
+        try:
+            lock = path.read_text(encoding="utf-8")
+        except OSError as error:
+            problem = Problem((engine.kind, "lock"), f"{engine.lock}: {error.strerror}; expected the file {path}")
+            raise ProfileError(ENGINE_MAP, [problem]) from None
     written = engine.model_dump(mode="json", by_alias=True)
     digest = _digest({"lock_text": lock, **{key: written[key] for key in _ENVIRONMENT_KEYS}})
     return f"{CACHE_DIRECTORY}/engines/{engine.kind}-{digest}"

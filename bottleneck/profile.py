@@ -11,7 +11,7 @@ import difflib
 import types
 import typing
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -20,6 +20,7 @@ from bottleneck.places import find_engine_map, find_profile, list_profiles, prof
 from bottleneck.profile_checks import Sections, check
 from bottleneck.profile_types import (
     Accelerator,
+    Boot,
     Control,
     Deployment,
     EngineSpec,
@@ -34,6 +35,7 @@ from bottleneck.profile_types import (
     Section,
     Server,
     Shape,
+    Source,
     Workload,
 )
 from bottleneck.units import shown
@@ -66,8 +68,15 @@ __all__ = [
     "validation_problems",
 ]
 
-_NAMED_SECTIONS: dict[str, type[Section]] = {"networks": Network, "nodes": Node, "deployments": Deployment}
-_SINGLE_SECTIONS: dict[str, type[Section]] = {"control": Control, "model": Model, "workload": Workload}
+_NAMED_SECTIONS: dict[str, type[Section]] = {
+    "networks": Network,
+    "nodes": Node,
+    "deployments": Deployment,
+    "sources": Source,
+}
+_SINGLE_SECTIONS: dict[str, type[Section]] = {"control": Control, "model": Model, "workload": Workload, "boot": Boot}
+# What stands for a section that may be left out.
+_LEFT_OUT: dict[str, Any] = {"workload": {}, "sources": {}}
 
 
 def load_profile(path: Path | str) -> Profile:
@@ -117,6 +126,10 @@ def load_engines(path: Path) -> dict[str, EngineSpec]:
             engines[kind]._kind = kind
         except ValidationError as error:
             problems += validation_problems(EngineSpec, error, document, (kind,))
+            continue
+        if engines[kind].lock is None and not engines[kind].untested:
+            text = "nothing; expected a file in salt/engine/files, or `untested` with what is missing"
+            problems.append(document.problem((kind, "lock"), text))
     if problems:
         raise ProfileError(path, _in_order(problems))
     return engines
@@ -137,11 +150,11 @@ def _sections(document: Document, problems: list[Problem], engines: dict[str, En
     broken: set[Location] = set()
     for name, single in _SINGLE_SECTIONS.items():
         try:
-            sound[name] = single.model_validate(data[name] if name != "workload" else data.get(name, {}))
-        except (ValidationError, KeyError):
+            sound[name] = single.model_validate(data.get(name, _LEFT_OUT.get(name)))
+        except ValidationError:
             sound[name] = None
     for name, section in _NAMED_SECTIONS.items():
-        entries = data.get(name)
+        entries = data.get(name, _LEFT_OUT.get(name))
         sound[name] = {}
         if not isinstance(entries, dict):
             broken.add((name,))
@@ -151,9 +164,11 @@ def _sections(document: Document, problems: list[Problem], engines: dict[str, En
                 sound[name][key] = section.model_validate(entry)
             except ValidationError:
                 broken.add((name, key))
-    default = data.get("default_deployment")
+    default, kind = data.get("default_deployment"), data.get("kind")
     return Sections(
         **sound,
+        kind=kind if isinstance(kind, str) else None,
+        keys=frozenset(".".join(map(str, location)) for location in document.lines if location),
         default_deployment=default if isinstance(default, str) else None,
         engines=engines,
         broken=frozenset(broken),
@@ -189,9 +204,9 @@ def validation_problems(
     """
     found = []
     details = error.errors(include_url=False)
-    missing = {detail["loc"] for detail in details if detail["type"] == "missing"}
+    missing = {_without_tags(model, detail["loc"]) for detail in details if detail["type"] == "missing"}
     for detail in details:
-        location = detail["loc"]
+        location = _without_tags(model, detail["loc"])
         # pydantic marks an error of a mapping's key, as against its value.
         if location and location[-1] == "[key]":
             location = location[:-1]
@@ -250,20 +265,55 @@ def _text(model: type[BaseModel], detail: ErrorDetails, location: Location, miss
 
 
 def _annotation_at(model: type[BaseModel], location: Location) -> Any:
-    """Return the type of what stands at a location of a model."""
+    """Return the type of what stands at a location of a model; of one of several sections, that of the first."""
     current: Any = model
     for part in location:
         current = _plain(current)
         if isinstance(current, type) and issubclass(current, BaseModel):
-            fields = {field.alias or name: field for name, field in current.model_fields.items()}
-            if part not in fields:
-                return None
-            current = fields[str(part)].annotation
+            current = _fields(current).get(str(part))
         elif typing.get_origin(current) in (dict, list):
             current = typing.get_args(current)[-1]
         else:
             return None
     return _plain(current)
+
+
+def _without_tags(model: type[BaseModel], location: Location) -> Location:
+    """Return a location as in the file: pydantic adds the tag of the section it chose among several."""
+    current: Any = model
+    kept: list[str | int] = []
+    for part in location:
+        choices = _choices(current)
+        chosen = [choice for choice in choices if str(part) in _tags(choice)]
+        if len(choices) > 1 and chosen:
+            current = chosen[0]
+            continue
+        kept.append(part)
+        current = _plain(current)
+        if isinstance(current, type) and issubclass(current, BaseModel):
+            current = _fields(current).get(str(part))
+        elif typing.get_origin(current) in (dict, list):
+            current = typing.get_args(current)[-1]
+    return tuple(kept)
+
+
+def _fields(model: type[BaseModel]) -> dict[str, Any]:
+    return {field.alias or name: field.annotation for name, field in model.model_fields.items()}
+
+
+def _choices(annotation: Any) -> list[type[BaseModel]]:
+    """Return the sections that may stand here."""
+    if typing.get_origin(annotation) is typing.Annotated:
+        return _choices(typing.get_args(annotation)[0])
+    if typing.get_origin(annotation) in (types.UnionType, typing.Union):
+        return [choice for part in typing.get_args(annotation) for choice in _choices(part)]
+    return [annotation] if isinstance(annotation, type) and issubclass(annotation, BaseModel) else []
+
+
+def _tags(section: type[BaseModel]) -> set[str]:
+    """Return the texts that a section's keys may hold where the text is given."""
+    literals = [each for each in _fields(section).values() if typing.get_origin(each) is Literal]
+    return {str(value) for each in literals for value in typing.get_args(each)}
 
 
 def _plain(annotation: Any) -> Any:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bottleneck.deployment_checks import deployment_problems
-from bottleneck.profile_types import Control, Deployment, EngineSpec, Model, Network, Node, Workload
+from bottleneck.hardware_checks import hardware_problems
+from bottleneck.profile_types import Boot, Control, Deployment, EngineSpec, Model, Network, Node, Source, Workload
 from bottleneck.units import size_text
 from bottleneck.yaml_lines import Location, Problem
 
@@ -24,8 +25,11 @@ class Sections:
     ----------
     broken
         Locations of entries that are in the file but not sound: known names, nothing else.
+    keys
+        Every key of the file as written, parts joined by dots.
     """
 
+    kind: str | None = None
     control: Control | None = None
     networks: Mapping[str, Network] = field(default_factory=dict)
     nodes: Mapping[str, Node] = field(default_factory=dict)
@@ -33,6 +37,9 @@ class Sections:
     deployments: Mapping[str, Deployment] = field(default_factory=dict)
     default_deployment: str | None = None
     workload: Workload | None = None
+    boot: Boot | None = None
+    sources: Mapping[str, Source] = field(default_factory=dict)
+    keys: frozenset[str] = frozenset()
     engines: Mapping[str, EngineSpec] = field(default_factory=dict)
     broken: frozenset[Location] = frozenset()
 
@@ -61,6 +68,7 @@ def check(sections: Sections) -> list[Problem]:
         _model,
         _default_deployment,
         _deployments,
+        hardware_problems,
     ]
     return [problem for rule in rules for problem in rule(sections)]
 
@@ -146,7 +154,8 @@ def _unique(sections: Sections) -> Iterator[Problem]:
         for network, link in node.links.items():
             location: Location = ("nodes", name, "links", network)
             addresses.append(((*location, "address"), link.address))
-            macs.append(((*location, "mac"), link.mac))
+            if link.mac is not None:
+                macs.append(((*location, "mac"), link.mac))
     for what, entries in (("a host name", hosts), ("an address", addresses), ("a MAC address", macs)):
         first: dict[str, Location] = {}
         for place, value in entries:

@@ -10,13 +10,13 @@ SINGLE_PROBLEMS: dict[str, Mistake] = {
     "unknown key": (
         ("rate: 8 Gbit/s ", "rate: 8 Gbit/s\n    ratio: 1 "),
         "ratio: 1",
-        "networks.direct.ratio: unknown key (did you mean rate?); expected one of kind, subnet, rate, mtu",
+        "networks.direct.ratio: unknown key (did you mean rate?); expected one of kind, subnet, rate, mtu, medium",
     ),
     "misspelt key": (
         ('mac: "02:77:00:00:00:10", address', 'mac: "02:77:00:00:00:10", adress'),
         "adress",
         "nodes.node0.links.ethernet.adress: unknown key (did you mean address?);"
-        " expected one of interface, mac, address",
+        " expected one of interface, mac, address, peers",
     ),
     "missing address": (
         (", address: 10.77.0.10}", "}"),
