@@ -96,8 +96,8 @@ def demo(
             report = write_report(newest_first, story.runs[1][1].folder / "report.html")
     except lab_module.LabError as error:
         fail(str(error), "cluster lab status " + DEMO_LAB, error.code)
-        story.peak_memory_bytes = lab_module.status(DEMO_LAB).get("peak_memory_bytes")
     finally:
+        story.peak_memory_bytes = lab_module.status(DEMO_LAB).get("peak_memory_bytes")
         if not keep:
             with story.chapter("lab down"), step("Taking everything down"):
                 lab_module.down(DEMO_LAB)
