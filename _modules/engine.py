@@ -6,13 +6,13 @@ once and never changed. Several nodes may share the folder that holds it (the la
 nodes do): a lock lets one of them install while the others wait.
 """
 
-import contextlib
-import fcntl
 import json
 import os
 import shutil
 import subprocess
 import sys
+
+import salt.utils.files
 
 MARKER = ".complete"
 
@@ -76,7 +76,7 @@ def install(directory, requirements, engine):
         the accelerator's entry of the engine map
     """
     os.makedirs(os.path.dirname(directory), exist_ok=True)
-    with _lock(directory + ".lock"):
+    with salt.utils.files.flopen(directory + ".lock", "w"):
         if installed(directory):
             return False
         shutil.rmtree(directory, ignore_errors=True)
@@ -133,10 +133,3 @@ def _run(command):
         lines = [line for line in finished.stderr.splitlines() if line.strip() and not line.startswith("WARNING")]
         reason = " ".join(lines[-3:]) or f"exit status {finished.returncode}"
         raise RuntimeError(f"{os.path.basename(command[0])} failed: {reason}")
-
-
-@contextlib.contextmanager
-def _lock(path):
-    with open(path, "w", encoding="utf-8") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -2,12 +2,12 @@
 Put a model's checkpoint in place: made here, copied from a folder, or from the hub.
 """
 
-import contextlib
-import fcntl
 import json
 import os
 import shutil
 import subprocess
+
+import salt.utils.files
 
 
 def __virtual__():
@@ -47,7 +47,7 @@ def make(directory, model, engine_directory, maker):
         path of make_model.py on the node
     """
     os.makedirs(os.path.dirname(directory), exist_ok=True)
-    with _lock(directory + ".lock"):
+    with salt.utils.files.flopen(directory + ".lock", "w"):
         if present(directory):
             return False
         _run(
@@ -71,7 +71,7 @@ def download(directory, source, engine_directory):
         salt node0 model.download /opt/cluster/models/small mistralai/Mistral-Small-Instruct-2409 /opt/cluster/engine
     """
     os.makedirs(os.path.dirname(directory), exist_ok=True)
-    with _lock(directory + ".lock"):
+    with salt.utils.files.flopen(directory + ".lock", "w"):
         if present(directory):
             return False
         partial = directory + ".partial"
@@ -86,10 +86,3 @@ def _run(command):
     if finished.returncode:
         lines = [line for line in finished.stderr.splitlines() if line.strip()]
         raise RuntimeError(lines[-1] if lines else f"{command[0]} ended with status {finished.returncode}")
-
-
-@contextlib.contextmanager
-def _lock(path):
-    with open(path, "w", encoding="utf-8") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -14,6 +14,7 @@ from typing import Any
 
 from bottleneck.client import number
 from bottleneck.live import NodeState, State
+from bottleneck.sample_fields import CORE_FIELDS, LINK_FIELDS
 
 # Labels are bounded by the profile and by the code; a metric with any other label is a mistake.
 LABELS = ("node", "link", "core", "resource", "phase", "class", "deployment")
@@ -134,17 +135,7 @@ METRICS = (
     ),
 )
 
-_LINK_METRICS = (
-    "receive_bytes",
-    "transmit_bytes",
-    "receive_packets",
-    "transmit_packets",
-    "receive_errors",
-    "transmit_errors",
-    "receive_dropped",
-    "transmit_dropped",
-)
-_CORE_METRICS = (("busy", 0), ("system", 2), ("iowait", 4), ("steal", 5))
+_EXPORTED_CORE_FIELDS = ("busy", "system", "iowait", "steal")
 # metric, where it is in the node's newest sample
 _SAMPLE_METRICS = (
     ("cluster_node_memory_total_bytes", ("mem", "total")),
@@ -208,14 +199,15 @@ def _node(name: str, node: NodeState, capacities: Mapping[str, float]) -> Iterat
     for metric, (part, key) in _SAMPLE_METRICS:
         yield metric, (name,), number(_part(node.sample, part).get(key))
     for core, row in _part(node.sample, "cpu").items():
-        for quantity, index in _CORE_METRICS:
-            yield f"cluster_core_{quantity}_seconds_total", (name, str(core)), _item(row, index)
+        for quantity in _EXPORTED_CORE_FIELDS:
+            value = _item(row, CORE_FIELDS.index(quantity))
+            yield f"cluster_core_{quantity}_seconds_total", (name, str(core)), value
     for resource, row in _part(node.sample, "psi").items():
         for index, kind in enumerate(("some", "full")):
             yield f"cluster_pressure_{kind}_seconds_total", (name, str(resource)), _item(row, index)
     for link, row in _part(node.sample, "links").items():
         if link in capacities:  # the node cannot make up links
-            for index, quantity in enumerate(_LINK_METRICS):
+            for index, quantity in enumerate(LINK_FIELDS):
                 yield f"cluster_link_{quantity}_total", (name, link), _item(row, index)
     yield from _workers(name, _part(node.sample, "workers"))
 

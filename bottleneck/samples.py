@@ -15,21 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from bottleneck.client import number
+from bottleneck.sample_fields import CORE_FIELDS, LINK_FIELDS
 
 Array = npt.NDArray[np.float64]
-
-# Order of the numbers in a link's and in a core's list.
-LINK_FIELDS = (
-    "receive_bytes",
-    "transmit_bytes",
-    "receive_packets",
-    "transmit_packets",
-    "receive_errors",
-    "transmit_errors",
-    "receive_dropped",
-    "transmit_dropped",
-)
-CORE_FIELDS = ("busy", "user", "system", "idle", "iowait", "steal")
 
 
 @dataclass(frozen=True)
