@@ -69,6 +69,11 @@ class EngineFacts:
     cache_usage_max: float | None = None
     inferred_limit: float | None = None
     unusable: int = 0
+    flops: float | None = None
+    read_bytes: float | None = None
+    first_token_seconds: float | None = None
+    front_cpu_seconds: float | None = None
+    front_cpu_share: float | None = None
 
     @property
     def has_times(self) -> bool:
@@ -125,6 +130,11 @@ def _totals(facts: EngineFacts, before: MetricsText | None, after: MetricsText |
     if facts.finished_tokens is None:
         facts.finished_tokens = facts.generation_tokens
     facts.steps = grown("vllm:iteration_tokens_total_count")
+    # Of the engine's own analytic model (--enable-mfu-metrics), per accelerator.
+    facts.flops = grown("vllm:estimated_flops_per_gpu_total")
+    facts.read_bytes = grown("vllm:estimated_read_bytes_per_gpu_total")
+    facts.first_token_seconds = grown("vllm:time_to_first_token_seconds_sum")
+    facts.front_cpu_seconds = grown("process_cpu_seconds_total")
     facts.preemptions = grown("vllm:num_preemptions_total")
     facts.itl = histogram_delta(before, after, "vllm:inter_token_latency_seconds")
     facts.reset = any(resets)

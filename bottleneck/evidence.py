@@ -44,7 +44,8 @@ class Evidence:
 class Candidate:
     """A class with its score, its place and its evidence.
 
-    `inferred` is how much of the score was not measured but left over by elimination, 0 to 1.
+    `inferred` is how much of the score was not measured but left over by elimination, 0 to 1; `certainty` how sure it
+    is that the name is the right one among classes that are mended together. `kind` says what a straggler lacks.
     """
 
     name: str
@@ -55,6 +56,8 @@ class Candidate:
     evidence: list[Evidence] = field(default_factory=list)
     confidence: float = 0.0
     inferred: float = 0.0
+    certainty: float = 1.0
+    kind: str | None = None
 
     def say(self, statement: str, value: float | None, unit: str, source: str) -> None:
         """Add a line of evidence."""
@@ -73,6 +76,8 @@ class Case:
         cache, and the rest because a step was running.
     step_wait_share : float
         Share of the time before the queue, because a step was running.
+    front_saturation : float
+        How far the process in front of the engine is saturated, 0 to 1.
     """
 
     signals: Signals
@@ -81,16 +86,32 @@ class Case:
     slots_share: float
     cache_share: float
     step_wait_share: float = 0.0
+    front_saturation: float = 0.0
+
+    @property
+    def work(self) -> float:
+        """Share of the nodes' own work inside steps."""
+        return self.share("compute", "memory")
+
+    @property
+    def engine_told(self) -> bool:
+        """Whether the engine gave its own account of the requests."""
+        return any(engine.has_times for engine in self.signals.engines)
 
     @property
     def norm(self) -> float:
         """The whole without the part of the waiting that is only the length of a step."""
-        behind_steps = self.step_wait_share + self.queue_share - self.slots_share - self.cache_share
+        unseen = self.step_wait_share * (1.0 - self.front_saturation)
+        behind_steps = unseen + self.queue_share - self.slots_share - self.cache_share
         return max(1.0 - behind_steps, 0.05)
 
     def share(self, *resources: str) -> float:
         """Share of resources inside the engine's phases, relative to `norm`."""
         return min(1.0, self.ledger.of(*resources) / self.norm)
+
+    def share_of_kind(self, kind: str, *resources: str) -> float:
+        """Share of resources inside the steps of one kind, relative to `norm`."""
+        return min(1.0, self.ledger.of_kind(kind, *resources) / self.norm)
 
     def busy_share_of(self, seconds: float | None) -> float:
         """Return seconds as a share of the busy time, 0 to 1."""
@@ -100,6 +121,10 @@ class Case:
 
 def percent(value: float) -> str:
     return f"{value:.0%}"
+
+
+# A front process that uses this much of a core or less is not what limits; from the second number on it is full.
+FRONT_EASY, FRONT_FULL = 0.6, 0.9
 
 
 def build_case(signals: Signals, ledger: Ledger) -> Case:
@@ -115,7 +140,10 @@ def build_case(signals: Signals, ledger: Ledger) -> Case:
         if (engine.preemptions or 0.0) > 0:
             # Right after a preemption the cache looks roomy for a moment: the wait is still for the cache.
             by_cache, by_step = by_cache + by_step, 0.0
-        slots, cache, total = slots + weight * engine.waiting.slots, cache + weight * by_cache, total + weight
+        # A slot more does nothing where arithmetic has no room left: that wait is for the work.
+        useful = engine.waiting.slots * (1.0 - signals.saturation)
+        slots, cache, total = slots + weight * useful, cache + weight * by_cache, total + weight
+    front = max((engine.front_cpu_share or 0.0 for engine in signals.engines), default=0.0)
     return Case(
         signals,
         ledger,
@@ -123,4 +151,5 @@ def build_case(signals: Signals, ledger: Ledger) -> Case:
         queue * slots / total if total > 0 else 0.0,
         queue * cache / total if total > 0 else 0.0,
         behind,
+        min(1.0, max(0.0, (front - FRONT_EASY) / (FRONT_FULL - FRONT_EASY))),
     )

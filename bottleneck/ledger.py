@@ -15,9 +15,26 @@ from typing import Any
 from bottleneck.client import number
 from bottleneck.run import Run
 from bottleneck.signals import Signals
-from bottleneck.steps import DECODE, PREFILL, EngineTime, Part, engine_time
+from bottleneck.steps import DECODE, PREFILL, EngineTime, Part, Work, engine_time
 
 UNIT = "seconds per output token"
+
+
+RESOURCES = {
+    "compute": "a node's own work, bound by arithmetic",
+    "memory": "a node's own work, bound by reads of weights and cache",
+    "host": "the engine's loop, kernel launches, sampling: what the host does between kernels",
+    "throttled": "held by a CPU quota",
+    "cpu_wait": "ready to run, but another process had the core",
+    "link_transfer": "bytes on the link",
+    "link_latency": "messages on the wire",
+    "message_handling": "messages in the nodes' kernels",
+    "message_wait": "from a message's arrival until the waiting worker runs",
+    "queue": "in the engine's queue",
+    "step_wait": "before the queue, until a running step ends",
+    "unexplained": "what no measurement explains",
+}
+"""Every resource of the ledger and what it is."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +46,7 @@ class Entry:
     phase : str
         `queue`, `prefill`, `decode`, or `client` for what happened outside the engine.
     resource : str
-        `compute`, `link_transfer`, `link_latency`, `cpu_wait`, `throttled`, `queue`, `step_wait` or `unexplained`.
+        A key of `RESOURCES`.
     seconds : float
         Seconds per output token.
     share : float
@@ -65,12 +82,23 @@ class Entry:
 
 @dataclass
 class Ledger:
-    """The whole and its parts."""
+    """The whole and its parts.
+
+    Attributes
+    ----------
+    kinds : dict
+        (kind of steps, resource) to share of the total: a token that waits in `decode` for the prompt of another
+        request lives through steps of kind `prefill`.
+    work : list of Work
+        The steps behind it, by engine and kind.
+    """
 
     total: float = 0.0
     entries: list[Entry] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     source: str = ""
+    kinds: dict[tuple[str, str], float] = field(default_factory=dict)
+    work: list[Work] = field(default_factory=list, compare=False)
 
     def share(self, chosen: Callable[[Entry], bool]) -> float:
         """Return the share of the total that the chosen entries have together."""
@@ -79,6 +107,15 @@ class Ledger:
     def of(self, *resources: str) -> float:
         """Return the share of some resources inside prefill and decode."""
         return self.share(lambda entry: entry.resource in resources and entry.phase in (PREFILL, DECODE))
+
+    def of_kind(self, kind: str, *resources: str) -> float:
+        """Return the share of some resources inside the steps of one kind."""
+        return math.fsum(self.kinds.get((kind, resource), 0.0) for resource in resources)
+
+    @property
+    def attributed(self) -> float:
+        """Share of the total that has a cause, 0 to 1."""
+        return 1.0 - self.share(lambda entry: entry.resource == "unexplained")
 
     def phase(self, name: str) -> float:
         """Return the share of a phase."""
@@ -90,6 +127,10 @@ class Ledger:
             "unit": UNIT,
             "total": self.total,
             "source": self.source,
+            "attributed": self.attributed if self.entries else 0.0,
+            "steps": [
+                {"kind": kind, "resource": resource, "share": share} for (kind, resource), share in self.kinds.items()
+            ],
             "entries": [entry.to_json() for entry in self.entries],
             "notes": self.notes,
         }
@@ -112,11 +153,16 @@ class Ledger:
             for item in document.get("entries") or []
         ]
         total = number(document.get("total"))
+        kinds = {
+            (str(item.get("kind")), str(item.get("resource"))): number(item.get("share"))
+            for item in document.get("steps") or []
+        }
         return cls(
             total if math.isfinite(total) else 0.0,
             entries,
             [str(note) for note in document.get("notes") or []],
             str(document.get("source", "")),
+            kinds,
         )
 
 
@@ -124,6 +170,7 @@ class Ledger:
 class _Row:
     phase: str
     part: Part
+    kind: str = ""
 
 
 def build_ledger(run: Run, signals: Signals) -> Ledger:
@@ -165,8 +212,13 @@ def build_ledger(run: Run, signals: Signals) -> Ledger:
         ledger.notes += time.notes
     rows = _fit(rows, ledger, "client timings minus the engine's phases" if times else "client timings")
     _check_counts(signals, ledger)
-    start, end = run.interval
+    ledger.work = [work for time in times for work in time.work.values()]
     for row in rows:
+        if row.kind:
+            key = (row.kind, row.part.resource)
+            ledger.kinds[key] = ledger.kinds.get(key, 0.0) + row.part.seconds / ledger.total
+    start, end = run.interval
+    for row in _merged(rows):
         seconds = row.part.seconds
         ledger.entries.append(
             Entry(
@@ -185,6 +237,18 @@ def build_ledger(run: Run, signals: Signals) -> Ledger:
     return ledger
 
 
+def _merged(rows: list[_Row]) -> list[_Row]:
+    """Add up the rows of one phase, resource and place, whatever kind of steps they were lived through in."""
+    found: dict[tuple[str, str, str | None, str | None], _Row] = {}
+    for row in rows:
+        part = row.part
+        key = (row.phase, part.resource, part.node, part.link)
+        known = found[key].part.seconds if key in found else 0.0
+        source = found[key].part.source if key in found and known >= part.seconds else part.source
+        found[key] = _Row(row.phase, Part(part.resource, known + part.seconds, source, part.node, part.link))
+    return list(found.values())
+
+
 def _rows(time: EngineTime, tokens: float) -> list[_Row]:
     """Turn an engine's request time into rows per output token."""
     rows = []
@@ -199,21 +263,18 @@ def _rows(time: EngineTime, tokens: float) -> list[_Row]:
         DECODE: {PREFILL: stalled, DECODE: time.decode_seconds - stalled},
     }
     for phase, kinds in lived.items():
-        found: dict[tuple[str, str | None, str | None], Part] = {}
         for kind, seconds in kinds.items():
             work = time.work[kind]
             if seconds <= 0:
                 continue
             scale = seconds / tokens / work.wall_seconds if work.wall_seconds > 0 else 0.0
-            parts = [(part, part.seconds * scale) for part in work.parts]
+            parts = [
+                Part(part.resource, part.seconds * scale, part.source, part.node, part.link) for part in work.parts
+            ]
             # Not below zero: rounding of a sum that fills the whole time.
-            left = max(0.0, seconds / tokens - math.fsum(amount for _, amount in parts))
-            parts.append((Part("unexplained", left, "what the parts leave of the measured phase"), left))
-            for part, amount in parts:
-                key = (part.resource, part.node, part.link)
-                known = found[key].seconds if key in found else 0.0
-                found[key] = Part(part.resource, known + amount, part.source, part.node, part.link)
-        rows += [_Row(phase, part) for part in found.values() if part.seconds > 0]
+            left = max(0.0, seconds / tokens - math.fsum(part.seconds for part in parts))
+            parts.append(Part("unexplained", left, "what the parts leave of the measured phase"))
+            rows += [_Row(phase, part, kind) for part in parts if part.seconds > 0]
     return rows
 
 
@@ -231,6 +292,7 @@ def _fit(rows: list[_Row], ledger: Ledger, source: str) -> list[_Row]:
             _Row(
                 row.phase,
                 Part(row.part.resource, row.part.seconds * scale, row.part.source, row.part.node, row.part.link),
+                row.kind,
             )
             for row in rows
         ]

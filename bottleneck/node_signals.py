@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+import numpy as np
+
 from bottleneck.client import number
 from bottleneck.run import Run
 from bottleneck.samples import NodeSamples
@@ -18,6 +20,8 @@ from bottleneck.topology import Topology
 
 # A ceiling this far below the peers' makes a node the slow one.
 SLOWER = 0.8
+# From this temperature on a processor or accelerator may be lowering its clock for it.
+HOT_CELSIUS = 83.0
 
 
 @dataclass
@@ -42,6 +46,18 @@ class NodeFacts:
     gemm_interval: tuple[float, float] | None = None
     memory_read_bytes_per_second: float | None = None
     memory_read_interval: tuple[float, float] | None = None
+    worker_system_seconds: float | None = None
+    disk_read_bytes: float | None = None
+    disk_bytes_per_second: float | None = None
+    dispatch_seconds: float | None = None
+    memory_stall_seconds: float | None = None
+    memory_available_share: float | None = None
+    thermal_seconds: float | None = None
+    clock_lost_share: float | None = None
+    temperature_celsius: float | None = None
+    power_share: float | None = None
+    remote_memory_share: float | None = None
+    bus_share: float | None = None
     missing_batches: int = 0
     dropped: int = 0
     resets: int = 0
@@ -69,23 +85,30 @@ def interval_of(estimate: object) -> tuple[float, float] | None:
     return (low if 0 < low <= middle else middle, high if middle <= high < math.inf else middle)
 
 
-def slower_by(facts: NodeFacts, peers: Sequence[NodeFacts]) -> float:
-    """Return how much slower than its peers a node is by its ceilings, 0 to 1.
+def slower_in(facts: NodeFacts, peers: Sequence[NodeFacts]) -> tuple[str, float]:
+    """Return what a node is slower in than its peers by its ceilings, `gemm` or `memory`, and how much, 0 to 1.
 
     Two medians of a probe on a busy machine differ without any cause, so a node counts as slower only when its
     interval lies wholly below its peers' and its median well below theirs.
     """
-    slower = 0.0
-    for value, interval in (
-        ("gemm_flops_per_second", "gemm_interval"),
-        ("memory_read_bytes_per_second", "memory_read_interval"),
+    what, slower = "gemm", 0.0
+    for name, value, interval in (
+        ("gemm", "gemm_flops_per_second", "gemm_interval"),
+        ("memory", "memory_read_bytes_per_second", "memory_read_interval"),
     ):
         own, reach = getattr(facts, value), getattr(facts, interval)
         others = [found for peer in peers if (found := getattr(peer, value))]
         lows = [found[0] for peer in peers if (found := getattr(peer, interval))]
         if own and others and reach and lows and reach[1] < median(lows) and own < SLOWER * median(others):
-            slower = max(slower, 1.0 - own / median(others))
-    return slower
+            by = 1.0 - own / median(others)
+            if by > slower:
+                what, slower = name, by
+    return what, slower
+
+
+def slower_by(facts: NodeFacts, peers: Sequence[NodeFacts]) -> float:
+    """Return how much slower than its peers a node is by its ceilings, 0 to 1; see `slower_in`."""
+    return slower_in(facts, peers)[1]
 
 
 def branch(document: object, *path: str) -> Any:
@@ -114,7 +137,10 @@ def node_facts(
         )
         facts.gemm_flops_per_second, facts.gemm_interval = median_of(multiply), interval_of(multiply)
         facts.memory_read_bytes_per_second, facts.memory_read_interval = median_of(read), interval_of(read)
+        facts.disk_bytes_per_second = median_of(branch(ceilings, "disk_read_bytes_per_second"))
+        facts.dispatch_seconds = median_of(branch(ceilings, "kernel_dispatch_seconds"))
         if (series := samples.get(node)) is not None:
+            _surroundings(facts, series, run.interval)
             _measure(
                 facts, series, run.interval, f"{topology.deployment}-" if topology.deployment else "", busy_seconds
             )
@@ -138,7 +164,7 @@ def _measure(
     user = series.workers("cpu_user_s", start, end, prefix)
     system = series.workers("cpu_system_s", start, end, prefix)
     facts.run_delay_seconds = series.workers("run_delay_s", start, end, prefix)
-    facts.worker_user_seconds = user
+    facts.worker_user_seconds, facts.worker_system_seconds = user, system
     facts.worker_cpu_seconds = None if user is None else user + (system or 0.0)
     if facts.core_busy_seconds is not None and facts.worker_cpu_seconds is not None:
         facts.foreign_cpu_seconds = max(0.0, facts.core_busy_seconds - facts.worker_cpu_seconds)
@@ -163,3 +189,36 @@ def _cpu_wait(facts: NodeFacts) -> float | None:
     elif facts.spins:
         delay = 0.0
     return delay + (facts.steal_seconds or 0.0)
+
+
+def _surroundings(facts: NodeFacts, series: NodeSamples, interval: tuple[float, float]) -> None:
+    """Gather what is around the workers: memory, disk, heat, the ways to memory and accelerator."""
+    start, end = interval
+    inside = (series.times >= start) & (series.times <= end)
+    facts.disk_read_bytes = series.steps("disk", "read_bytes").increase(start, end)
+    facts.memory_stall_seconds = series.steps("psi", "memory", 0).increase(start, end)
+    available = (series.values("mem", "available") / series.values("mem", "total"))[inside]
+    if np.isfinite(available).any():
+        facts.memory_available_share = float(np.nanmin(available))
+    facts.thermal_seconds = series.steps("thermal", "throttled_s").increase(start, end)
+    remote, local = (series.steps("numa", name).increase(start, end) for name in ("remote_pages", "local_pages"))
+    if remote is not None and local is not None and remote + local > 0:
+        facts.remote_memory_share = remote / (remote + local)
+    for card in series.keys("accelerator"):
+        clock = series.values("accelerator", card, "frequency_hertz")[inside]
+        clock = clock[np.isfinite(clock) & (clock > 0)]
+        if clock.size >= 4:
+            # What it reached for a moment against what it held: a median, so that idle moments do not count as heat.
+            lost = 1.0 - float(np.median(clock)) / float(clock.max())
+            facts.clock_lost_share = max(facts.clock_lost_share or 0.0, lost)
+        heat = series.values("accelerator", card, "temperature_celsius")[inside]
+        if np.isfinite(heat).any():
+            facts.temperature_celsius = max(facts.temperature_celsius or 0.0, float(np.nanmax(heat)))
+        power, limit = (series.last("accelerator", card, name) for name in ("power_watts", "power_limit_watts"))
+        if power and limit:
+            facts.power_share = max(facts.power_share or 0.0, power / limit)
+        speed, most = (
+            series.last("accelerator", card, name) for name in ("bus_bytes_per_second", "bus_limit_bytes_per_second")
+        )
+        if speed and most:
+            facts.bus_share = min(facts.bus_share or 1.0, speed / most)

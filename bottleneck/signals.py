@@ -16,6 +16,7 @@ from bottleneck.link_signals import LinkFacts, doubt_ceiling, link_facts
 from bottleneck.node_signals import NodeFacts, node_facts
 from bottleneck.run import Run, engine_readings
 from bottleneck.samples import node_samples
+from bottleneck.taxonomy import WORK_CLASSES
 from bottleneck.topology import Topology, find_topology
 
 
@@ -59,7 +60,22 @@ class Weakness:
     classes: frozenset[str] | None = None
 
 
-STEP_CLASSES = frozenset({"compute", "link_bandwidth", "straggler", "balanced"})
+# Classes that rest on what steps are made of.
+STEP_CLASSES = frozenset(
+    {
+        *WORK_CLASSES,
+        "host_overhead",
+        "link_bandwidth",
+        "link_latency",
+        "pipeline_bubble",
+        "straggler",
+        "balanced",
+    }
+)
+
+
+# Of a matrix-multiply ceiling, what a whole model reaches; and from which share of that on it is called used up.
+REACHED, SATURATING = 0.7, 0.7
 
 
 @dataclass
@@ -85,6 +101,22 @@ class Signals:
     busy_seconds: float = 0.0
     busy_source: str = ""
     weaknesses: list[Weakness] = field(default_factory=list)
+    eager: bool = False
+
+    @property
+    def saturation(self) -> float:
+        """How far the arithmetic of the busiest engine is used up, 0 to 1, by its own count and the ceiling.
+
+        Matrix products inside a model reach about 0.7 of what one alone reaches: that counts as all of it. 0 when it
+        is not known.
+        """
+        used = 0.0
+        for engine, group in zip(self.engines, self.topology.groups, strict=True):
+            facts = self.nodes.get(group.head)
+            if engine.flops and facts is not None and facts.gemm_flops_per_second and self.busy_seconds > 0:
+                rate = engine.flops / self.busy_seconds
+                used = max(used, rate / facts.gemm_flops_per_second / REACHED)
+        return min(1.0, used) if used > SATURATING else 0.0
 
     @property
     def idle_share(self) -> float | None:
@@ -203,10 +235,15 @@ def gather(run: Run) -> Signals:
         signals.client = client_facts(run.client)
     _busy(signals, run)
     samples = node_samples(run.batches)
+    for engine in signals.engines:
+        seconds = engine.counted_seconds or signals.span_seconds
+        if engine.front_cpu_seconds is not None and seconds > 0:
+            engine.front_cpu_share = engine.front_cpu_seconds / seconds
     signals.nodes = node_facts(run, topology, samples, signals.busy_seconds)
     signals.link = link_facts(run, topology, samples, signals.busy_seconds)
     if signals.link is not None:
         doubt_ceiling(signals.link, signals.nodes, signals.busy_seconds, _prompt_share(signals))
+    signals.eager = any("--enforce-eager" in (spec.get("argv") or []) for spec in run.plan)
     signals.weaknesses = list(_weaknesses(signals, run))
     return signals
 

@@ -12,55 +12,14 @@ import math
 from dataclasses import dataclass, field
 
 from bottleneck.engine_signals import EngineFacts
-from bottleneck.fit import (
-    DEFAULT_BATCHED_TOKENS,
-    allreduce_messages,
-    bytes_read_per_token,
-    flops_per_token,
-    pipeline_messages,
-)
-from bottleneck.node_signals import NodeFacts, slower_by
+from bottleneck.fit import DEFAULT_BATCHED_TOKENS
+from bottleneck.link_time import link_parts
+from bottleneck.node_time import local_parts
 from bottleneck.signals import Signals
+from bottleneck.step_parts import DECODE, PREFILL, Part, Work
 from bottleneck.topology import Group
 
-PREFILL, DECODE = "prefill", "decode"
-
-
-@dataclass(frozen=True)
-class Part:
-    """Seconds of wall time of one kind of work that went to one resource."""
-
-    resource: str
-    seconds: float
-    source: str
-    node: str | None = None
-    link: str | None = None
-
-
-@dataclass
-class Work:
-    """One kind of work of one engine over the interval.
-
-    Attributes
-    ----------
-    wall_seconds : float
-        Busy time that went to steps of this kind.
-    steps, tokens : float
-        Engine steps of this kind and the tokens they computed.
-    parts : list of Part
-        What the wall time is made of; what they leave of `wall_seconds` is unexplained.
-    """
-
-    kind: str
-    wall_seconds: float = 0.0
-    steps: float = 0.0
-    tokens: float = 0.0
-    parts: list[Part] = field(default_factory=list)
-
-    @property
-    def explained_seconds(self) -> float:
-        """Sum of the parts."""
-        return math.fsum(part.seconds for part in self.parts)
+__all__ = ["DECODE", "PREFILL", "EngineTime", "Part", "Work", "engine_time"]
 
 
 @dataclass
@@ -217,13 +176,13 @@ def _take_apart(signals: Signals, group: Group, work: Work, both: tuple[Work, Wo
     """
     if work.wall_seconds <= 0:
         return
-    local = [_local_parts(signals, group, node, both, both.index(work)) for node in group.nodes]
+    local = [local_parts(signals, group, node, both, both.index(work)) for node in group.nodes]
     if signals.topology.pipeline_parallel > 1 and len(group.nodes) > 1:
         chosen = [part for parts in local for part in parts]
     else:
         chosen = max(local, key=lambda parts: math.fsum(part.seconds for part in parts), default=[])
     work.parts = [
-        part for part in (*chosen, *_link_parts(signals, group, work, both)) if part.seconds > 1e-6 * work.wall_seconds
+        part for part in (*chosen, *link_parts(signals, group, work, both)) if part.seconds > 1e-6 * work.wall_seconds
     ]
     excess = work.explained_seconds / work.wall_seconds
     if excess > 1.0:
@@ -235,134 +194,3 @@ def _take_apart(signals: Signals, group: Group, work: Work, both: tuple[Work, Wo
         work.parts = [
             Part(part.resource, part.seconds / excess, part.source, part.node, part.link) for part in work.parts
         ]
-
-
-def _local_parts(signals: Signals, group: Group, node: str, both: tuple[Work, Work], index: int) -> list[Part]:
-    facts, work = signals.nodes.get(node) or NodeFacts(node), both[index]
-    held = [_held_parts(facts, both, each) for each in (0, 1)]
-    rooms = []
-    for each in (0, 1):
-        taken = [*held[each], *_link_parts(signals, group, both[each], both)]
-        rooms.append(max(0.0, both[each].wall_seconds - math.fsum(part.seconds for part in taken)))
-    seconds, source = _compute(signals, group, facts, both, index, rooms)
-    parts = [Part("compute", min(seconds, work.wall_seconds), source, node)] if seconds > 0 else []
-    return parts + held[index]
-
-
-def _held_parts(facts: NodeFacts, both: tuple[Work, Work], index: int) -> list[Part]:
-    """Return what held a node back; it is not known by step, so each kind has it by its share of the busy time."""
-    wall = both[index].wall_seconds
-    shared = wall / max(both[0].wall_seconds + both[1].wall_seconds, 1e-12)
-    found = []
-    for resource, total, source in (
-        ("throttled", facts.throttled_seconds, "samples: cgroup throttled time"),
-        ("cpu_wait", facts.cpu_wait_seconds, "samples: run delay of the workers while other processes ran, and steal"),
-    ):
-        if total and total > 0:
-            found.append(Part(resource, min(total * shared, wall), source, facts.node))
-    return found
-
-
-def lower_bound(signals: Signals, group: Group, facts: NodeFacts, work: Work) -> float:
-    """Return the least time in seconds that a node's arithmetic of one kind of work takes at its ceilings.
-
-    Roofline: the larger of operations over the measured matrix-multiply ceiling and weight bytes over the measured
-    memory ceiling, both at the high end of their intervals. Attention and cache reads are left out, so it is a lower
-    bound. 0 when it cannot be told.
-    """
-    profile, topology = signals.topology.profile, signals.topology
-    if profile is None:
-        return 0.0
-    shape, quantization = profile.model.shape, profile.model.quantization
-    tensor, pipeline = topology.tensor_parallel, topology.pipeline_parallel
-    rank = group.nodes.index(facts.node) if facts.node in group.nodes else 0
-    stage = min(rank * tensor * pipeline // max(1, len(group.nodes)) // tensor, pipeline - 1)
-    decode = work.kind == DECODE
-    operations = work.tokens * flops_per_token(shape, tensor, pipeline, stage, output_head=decode)
-    read = work.steps * bytes_read_per_token(shape, quantization, tensor, pipeline, stage)
-    by_compute = operations / facts.gemm_interval[1] if facts.gemm_interval else 0.0
-    by_memory = read / facts.memory_read_interval[1] if facts.memory_read_interval else 0.0
-    return max(by_compute, by_memory)
-
-
-def _compute(
-    signals: Signals, group: Group, facts: NodeFacts, both: tuple[Work, Work], index: int, rooms: list[float]
-) -> tuple[float, str]:
-    """Return a node's own work of one kind in seconds, and the source.
-
-    A worker that sleeps while it waits shows its work as its user CPU time. The head's engine loop spins, so its CPU
-    time shows nothing; under tensor parallelism it has the same arithmetic as its peers, done at its own speed. The
-    roofline's lower bound holds for all.
-
-    Parameters
-    ----------
-    index : int
-        Which of `both` kinds is asked for.
-    rooms : list of float
-        What the link and the node's surroundings leave of each kind's wall time.
-    """
-    bounds = [lower_bound(signals, group, facts, each) for each in both]
-    estimated = "estimated from the model's arithmetic and the node's ceilings: a lower bound"
-    measured, source = _measured_cpu(signals, group, facts)
-    if measured is None:
-        return bounds[index], estimated
-    weights = bounds if sum(bounds) > 0 else [each.wall_seconds for each in both]
-    split = [measured * weight / max(sum(weights), 1e-12) for weight in weights]
-    # What does not fit into one kind's time was the other's: the ratio of two lower bounds is only roughly right.
-    overflow = max(0.0, split[1 - index] - rooms[1 - index])
-    seconds = min(split[index] + overflow, max(rooms[index], 0.0))
-    return (bounds[index], estimated) if bounds[index] > seconds else (seconds, source)
-
-
-def _measured_cpu(signals: Signals, group: Group, facts: NodeFacts) -> tuple[float | None, str]:
-    if not facts.spins:
-        return facts.worker_user_seconds, "samples: user CPU time of the worker, which sleeps while it waits"
-    if signals.topology.tensor_parallel < 2:
-        return None, ""
-    peers = [
-        (peer, peer.worker_user_seconds)
-        for name in group.nodes
-        if (peer := signals.nodes.get(name)) is not None and not peer.spins and peer.worker_user_seconds is not None
-    ]
-    if not peers:
-        return None, ""
-    peer, seconds = max(peers, key=lambda pair: pair[1])
-    # Only a difference beyond the probes' spread is one.
-    speed = (1.0 - slower_by(peer, [facts])) / (1.0 - slower_by(facts, [peer]))
-    return seconds * speed, f"user CPU time of its peer {peer.node}, which does the same arithmetic, by their ceilings"
-
-
-def _link_parts(signals: Signals, group: Group, work: Work, both: tuple[Work, Work]) -> list[Part]:
-    link, topology, profile = signals.link, signals.topology, signals.topology.profile
-    if link is None or len(group.nodes) < 2:
-        return []
-    parts = []
-    tokens = sum(each.tokens for each in both)
-    # Every token's hidden state crosses the link the same number of times: bytes divide as tokens do.
-    share = work.tokens / tokens if tokens > 0 else work.wall_seconds / sum(each.wall_seconds for each in both)
-    sent = max((link.sent_bytes[node] for node in group.nodes if node in link.sent_bytes), default=None)
-    source = f"samples: bytes sent / capacity ({link.capacity_source})"
-    if sent is None and profile is not None:
-        sent, source = _expected_bytes(signals, tokens), f"message arithmetic / capacity ({link.capacity_source})"
-    if sent and link.capacity_bytes_per_second:
-        parts.append(Part("link_transfer", sent * share / link.capacity_bytes_per_second, source, None, link.name))
-    if profile is not None and link.message_latency_seconds:
-        messages = 0
-        if topology.tensor_parallel > 1:
-            messages += allreduce_messages(profile.model.shape, 1, topology.tensor_parallel).count
-        messages += pipeline_messages(profile.model.shape, 1, topology.pipeline_parallel).count
-        seconds = work.steps * messages * link.message_latency_seconds
-        origin = f"{messages} messages a step x {link.message_latency_source}"
-        parts.append(Part("link_latency", min(seconds, work.wall_seconds), origin, None, link.name))
-    return parts
-
-
-def _expected_bytes(signals: Signals, tokens: float) -> float:
-    """Return the bytes that the busiest rank sends for some tokens: a ring all-reduce sends 2 (n - 1) / n of each."""
-    topology, shape = signals.topology, signals.topology.profile.model.shape
-    ranks = topology.tensor_parallel
-    reduced = allreduce_messages(shape, 1, ranks)
-    passed = pipeline_messages(shape, 1, topology.pipeline_parallel)
-    per_token = reduced.count * reduced.message_bytes * 2 * (ranks - 1) / max(ranks, 1)
-    per_token += (passed.message_bytes if passed.count else 0) / max(ranks, 1)
-    return tokens * per_token

@@ -9,7 +9,7 @@ from typing import Any
 from bottleneck import taxonomy
 from bottleneck.evidence import Candidate, Evidence
 from bottleneck.ledger import Ledger, build_ledger
-from bottleneck.rules import judge
+from bottleneck.rules.judge import judge
 from bottleneck.run import Run
 from bottleneck.signals import finite, gather
 
@@ -28,6 +28,8 @@ class Verdict:
         A class of `bottleneck.taxonomy`; `class` in JSON.
     where : dict
         `node` and `link`, None where it has no such place.
+    kind : str or None
+        What a straggler lacks.
     confidence : float
         0 to 1: how far the evidence carries this class and not the runner-up. Not a probability from trials.
     evidence : list of Evidence
@@ -51,6 +53,7 @@ class Verdict:
     measured: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     interval: tuple[float, float] = (0.0, 0.0)
+    kind: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the verdict as JSON-able data."""
@@ -60,7 +63,9 @@ class Verdict:
                 "class": self.name,
                 "title": self.title,
                 "meaning": taxonomy.CLASSES[self.name].meaning if self.name in taxonomy.CLASSES else "",
+                "fault": self.name in taxonomy.CLASSES and taxonomy.CLASSES[self.name].fault,
                 "where": self.where,
+                "kind": self.kind,
                 "confidence": round(self.confidence, 3),
                 "interval": {"start": self.interval[0], "end": self.interval[1]},
                 "evidence": [item.to_json() for item in self.evidence],
@@ -92,6 +97,7 @@ class Verdict:
             measured=dict(document.get("measured") or {}),
             notes=[str(item) for item in document.get("notes") or []],
             interval=(float(interval.get("start") or 0.0), float(interval.get("end") or 0.0)),
+            kind=document.get("kind"),
         )
 
 
@@ -120,6 +126,7 @@ def analyse(run: Run) -> Verdict:
     values = {
         "node": winner.node,
         "link": winner.link,
+        "kind": winner.kind,
         "max_num_seqs": _text(limit),
         "more_seqs": _text(4 * limit if limit else None),
         "concurrency": _text(signals.suggested_concurrency),
@@ -138,6 +145,7 @@ def analyse(run: Run) -> Verdict:
         measured=signals.to_json(),
         notes=[*notes, *(note for note in ledger.notes if note not in notes)],
         interval=run.interval,
+        kind=winner.kind,
     )
 
 

@@ -9,8 +9,12 @@ from cli.report.figures import quantity
 # Resource in the ledger -> words for a person. The order is that of the legend.
 RESOURCES = {
     "compute": "compute",
+    "memory": "reading weights and cache",
+    "host": "host between kernels",
     "link_transfer": "bytes on the link",
     "link_latency": "latency of the link",
+    "message_handling": "messages in the kernel",
+    "message_wait": "waking up for messages",
     "cpu_wait": "waiting for a core",
     "throttled": "held by a CPU quota",
     "queue": "waiting in the queue",

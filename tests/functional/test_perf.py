@@ -222,9 +222,9 @@ def test_every_reaction_has_its_file_and_is_short() -> None:
         ("cluster/perf/window", window(0), "perf.aggregate", [{"window": window(0)}]),
         (
             "cluster/verdict/changed",
-            {"from": None, "to": {"class": "compute"}},
+            {"from": None, "to": {"class": "prefill_compute"}},
             "perf.verdict_changed",
-            [{"change": {"from": None, "to": {"class": "compute"}}}],
+            [{"change": {"from": None, "to": {"class": "prefill_compute"}}}],
         ),
         ("cluster/node/lost", {"node": "node0", "since": 1.0}, "perf.revive", [{"node": "node0"}]),
         (

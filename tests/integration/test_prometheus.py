@@ -191,7 +191,10 @@ def test_the_alerts_fire_on_what_they_are_for(tmp_path: Path) -> None:
         (case("ClusterNodeLost", "2m", {'cluster_node_up{node="node1"}': "1x60"}), False),
         (case("VllmPreemptions", "2m", {'vllm:num_preemptions_total{node="node0"}': "0+1x60"}), True),
         (case("VllmRequestsWaiting", "3m", {'vllm:num_requests_waiting{node="node0"}': "3x60"}), True),
-        (case("ClusterBottleneck", "6m", {'cluster_verdict_confidence_ratio{class="compute"}': "0.8x100"}), True),
+        (
+            case("ClusterBottleneck", "6m", {'cluster_verdict_confidence_ratio{class="link_latency"}': "0.8x100"}),
+            True,
+        ),
         (case("ClusterBottleneck", "6m", {'cluster_verdict_confidence_ratio{class="balanced"}': "0.9x100"}), False),
     ]
     for test, fires in cases:

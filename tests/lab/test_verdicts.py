@@ -1,4 +1,4 @@
-"""Six causes, made on purpose, are told apart from what was measured alone."""
+"""Causes, made on purpose, are told apart from what was measured alone."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -42,9 +42,13 @@ def test_causes_under_one_deployment(deployed: Callable[..., Cluster], restored:
     cluster = deployed("tp2")
 
     healthy = verdict_of(cluster, "--requests", "8")
-    assert healthy["class"] not in ("link_bandwidth", "straggler", "queueing", "kv_capacity", "load_too_small"), (
-        described(healthy)
-    )
+    assert healthy["class"] not in (
+        "link_bandwidth",
+        "straggler",
+        "sequence_limit",
+        "kv_cache_capacity",
+        "client_limited",
+    ), described(healthy)
     found = set(cluster.run("run", "list", "--json").stdout.split('"'))
     assert healthy["folder"].rpartition("/")[2] in found
     assert {path.name for path in cluster.runs.glob("*/*")} >= RUN_FILES
@@ -60,7 +64,7 @@ def test_causes_under_one_deployment(deployed: Callable[..., Cluster], restored:
     cluster.run("lab", "slow", "node1", "--restore")
 
     idle = verdict_of(cluster, "--rate", "0.15", "--requests", "5")
-    assert idle["class"] == "load_too_small", described(idle)
+    assert idle["class"] == "client_limited", described(idle)
 
     compared = cluster.run("run", "compare", healthy["folder"], throttled["folder"])
     assert "beyond noise" in compared.stdout
@@ -69,7 +73,7 @@ def test_causes_under_one_deployment(deployed: Callable[..., Cluster], restored:
 @pytest.mark.timeout(900)
 def test_too_few_sequences_allowed(deployed: Callable[..., Cluster]) -> None:
     verdict = verdict_of(deployed("tp2", "max_num_seqs=1"), "--requests", "8")
-    assert verdict["class"] == "queueing", described(verdict)
+    assert verdict["class"] == "sequence_limit", described(verdict)
 
 
 @pytest.mark.timeout(900)
@@ -77,4 +81,4 @@ def test_kv_cache_too_small(deployed: Callable[..., Cluster]) -> None:
     cluster = deployed("tp2", "max_model_len=512", 'kv_cache_memory="8 MiB"')
     # 16 blocks of 128 tokens, and 12 requests that want 3 each.
     verdict = verdict_of(cluster, "--requests", "20", "--concurrency", "12", "--output", "128")
-    assert verdict["class"] == "kv_capacity", described(verdict)
+    assert verdict["class"] == "kv_cache_capacity", described(verdict)

@@ -121,7 +121,7 @@ def test_bottleneck_prints_ledger_ceilings_evidence_and_advice() -> None:
         "per output token",
         "direct: node0 sends",
         "moving bytes over direct takes 60%",
-        "compute 21%, straggler 4%",
+        "prefill compute 21%, straggler 4%",
         "cluster probe --links direct",
     ):
         assert part in done.stdout, part
@@ -148,7 +148,7 @@ def test_bottleneck_again_analyses_the_measurements(folder: Path) -> None:
     path = folder / SLOW / "verdict.json"
     kept = path.read_text()
     try:
-        path.write_text(json.dumps({**json.loads(kept), "class": "compute", "title": "An old verdict"}))
+        path.write_text(json.dumps({**json.loads(kept), "class": "prefill_compute", "title": "An old verdict"}))
         old = json.loads(runner.invoke(app, ["bottleneck", SLOW, "--json"]).stdout)
         new = json.loads(runner.invoke(app, ["bottleneck", SLOW, "--again", "--json"]).stdout)
     finally:

@@ -66,7 +66,7 @@ def test_a_restart_goes_on_where_it_was(tmp_path: Path) -> None:
 def test_what_was_pruned_does_not_come_back(store: Store) -> None:
     for sequence in range(1, 6):
         store.put_batch(batch(sequence))
-    store.put_verdict({"window": "w1", "start": 0, "end": 2}, {"class": "compute"})
+    store.put_verdict({"window": "w1", "start": 0, "end": 2}, {"class": "prefill_compute"})
     assert store.prune(4.0) == 3
     assert [one["sequence"] for one in store.batches(0, 10)] == [4, 5]
     assert store.latest_verdict() is None
@@ -108,11 +108,11 @@ def test_a_batch_without_identity_is_refused(store: Store, wrong: dict[str, Any]
 
 
 def test_verdicts_newest_first_and_replaced(store: Store) -> None:
-    for index, name in enumerate(("compute", "straggler", "compute")):
+    for index, name in enumerate(("prefill_compute", "straggler", "prefill_compute")):
         store.put_verdict({"window": f"w{index}", "start": index, "end": index + 1}, {"class": name, "n": index})
     store.put_verdict({"window": "w1", "start": 1, "end": 2}, {"class": "balanced", "n": 9})
     latest = store.latest_verdict()
-    assert latest is not None and latest["verdict"] == {"class": "compute", "n": 2}
+    assert latest is not None and latest["verdict"] == {"class": "prefill_compute", "n": 2}
     assert latest["window"]["window"] == "w2"
     assert [item["verdict"]["n"] for item in store.verdict_history()] == [2, 9, 0]
     assert [item["verdict"]["n"] for item in store.verdict_history(start=1.5, end=1.9)] == [9]

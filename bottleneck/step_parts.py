@@ -1,0 +1,51 @@
+"""The words of the ledger's arithmetic: kinds of work, and the parts that their time is made of."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+PREFILL, DECODE = "prefill", "decode"
+
+
+@dataclass(frozen=True)
+class Part:
+    """Seconds of wall time of one kind of work that went to one resource."""
+
+    resource: str
+    seconds: float
+    source: str
+    node: str | None = None
+    link: str | None = None
+
+
+@dataclass
+class Work:
+    """One kind of work of one engine over the interval.
+
+    Attributes
+    ----------
+    wall_seconds : float
+        Busy time that went to steps of this kind.
+    steps, tokens : float
+        Engine steps of this kind and the tokens they computed.
+    parts : list of Part
+        What the wall time is made of; what they leave of `wall_seconds` is unexplained.
+    floor_seconds : float
+        The least time that the work's bytes and operations take at the ceilings; 0 when it is not known. In words, and
+        where it is from, in `floor_words` and `floor_source`.
+    """
+
+    kind: str
+    wall_seconds: float = 0.0
+    steps: float = 0.0
+    tokens: float = 0.0
+    parts: list[Part] = field(default_factory=list)
+    floor_seconds: float = 0.0
+    floor_words: str = ""
+    floor_source: str = ""
+
+    @property
+    def explained_seconds(self) -> float:
+        """Sum of the parts."""
+        return math.fsum(part.seconds for part in self.parts)
