@@ -1,0 +1,320 @@
+"""The boot service without its wire: who gets a script, which reports count, who is admitted.
+
+Everything that comes from outside passes through here on its way into the record
+(`netboot.boot.record`). `netboot.boot.http` puts it on a socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from netboot.boot import enrolment, images, rendering, storage, watching
+from netboot.boot.dhcp_log import SUPPORTED, Seen
+from netboot.boot.limits import Budget
+from netboot.boot.record import (
+    ORDER,
+    DhcpAsked,
+    Enrolled,
+    Event,
+    Refused,
+    ScriptGiven,
+    StageReached,
+    State,
+    Troubled,
+    UnknownAsked,
+    apply,
+    begin,
+    find,
+)
+from netboot.boot.settings import BootNode, Settings, plain_mac
+from netboot.boot.stages import BootStage
+
+log = logging.getLogger(__name__)
+
+# What a node may say of itself; the other stages are seen from here.
+REPORTED: tuple[BootStage, ...] = ("initramfs", "image", "systemd", "minion")
+DETAIL_CHARACTERS = 200
+WAIT_SECONDS = 10
+UNKNOWN_WAIT_SECONDS = 30
+# How long an answer about a node's life is good for: from its DHCP request to its script.
+ALIVE_SECONDS = 8.0
+
+
+class Keys(Protocol):
+    """The master's keys."""
+
+    def admit(self, minion_id: str, pub: str) -> None:
+        """Make `pub` the one key that `minion_id` is accepted with."""
+
+    def master_finger(self) -> str:
+        """Return the fingerprint of the master's public key as a minion's `master_finger` wants it."""
+
+
+Alive = Callable[[BootNode], Awaitable[bool]]
+Announce = Callable[[str, dict[str, Any]], None]
+
+
+def clean(text: str) -> str:
+    """Return what a machine said, short and printable: it is shown on a terminal."""
+    kept = "".join(character if " " <= character <= "~" else "?" for character in text[:DETAIL_CHARACTERS])
+    return kept.strip()
+
+
+class BootService:
+    """The record of one cluster's boots, and what may change it."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        images_directory: Path,
+        record_directory: Path,
+        keys: Keys,
+        alive: Alive,
+        neighbour: Callable[[str], str | None],
+        announce: Announce = lambda _tag, _data: None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.settings = settings
+        self.images_directory = images_directory
+        self._directory = record_directory
+        self._keys = keys
+        self._alive = alive
+        self._neighbour = neighbour
+        self._announce = announce
+        self.clock = clock
+        self.state: State = begin(list(settings.nodes), clock(), storage.read(record_directory))
+        self._dirty = True
+        self._budget = Budget()
+        self._admitting = asyncio.Lock()
+        self._asked: dict[str, tuple[float, asyncio.Task[bool]]] = {}
+        self._stuck: dict[str, tuple[str, float]] = {}
+
+    def tell(self, event: Event, durable: bool = False) -> None:
+        """Take an event into the record; `durable` when it must outlive a crash from here on."""
+        self.state = apply(event, self.state)
+        self._dirty = True
+        if durable:
+            self.save()
+
+    def save(self) -> None:
+        """Write the record, if it has changed."""
+        if self._dirty:
+            storage.write(self._directory, self.state)
+            self._dirty = False
+
+    # -- scripts
+
+    async def script(self, mac_text: str, source: str, platform: str) -> str:
+        """Return the iPXE script for the machine that asks from `source`."""
+        now = self.clock()
+        mac = plain_mac(mac_text)
+        if mac is None:
+            self._refuse("script", "", source, "no MAC address")
+            return rendering.wait_script("This machine gave no MAC address.", UNKNOWN_WAIT_SECONDS)
+        node = self.settings.by_mac(mac)
+        if node is None:
+            self.tell(UnknownAsked(now, mac, source, clean(platform)))
+            text = "This machine is not in the profile: cluster node discover lists it."
+            return rendering.wait_script(text, UNKNOWN_WAIT_SECONDS)
+        reason = await self._why_not(node, source)
+        if reason:
+            self._refuse("script", node.name, source, reason)
+            return rendering.wait_script("This machine is not expected to boot now.", WAIT_SECONDS)
+        try:
+            image = images.active(self.images_directory, self.settings.profile)
+        except images.NoImageError as error:
+            self.tell(Troubled(now, node.name, "script", str(error)))
+            return rendering.wait_script("There is no image to boot.", WAIT_SECONDS)
+        given = ScriptGiven(
+            now=self.clock(),
+            node=node.name,
+            boot=enrolment.new_boot_id(),
+            nonce=enrolment.new_nonce(),
+            expires=self.clock() + enrolment.NONCE_LIFETIME_SECONDS,
+            image=image.digest,
+            mac=node.mac,
+            minion_id=node.minion_id,
+        )
+        self.tell(given, durable=True)
+        log.info("Boot %s of %s begins, image %s", given.boot[:8], node.name, image.digest)
+        return rendering.boot_script(self.settings, node, given.boot, given.nonce, image.digest, image.sha256)
+
+    async def _why_not(self, node: BootNode, source: str) -> str:
+        """Return why a node gets no script, or an empty text."""
+        if self.settings.dhcp == "serve" and source != node.address:
+            return "asked from another address"
+        if self._neighbour(source) not in (None, node.mac):
+            return "asked with another MAC address"
+        if self.state.nodes[node.name].held:
+            return "the node is held"
+        if await self.is_alive(node):
+            return "the node is alive"
+        now = self.clock()
+        open_boots = [boot for boot in self.state.nodes[node.name].boots if boot.nonce and boot.expires > now]
+        if len([boot for boot in open_boots if not boot.enrolled_key]) >= enrolment.OPEN_BOOTS:
+            return "too many boots that have not enrolled"
+        return ""
+
+    async def is_alive(self, node: BootNode) -> bool:
+        """Return whether the node's minion answers; one question for everyone who asks at the same time."""
+        now = self.clock()
+        asked = self._asked.get(node.name)
+        if asked is None or not 0 <= now - asked[0] <= ALIVE_SECONDS:
+            asked = (now, asyncio.ensure_future(self._alive(node)))
+            self._asked[node.name] = asked
+        try:
+            return await asyncio.shield(asked[1])
+        except Exception as error:
+            # Whoever cannot be asked is not replaced.
+            log.error("Whether %s is alive cannot be told: %s", node.name, error)
+            self.tell(
+                Troubled(self.clock(), node.name, "script", f"the master cannot be asked whether it is up: {error}")
+            )
+            return True
+
+    # -- reports
+
+    def dhcp(self, seen: Seen) -> None:
+        """Take what dnsmasq's log says."""
+        now = self.clock()
+        node = self.settings.by_mac(seen.mac) if seen.mac else self._by_address(seen.address)
+        if node is None:
+            if seen.kind in ("ignored", "asked") and seen.mac:
+                self.tell(UnknownAsked(now, seen.mac, seen.address, seen.text))
+            return
+        if seen.kind in ("asked", "given"):
+            self.tell(DhcpAsked(now, node.name, seen.text, seen.kind == "given"))
+            if seen.text and seen.text not in SUPPORTED:
+                text = f"its firmware asks for {seen.text}; there is iPXE for {' and '.join(SUPPORTED)}"
+                self.tell(Troubled(now, node.name, "script", text))
+            if seen.kind == "asked":
+                # By the time it asks for its script, it is known whether it is a machine that is up already.
+                self._ask_ahead(node)
+        elif seen.kind == "trouble":
+            self.tell(Troubled(now, node.name, "script", seen.text))
+
+    def _ask_ahead(self, node: BootNode) -> None:
+        now = self.clock()
+        asked = self._asked.get(node.name)
+        if asked is None or now - asked[0] > ALIVE_SECONDS:
+            task = asyncio.ensure_future(self._alive(node))
+            # Its failure is told to whoever waits for it; nobody may.
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+            self._asked[node.name] = (now, task)
+
+    def _by_address(self, address: str) -> BootNode | None:
+        return next((node for node in self.settings.nodes.values() if node.address == address), None)
+
+    def report(self, boot: str, stage: str, detail: str, failed: bool, source: str) -> bool:
+        """Take a node's report about its own boot; return whether it counts."""
+        found = find(self.state, boot)
+        known = next((name for name in REPORTED if name == stage), None)
+        if found is None or known is None:
+            self._refuse("stage", found[0] if found else "", source, "unknown stage" if found else "unknown boot")
+            return False
+        if failed:
+            self.tell(Troubled(self.clock(), found[0], known, clean(detail), boot))
+        else:
+            self.tell(StageReached(self.clock(), found[0], boot, known, clean(detail)))
+        return True
+
+    def reached(self, node: str, stage: BootStage, at: float, detail: str = "") -> None:
+        """Take a stage that the control node sees by itself, for the node's newest boot."""
+        boot = self.state.nodes[node].boot
+        if boot is None or at < boot.began:
+            return
+        before = boot.last
+        if before is None or ORDER[stage] > ORDER[before.stage]:
+            self.tell(StageReached(at, node, boot.id, stage, detail))
+
+    def fetched(self, boot: str, name: str, trouble: str = "") -> None:
+        """Take that a boot fetched a file, or could not."""
+        found = find(self.state, boot)
+        if found is None:
+            return
+        stage: BootStage = "image" if name.endswith(".squashfs") else "kernel"
+        if trouble:
+            self.tell(Troubled(self.clock(), found[0], stage, f"{name}: {trouble}", boot))
+        elif name == "initrd.img":
+            self.tell(StageReached(self.clock(), found[0], boot, "kernel"))
+
+    # -- enrolment
+
+    async def claim(self, body: bytes, source: str) -> dict[str, str] | None:
+        """Return the answer to a claim that holds; None when it is refused.
+
+        Raises
+        ------
+        OSError
+            When the claim holds and the key could not be stored: it may be sent again.
+        """
+        node = ""
+        try:
+            claim = enrolment.parse(body)
+            found = find(self.state, claim.boot)
+            node = found[0] if found else ""
+            # Wrong claims are told from right ones before anyone waits for anyone.
+            self._check_neighbour(enrolment.judge(claim, self.state, self.clock()), source)
+            async with self._admitting:
+                admission = enrolment.judge(claim, self.state, self.clock())
+                if not admission.repeated:
+                    await self._admit(admission)
+        except enrolment.ClaimError as error:
+            self._refuse("claim", node, source, str(error))
+            return None
+        boot = admission.boot
+        finger = self._keys.master_finger()
+        return {
+            "master_finger": finger,
+            "proof": enrolment.master_proof(boot.nonce, boot.id, boot.minion_id, finger),
+        }
+
+    async def _admit(self, admission: enrolment.Admission) -> None:
+        boot = admission.boot
+        try:
+            await asyncio.to_thread(self._keys.admit, boot.minion_id, admission.pub)
+        except Exception as error:
+            self.tell(
+                Troubled(self.clock(), admission.node, "enrolled", f"the key could not be stored: {error}", boot.id)
+            )
+            raise OSError(str(error)) from error
+        self.tell(Enrolled(self.clock(), admission.node, boot.id, admission.key), durable=True)
+        log.info("Boot %s of %s enrolled as %s", boot.id[:8], admission.node, boot.minion_id)
+        self._announce("cluster/boot/enrolled", {"node": admission.node, "id": boot.minion_id, "image": boot.image})
+
+    def _check_neighbour(self, admission: enrolment.Admission, source: str) -> None:
+        if self._neighbour(source) not in (None, admission.boot.mac):
+            raise enrolment.ClaimError("sent with another MAC address")
+
+    def _refuse(self, what: str, node: str, source: str, reason: str) -> None:
+        now = self.clock()
+        if not self._budget.spend(source, now):
+            # A flood is refused like everything else; it is not written down line by line.
+            return
+        self.tell(Refused(now, what, node, source, reason))
+        log.warning("Refused: a %s from %s%s: %s", what, source, f" for {node}" if node else "", reason)
+        if reason == "the node is alive":
+            self._announce("cluster/boot/duplicate", {"node": node, "source": source})
+
+    # -- time
+
+    def tick(self) -> None:
+        """Say what has become stuck, once, and store what has changed."""
+        now = self.clock()
+        for name, node in self.state.nodes.items():
+            late = watching.stuck(name, node, now, self.settings.deadlines_seconds)
+            key = (late.stage, late.since) if late else None
+            if key and self._stuck.get(name) != key and late:
+                log.warning("%s is stuck at %s: %s", name, late.stage, late.cause)
+                self._announce("cluster/boot/stuck", {"node": name, "stage": late.stage, "cause": late.cause})
+            if key:
+                self._stuck[name] = key
+            else:
+                self._stuck.pop(name, None)
+        self.save()
