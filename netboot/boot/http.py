@@ -179,6 +179,7 @@ async def run(service: BootService, dhcp_log: Path, sources: list[Callable[[], A
                     seen = reader.read(line)
                     if seen:
                         service.dhcp(seen)
+                service.obey()
                 if time.monotonic() - ticked >= TICK_SECONDS:
                     ticked = time.monotonic()
                     service.tick()

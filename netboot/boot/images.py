@@ -22,6 +22,7 @@ class Bootable:
 
     digest: str
     sha256: str
+    layers: tuple[str, ...] = ()
 
 
 def active(root: Path, profile: str) -> Bootable:
@@ -36,16 +37,19 @@ def active(root: Path, profile: str) -> Bootable:
     try:
         manifest = json.loads((link / "manifest.json").read_text())
         digest, sha256 = manifest["digest"], manifest["files"]["root.squashfs"]["sha256"]
+        layers = tuple(layer["sha256"] for layer in manifest.get("layers", []))
     except OSError as error:
         raise NoImageError(f"no image is active for profile {profile} ({error.strerror}: {link})") from error
     except (ValueError, KeyError, TypeError) as error:
         raise NoImageError(f"the manifest of the active image cannot be read: {link}/manifest.json") from error
-    if not (isinstance(digest, str) and _DIGEST.fullmatch(digest) and _SHA256.fullmatch(str(sha256))):
+    named = [sha256, *layers]
+    if not _DIGEST.fullmatch(str(digest)) or not all(_SHA256.fullmatch(str(name)) for name in named):
         raise NoImageError(f"the manifest of the active image has no valid digest: {link}/manifest.json")
     missing = [name for name in FILES if not (root / "images" / digest / name).is_file()]
+    missing += [f"layer {name[:16]}" for name in layers if not layer_file(root, f"{name}.squashfs")]
     if missing:
         raise NoImageError(f"image {digest} has no {', '.join(missing)}")
-    return Bootable(digest, sha256)
+    return Bootable(digest, sha256, layers)
 
 
 def image_file(root: Path, digest: str, name: str) -> Path | None:

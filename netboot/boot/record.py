@@ -58,6 +58,7 @@ class Boot:
     minion_id: str
     nonce: str = ""
     expires: float = 0.0
+    because: Arming = ""
     enrolled_key: str = ""
     reached: tuple[Reached, ...] = ()
     notes: tuple[Note, ...] = ()
@@ -356,6 +357,8 @@ def _script(event: ScriptGiven, state: State) -> State:
         minion_id=event.minion_id,
         nonce=event.nonce,
         expires=event.expires,
+        # Whoever enrolled before and asks again was found not to be alive.
+        because=node.armed or "down",
         reached=reached,
     )
     return _node(state, event.node, boots=(*node.boots, boot)[-BOOTS_KEPT:], asking=None, notes=())

@@ -9,6 +9,7 @@ from typing import Any
 
 import jinja2
 
+from netboot.boot.images import Bootable
 from netboot.boot.settings import BootNode, Settings
 
 FIRST_SCRIPT = "first.ipxe"
@@ -70,20 +71,21 @@ def first_script(settings: Settings) -> str:
     return _templates.get_template("first.ipxe.j2").render(url=settings.url)
 
 
-def boot_script(settings: Settings, node: BootNode, boot: str, nonce: str, image: str, sha256: str) -> str:
+def boot_script(settings: Settings, node: BootNode, boot: str, nonce: str, image: Bootable) -> str:
     """Return the script that boots `node` once, with the nonce of this boot."""
     arguments: dict[str, Any] = {
         "url": settings.url,
         "boot": boot,
         "node": node.name,
         "id": node.minion_id,
-        "image": image,
-        "sha256": sha256,
+        "image": image.digest,
+        "sha256": image.sha256,
+        "layers": ",".join(image.layers),
         "nonce": nonce,
     }
-    line = " ".join([*settings.kernel_line, *(f"cluster.{key}={value}" for key, value in arguments.items())])
+    line = " ".join([*settings.kernel_line, *(f"cluster.{key}={value}" for key, value in arguments.items() if value)])
     return _templates.get_template("boot.ipxe.j2").render(
-        url=settings.url, node=node, boot=boot, image=image, arguments=line
+        url=settings.url, node=node, boot=boot, image=image.digest, arguments=line
     )
 
 
@@ -92,24 +94,32 @@ def wait_script(text: str, seconds: int) -> str:
     return _templates.get_template("wait.ipxe.j2").render(text=text, seconds=seconds)
 
 
-def write_tftp(settings: Settings, directory: Path, ipxe: Path = IPXE_DIRECTORY) -> None:
-    """Put what TFTP serves into `directory`.
+def write_all(
+    settings: Settings, directory: Path, *, log_file: Path, ipxe: Path = IPXE_DIRECTORY, user: str = "nobody"
+) -> list[Path]:
+    """Put dnsmasq.conf and tftp/ into `directory`; return the files that were not right already.
 
     Raises
     ------
     FileNotFoundError
         When iPXE's files are not installed (Debian: the package `ipxe`).
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    for name in IPXE_FILES:
-        _write(directory / name, (ipxe / name).read_bytes())
-    _write(directory / FIRST_SCRIPT, first_script(settings).encode())
+    tftp = directory / "tftp"
+    tftp.mkdir(parents=True, exist_ok=True)
+    configuration = dnsmasq_configuration(
+        settings, tftp_directory=tftp, run_directory=directory, log_file=log_file, user=user
+    )
+    wanted = {tftp / name: (ipxe / name).read_bytes() for name in IPXE_FILES}
+    wanted[tftp / FIRST_SCRIPT] = first_script(settings).encode()
+    wanted[directory / "dnsmasq.conf"] = configuration.encode()
+    return [path for path, content in wanted.items() if _write(path, content)]
 
 
-def _write(path: Path, content: bytes) -> None:
+def _write(path: Path, content: bytes) -> bool:
     if path.is_file() and path.read_bytes() == content:
-        return
+        return False
     partial = path.with_name(path.name + ".partial")
     partial.write_bytes(content)
     partial.chmod(0o644)
     partial.replace(path)
+    return True

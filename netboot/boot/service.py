@@ -13,14 +13,16 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from netboot.boot import enrolment, images, rendering, storage, watching
+from netboot.boot import enrolment, images, orders, rendering, storage, watching
 from netboot.boot.dhcp_log import SUPPORTED, Seen
 from netboot.boot.limits import Budget
 from netboot.boot.record import (
     ORDER,
+    Armed,
     DhcpAsked,
     Enrolled,
     Event,
+    Held,
     Refused,
     ScriptGiven,
     StageReached,
@@ -143,7 +145,7 @@ class BootService:
         )
         self.tell(given, durable=True)
         log.info("Boot %s of %s begins, image %s", given.boot[:8], node.name, image.digest)
-        return rendering.boot_script(self.settings, node, given.boot, given.nonce, image.digest, image.sha256)
+        return rendering.boot_script(self.settings, node, given.boot, given.nonce, image)
 
     async def _why_not(self, node: BootNode, source: str) -> str:
         """Return why a node gets no script, or an empty text."""
@@ -302,7 +304,17 @@ class BootService:
         if reason == "the node is alive":
             self._announce("cluster/boot/duplicate", {"node": node, "source": source})
 
-    # -- time
+    # -- orders and time
+
+    def obey(self) -> None:
+        """Take the orders that were left."""
+        now = self.clock()
+        for order in orders.take(self._directory):
+            if order.what == "hold":
+                self.tell(Held(now, order.node), durable=True)
+            else:
+                self.tell(Armed(now, order.node, "reprovision", order.powered_on), durable=True)
+            log.info("%s: %s", order.what, order.node)
 
     def tick(self) -> None:
         """Say what has become stuck, once, and store what has changed."""

@@ -50,13 +50,24 @@ class Settings:
 
     @classmethod
     def of(cls, profile: Profile) -> Settings:
-        """Return the settings that `profile` asks for."""
+        """Return the settings that `profile` asks for.
+
+        Raises
+        ------
+        ValueError
+            When the profile's nodes do not boot over the network.
+        """
         control = profile.control
         network = profile.networks[control.network]
+        boot = profile.boot
+        if boot is None:
+            raise ValueError(f"profile {profile.name} has no section boot: its nodes boot by themselves")
+        # A node whose MAC address is not filled in yet is a machine like any other that is unknown.
         nodes = {
             name: BootNode(name, node.hostname, link.mac, link.address, link.interface)
             for name, node in profile.nodes.items()
             for link in [node.links[control.network]]
+            if link.mac is not None
         }
         return cls(
             profile=profile.name,
@@ -65,11 +76,11 @@ class Settings:
             subnet=network.subnet,
             # A lab's control node has a bridge that is named after the network.
             interface=control.interface or control.network[:15],
-            port=profile.boot.port,
-            dhcp=profile.boot.dhcp,
-            deadlines_seconds=deadlines(profile.boot.deadlines),
+            port=boot.port,
+            dhcp=boot.dhcp,
+            deadlines_seconds=deadlines({str(stage): seconds for stage, seconds in boot.deadlines.items()}),
             nodes=nodes,
-            kernel_line=tuple(profile.boot.kernel_line),
+            kernel_line=tuple(boot.kernel_line),
         )
 
 

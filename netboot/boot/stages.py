@@ -2,21 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal, get_args
+from typing import Final, get_args
 
-BootStage = Literal[
-    "dhcp",
-    "script",
-    "kernel",
-    "initramfs",
-    "image",
-    "systemd",
-    "minion",
-    "enrolled",
-    "applied",
-    "engine_ready",
-    "first_token",
-]
+from bottleneck.boot_types import Stage as BootStage
+
 BOOT_STAGES: Final[tuple[BootStage, ...]] = get_args(BootStage)
 
 # Three to four times what a virtual machine without hardware virtualisation took (doc/reference/boot.md has the
@@ -34,3 +23,5 @@ DEADLINES_SECONDS: Final[dict[str, float]] = {
     "engine_ready": 900.0,
     "first_token": 300.0,
 }
+
+__all__ = ["BOOT_STAGES", "DEADLINES_SECONDS", "BootStage"]

@@ -156,6 +156,7 @@ def _boot(boot: Boot, spans: list[Span]) -> dict[str, Any]:
         # The name of a boot lets its node report stages: enough of it is shown to tell two apart.
         "id": boot.id[:8],
         "image": boot.image,
+        "because": boot.because,
         "began": boot.began,
         "key": boot.enrolled_key,
         "stages": [

@@ -1,0 +1,203 @@
+"""
+Boot the nodes: scripts, images, the record of every boot, and enrolment.
+
+Configured on the master with ``engines: [{boot: {}}]``. What is known of the boots is a value
+(``netboot.boot.record``) and who may enrol is judged by ``netboot.boot.enrolment``; this module
+gives the service what only Salt has: the master's keys, and whether a minion answers.
+
+No key is touched because of an event: any accepted minion can send any event under any name.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import pathlib
+import threading
+import time
+
+import salt.cache
+import salt.client
+import salt.utils.crypt
+import salt.utils.event
+
+from bottleneck.profile import load_profile
+
+try:
+    from netboot.boot import http, neighbours
+    from netboot.boot.record import Deploying, Troubled
+    from netboot.boot.service import BootService
+    from netboot.boot.settings import Settings
+
+    HAS_SERVICE = True
+except ImportError as error:
+    HAS_SERVICE = False
+    REASON = str(error)
+
+log = logging.getLogger(__name__)
+
+PING_SECONDS = 3
+APPLIED_FUNCTIONS = ("state.apply", "state.highstate")
+STORE_TRIES = 3
+
+
+def __virtual__():
+    return "boot" if HAS_SERVICE else (False, f"the boot engine needs the control extra: {REASON}")
+
+
+def start(images=None, dhcp_log="/var/log/cluster/dnsmasq.log", address=None, port=None):
+    """
+    Run the boot service until the master ends.
+
+    images
+        the image store; the master's option ``cluster_images`` when left out
+    dhcp_log
+        dnsmasq's log file
+    address, port
+        where to listen; the profile's when left out
+    """
+    profile = load_profile(__opts__["cluster_profile"])
+    settings = Settings.of(profile)
+    if address or port:
+        import dataclasses
+
+        settings = dataclasses.replace(settings, address=address or settings.address, port=port or settings.port)
+    images = images or __opts__.get("cluster_images", "/var/lib/cluster/images")
+    asyncio.run(_run(settings, pathlib.Path(images), pathlib.Path(dhcp_log)))
+
+
+async def _run(settings, images, dhcp_log):
+    master = Master(__opts__, settings)
+    service = BootService(
+        settings,
+        images_directory=images,
+        record_directory=pathlib.Path(__opts__["cluster_directory"]) / "boot",
+        keys=SaltKeys(__opts__),
+        alive=master.alive,
+        neighbour=neighbours.neighbour_mac,
+        announce=master.announce,
+    )
+    master.service = service
+    master.listen(asyncio.get_running_loop())
+    await http.run(service, dhcp_log, [master.see_deployment, master.see_minions])
+
+
+class SaltKeys:
+    """The master's key store, by Salt's own cache of keys."""
+
+    def __init__(self, opts):
+        self._opts = opts
+        self._cache = salt.cache.Cache(opts, driver=opts["keys.cache_driver"])
+
+    def admit(self, minion_id, pub):
+        """Make ``pub`` the one key of ``minion_id``: accepted, nothing pending or denied beside it."""
+        wanted = {"state": "accepted", "pub": pub}
+        for _ in range(STORE_TRIES):
+            self._cache.store("keys", minion_id, wanted)
+            # While the driver replaces the file, anyone's key can become the pending one: look again.
+            found = self._cache.fetch("keys", minion_id)
+            if found and found.get("state") == "accepted" and found.get("pub") == pub:
+                break
+        else:
+            raise OSError(f"the key of {minion_id} did not stay in the store")
+        if self._cache.fetch("denied_keys", minion_id):
+            self._cache.flush("denied_keys", minion_id)
+        # Whoever had the old key has the old session with it: the next message makes a new one.
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(self._opts["cachedir"], "sessions", minion_id))
+
+    def master_finger(self):
+        """Return the fingerprint that a minion's ``master_finger`` is compared with."""
+        path = os.path.join(self._opts["pki_dir"], "master.pub")
+        finger = salt.utils.crypt.pem_finger(path, sum_type=self._opts["hash_type"])
+        if not finger:
+            raise OSError(f"the master has no public key at {path}")
+        return finger
+
+
+class Master:
+    """What the master sees of the nodes."""
+
+    def __init__(self, opts, settings):
+        self._opts = opts
+        self._settings = settings
+        self._seen = None
+        self._failures = {}
+        self.service = None
+
+    async def alive(self, node):
+        """Return whether a node's minion answers."""
+        # Without a connection there is nobody to ask; a proxied network gives addresses we do not know.
+        if self._settings.dhcp == "serve" and not neighbours.connected(node.address, int(self._opts["publish_port"])):
+            return False
+        return await asyncio.to_thread(self._ping, node.minion_id)
+
+    def _ping(self, minion_id):
+        with salt.client.LocalClient(mopts=self._opts) as client:
+            return client.cmd(minion_id, "test.ping", timeout=PING_SECONDS).get(minion_id) is True
+
+    def announce(self, tag, data):
+        """Fire an event on the master's bus."""
+        with salt.utils.event.get_master_event(self._opts, self._opts["sock_dir"], listen=False) as bus:
+            bus.fire_event(data, tag)
+
+    def listen(self, loop):
+        """Follow the jobs of the nodes, to see when their states are applied."""
+        threading.Thread(target=self._follow, args=(loop,), daemon=True).start()
+
+    def _follow(self, loop):
+        nodes = {node.minion_id: node.name for node in self._settings.nodes.values()}
+        with salt.utils.event.get_master_event(self._opts, self._opts["sock_dir"], listen=True) as bus:
+            while True:
+                event = bus.get_event(wait=5, tag="salt/job/", full=True, auto_reconnect=True)
+                if not event or "/ret/" not in event["tag"]:
+                    continue
+                data = event["data"]
+                node = nodes.get(event["tag"].rpartition("/")[2])
+                if node and isinstance(data, dict) and data.get("fun") in APPLIED_FUNCTIONS:
+                    loop.call_soon_threadsafe(self._applied, node, data)
+
+    def _applied(self, node, data):
+        # This is for the eye: a minion can make it up, and nothing depends on it.
+        returned = data.get("return")
+        failed = (
+            [str(state.get("__id__", "")) for state in returned.values() if state.get("result") is False]
+            if isinstance(returned, dict) and all(isinstance(state, dict) for state in returned.values())
+            else [str(returned)[:100]]
+        )
+        if failed:
+            text = f"{len(failed)} states failed: {', '.join(failed[:3])}"
+            self.service.tell(Troubled(self.service.clock(), node, "applied", text))
+        else:
+            self.service.reached(node, "applied", self.service.clock())
+
+    async def see_minions(self):
+        """Say of nodes that are enrolled and not configured whether their minion is there."""
+        for node in self._settings.nodes.values():
+            boot = self.service.state.nodes[node.name].boot
+            last = boot.last if boot else None
+            if last is None or last.stage != "enrolled" or self._settings.dhcp != "serve":
+                continue
+            if not neighbours.connected(node.address, int(self._opts["publish_port"])):
+                text = "its minion is not connected to the master (port 4505): is it running, is its clock right?"
+                self.service.tell(Troubled(self.service.clock(), node.name, "applied", text))
+
+    async def see_deployment(self):
+        """Take from the deployment's record when a node's engine was ready and made its first token."""
+        path = os.path.join(self._opts["cluster_directory"], "deployment.json")
+        try:
+            with open(path, encoding="utf-8") as file:
+                record = json.load(file)
+        except (OSError, ValueError):
+            record = {}
+        if record == self._seen:
+            return
+        self._seen = record
+        workers = {spec["node"] for spec in record.get("workers", []) if isinstance(spec, dict)}
+        for name in self._settings.nodes:
+            since = float(record.get("began") or time.time()) if name in workers else None
+            self.service.tell(Deploying(self.service.clock(), name, since))
+            for key, stage in (("ready", "engine_ready"), ("first_token", "first_token")):
+                if name in workers and record.get(key):
+                    self.service.reached(name, stage, float(record[key]))

@@ -1,0 +1,151 @@
+"""
+The record of the nodes' boots: what is under way, what is stuck and why; arm a node, hold it.
+"""
+
+import json
+import os
+import pathlib
+import sys
+import time
+
+from salt.exceptions import CommandExecutionError
+
+from control.nodes import profile_of
+from netboot.boot import orders, storage, watching
+from netboot.boot.settings import Settings
+
+FOLLOW_SECONDS = 0.5
+
+
+def show():
+    """
+    Return every node's boot, the machines that are unknown, and who was refused.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run boot.show
+    """
+    return _view(_settings())
+
+
+def status(node):
+    """
+    Return one node's boot: ``boot`` (its id), ``armed``, ``stages`` (stage to when it was reached), ``stuck``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run boot.status node0
+    """
+    settings = _settings()
+    found = _view(settings)["nodes"].get(_known(settings, node)) or {}
+    boot = found.get("boot") or {}
+    return {
+        "node": node,
+        "armed": found.get("armed", ""),
+        "held": found.get("held", False),
+        "boot": boot.get("id"),
+        "image": boot.get("image"),
+        "began": boot.get("began"),
+        "stages": {span["stage"]: {"at": span["start"] + span["seconds"]} for span in boot.get("stages", [])},
+        "stuck": found.get("stuck"),
+    }
+
+
+def follow(seconds=3600):
+    """
+    Report the record as progress whenever it changes, until ``seconds`` have passed.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run boot.follow 60
+    """
+    settings = _settings()
+    end = time.monotonic() + float(seconds)
+    before = None
+    while time.monotonic() < end:
+        view = _view(settings)
+        # The time itself is no change; what is late because of it is.
+        now = {key: value for key, value in view.items() if key != "at"}
+        if now != before:
+            before = now
+            print("@progress " + json.dumps({"stage": "boot", "node": "", "view": view}), file=sys.stderr, flush=True)
+        time.sleep(FOLLOW_SECONDS)
+    return {"followed_seconds": float(seconds)}
+
+
+def arm(node, powered_on=False):
+    """
+    Expect a node to boot: it is told at once when it does not.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run boot.arm node0
+
+    powered_on
+        whether its power was switched on just now: its boot is timed from here
+    """
+    settings = _settings()
+    orders.give(_directory(), orders.Order("arm", _known(settings, node), bool(powered_on)))
+    return {"node": node, "armed": "reprovision"}
+
+
+def hold(node):
+    """
+    Give a node no boot script, and void those that it has, until it is armed again.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run boot.hold node0
+    """
+    settings = _settings()
+    orders.give(_directory(), orders.Order("hold", _known(settings, node)))
+    return {"node": node, "held": True}
+
+
+def discover():
+    """
+    Return the machines that asked to boot and are no node of the profile, the newest first.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run boot.discover
+    """
+    unknown = _view(_settings())["unknown"]
+    return [{"mac": mac, **entry} for mac, entry in sorted(unknown.items(), key=lambda item: -item[1]["last"])]
+
+
+def _settings():
+    try:
+        return Settings.of(profile_of(__opts__))
+    except ValueError as error:
+        raise CommandExecutionError(str(error)) from error
+
+
+def _known(settings, node):
+    if node not in settings.nodes:
+        bootable = ", ".join(settings.nodes) or "none"
+        raise CommandExecutionError(f"no node {node} that can boot in profile {settings.profile}: expected {bootable}")
+    return node
+
+
+def _directory():
+    return pathlib.Path(os.path.join(__opts__["cluster_directory"], "boot"))
+
+
+def _view(settings):
+    state = storage.read(_directory())
+    if state is None:
+        raise CommandExecutionError("there is no boot record: is the boot engine running? (engines: [{boot: {}}])")
+    return watching.view(state, time.time(), settings.deadlines_seconds)
