@@ -106,7 +106,10 @@ def parse(body: bytes) -> Claim:
         raise ClaimError("malformed") from None
     if not isinstance(data, dict) or set(data) != set(FIELDS):
         raise ClaimError("wrong fields")
-    if not all(isinstance(value, str) and len(value) <= _FIELD_CHARACTERS for value in data.values()):
+    # JSON can spell any character in ASCII, half a surrogate pair too; nothing of a claim needs one.
+    if not all(
+        isinstance(value, str) and value.isascii() and len(value) <= _FIELD_CHARACTERS for value in data.values()
+    ):
         raise ClaimError("wrong types")
     return Claim(**data)
 
@@ -126,7 +129,7 @@ def judge(claim: Claim, state: State, now: float) -> Admission:
     if not boot.nonce:
         raise ClaimError("nonce void")
     expected = claim_proof(boot.nonce, boot.id, boot.minion_id, boot.mac, boot.image, claim.pub)
-    proven = hmac.compare_digest(expected.encode(), claim.proof.encode("utf-8", "surrogatepass"))
+    proven = hmac.compare_digest(expected.encode(), claim.proof.encode())
     if now > boot.expires:
         raise ClaimError("late")
     # Each of these is under the HMAC as well; said apart, the record names what was wrong.
