@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 PREFILL, DECODE = "prefill", "decode"
 
@@ -17,6 +17,10 @@ class Part:
     source: str
     node: str | None = None
     link: str | None = None
+
+    def scaled(self, factor: float) -> Part:
+        """Return it with its seconds times `factor`."""
+        return replace(self, seconds=self.seconds * factor)
 
 
 @dataclass

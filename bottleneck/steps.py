@@ -184,6 +184,20 @@ def _take_apart(signals: Signals, group: Group, work: Work, both: tuple[Work, Wo
     work.parts = [
         part for part in (*chosen, *link_parts(signals, group, work, both)) if part.seconds > 1e-6 * work.wall_seconds
     ]
+    _fit(work, times)
+
+
+def _fit(work: Work, times: EngineTime) -> None:
+    """Make the parts fit into the wall time.
+
+    A worker's wait for its core is the one part that may overlap others: its threads wait for one another too, and
+    also while bytes are on the link, where it delays nothing. So it gives way first; the rest is scaled.
+    """
+    firm = math.fsum(part.seconds for part in work.parts if part.resource != "cpu_wait")
+    waited = work.explained_seconds - firm
+    if waited > 0:
+        kept = min(1.0, max(0.0, work.wall_seconds - firm) / waited)
+        work.parts = [part.scaled(kept) if part.resource == "cpu_wait" else part for part in work.parts]
     excess = work.explained_seconds / work.wall_seconds
     if excess > 1.0:
         if excess > 1.1:  # less is within the error of the parts
@@ -191,6 +205,4 @@ def _take_apart(signals: Signals, group: Group, work: Work, both: tuple[Work, Wo
                 f"{work.kind}: the parts come to {excess:.2f} times the measured time and are scaled down to it "
                 "(ceilings too low, or parts that overlap)"
             )
-        work.parts = [
-            Part(part.resource, part.seconds / excess, part.source, part.node, part.link) for part in work.parts
-        ]
+        work.parts = [part.scaled(1.0 / excess) for part in work.parts]

@@ -56,10 +56,14 @@ def score_straggler(case: Case) -> Candidate:
     if slow is None or total < STANDS_OUT:
         return found
     steps = (case.ledger.phase("prefill") + case.ledger.phase("decode")) / case.norm if case.ledger.entries else 1.0
-    found.node, found.score = slow.node, min(1.0, held * steps + slower)
+    stolen = held * steps
+    if case.ledger.entries:
+        # No more than the ledger has room for: a wait beside bytes on the link is not on the critical path.
+        stolen = min(stolen, case.share("throttled", "cpu_wait"))
+    found.node, found.score = slow.node, min(1.0, stolen + slower)
     found.gain_share = found.score
     peers = [peer for peer in nodes if peer is not slow]
-    found.kind = _kind(slow, peers, held * steps, slower)
+    found.kind = _kind(slow, peers, stolen, slower)
     if held > 0:
         _say_held(found, case, slow, peers)
     if slower > 0:

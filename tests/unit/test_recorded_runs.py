@@ -43,6 +43,14 @@ def test_with_a_fresh_ceiling_it_is_bytes_over_ceiling_and_more_certain() -> Non
     assert any("probe, 9 s before" in item.source for item in verdict.evidence)
 
 
+def test_waiting_for_a_core_beside_bytes_on_the_link_is_no_straggler() -> None:
+    verdict = analyse(recorded("throttled-link-busy"))
+    assert (verdict.name, verdict.where["link"]) == ("link_bandwidth", "direct")
+    assert verdict.confidence > 0.5
+    assert verdict.ledger.of("link_transfer") > 0.5
+    assert all(item["confidence"] < 0.2 for item in verdict.runners_up)
+
+
 def test_nothing_is_wrong_with_the_healthy_one() -> None:
     verdict = analyse(recorded("healthy"))
     assert verdict.name in WORK_CLASSES and verdict.confidence > 0.5
