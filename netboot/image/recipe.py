@@ -1,0 +1,188 @@
+"""What an image is made of, declared: packages, kernel, Salt's pins, units, layers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, ValidationError
+
+from bottleneck.profile import validation_problems
+from bottleneck.profile_types import Name, Section
+from bottleneck.units import shown
+from bottleneck.yaml_lines import ProfileError, read
+
+FILES = Path(__file__).parent / "files"
+BASE = FILES / "base.yaml"
+
+
+def _relative(text: str) -> str:
+    if text.startswith("/") or ".." in Path(text).parts or not text:
+        raise ValueError(f"{shown(text)}; expected a path below the kernel's modules, such as drivers/media")
+    return text
+
+
+def _package(text: str) -> str:
+    # Reaches the command line of apt, where a leading dash would be an option.
+    if not text or not text[0].isalnum() or any(not (letter.isalnum() or letter in "+-.:") for letter in text):
+        raise ValueError(f"{shown(text)}; expected the name of a Debian package, such as iproute2")
+    return text
+
+
+def _absolute(text: str) -> str:
+    if not text.startswith("/") or ".." in Path(text).parts:
+        raise ValueError(f"{shown(text)}; expected an absolute path, such as /opt/cluster")
+    return text
+
+
+Package = Annotated[str, AfterValidator(_package)]
+AbsolutePath = Annotated[str, AfterValidator(_absolute)]
+
+
+class Kernel(Section):
+    """The kernel and which of its modules stay."""
+
+    package: Package = Field(default="linux-image-amd64", description="Debian package of the kernel.")
+    prune: list[Annotated[str, AfterValidator(_relative)]] = Field(
+        default=[], description="Globs below /usr/lib/modules/VERSION/kernel; modules there are taken out."
+    )
+
+
+class SaltEnvironment(Section):
+    """Salt's minion in an environment of its own, /opt/cluster/salt."""
+
+    pins: str = Field(description="File of pinned packages, beside the recipe or absolute.")
+    python: Annotated[str, Field(pattern=r"^3\.\d+$")] = Field(default="3.13", description="The suite's Python.")
+
+
+class Units(Section):
+    """Which systemd units start, and which never do."""
+
+    enable: list[str] = Field(default=[], description="Units to enable.")
+    mask: list[str] = Field(default=[], description="Units to mask.")
+    mask_generators: list[str] = Field(default=[], description="Generators to mask.")
+
+
+class Initramfs(Section):
+    """What runs before the image is there."""
+
+    modules: list[Name] = Field(description="Kernel modules; what they depend on comes with them.")
+
+
+class LayerSource(Section):
+    """Content that goes over the base image, in a squashfs of its own."""
+
+    name: Name = Field(description="The layer's name.")
+    packages: list[Package] = Field(default=[], description="Debian packages to unpack, such as firmware.")
+    directory: AbsolutePath | None = Field(default=None, description="A folder of the control node to take.")
+    prefix: AbsolutePath = Field(default="/", description="Where the folder's content stands on the node.")
+
+
+class Recipe(Section):
+    """A Linux image, declared. The same recipe and package versions give the same bytes."""
+
+    schema_version: Literal[1] = Field(alias="schema", description="Version of this form.")
+    name: Name = Field(description="The recipe's name.")
+    suite: Name = Field(default="trixie", description="Debian suite.")
+    architecture: Literal["amd64"] = Field(default="amd64", description="Debian architecture.")
+    components: list[Name] = Field(default=["main"], description="Archive components.")
+    sources: list[str] = Field(
+        default=[],
+        description="Archive addresses or one-line apt sources, such as a snapshot's; the machine's own when left out.",
+    )
+    lock: str | None = Field(
+        default=None, description="File of package=version lines that the build must end up with, as `list` writes it."
+    )
+    source_date_epoch: Annotated[int, Field(ge=0)] = Field(description="The date of every file, in seconds.")
+    packages: list[Package] = Field(min_length=1, description="Debian packages.")
+    kernel: Kernel = Field(default_factory=Kernel, description="The kernel.")
+    salt: SaltEnvironment = Field(description="Salt's environment.")
+    units: Units = Field(default_factory=Units, description="systemd units.")
+    initramfs: Initramfs = Field(description="The initramfs.")
+    layers: list[LayerSource] = Field(default=[], description="Layers over the base, lowest first.")
+    compression_level: Annotated[int, Field(ge=1, le=22)] = Field(default=15, description="zstd level of squashfs.")
+
+    def extended(self, *, name: str | None = None, packages: list[str], layers: list[LayerSource]) -> Recipe:
+        """Return this recipe with a profile's packages and layers added."""
+        document = self.model_dump(by_alias=True)
+        document["name"] = name or self.name
+        document["packages"] = sorted({*self.packages, *packages})
+        document["layers"] = [*document["layers"], *(layer.model_dump(by_alias=True) for layer in layers)]
+        return Recipe.model_validate(document)
+
+    def base_only(self) -> Recipe:
+        """Return the recipe without its layers."""
+        return self.model_copy(update={"layers": []})
+
+
+def load_recipe(path: Path | str = BASE) -> Recipe:
+    """Read a recipe; its file names are made absolute.
+
+    Raises
+    ------
+    ProfileError
+        One line for each problem: ``file:line: key: what was seen; expected what``.
+    """
+    path = Path(path)
+    document = read(path)
+    problems = list(document.problems)
+    try:
+        recipe = Recipe.model_validate(document.data)
+    except ValidationError as error:
+        raise ProfileError(path, [*problems, *validation_problems(Recipe, error, document)]) from error
+    pins = _beside(path, recipe.salt.pins)
+    lock = _beside(path, recipe.lock) if recipe.lock else None
+    for file, location in ((pins, ("salt", "pins")), (lock, ("lock",))):
+        if file and not file.is_file():
+            problems.append(document.problem(location, f"{file} is not there; expected a file beside the recipe"))
+    if problems:
+        raise ProfileError(path, problems)
+    salt = recipe.salt.model_copy(update={"pins": str(pins)})
+    return recipe.model_copy(update={"salt": salt, "lock": str(lock) if lock else None})
+
+
+def recipe_digest(recipe: Recipe, files: Path = FILES) -> str:
+    """Return the SHA-256 of everything the builder is given: the recipe, the files it names, the node's programs."""
+    inputs: dict[str, Any] = recipe.model_dump(by_alias=True)
+    # Where a file lies does not matter, what is in it does.
+    inputs["salt"]["pins"] = _sha256(Path(recipe.salt.pins))
+    inputs["lock"] = _sha256(Path(recipe.lock)) if recipe.lock else None
+    inputs["files"] = {path.name: _sha256(path) for path in sorted(files.iterdir()) if path.is_file()}
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+
+
+def read_lock(path: Path) -> dict[str, str]:
+    """Read a list of package=version lines.
+
+    Raises
+    ------
+    ProfileError
+        Naming the line that is none.
+    """
+    found = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        text = line.partition("#")[0].strip()
+        if not text:
+            continue
+        name, separator, version = text.partition("=")
+        if not separator or not name or not version:
+            raise ProfileError(f"{path}:{number}", [_line_problem(text)])
+        found[name] = version
+    return found
+
+
+def _line_problem(text: str) -> Any:
+    from bottleneck.yaml_lines import Problem
+
+    return Problem((), f"{shown(text)}; expected package=version")
+
+
+def _beside(recipe: Path, name: str) -> Path:
+    path = Path(name)
+    return path if path.is_absolute() else recipe.resolve().parent / path
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,223 @@
+"""Turn Debian's root filesystem into a node's: Salt, units, programs, and nothing that differs from build to build."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from netboot.image.commands import BuildError, Step, clean_environment, run
+from netboot.image.recipe import FILES, Kernel, Recipe, SaltEnvironment
+
+SALT = Path("opt/cluster/salt")
+_CONSOLE_SCRIPTS = {
+    "salt-call": "salt_call",
+    "salt-minion": "salt_minion",
+    "salt-pip": "salt_pip",
+}
+# File of ours -> where it goes and with which mode.
+_PROGRAMS = {
+    "stage": ("usr/lib/cluster/stage", 0o755),
+    "cluster-enrol": ("usr/lib/cluster/cluster-enrol", 0o755),
+    "minion": ("etc/salt/minion", 0o600),
+    "journald.conf": ("etc/systemd/journald.conf.d/cluster.conf", 0o644),
+}
+# What a run leaves that says when and where it was.
+_LEFT_BEHIND = (
+    "boot/*",
+    "etc/*-",
+    "etc/.pwd.lock",
+    "etc/ssl/certs/java",
+    "initrd.img*",
+    "run/*",
+    "tmp/*",
+    "usr/share/initramfs-tools/*.old",
+    "var/backups/*",
+    "var/cache/apt/*",
+    "var/cache/debconf/*-old",
+    "var/cache/ldconfig/*",
+    "var/lib/apt/lists/*",
+    "var/lib/dbus/machine-id",
+    "var/lib/dpkg/*-old",
+    "var/lib/dpkg/lock*",
+    "var/lib/systemd/catalog/database",
+    "var/lib/systemd/random-seed",
+    "var/lib/ucf/*.[0-9]",
+    "var/log/*",
+    "var/tmp/*",
+    "vmlinuz*",
+)
+# glibc that a wheel may ask for at most, by suite's Python: trixie has 2.41.
+_GLIBC_MINOR = {"3.13": 41}
+
+
+def take_kernel(root: Path, kernel: Kernel, into: Path, environment: dict[str, str], on_step: Step) -> str:
+    """Move the kernel out, take out the modules that no node needs; return the kernel's version."""
+    versions = sorted(path.name for path in (root / "usr/lib/modules").iterdir())
+    if len(versions) != 1:
+        raise BuildError(f"{kernel.package} brought the kernels {versions}; expected one")
+    version = versions[0]
+    shutil.copyfile(root / f"boot/vmlinuz-{version}", into)
+    modules = root / "usr/lib/modules" / version
+    for pattern in kernel.prune:
+        matches = list((modules / "kernel").glob(pattern))
+        if not matches:
+            on_step(f"kernel.prune: {pattern} matches nothing in {version}")
+        for path in matches:
+            shutil.rmtree(path)
+    run(["chroot", root, "depmod", version], environment)
+    return version
+
+
+def fetch_wheels(salt: SaltEnvironment, cache: Path, on_step: Step) -> Path:
+    """Return a folder with the wheels of Salt's environment, fetched once for each state of the pins."""
+    pins = Path(salt.pins)
+    names = [line for line in pins.read_text(encoding="utf-8").splitlines() if line.strip() and line[0] != "#"]
+    key = hashlib.sha256("\n".join([salt.python, *names]).encode()).hexdigest()[:16]
+    folder = cache / f"wheels-{key}"
+    if folder.is_dir():
+        return folder
+    on_step("fetching Salt's packages")
+    partial = cache / f"wheels-{key}.partial-{os.getpid()}"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    environment = clean_environment(None)
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input"]
+    try:
+        # Salt itself is published as source alone; it is pure Python, so this machine can make its wheel.
+        source = [name for name in names if name.startswith("salt==")]
+        binary = [name for name in names if not name.startswith("salt==")]
+        run([*pip, "wheel", "--no-deps", "--wheel-dir", partial, *source], environment)
+        run([*pip, "download", "--no-deps", "--dest", partial, *_wheel_options(salt.python), *binary], environment)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def install_salt(root: Path, salt: SaltEnvironment, wheels: Path, environment: dict[str, str]) -> dict[str, str]:
+    """Install Salt's environment from wheels; return its packages' versions.
+
+    pip runs on this machine, so that the image needs neither pip nor a network while it is made.
+    """
+    home = root / SALT
+    packages = home / f"lib/python{salt.python}/site-packages"
+    packages.mkdir(parents=True)
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input"]
+    offline = {name: value for name, value in environment.items() if not name.startswith("PIP_")}
+    offline["PIP_CONFIG_FILE"] = os.devnull
+    options = ["--quiet", "--no-deps", "--no-index", "--no-compile", *_wheel_options(salt.python)]
+    run([*pip, "install", *options, "--target", packages, *sorted(wheels.glob("*.whl"))], offline)
+    # pip's scripts would start this machine's interpreter, and their digests stand in RECORD.
+    for leftover in ("bin", "share"):
+        shutil.rmtree(packages / leftover, ignore_errors=True)
+    for record in packages.glob("*.dist-info/RECORD"):
+        record.unlink()
+    for direct in packages.glob("*.dist-info/direct_url.json"):
+        direct.unlink()
+    (home / "bin").mkdir()
+    (home / "bin/python").symlink_to("/usr/bin/python3")
+    (home / "pyvenv.cfg").write_text(
+        f"home = /usr/bin\ninclude-system-site-packages = false\nversion = {salt.python}\n"
+    )
+    for script, function in _CONSOLE_SCRIPTS.items():
+        path = home / "bin" / script
+        path.write_text(
+            f"#!/{SALT}/bin/python\nimport sys\n\nfrom salt.scripts import {function}\n\nsys.exit({function}())\n"
+        )
+        path.chmod(0o755)
+        (root / "usr/local/bin" / script).symlink_to(f"/{SALT}/bin/{script}")
+    found = {}
+    for information in sorted(packages.glob("*.dist-info")):
+        name, _, version = information.name.removesuffix(".dist-info").rpartition("-")
+        found[name] = version
+    return found
+
+
+def configure(root: Path, recipe: Recipe, environment: dict[str, str], files: Path = FILES) -> None:
+    """Put our programs and units in place, and say which units start."""
+    for name, (target, mode) in _PROGRAMS.items():
+        _install(files / name, root / target, mode)
+    for unit in sorted(files.glob("*.service")):
+        _install(unit, root / "etc/systemd/system" / unit.name, 0o644)
+    (root / "etc/salt/minion.d").mkdir(parents=True, exist_ok=True)
+    pki = root / "etc/salt/pki/minion"
+    pki.mkdir(parents=True, exist_ok=True)
+    pki.chmod(0o700)
+    for generator in recipe.units.mask_generators:
+        folder = root / "etc/systemd/system-generators"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / generator).symlink_to(os.devnull)
+    systemctl = ["chroot", root, "systemctl"]
+    if recipe.units.mask:
+        run([*systemctl, "mask", *recipe.units.mask], environment)
+    if recipe.units.enable:
+        run([*systemctl, "enable", *recipe.units.enable], environment)
+    # systemd asks these whether /usr changed since the last start: it has not, and what it would do takes seconds.
+    for top in ("etc", "var"):
+        (root / top / ".updated").touch()
+
+
+def compile_python(root: Path, salt: SaltEnvironment, environment: dict[str, str]) -> None:
+    """Compile every module once, here, so that no node does; such files are not checked against their source."""
+    for cached in root.rglob("__pycache__"):
+        shutil.rmtree(cached)
+    places = [f"/usr/lib/python{salt.python}", "/usr/lib/python3/dist-packages", f"/{SALT}/lib"]
+    there = [place for place in places if (root / place[1:]).is_dir()]
+    run(
+        [
+            "chroot",
+            root,
+            "python3",
+            "-m",
+            "compileall",
+            "-q",
+            "-j",
+            "0",
+            "--invalidation-mode",
+            "unchecked-hash",
+            *there,
+        ],
+        environment,
+    )
+
+
+def normalise(root: Path) -> None:
+    """Take out what differs between two builds of the same recipe."""
+    for pattern in _LEFT_BEHIND:
+        for path in root.glob(pattern):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+    # Programs expect these to be there.
+    for folder, mode in (
+        ("var/log/salt", 0o750),
+        ("var/cache/apt/archives/partial", 0o755),
+        ("var/lib/apt/lists", 0o755),
+    ):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        (root / folder).chmod(mode)
+    # Empty, not missing: a missing one means a first start, at which every preset would be applied.
+    (root / "etc/machine-id").write_text("")
+    for name in ("etc/hostname", "etc/resolv.conf"):
+        (root / name).unlink(missing_ok=True)
+        (root / name).write_text("")
+
+
+def _wheel_options(python: str) -> list[str]:
+    newest = _GLIBC_MINOR.get(python, 36)
+    options = ["--only-binary=:all:", "--python-version", python, "--implementation", "cp"]
+    for minor in range(newest, 4, -1):
+        options += ["--platform", f"manylinux_2_{minor}_x86_64"]
+    return [*options, "--platform", "manylinux2014_x86_64", "--platform", "manylinux2010_x86_64"]
+
+
+def _install(source: Path, target: Path, mode: int) -> None:
+    if not source.is_file():
+        raise BuildError(f"{source} is not there; the tree is incomplete")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+    target.chmod(mode)
