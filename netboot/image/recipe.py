@@ -9,10 +9,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError
 
+from bottleneck.boot_types import Image
 from bottleneck.profile import validation_problems
-from bottleneck.profile_types import Name, Section
 from bottleneck.units import shown
-from bottleneck.yaml_lines import ProfileError, read
+from bottleneck.value_types import Name, Section
+from bottleneck.yaml_lines import Problem, ProfileError, read
 
 FILES = Path(__file__).parent / "files"
 BASE = FILES / "base.yaml"
@@ -100,21 +101,24 @@ class Recipe(Section):
     kernel: Kernel = Field(default_factory=Kernel, description="The kernel.")
     salt: SaltEnvironment = Field(description="Salt's environment.")
     units: Units = Field(default_factory=Units, description="systemd units.")
+    load_modules: list[Name] = Field(default=[], description="Kernel modules that are loaded at every start.")
     initramfs: Initramfs = Field(description="The initramfs.")
     layers: list[LayerSource] = Field(default=[], description="Layers over the base, lowest first.")
     compression_level: Annotated[int, Field(ge=1, le=22)] = Field(default=15, description="zstd level of squashfs.")
 
-    def extended(self, *, name: str | None = None, packages: list[str], layers: list[LayerSource]) -> Recipe:
-        """Return this recipe with a profile's packages and layers added."""
+    def for_profile(self, name: str, image: Image) -> Recipe:
+        """Return this recipe with what a profile asks for besides: packages, layers, modules, another kernel."""
         document = self.model_dump(by_alias=True)
-        document["name"] = name or self.name
-        document["packages"] = sorted({*self.packages, *packages})
-        document["layers"] = [*document["layers"], *(layer.model_dump(by_alias=True) for layer in layers)]
+        document |= {
+            "name": name,
+            "suite": image.suite,
+            "components": sorted({*self.components, *image.components}),
+            "packages": sorted({*self.packages, *image.packages}),
+            "load_modules": sorted({*self.load_modules, *image.modules}),
+        }
+        document["kernel"]["package"] = image.kernel
+        document["layers"] += [{"name": layer, "packages": packages} for layer, packages in image.layers.items()]
         return Recipe.model_validate(document)
-
-    def base_only(self) -> Recipe:
-        """Return the recipe without its layers."""
-        return self.model_copy(update={"layers": []})
 
 
 def load_recipe(path: Path | str = BASE) -> Recipe:
@@ -168,15 +172,9 @@ def read_lock(path: Path) -> dict[str, str]:
             continue
         name, separator, version = text.partition("=")
         if not separator or not name or not version:
-            raise ProfileError(f"{path}:{number}", [_line_problem(text)])
+            raise ProfileError(f"{path}:{number}", [Problem((), f"{shown(text)}; expected package=version")])
         found[name] = version
     return found
-
-
-def _line_problem(text: str) -> Any:
-    from bottleneck.yaml_lines import Problem
-
-    return Problem((), f"{shown(text)}; expected package=version")
 
 
 def _beside(recipe: Path, name: str) -> Path:

@@ -155,6 +155,8 @@ def configure(root: Path, recipe: Recipe, environment: dict[str, str], files: Pa
         run([*systemctl, "mask", *recipe.units.mask], environment)
     if recipe.units.enable:
         run([*systemctl, "enable", *recipe.units.enable], environment)
+    if recipe.load_modules:
+        (root / "etc/modules-load.d/cluster.conf").write_text("\n".join([*recipe.load_modules, ""]))
     # systemd asks these whether /usr changed since the last start: it has not, and what it would do takes seconds.
     for top in ("etc", "var"):
         (root / top / ".updated").touch()
