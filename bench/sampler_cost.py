@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("--lab", default="demo")
     parser.add_argument("--deployment", default="tp2")
     parser.add_argument("--tokens", type=int, default=1900, help="output tokens of each of the 4 requests")
+    parser.add_argument("--rounds", type=int, default=1, help="decodes, one after the other: more pairs of blocks")
     parser.add_argument("--block-seconds", type=float, default=3.0)
     parser.add_argument("--quiet-seconds", type=float, default=20.0, help="without load, for the CPU times")
     parser.add_argument("--seed", type=int, default=1, help="of the order of the arms")
@@ -48,7 +49,10 @@ def main() -> None:
     if not samplers:
         raise SystemExit(f"no sampler runs in lab {options.lab}: cluster apply --lab {options.lab}")
     try:
-        pairs = decode_in_blocks(lab, samplers, options)
+        chooser = random.Random(options.seed)
+        pairs = [pair for _ in range(options.rounds) for pair in decode_in_blocks(lab, samplers, options, chooser)]
+        if len(pairs) < 3:
+            raise SystemExit(f"only {len(pairs)} pairs of blocks hold enough tokens: raise --tokens")
         cpu = quiet_cpu(lab, samplers, options.quiet_seconds)
     finally:
         send(samplers, signal.SIGCONT)
@@ -65,9 +69,10 @@ def main() -> None:
     finish({"deployment": options.deployment, "itl_seconds": pairs, "throughput_ratio": ratio, **cpu}, options.output)
 
 
-def decode_in_blocks(lab: Lab, samplers: list[int], options: argparse.Namespace) -> list[dict[str, float]]:
+def decode_in_blocks(
+    lab: Lab, samplers: list[int], options: argparse.Namespace, chooser: random.Random
+) -> list[dict[str, float]]:
     """Freeze and thaw the samplers during one long decode; return each pair's mean time between tokens, seconds."""
-    chooser = random.Random(options.seed)
     blocks: list[tuple[str, float, float]] = []
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder, "bench.json")
@@ -91,8 +96,6 @@ def decode_in_blocks(lab: Lab, samplers: list[int], options: argparse.Namespace)
         pair = {arm: statistics.fmean(found) for arm, found in (first, second) if len(found) >= 4 * REQUESTS}
         if len(pair) == 2:
             pairs.append(pair)
-    if len(pairs) < 3:
-        raise SystemExit(f"only {len(pairs)} pairs of blocks hold enough tokens: raise --tokens")
     return pairs
 
 

@@ -94,7 +94,8 @@ def by_hand(lab: Lab, deployment: str, point: Point) -> dict[str, Any]:
                 ]
                 if dead or time.monotonic() - started > READY_SECONDS:
                     raise SystemExit(f"vLLM by hand did not become ready:\n{''.join(dead)}")
-                time.sleep(2)
+                # Asking costs the nodes' own cores, so not often.
+                time.sleep(5)
             return {**load(lab, url, point), "ready_seconds": time.monotonic() - started}
         finally:
             end_marked(marker)
