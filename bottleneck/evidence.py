@@ -45,7 +45,8 @@ class Candidate:
     """A class with its score, its place and its evidence.
 
     `inferred` is how much of the score was not measured but left over by elimination, 0 to 1; `certainty` how sure it
-    is that the name is the right one among classes that are mended together. `kind` says what a straggler lacks.
+    is that the name is the right one among classes that are mended together. `kind` says what a straggler lacks,
+    `between` which classes it is between when it cannot be told.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Candidate:
     inferred: float = 0.0
     certainty: float = 1.0
     kind: str | None = None
+    between: tuple[str, ...] = ()
 
     def say(self, statement: str, value: float | None, unit: str, source: str) -> None:
         """Add a line of evidence."""

@@ -44,6 +44,12 @@ class Run:
         What is missing or could not be read.
     live : bool
         True for a window of a serving cluster: no client timings are to be expected.
+    scenario : bool
+        True for recorded engine metrics of one server: neither a profile nor samples are to be expected.
+    settings_whole : bool
+        Whether the plan's command line is all that the engine was told: what is not in it has its default.
+    foreign_ceilings : str
+        Why the ceilings are taken to be another machine's; empty when they are not.
     """
 
     id: str = ""
@@ -63,6 +69,9 @@ class Run:
     verdict: dict[str, Any] | None = None
     problems: list[str] = field(default_factory=list)
     live: bool = False
+    scenario: bool = False
+    settings_whole: bool = False
+    foreign_ceilings: str = ""
     folder: Path | None = None
 
     @property

@@ -11,11 +11,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from bottleneck.accelerator_time import fill_work, floors, watched_from_outside
 from bottleneck.engine_signals import EngineFacts
 from bottleneck.fit import DEFAULT_BATCHED_TOKENS
 from bottleneck.link_time import link_parts
 from bottleneck.node_time import local_parts
-from bottleneck.signals import Signals
+from bottleneck.signals import REACHED, Signals
 from bottleneck.step_parts import DECODE, PREFILL, Part, Work
 from bottleneck.topology import Group
 
@@ -75,6 +76,18 @@ def engine_time(signals: Signals, group: Group, facts: EngineFacts) -> EngineTim
     times = _request_time(signals, group, facts)
     if times is None or times.tokens <= 0 or times.prefill_seconds + times.decode_seconds <= 0:
         return None
+    prefill, decode = _divide(signals, facts, times)
+    if watched_from_outside(signals, group):
+        times.notes += fill_work(signals, group, facts, (prefill, decode))
+    else:
+        for work in (prefill, decode):
+            _take_apart(signals, group, work, (prefill, decode), times)
+    times.work = {PREFILL: prefill, DECODE: decode}
+    return times
+
+
+def _divide(signals: Signals, facts: EngineFacts, times: EngineTime) -> tuple[Work, Work]:
+    """Divide the busy time between the kinds of work, and count their steps and tokens."""
     stalled = times.decode_seconds * times.stalled_share
     in_prompts, in_decode = times.prefill_seconds + stalled, times.decode_seconds - stalled
     busy = signals.busy_seconds
@@ -82,10 +95,17 @@ def engine_time(signals: Signals, group: Group, facts: EngineFacts) -> EngineTim
     prefill = Work(PREFILL, busy * in_prompts / (in_prompts + in_decode))
     decode = Work(DECODE, busy * in_decode / (in_prompts + in_decode))
     _count_steps(signals, facts, times, prefill, decode)
-    for work in (prefill, decode):
-        _take_apart(signals, group, work, (prefill, decode), times)
-    times.work = {PREFILL: prefill, DECODE: decode}
-    return times
+    if watched_from_outside(signals, times.group):
+        # Where prompts are computed in steps that also decode, gaps between tokens are all alike and show no stall. But
+        # prompts cannot take less than their operations at what a model reaches of the ceiling.
+        least = floors(signals, times.group, facts, (prefill, decode))
+        wanted = min(least[PREFILL].compute / REACHED, busy - least[DECODE].seconds)
+        if wanted > prefill.wall_seconds and times.decode_seconds > 0:
+            wanted_prompts = wanted / busy * (in_prompts + in_decode)
+            times.stalled_share = min(1.0, max(0.0, (wanted_prompts - times.prefill_seconds) / times.decode_seconds))
+            prefill.wall_seconds, decode.wall_seconds = wanted, busy - wanted
+            _count_steps(signals, facts, times, prefill, decode)
+    return prefill, decode
 
 
 def _request_time(signals: Signals, group: Group, facts: EngineFacts) -> EngineTime | None:
@@ -106,10 +126,18 @@ def _request_time(signals: Signals, group: Group, facts: EngineFacts) -> EngineT
         )
     if client is not None and client.output_tokens > 0 and len(signals.engines) == 1:
         first = client.first_token_seconds if math.isfinite(client.first_token_seconds) else 0.0
+        # Little's law: as many requests as waited on average, for as long as any request was there.
+        waited = min((facts.waiting_mean or 0.0) * (facts.busy_share or 0.0) * signals.span_seconds, 0.95 * first)
         times = EngineTime(
-            group, 0.0, first, max(0.0, client.latency_seconds - first), client.output_tokens, stalled, "client timings"
+            group,
+            waited,
+            first - waited,
+            max(0.0, client.latency_seconds - first),
+            client.output_tokens,
+            stalled,
+            "client timings",
         )
-        times.notes.append("the engine did not tell its phases: queueing is counted inside prefill")
+        times.notes.append("the engine did not tell its phases: prefill is the first token's time less the mean queue")
         return times
     tokens = facts.generation_tokens
     if tokens and facts.running_mean is not None and facts.busy_share is not None and signals.span_seconds > 0:
@@ -145,11 +173,24 @@ def _step_wait(facts: EngineFacts) -> float:
 
 
 def _stalled_by_histogram(facts: EngineFacts) -> float:
-    """Estimate the stalled share from a histogram of gaps: what its mean has above its median, if that is much."""
-    median, mean = (facts.itl.quantile(0.5), facts.itl.mean) if facts.itl is not None else (None, None)
-    if not median or not mean or mean < 1.3 * median:
+    """Estimate the stalled share from a histogram of gaps: those far above the bucket of the median are stalls.
+
+    Buckets are wide: where the median falls inside one is not known, so only buckets that begin 2.5 times above its end
+    count, each with its middle less that end.
+    """
+    gaps = facts.itl
+    if gaps is None or not gaps.counts or not gaps.total > 0:
         return 0.0
-    return min(0.95, 1.0 - median / mean)
+    usual = next(
+        (bound for bound, below in zip(gaps.bounds, gaps.counts, strict=True) if below >= gaps.counts[-1] / 2), math.inf
+    )
+    stalled, lower, before = 0.0, 0.0, 0.0
+    for bound, below in zip(gaps.bounds, gaps.counts, strict=True):
+        if lower >= 2.5 * usual:
+            middle = (lower + bound) / 2 if math.isfinite(bound) else lower
+            stalled += (below - before) * (middle - usual)
+        lower, before = bound, below
+    return min(0.95, max(0.0, stalled / gaps.total))
 
 
 def _count_steps(signals: Signals, facts: EngineFacts, times: EngineTime, prefill: Work, decode: Work) -> None:
@@ -160,12 +201,19 @@ def _count_steps(signals: Signals, facts: EngineFacts, times: EngineTime, prefil
     prefill.tokens = scale * (facts.prompt_tokens or 0.0) or float(client.input_tokens if client else 0)
     # The first token of a request comes out of the step that computes its prompt.
     decode.tokens = max(0.0, scale * (facts.generation_tokens or times.tokens) - requests)
-    gap = (client.itl_median_seconds if client else None) or (facts.itl.quantile(0.5) if facts.itl else None)
     counted = scale * (facts.steps or 0.0)
-    decode.steps = decode.wall_seconds / gap if gap else counted
     budget = signals.topology.max_num_batched_tokens or DEFAULT_BATCHED_TOKENS
     fewest = math.ceil(prefill.tokens / budget)
-    prefill.steps = min(max(counted - decode.steps, fewest), max(requests, fewest)) if prefill.tokens else 0.0
+    gap = client.itl_median_seconds if client else None
+    if gap is None and not counted and facts.itl is not None:
+        gap = facts.itl.quantile(0.5)
+    if gap:
+        decode.steps = decode.wall_seconds / gap
+        prefill.steps = min(max(counted - decode.steps, fewest), max(requests, fewest)) if prefill.tokens else 0.0
+    else:
+        # A prompt ends in one step, and several may share it.
+        prefill.steps = min(max(requests, fewest), max(counted / 2, fewest)) if prefill.tokens else 0.0
+        decode.steps = max(0.0, counted - prefill.steps)
 
 
 def _take_apart(signals: Signals, group: Group, work: Work, both: tuple[Work, Work], times: EngineTime) -> None:

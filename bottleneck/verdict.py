@@ -8,10 +8,11 @@ from typing import Any
 
 from bottleneck import taxonomy
 from bottleneck.evidence import Candidate, Evidence
+from bottleneck.gather import gather
 from bottleneck.ledger import Ledger, build_ledger
 from bottleneck.rules.judge import judge
 from bottleneck.run import Run
-from bottleneck.signals import finite, gather
+from bottleneck.signals import finite
 
 __all__ = ["Evidence", "Verdict", "analyse"]
 
@@ -30,6 +31,8 @@ class Verdict:
         `node` and `link`, None where it has no such place.
     kind : str or None
         What a straggler lacks.
+    between : tuple of str
+        For `inconclusive`: the classes between which it cannot be told, if it is between two.
     confidence : float
         0 to 1: how far the evidence carries this class and not the runner-up. Not a probability from trials.
     evidence : list of Evidence
@@ -54,6 +57,7 @@ class Verdict:
     notes: list[str] = field(default_factory=list)
     interval: tuple[float, float] = (0.0, 0.0)
     kind: str | None = None
+    between: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the verdict as JSON-able data."""
@@ -66,6 +70,7 @@ class Verdict:
                 "fault": self.name in taxonomy.CLASSES and taxonomy.CLASSES[self.name].fault,
                 "where": self.where,
                 "kind": self.kind,
+                "between": list(self.between),
                 "confidence": round(self.confidence, 3),
                 "interval": {"start": self.interval[0], "end": self.interval[1]},
                 "evidence": [item.to_json() for item in self.evidence],
@@ -98,6 +103,7 @@ class Verdict:
             notes=[str(item) for item in document.get("notes") or []],
             interval=(float(interval.get("start") or 0.0), float(interval.get("end") or 0.0)),
             kind=document.get("kind"),
+            between=tuple(str(item) for item in document.get("between") or []),
         )
 
 
@@ -146,6 +152,7 @@ def analyse(run: Run) -> Verdict:
         notes=[*notes, *(note for note in ledger.notes if note not in notes)],
         interval=run.interval,
         kind=winner.kind,
+        between=winner.between,
     )
 
 

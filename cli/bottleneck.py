@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,11 +11,12 @@ from rich.markup import escape
 from bottleneck.samples import node_samples
 from bottleneck.verdict import Verdict
 from cli.options import JsonOption
-from cli.output import console, emit, out
+from cli.output import USAGE, console, emit, fail, out
 from cli.report.page import missing_notes, verdict_of
 from cli.report.series import time_edges
 from cli.report.usage import usage
 from cli.run_folders import open_run
+from cli.scenario import show_scenario
 from cli.verdict_text import evidence_lines, headline, ledger_table, section, whole_verdict
 
 
@@ -33,6 +35,13 @@ def bottleneck(
     again: Annotated[
         bool, typer.Option("--again", help="Analyse the recorded measurements anew, not the verdict kept with them.")
     ] = False,
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", help="Judge recorded engine metrics, a scenario file, instead of a run."),
+    ] = None,
+    ceilings: Annotated[
+        Path | None, typer.Option("--ceilings", help="With --from: the ceilings of the scenario's machine.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say what held a run back: the ledger, the ceilings, the verdict, what to try next.
@@ -42,7 +51,16 @@ def bottleneck(
       cluster bottleneck
 
       cluster bottleneck 20261123T2130 --json
+
+      cluster bottleneck --from scenario.json.gz --ceilings ceilings.json --json
     """
+    if source is not None:
+        if run is not None or again:
+            fail("--from takes a scenario file; a run and --again do not go with it", code=USAGE)
+        show_scenario(source, ceilings, as_json)
+        return
+    if ceilings is not None:
+        fail("--ceilings goes with --from; a run has its own ceilings", "cluster bottleneck --help", USAGE)
     recorded = open_run(run)
     verdict = verdict_of(recorded, again)
     uses = usage(recorded, node_samples(recorded.batches), time_edges(*recorded.interval))

@@ -17,6 +17,7 @@ def score_client_limited(case: Case) -> Candidate:
     waiting = max((engine.waiting_share or 0.0 for engine in signals.engines), default=0.0)
     held = case.slots_share + case.cache_share
     outside = case.ledger.phase("client") * (1.0 - case.front_saturation)
+    idle = None if idle is None else idle * (1.0 - case.front_saturation)
     if waiting <= 0.2 and held <= 0.2 and idle is not None and idle >= IDLE:
         found.score = 0.5 + 0.5 * idle
         found.say(
@@ -64,7 +65,8 @@ def score_api_server(case: Case) -> Candidate:
     if saturated <= 0:
         return found
     lost = case.ledger.phase("client") + case.step_wait_share
-    found.score = found.gain_share = saturated * lost
+    # A full front process also leaves the engine idle.
+    found.score = found.gain_share = saturated * max(lost, case.signals.idle_share or 0.0)
     if found.score <= 0:
         return found
     seen = max(case.signals.engines, key=lambda engine: engine.front_cpu_share or 0.0)

@@ -6,8 +6,9 @@ from bottleneck.evidence import Candidate, Case, build_case, percent
 from bottleneck.ledger import Ledger
 from bottleneck.rules import SCORERS
 from bottleneck.rules.front import IDLE
-from bottleneck.signals import Signals, Weakness
-from bottleneck.taxonomy import WORK_CLASSES
+from bottleneck.signals import Signals
+from bottleneck.taxonomy import CLASSES, WORK_CLASSES
+from bottleneck.weakness import Weakness
 
 # Below this share nothing deserves the name of bottleneck.
 LEAST_SCORE = 0.2
@@ -15,6 +16,12 @@ LEAST_SCORE = 0.2
 LEAST_CONFIDENCE = 0.25
 # Two causes nearer than this (of the larger) are one and the same to the measurement.
 TIE = 0.12
+# Confidence without a ledger: only the engine's gauges speak.
+NO_LEDGER = 0.5
+# Certainty of a class that the measurements cannot tell from another one.
+UNSURE = 0.75
+# Between two such classes nearer than this (of the larger) no name is given.
+UNSURE_TIE = 0.35
 # From this share of an output token's time on, a fault makes the work of a healthy node count less beside it.
 FAULT = 0.15
 
@@ -48,12 +55,20 @@ def judge(signals: Signals, ledger: Ledger) -> tuple[Candidate, list[Candidate],
     siblings = _together([candidates[name] for name in WORK_CLASSES])
     field = [candidate for candidate in candidates.values() if candidate not in siblings]
     field.sort(key=lambda candidate: -candidate.score)
-    notes = [weakness.statement for weakness in signals.weaknesses]
+    weaknesses = list(signals.weaknesses)
+    if not ledger.entries:
+        lack = "no output token with a known time: what was seen cannot be weighed as a share of one"
+        # An engine that idles needs no token to be seen idle.
+        weaknesses.append(Weakness(NO_LEDGER, lack, frozenset(CLASSES) - {"client_limited", "weight_loading"}))
+    notes = [weakness.statement for weakness in weaknesses]
+    for candidate in field:
+        if any(candidate.name in classes for classes in signals.unsure):
+            candidate.certainty *= UNSURE
     for place, candidate in enumerate(field):
         rival = max((other.score for other in field if other is not candidate), default=0.0)
-        candidate.confidence = _confidence(candidate, rival if place == 0 else field[0].score, signals.weaknesses)
+        candidate.confidence = _confidence(candidate, rival if place == 0 else field[0].score, weaknesses)
     for sibling in siblings:
-        sibling.confidence = _confidence(sibling, field[0].score, signals.weaknesses)
+        sibling.confidence = _confidence(sibling, field[0].score, weaknesses)
     ranked = [candidate for candidate in field if candidate.score >= 0.05]
     winner = _decide(case, ranked, signals, notes)
     others = [*ranked, *(sibling for sibling in siblings if sibling.score >= 0.05)]
@@ -119,6 +134,12 @@ def _decide(case: Case, ranked: list[Candidate], signals: Signals, notes: list[s
         return _undecided(case, first, signals, notes)
     if (
         second is not None
+        and first.score - second.score < UNSURE_TIE * first.score
+        and any({first.name, second.name} <= classes for classes in signals.unsure)
+    ):
+        return _undecided(case, first, signals, notes, second)
+    if (
+        second is not None
         and first.name in STEP_CAUSES
         and second.name in STEP_CAUSES
         and second.score >= LEAST_SCORE
@@ -127,7 +148,7 @@ def _decide(case: Case, ranked: list[Candidate], signals: Signals, notes: list[s
         balanced = Candidate("balanced", first.score, evidence=[*first.evidence, *second.evidence])
         balanced.gain_share = max(first.gain_share or 0.0, second.gain_share or 0.0)
         balanced.confidence = min(0.9, first.confidence / 0.45 * 0.8) if first.confidence else 0.0
-        return balanced if balanced.confidence >= LEAST_CONFIDENCE else _undecided(case, first, signals, notes)
+        return balanced if balanced.confidence >= LEAST_CONFIDENCE else _undecided(case, first, signals, notes, second)
     if first.name in STEP_CAUSES and unexplained > 0.5:
         first.say(
             f"{percent(unexplained)} of the time in steps is not explained by any measurement",
@@ -135,12 +156,23 @@ def _decide(case: Case, ranked: list[Candidate], signals: Signals, notes: list[s
             "1",
             "ledger",
         )
-    return first if first.confidence >= LEAST_CONFIDENCE else _undecided(case, first, signals, notes)
+    return first if first.confidence >= LEAST_CONFIDENCE else _undecided(case, first, signals, notes, second)
 
 
-def _undecided(case: Case, first: Candidate | None, signals: Signals, notes: list[str]) -> Candidate:
-    """Return `inconclusive` with what can still be said."""
+def _undecided(
+    case: Case, first: Candidate | None, signals: Signals, notes: list[str], second: Candidate | None = None
+) -> Candidate:
+    """Return `inconclusive` with what can still be said: between which two it is, where it is between two."""
     found = Candidate("inconclusive")
+    if first is not None and second is not None and second.score >= LEAST_SCORE:
+        found.between = (first.name, second.name)
+        found.say(
+            f"not sure: {first.name} ({percent(first.score)} of the time in steps) or {second.name} "
+            f"({percent(second.score)}); slowing each a little while the load runs would tell",
+            None,
+            "",
+            "analysis",
+        )
     engines, ledger = signals.engines, case.ledger
     if not ledger.entries and all(engine.readings == 0 for engine in engines):
         found.say("no request with a known time and no engine reading: nothing can be concluded", None, "", "analysis")

@@ -21,7 +21,7 @@ def score_host_overhead(case: Case) -> Candidate:
     found.node = max(entries, key=lambda entry: entry.seconds).node
     sources = "; ".join(sorted({entry.source for entry in entries}))
     found.say(f"the host takes {percent(found.score)} of the time in steps", found.score, "1", f"ledger: {sources}")
-    if case.signals.eager:
+    if case.signals.settings.eager:
         found.say("the engine was told not to capture graphs (enforce_eager)", None, "", "server settings")
     for work in case.ledger.work:
         if work.floor_seconds and work.steps > 0 and work.wall_seconds > 3 * work.floor_seconds:

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from bottleneck.gather import gather
 from bottleneck.ledger import Ledger, build_ledger
 from bottleneck.metrics import MetricsText
 from bottleneck.run import Run
-from bottleneck.signals import busy_time, gather
+from bottleneck.signals import busy_time
 from bottleneck.taxonomy import WORK_CLASSES
 from bottleneck.verdict import analyse
 
@@ -163,7 +164,7 @@ def test_without_an_engine_the_phases_are_the_clients() -> None:
     ledger = ledger_of(run)
     assert_identity(ledger)
     assert ledger.phase("queue") == 0 and ledger.phase("prefill") > 0.3
-    assert any("queueing is counted inside prefill" in note for note in ledger.notes)
+    assert any("did not tell its phases" in note for note in ledger.notes)
 
 
 def test_without_tokens_there_is_no_ledger() -> None:

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from bottleneck import exposition, prometheus
 from bottleneck.profile import ProfileError, load_profile
+from bottleneck.scenario import read_document
 from cli.prometheus import app
 from tests import run_builder
 
@@ -20,7 +21,7 @@ ALSO = {"vllm:time_to_first_token_seconds_bucket"}
 
 
 def exported() -> set[str]:
-    recorded = json.loads((DATA / "kv_preempt.json").read_text())["after"]
+    recorded = read_document(DATA / "scenario_kv_preempt.json.xz")["metrics_after"]
     return (
         {metric.name for metric in exposition.METRICS}
         | {line.partition("{")[0] for line in recorded.splitlines()}

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from bottleneck.scenario import read_document
+
 FILES = Path(__file__).parents[2] / "salt" / "sampler" / "files"
 sys.path.insert(0, str(FILES))
 
@@ -336,7 +338,7 @@ def test_counts_become_bytes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 
 
 def test_only_the_families_of_the_analysis_are_kept() -> None:
-    recorded = json.loads((Path(__file__).parents[1] / "data/h200/kv_preempt.json").read_text())["after"]
+    recorded = read_document(Path(__file__).parents[1] / "data/h200/scenario_kv_preempt.json.xz")["metrics_after"]
     other = 'python_info{version="3.12.3"} 1.0\nhttp_requests_total{method="GET"} 3.0\nvllm:engine_sleep_state 0.0\n'
     comment = "# TYPE vllm:num_requests_running gauge\n"
     found = engine_metrics.keep(comment + other + recorded)

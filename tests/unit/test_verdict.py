@@ -5,19 +5,16 @@ from __future__ import annotations
 import copy
 import json
 import math
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bottleneck.metrics import MetricsText
-from bottleneck.run import ClientRequest, ClientResult, Run, window_run
+from bottleneck.run import ClientRequest, Run, window_run
 from bottleneck.taxonomy import WORK_CLASSES
 from bottleneck.verdict import Verdict, analyse
 
 from .simulator import LABELS, simulate
-
-DATA = Path(__file__).parents[1] / "data" / "h200"
 
 WORK = "work"  # any of a node's own
 
@@ -179,54 +176,6 @@ def test_a_replica_that_is_throttled_is_a_straggler() -> None:
         readings["node1"] = readings["node0"]
     verdict = analyse(run)
     assert (verdict.name, verdict.where["node"], verdict.where["link"]) == ("straggler", "node1", None)
-
-
-# -- recorded scenarios with a known cause
-
-
-def recorded(name: str) -> Run:
-    document = json.loads((DATA / f"{name}.json").read_text())
-    batches = [
-        {
-            "node": "h200",
-            "boot": "b",
-            "sequence": index + 1,
-            "samples": [],
-            "engine": {"t": row[0], "metrics": dict(zip(document["during_names"], row[1:], strict=True))},
-        }
-        for index, row in enumerate(document["during"])
-    ]
-    load, times = document["load"], document["requests"]
-    requests = [
-        ClientRequest(load["L"], load["O"], ttft, (itl,) * (load["O"] - 1), e2e)
-        for ttft, e2e, itl in zip(times["ttft"], times["e2e"], times["itl"], strict=True)
-    ]
-    return Run(
-        interval=(0.0, document["seconds"]),
-        batches=batches,
-        engine_before={"h200": MetricsText.parse(document["before"])},
-        engine_after={"h200": MetricsText.parse(document["after"])},
-        client=ClientResult(requests, document["seconds"], load["conc"], math.inf),
-    )
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [("queue_seqs", "sequence_limit"), ("kv_preempt", "kv_cache_capacity"), ("decode_bw", "decode_memory_bandwidth")],
-)
-@pytest.mark.parametrize("live", [False, True], ids=["run", "window"])
-def test_recorded_scenarios(name: str, expected: str, live: bool) -> None:
-    run = recorded(name)
-    if live:
-        run.client, run.live = None, True
-    verdict = analyse(run)
-    assert verdict.name == expected
-    assert_sound(verdict)
-    if expected != "decode_memory_bandwidth":
-        assert verdict.confidence > 0.5
-    else:
-        # Nothing measured the node itself: by elimination only.
-        assert verdict.confidence < 0.6
 
 
 # -- bad input

@@ -1,0 +1,97 @@
+"""What is missing or doubtful in the measurements of a run, each with how much it costs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from bottleneck.run import Run
+from bottleneck.signals import Signals
+from bottleneck.weakness import STEP_CLASSES, Weakness
+
+
+def weaknesses(signals: Signals, run: Run) -> Iterable[Weakness]:
+    """Yield every weakness of a run's measurements."""
+    yield from (Weakness(1.0, problem) for problem in run.problems)
+    if run.foreign_ceilings:
+        yield Weakness(0.6, f"{run.foreign_ceilings}: shares of ceilings are not to be trusted", STEP_CLASSES)
+    if run.status != "complete":
+        yield Weakness(0.85, f"the run is marked {run.status}: it was cut short, and stands for what it got to")
+    yield from _client_weaknesses(signals, run)
+    if run.scenario:
+        yield from _scenario_weaknesses(signals)
+    elif signals.topology.profile is None:
+        lack = "no profile with this deployment: the model's arithmetic, the link and the limits are not known"
+        yield Weakness(0.9, lack, STEP_CLASSES)
+    if not any(engine.has_times or engine.readings for engine in signals.engines):
+        yield Weakness(0.5, "no engine metrics: queueing and cache cannot be told from slow steps")
+    elif not any(engine.has_times for engine in signals.engines):
+        yield Weakness(0.8, "no request finished between the engine's readings: phases are estimated")
+    elif not run.live and not any(engine.readings for engine in signals.engines):
+        yield Weakness(0.8, "no engine readings during the run: why requests waited was not seen")
+    yield from _unseen_queue(signals)
+    for engine in signals.engines:
+        if engine.reset:
+            yield Weakness(0.5, f"a counter of the engine on {engine.head or 'the head'} went backwards: it restarted")
+        if engine.unusable:
+            yield Weakness(0.9, f"{engine.unusable} engine metrics of {engine.head or 'the head'} are not numbers")
+    if run.scenario:
+        return
+    if not any(facts.covered_share > 0 for facts in signals.nodes.values()):
+        yield Weakness(0.7, "no samples of the nodes: a slow link or node cannot be seen", STEP_CLASSES)
+        return
+    for node, facts in signals.nodes.items():
+        if facts.covered_share < 0.8:
+            yield Weakness(0.7, f"samples of {node} cover {facts.covered_share:.0%} of the interval", STEP_CLASSES)
+        if facts.missing_batches or facts.dropped:
+            lost = f"{facts.missing_batches} batches of {node} never came, its sampler dropped {facts.dropped} samples"
+            yield Weakness(0.95, lost, STEP_CLASSES)
+        if facts.resets:
+            yield Weakness(0.9, f"link counters of {node} went backwards {facts.resets} times", STEP_CLASSES)
+    if signals.link is not None:
+        yield from (Weakness(0.85, note, STEP_CLASSES) for note in signals.link.notes)
+        if not signals.link.sent_bytes:
+            yield Weakness(0.7, f"no samples of link {signals.link.name}: its bytes are not known", STEP_CLASSES)
+        if signals.link.capacity_bytes_per_second is None:
+            yield Weakness(0.6, f"link {signals.link.name} has no ceiling: measure it with cluster probe", STEP_CLASSES)
+
+
+def _unseen_queue(signals: Signals) -> Iterable[Weakness]:
+    """Say that requests waited when no reading shows why."""
+    for engine in signals.engines:
+        times = (engine.queue_seconds, engine.prefill_seconds, engine.decode_seconds)
+        whole = math.fsum(part or 0.0 for part in times)
+        if engine.waiting is not None or engine.readings or not engine.queue_seconds or whole <= 0:
+            continue
+        share = engine.queue_seconds / whole
+        if share > 0.05:
+            yield Weakness(1.0 - share, f"requests waited {share:.0%} of their time, and no reading shows for what")
+
+
+def _scenario_weaknesses(signals: Signals) -> Iterable[Weakness]:
+    """Say what a scenario lacks to compare its steps with the hardware."""
+    if not any(engine.flops for engine in signals.engines):
+        lack = "no estimated_flops_per_gpu in the metrics (--enable-mfu-metrics): what steps are made of is not known"
+        yield Weakness(0.75, lack, STEP_CLASSES)
+    if not any(facts.gemm_flops_per_second or facts.memory_read_bytes_per_second for facts in signals.nodes.values()):
+        lack = "no ceilings: prompts and decoding are told apart by their time alone, the host not at all"
+        yield Weakness(0.75, lack, STEP_CLASSES)
+
+
+def _client_weaknesses(signals: Signals, run: Run) -> Iterable[Weakness]:
+    client = signals.client
+    if client is None or client.requests == 0:
+        if not run.live:
+            yield Weakness(0.85, "no client timings: the ledger is the engine's own account")
+        return
+    if run.client is not None and len(run.client.points) > 1:
+        yield Weakness(0.9, f"a sweep of {len(run.client.points)} points is judged as one")
+    if client.output_tokens == 0:
+        yield Weakness(0.5, "no output token was counted")
+    if client.requests == 1:
+        yield Weakness(0.5, "one request: its times may be chance")
+    elif client.requests < 4:
+        yield Weakness(0.75, f"only {client.requests} requests")
+    if client.failed:
+        share = client.failed / (client.failed + client.requests)
+        yield Weakness(1.0 - 0.5 * share, f"{client.failed} requests failed and are left out")

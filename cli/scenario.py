@@ -1,0 +1,37 @@
+"""`cluster bottleneck --from`: the verdict over recorded engine metrics, offline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+
+from bottleneck.run import Run
+from bottleneck.scenario import ScenarioError, load_scenario
+from bottleneck.verdict import Verdict, analyse
+from cli.output import USAGE, console, emit, fail, out
+from cli.verdict_text import whole_verdict
+
+
+def show_scenario(path: Path, ceilings: Path | None, as_json: bool) -> None:
+    """Judge a scenario file and print the verdict."""
+    try:
+        run = load_scenario(path, ceilings)
+    except ScenarioError as error:
+        fail(str(error), "read the form of a scenario: doc/reference/scenario-file.md", USAGE)
+    verdict = analyse(run)
+    emit(scenario_document(run, verdict), as_json, lambda: _print(run, verdict, path))
+
+
+def scenario_document(run: Run, verdict: Verdict) -> dict[str, Any]:
+    """Return what `--json` prints: the verdict's head at the top, all of it below."""
+    whole = verdict.to_json()
+    head = {key: whole[key] for key in ("class", "title", "fault", "confidence", "runners_up", "evidence", "notes")}
+    return {"scenario": run.id, **head, "verdict": whole}
+
+
+def _print(run: Run, verdict: Verdict, path: Path) -> None:
+    out.print(f"[dim]scenario {escape(run.id)}, {escape(str(path))}[/]")
+    out.print(whole_verdict(verdict.to_json(), [], verdict.notes, out.width))
+    console.print("[dim]next:[/] cluster bottleneck --help")
