@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import typer
 
-from cli import bench, bottleneck, cluster, demo, lab, probe, profile, prometheus, report, runs, top
+from cli import bench, bottleneck, cluster, demo, image, lab, probe, profile, prometheus, report, runs, top
 
 app = typer.Typer(
     name="cluster",
@@ -18,6 +18,7 @@ for name, room, summary in (
     ("profile", profile.app, "Read and check profiles."),
     ("lab", lab.app, "The embedded cluster: nodes as namespaces on this machine."),
     ("run", runs.app, "List, show and compare recorded runs."),
+    ("image", image.app, "The Linux image that the nodes boot: build, compare, make active, go back."),
     ("prometheus", prometheus.app, "Scrape configuration, alert rules and dashboard."),
 ):
     app.add_typer(room, name=name, help=summary, no_args_is_help=True)
