@@ -186,7 +186,7 @@ def show(
 
       cluster image show 3f2a --verify
 
-      cluster image show active --lock > packages.lock
+      cluster image show active --lock
     """
     images = images_of(profile, lab, store)
     if lock:

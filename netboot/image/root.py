@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import os
 import shutil
@@ -29,6 +30,7 @@ _LEFT_BEHIND = (
     "boot/*",
     "etc/*-",
     "etc/.pwd.lock",
+    "etc/nvme/host*",
     "etc/ssl/certs/java",
     "initrd.img*",
     "run/*",
@@ -62,13 +64,36 @@ def take_kernel(root: Path, kernel: Kernel, into: Path, environment: dict[str, s
     shutil.copyfile(root / f"boot/vmlinuz-{version}", into)
     modules = root / "usr/lib/modules" / version
     for pattern in kernel.prune:
-        matches = list((modules / "kernel").glob(pattern))
-        if not matches:
+        if not any((modules / "kernel").glob(pattern)):
             on_step(f"kernel.prune: {pattern} matches nothing in {version}")
-        for path in matches:
-            shutil.rmtree(path)
+    for name in prunable(modules_of(modules / "modules.dep"), kernel.prune):
+        (modules / name).unlink()
     run(["chroot", root, "depmod", version], environment)
     return version
+
+
+def modules_of(index: Path) -> dict[str, list[str]]:
+    """Return, of every module in a modules.dep, the modules that it needs; both as the index writes them."""
+    found = {}
+    for line in index.read_text(encoding="utf-8").splitlines():
+        name, _, needed = line.partition(":")
+        found[name] = needed.split()
+    return found
+
+
+def prunable(modules: dict[str, list[str]], patterns: list[str]) -> list[str]:
+    """Return the modules that lie below a pattern and that no other module needs."""
+    below = [f"kernel/{pattern}" for pattern in patterns]
+
+    def matched(name: str) -> bool:
+        parts = Path(name).parts
+        ancestors = ("/".join(parts[:length]) for length in range(2, len(parts) + 1))
+        return any(fnmatch.fnmatchcase(each, pattern) for each in ancestors for pattern in below)
+
+    going = {name for name in modules if matched(name)}
+    # modules.dep lists what a module needs in full, at second hand as well.
+    needed = {each for name in modules.keys() - going for each in modules[name]}
+    return sorted(going - needed)
 
 
 def fetch_wheels(salt: SaltEnvironment, cache: Path, on_step: Step) -> Path:

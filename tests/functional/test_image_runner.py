@@ -1,0 +1,90 @@
+"""The runner `image`: what the CLI asks of it, and what a node runs is never collected."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+from salt.exceptions import CommandExecutionError
+
+from bottleneck.profile import find_profile
+from netboot.boot import storage
+from netboot.boot.record import Boot, NodeState, Reached, State
+from netboot.image import operations
+from netboot.image.store import Store
+from tests.unit.image_store_builder import put_image
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def runner(tmp_path: Path) -> Any:
+    specification = importlib.util.spec_from_file_location("image_runner", REPOSITORY / "_runners" / "image.py")
+    assert specification and specification.loader
+    module: Any = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    module.__opts__ = {
+        "cluster_profile": str(find_profile("embedded")),
+        "cluster_images": str(tmp_path / "images"),
+        "cluster_directory": str(tmp_path / "cluster"),
+    }
+    return module
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "images")
+
+
+def boot(number: int, image: str, *stages: str) -> Boot:
+    reached = tuple(Reached(stage=stage, at=float(number)) for stage in stages)  # type: ignore[arg-type]
+    return Boot(id=str(number), began=float(number), image=image, mac="", minion_id="node0", reached=reached)
+
+
+def test_the_way_of_an_image(runner: Any, store: Store) -> None:
+    old, new = put_image(store, "old"), put_image(store, "new")
+    runner.activate(old.digest)
+    runner.activate(new.digest)
+    assert runner.active()["digest"] == new.digest
+    assert runner.active(profile="embedded")["previous"] == old.digest
+    assert runner.show()["digest"] == new.digest
+    assert {each["digest"] for each in runner.list_()["images"]} == {old.digest, new.digest}
+    assert runner.diff()["old"] == old.digest
+    assert runner.rollback(profile="embedded")["active"] == old.digest
+    assert runner.lock()["lines"] == ["iproute2=6.15.0-1"]
+
+
+def test_what_nodes_run_stays(runner: Any, store: Store) -> None:
+    days = [put_image(store, str(day), created=f"2026-11-{day:02}T00:00:00Z").digest for day in range(1, 6)]
+    # It runs the second, and was given the third, which has not come up yet.
+    boots = (boot(1, days[0], "enrolled"), boot(2, days[1], "enrolled"), boot(3, days[2], "script"))
+    state = State(nodes={"node0": NodeState(boots=boots)})
+    storage.write(Path(runner.__opts__["cluster_directory"]) / "boot", state)
+    assert runner.gc(keep=1)["images"] == [days[3], days[0]]
+
+
+def test_nothing_goes_while_it_is_not_known_what_runs(runner: Any, store: Store) -> None:
+    put_image(store, "old", created="2026-11-01T00:00:00Z")
+    put_image(store, "new", created="2026-11-02T00:00:00Z")
+    folder = Path(runner.__opts__["cluster_directory"]) / "boot"
+    folder.mkdir(parents=True)
+    (folder / storage.FILE).write_text("{")
+    with pytest.raises(CommandExecutionError, match="not known what the nodes run"):
+        runner.gc(keep=1)
+    assert len(store.images()) == 2
+
+
+def test_errors_are_sentences(runner: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(CommandExecutionError, match="there is no image ffff"):
+        runner.show("ffff")
+    with pytest.raises(CommandExecutionError, match=r"recipe\.yaml"):
+        runner.build(recipe="/nowhere/recipe.yaml")
+    said: list[Any] = []
+    monkeypatch.setattr(
+        operations, "build_image", lambda recipe, store, progress, profile: said.append((recipe.name, profile)) or 1 / 0
+    )
+    with pytest.raises(ZeroDivisionError):
+        runner.build()
+    assert said == [("base", "embedded")]

@@ -1,0 +1,43 @@
+"""What a trial of an image comes to, for everything that can be known of the node's boot."""
+
+from __future__ import annotations
+
+import pytest
+
+from netboot.image.canary import BootRecord, Canary, decide
+
+NEW, OLD = "1111111111111111", "2222222222222222"
+TRIAL = Canary("arc-a770", "node0", NEW, started=1000.0, deadline=1600.0)
+
+
+@pytest.mark.parametrize(
+    ("record", "now", "action", "words"),
+    [
+        (None, 1000.0, "wait", "600 s left"),
+        (None, 1599.0, "wait", "1 s left"),
+        (None, 1600.0, "rollback", "within 600 s: it did not boot it"),
+        # Still up with the old image, from before the trial.
+        (BootRecord(OLD, 10.0, 20.0), 1100.0, "wait", "500 s left"),
+        (BootRecord(OLD, 10.0, 20.0), 1601.0, "rollback", "it did not boot it"),
+        # The same image from an earlier trial proves nothing about this one.
+        (BootRecord(NEW, 10.0, 20.0), 1100.0, "wait", "500 s left"),
+        # It booted in the trial, with the other image: somebody else decided so.
+        (BootRecord(OLD, 1010.0, 1050.0), 1100.0, "wait", "500 s left"),
+        (BootRecord(NEW, 1010.0), 1100.0, "wait", "500 s left"),
+        (BootRecord(NEW, 1010.0), 1600.0, "rollback", "it booted and did not enrol"),
+        (BootRecord(NEW, 1010.0, 1055.0), 1100.0, "promote", "came back with 1111111111111111 after 55 s"),
+        # Seen late, but it came in time.
+        (BootRecord(NEW, 1010.0, 1055.0), 9999.0, "promote", "came back"),
+        (BootRecord(NEW, 1010.0, 1700.0), 1701.0, "rollback", "it booted and did not enrol"),
+        (BootRecord(NEW, 1010.0, None, "no init"), 1100.0, "rollback", "cannot boot 1111111111111111: no init"),
+        (BootRecord(OLD, 1010.0, None, "no init"), 1100.0, "wait", "500 s left"),
+    ],
+)
+def test_decision(record: BootRecord | None, now: float, action: str, words: str) -> None:
+    decision = decide(TRIAL, record, now)
+    assert decision.action == action
+    assert words in decision.reason and decision.reason.startswith("node0")
+
+
+def test_a_trial_is_read_back_as_it_was_written() -> None:
+    assert Canary.from_document(TRIAL.document()) == TRIAL
