@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from netboot.image.canary import BootRecord, Canary, decide
+from netboot.image.store import Store
+from netboot.image.trial import settle
+from tests.unit.image_store_builder import put_image
 
 NEW, OLD = "1111111111111111", "2222222222222222"
 TRIAL = Canary("arc-a770", "node0", NEW, started=1000.0, deadline=1600.0)
@@ -41,3 +46,30 @@ def test_decision(record: BootRecord | None, now: float, action: str, words: str
 
 def test_a_trial_is_read_back_as_it_was_written() -> None:
     assert Canary.from_document(TRIAL.document()) == TRIAL
+
+
+@pytest.mark.parametrize(
+    ("record", "now", "action", "active"),
+    [
+        (None, 1100.0, "wait", "old"),
+        (None, 1700.0, "rollback", "old"),
+        ("enrolled", 1100.0, "promote", "new"),
+    ],
+)
+def test_a_decision_is_carried_out(tmp_path: Path, record: str | None, now: float, action: str, active: str) -> None:
+    store = Store(tmp_path)
+    digests = {name: put_image(store, name).digest for name in ("old", "new")}
+    store.activate("arc-a770", digests["old"])
+    assert settle(store, "arc-a770", lambda node: None, now) is None
+    store.begin_trial(Canary("arc-a770", "node0", digests["new"], started=1000.0, deadline=1600.0))
+    asked: list[str] = []
+
+    def newest_boot(node: str) -> BootRecord | None:
+        asked.append(node)
+        return BootRecord(digests["new"], 1010.0, 1050.0) if record else None
+
+    decision = settle(store, "arc-a770", newest_boot, now)
+    assert decision is not None and decision.action == action and asked == ["node0"]
+    assert store.active("arc-a770", "node1") == digests[active]
+    assert (store.canary("arc-a770") is None) == (action != "wait")
+    assert store.active("arc-a770", "node0") == digests["new" if action == "wait" else active]
