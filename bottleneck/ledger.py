@@ -18,6 +18,7 @@ from bottleneck.signals import Signals
 from bottleneck.steps import DECODE, PREFILL, EngineTime, Part, Work, engine_time
 
 UNIT = "seconds per output token"
+PER_REQUEST = "seconds per request"
 
 
 RESOURCES = {
@@ -91,6 +92,10 @@ class Ledger:
         request lives through steps of kind `prefill`.
     work : list of Work
         The steps behind it, by engine and kind.
+    unit : str
+        What the seconds are per.
+    first_token : Ledger or None
+        The same for a request's first token: seconds per request, from sending to the first token.
     """
 
     total: float = 0.0
@@ -99,6 +104,8 @@ class Ledger:
     source: str = ""
     kinds: dict[tuple[str, str], float] = field(default_factory=dict)
     work: list[Work] = field(default_factory=list, compare=False)
+    unit: str = UNIT
+    first_token: Ledger | None = None
 
     def share(self, chosen: Callable[[Entry], bool]) -> float:
         """Return the share of the total that the chosen entries have together."""
@@ -124,7 +131,7 @@ class Ledger:
     def to_json(self) -> dict[str, Any]:
         """Return the ledger as JSON-able data."""
         return {
-            "unit": UNIT,
+            "unit": self.unit,
             "total": self.total,
             "source": self.source,
             "attributed": self.attributed if self.entries else 0.0,
@@ -133,6 +140,7 @@ class Ledger:
             ],
             "entries": [entry.to_json() for entry in self.entries],
             "notes": self.notes,
+            **({} if self.first_token is None else {"first_token": self.first_token.to_json()}),
         }
 
     @classmethod
@@ -163,6 +171,8 @@ class Ledger:
             [str(note) for note in document.get("notes") or []],
             str(document.get("source", "")),
             kinds,
+            unit=str(document.get("unit", UNIT)),
+            first_token=cls.from_json(document["first_token"]) if document.get("first_token") else None,
         )
 
 
@@ -217,23 +227,53 @@ def build_ledger(run: Run, signals: Signals) -> Ledger:
         if row.kind:
             key = (row.kind, row.part.resource)
             ledger.kinds[key] = ledger.kinds.get(key, 0.0) + row.part.seconds / ledger.total
+    ledger.entries = _entries(rows, ledger.total, run)
+    ledger.first_token = _first_token(rows, signals, run, times)
+    return ledger
+
+
+def _entries(rows: list[_Row], total: float, run: Run) -> list[Entry]:
+    """Make rows into entries, the largest first."""
     start, end = run.interval
-    for row in _merged(rows):
-        seconds = row.part.seconds
-        ledger.entries.append(
-            Entry(
-                row.phase,
-                row.part.resource,
-                seconds,
-                seconds / ledger.total,
-                row.part.source,
-                row.part.node,
-                row.part.link,
-                start,
-                end if math.isfinite(end) else start,
-            )
+    end = end if math.isfinite(end) else start
+    found = [
+        Entry(
+            row.phase,
+            row.part.resource,
+            row.part.seconds,
+            row.part.seconds / total,
+            row.part.source,
+            row.part.node,
+            row.part.link,
+            start,
+            end,
         )
-    ledger.entries.sort(key=lambda entry: -entry.seconds)
+        for row in _merged(rows)
+    ]
+    return sorted(found, key=lambda entry: -entry.seconds)
+
+
+def _first_token(rows: list[_Row], signals: Signals, run: Run, times: list[EngineTime]) -> Ledger | None:
+    """Return the ledger of a request's first token: queue and prefill, against what the client waited for it."""
+    client = signals.client
+    requests = math.fsum(engine.requests for engine in signals.engines)
+    tokens = math.fsum(time.tokens for time in times)
+    inside = [row for row in rows if row.phase in ("queue", PREFILL)]
+    if not inside or requests <= 0 or tokens <= 0:
+        return None
+    ledger = Ledger(unit=PER_REQUEST)
+    told = [engine.first_token_seconds for engine in signals.engines if engine.first_token_seconds]
+    if client is not None and client.requests and client.first_token_seconds > 0:
+        ledger.total = client.first_token_seconds / client.requests
+        ledger.source, source = "client: time to first token", "client timings minus the engine's queue and prefill"
+    elif told:
+        ledger.total = math.fsum(told) / requests
+        ledger.source, source = "engine: time_to_first_token", "time_to_first_token minus queue and prefill"
+    else:
+        return None
+    scale = tokens / requests
+    inside = [_scaled(row, scale) for row in inside]
+    ledger.entries = _entries(_fit(inside, ledger, source), ledger.total, run)
     return ledger
 
 
@@ -288,18 +328,16 @@ def _fit(rows: list[_Row], ledger: Ledger, source: str) -> list[_Row]:
                 "and are scaled down to it (it also counts requests that are not the client's)"
             )
         scale = ledger.total / known
-        return [
-            _Row(
-                row.phase,
-                Part(row.part.resource, row.part.seconds * scale, row.part.source, row.part.node, row.part.link),
-                row.kind,
-            )
-            for row in rows
-        ]
+        return [_scaled(row, scale) for row in rows]
     rest = ledger.total - known
     if rest > 1e-9 * ledger.total:
         rows = [*rows, _Row("client", Part("unexplained", rest, source))]
     return rows
+
+
+def _scaled(row: _Row, scale: float) -> _Row:
+    part = row.part
+    return _Row(row.phase, Part(part.resource, part.seconds * scale, part.source, part.node, part.link), row.kind)
 
 
 def _check_counts(signals: Signals, ledger: Ledger) -> None:

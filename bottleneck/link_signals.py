@@ -43,6 +43,8 @@ class LinkFacts:
         How much of that time the busiest worker that does not spin was computing.
     message_latency_seconds : float or None
         Time of one collective with a message so small that bandwidth does not count.
+    allreduce_seconds : dict
+        Bytes of a message to the low end of the probed time of one all-reduce of it.
     """
 
     name: str
@@ -58,6 +60,7 @@ class LinkFacts:
     plateau_awake_share: float | None = None
     message_latency_seconds: float | None = None
     message_latency_source: str = ""
+    allreduce_seconds: dict[float, float] = field(default_factory=dict)
     errors: float = 0.0
     dropped: float = 0.0
     notes: list[str] = field(default_factory=list)
@@ -236,6 +239,8 @@ def _message_latency(facts: LinkFacts, run: Run, topology: Topology) -> None:
     """
     ranks = topology.tensor_parallel
     probe = run.ceilings.get("allreduce")
+    if isinstance(probe, dict) and probe.get("link") in (None, facts.name):
+        facts.allreduce_seconds = read_probes(probe.get("sizes"))
     one_way = [
         latency
         for pair, measured in (branch(run.ceilings, "links", facts.name) or {}).items()
@@ -244,8 +249,7 @@ def _message_latency(facts: LinkFacts, run: Run, topology: Topology) -> None:
     ]
     choices: list[tuple[float, str]] = []
     if ranks > 1 and isinstance(probe, dict) and probe.get("link") in (None, facts.name):
-        sizes = probe.get("sizes") if isinstance(probe.get("sizes"), dict) else {}
-        known = sorted((number(size), low[0]) for size, value in (sizes or {}).items() if (low := interval_of(value)))
+        known = sorted(facts.allreduce_seconds.items())
         if known and probe.get("ranks") in (None, ranks):
             size, seconds = known[0]
             wire = 2 * (ranks - 1) / ranks * size / (facts.probe_bytes_per_second or math.inf)
@@ -256,3 +260,13 @@ def _message_latency(facts: LinkFacts, run: Run, topology: Topology) -> None:
         choices.append((hops * max(one_way), source))
     if choices:
         facts.message_latency_seconds, facts.message_latency_source = min(choices)
+
+
+def read_probes(sizes: object) -> dict[float, float]:
+    """Return size in bytes to the low end of its time in seconds, of an all-reduce section of the ceilings."""
+    found: dict[float, float] = {}
+    for size, value in sizes.items() if isinstance(sizes, dict) else ():
+        interval, message = interval_of(value), number(size)
+        if interval is not None and message > 0:
+            found[message] = interval[0]
+    return found

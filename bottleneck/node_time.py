@@ -70,8 +70,7 @@ def roofline(signals: Signals, group: Group, facts: NodeFacts, work: Work) -> Ro
         return Roofline()
     shape, quantization = profile.model.shape, profile.model.quantization
     tensor, pipeline = topology.tensor_parallel, topology.pipeline_parallel
-    rank = group.nodes.index(facts.node) if facts.node in group.nodes else 0
-    stage = min(rank * tensor * pipeline // max(1, len(group.nodes)) // tensor, pipeline - 1)
+    stage = _stage(signals, group, facts.node)
     decode = work.kind == DECODE
     operations = work.tokens * flops_per_token(shape, tensor, pipeline, stage, output_head=decode)
     read = work.steps * bytes_read_per_token(shape, quantization, tensor, pipeline, stage)
@@ -113,8 +112,6 @@ def _compute(
 def _measured_cpu(signals: Signals, group: Group, facts: NodeFacts) -> tuple[float | None, str]:
     if not facts.spins:
         return facts.worker_user_seconds, "samples: user CPU time of the worker, which sleeps while it waits"
-    if signals.topology.tensor_parallel < 2:
-        return None, ""
     peers = [
         (peer, peer.worker_user_seconds)
         for name in group.nodes
@@ -125,4 +122,29 @@ def _measured_cpu(signals: Signals, group: Group, facts: NodeFacts) -> tuple[flo
     peer, seconds = max(peers, key=lambda pair: pair[1])
     # Only a difference beyond the probes' spread is one.
     speed = (1.0 - slower_by(peer, [facts])) / (1.0 - slower_by(facts, [peer]))
-    return seconds * speed, f"user CPU time of its peer {peer.node}, which does the same arithmetic, by their ceilings"
+    if signals.topology.pipeline_parallel < 2:
+        return (
+            seconds * speed,
+            f"user CPU time of its peer {peer.node}, which does the same arithmetic, by their ceilings",
+        )
+    own, others = (_operations(signals, group, name) for name in (facts.node, peer.node))
+    if not own or not others:
+        return None, ""
+    words = f"user CPU time of its peer {peer.node}, by the operations of their stages and their ceilings"
+    return seconds * speed * own / others, words
+
+
+def _operations(signals: Signals, group: Group, node: str) -> float:
+    """Return the operations of a node's stage for one token; 0 without a profile."""
+    profile, topology = signals.topology.profile, signals.topology
+    if profile is None:
+        return 0.0
+    tensor, pipeline = topology.tensor_parallel, topology.pipeline_parallel
+    return float(flops_per_token(profile.model.shape, tensor, pipeline, _stage(signals, group, node)))
+
+
+def _stage(signals: Signals, group: Group, node: str) -> int:
+    """Return the pipeline stage of a node."""
+    tensor, pipeline = signals.topology.tensor_parallel, signals.topology.pipeline_parallel
+    rank = group.nodes.index(node) if node in group.nodes else 0
+    return min(rank * tensor * pipeline // max(1, len(group.nodes)) // tensor, pipeline - 1)

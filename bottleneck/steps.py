@@ -19,6 +19,7 @@ from bottleneck.node_time import local_parts
 from bottleneck.signals import REACHED, Signals
 from bottleneck.step_parts import DECODE, PREFILL, Part, Work
 from bottleneck.topology import Group
+from bottleneck.wait_time import asleep_parts
 
 __all__ = ["DECODE", "PREFILL", "EngineTime", "Part", "Work", "engine_time"]
 
@@ -82,6 +83,9 @@ def engine_time(signals: Signals, group: Group, facts: EngineFacts) -> EngineTim
     else:
         for work in (prefill, decode):
             _take_apart(signals, group, work, (prefill, decode), times)
+        slept = asleep_parts(signals, group, (prefill, decode))
+        for work in (prefill, decode):
+            work.parts += slept[work.kind]
     times.work = {PREFILL: prefill, DECODE: decode}
     return times
 

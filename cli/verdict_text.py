@@ -11,6 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from bottleneck.ledger import PER_REQUEST
 from cli.report.figures import quantity
 from cli.report.ledger import ledger_rows
 from cli.report.page import confidence_word
@@ -72,7 +73,8 @@ def ledger_table(ledger: dict[str, Any], width: int) -> RenderableType:
         lines.append(
             [escape(row["phase"]), escape(row["where"]), escape(row["words"]), row["text"], share, drawn, source]
         )
-    lines.append(["", "", "[bold]per output token[/]", f"[bold]{quantity(ledger.get('total'), 's')}[/]", "", "", ""])
+    whole = "per first token" if ledger.get("unit") == PER_REQUEST else "per output token"
+    lines.append(["", "", f"[bold]{whole}[/]", f"[bold]{quantity(ledger.get('total'), 's')}[/]", "", "", ""])
     return _table(("phase", "where", "resource", "time", "share", "", "from"), lines, width)
 
 
@@ -120,6 +122,11 @@ def section(title: str, content: RenderableType) -> RenderableType:
     return Group(Text(""), Text(title, style="bold underline"), Padding(content, (0, 0, 0, 2)))
 
 
+def _first_token(ledger: dict[str, Any], width: int) -> list[RenderableType]:
+    first = ledger.get("first_token")
+    return [section("Where the time of a first token goes", ledger_table(first, width))] if first else []
+
+
 def whole_verdict(verdict: dict[str, Any], uses: Sequence[Use], notes: Sequence[str], width: int) -> RenderableType:
     """Return everything that `cluster bottleneck` prints."""
     runners_up = [
@@ -129,6 +136,7 @@ def whole_verdict(verdict: dict[str, Any], uses: Sequence[Use], notes: Sequence[
     parts = [
         headline(verdict),
         section("Where the time of an output token goes", ledger_table(verdict.get("ledger") or {}, width)),
+        *_first_token(verdict.get("ledger") or {}, width),
         section("Ceilings beside what was used", usage_table(uses, width)),
         section("Evidence", evidence_lines(verdict)),
     ]

@@ -69,6 +69,18 @@ def test_a_noisy_probe_does_not_fill_the_ledger(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["healthy", "throttled-link"])
+def test_nine_tenths_of_both_tokens_have_a_cause(name: str) -> None:
+    ledger = analyse(recorded(name)).ledger
+    first = ledger.first_token
+    assert first is not None
+    for each in (ledger, first):
+        assert math.fsum(entry.seconds for entry in each.entries) == pytest.approx(each.total)
+        assert each.attributed >= 0.9
+        assert all(entry.source and entry.end > entry.start for entry in each.entries)
+    assert {entry.phase for entry in first.entries} <= {"queue", "prefill", "client"}
+
+
+@pytest.mark.parametrize("name", ["healthy", "throttled-link"])
 def test_the_wait_for_a_running_step_has_a_name(name: str) -> None:
     ledger = analyse(recorded(name)).ledger
     (waited,) = [entry for entry in ledger.entries if entry.resource == "step_wait"]
