@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import typer
 
-from cli import bench, bottleneck, cluster, demo, image, lab, probe, profile, prometheus, report, runs, top
+from cli import bench, bottleneck, cluster, demo, image, lab, probe, profile, prometheus, report, runs, top, whatif
 
 app = typer.Typer(
     name="cluster",
@@ -33,6 +33,7 @@ TOP_VERBS: tuple[Callable[..., None], ...] = (
     cluster.logs,
     bench.bench,
     bottleneck.bottleneck,
+    whatif.whatif,
     report.report,
     top.top,
     demo.demo,

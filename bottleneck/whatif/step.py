@@ -1,0 +1,104 @@
+"""How long a step takes: floating point operations, bytes and fixed costs over ceilings and efficiencies.
+
+::
+
+    step = layers x layer_seconds
+         + ((weights / memory)^p + (operations / arithmetic)^p)^(1/p)
+         + activations / memory + keys and values / memory + attention operations / arithmetic
+         + sequences x sequence_seconds
+
+Reading weights and multiplying overlap, but not perfectly: the exponent p is 1 where they take turns and large where
+the longer one hides the other (a smooth roofline). The rest is done by other kernels, one after the other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bottleneck.fit import ACTIVATION_BYTES, flops_per_token, kv_bytes_per_token
+from bottleneck.profile_types import Shape
+from bottleneck.whatif.schedule import Floats, Steps
+from bottleneck.whatif.sweep import Accelerator, Served
+
+PARAMETERS = (
+    "weight_efficiency",
+    "gemm_efficiency",
+    "overlap",
+    "layer_seconds",
+    "cache_efficiency",
+    "attention_efficiency",
+    "sequence_seconds",
+    "run_seconds",
+    "request_seconds",
+)
+"""What is fitted, as logarithms: of the share of a ceiling that is reached, of seconds, of the overlap's p - 1."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Seconds of each step by what they go to; every attribute has shape (steps,)."""
+
+    weights: Floats
+    arithmetic: Floats
+    linear: Floats
+    activations: Floats
+    cache: Floats
+    attention: Floats
+    host: Floats
+
+    @property
+    def total(self) -> Floats:
+        """Seconds of each step."""
+        return self.linear + self.activations + self.cache + self.attention + self.host
+
+
+def activation_bytes_per_token(shape: Shape) -> int:
+    """Return the bytes of activations that one token moves through memory in one forward pass.
+
+    Counted from the kernels of a layer: two norms with their residuals (8 hidden), the projections' inputs and
+    outputs (4 hidden, 2 queries, keys and values), the gated product (4 intermediate).
+    """
+    heads = (2 * shape.attention_heads + 4 * shape.key_value_heads) * shape.head_dim
+    return shape.layers * ACTIVATION_BYTES * (12 * shape.hidden_size + heads + 4 * shape.intermediate_size)
+
+
+def step_parts(
+    steps: Steps, served: Served, accelerator: Accelerator, parameters: NDArray[np.float64], ranks: int = 1
+) -> Parts:
+    """Return where the time of each step goes.
+
+    Parameters
+    ----------
+    parameters : array of shape (len(PARAMETERS),)
+        Logarithms, in the order of `PARAMETERS`.
+    ranks : int
+        Ranks that share every layer; messages between them are not counted here.
+    """
+    weight, gemm, overlap, layer, cache, attention, sequence = np.exp(parameters[:7])
+    shape, memory = served.shape, accelerator.memory_bytes_per_second
+    peak = accelerator.flops_per_second
+    head = flops_per_token(shape) - flops_per_token(shape, output_head=False)
+    operations = steps.tokens * flops_per_token(shape, output_head=False) + steps.sequences * head
+    weights = np.full(steps.count, served.weight_read_bytes / ranks / (memory * weight))
+    arithmetic = operations / ranks / (peak * served.precision.arithmetic * gemm)
+    power = 1.0 + overlap
+    kv = kv_bytes_per_token(shape) * served.kv_value_bytes / ACTIVATION_BYTES / ranks
+    pair = 4 * shape.layers * shape.attention_heads * shape.head_dim / ranks
+    return Parts(
+        weights=weights,
+        arithmetic=arithmetic,
+        linear=(weights**power + arithmetic**power) ** (1.0 / power),
+        activations=steps.tokens * activation_bytes_per_token(shape) / ranks / memory,
+        cache=steps.context * kv / (memory * cache),
+        attention=steps.pairs * pair / (peak * attention),
+        host=shape.layers * layer + steps.sequences * sequence,
+    )
+
+
+def prefill_overhead(batch: NDArray[np.int64], parameters: NDArray[np.float64]) -> Floats:
+    """Return the seconds around the steps until the first tokens are there: requests in, tokens out."""
+    run, request = np.exp(parameters[7:9])
+    return np.asarray(run + batch * request, dtype=np.float64)

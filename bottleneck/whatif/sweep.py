@@ -1,0 +1,354 @@
+"""Read a sweep (step times over batch and prompt length) and the ceilings of the accelerator it ran on."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from bottleneck.fit import ACTIVATION_BYTES, bytes_read_per_token
+from bottleneck.profile_types import Quantization, Shape
+from bottleneck.units import GIB, shown
+
+DEFAULT_BATCHED_TOKENS = 8192
+"""Tokens of a forward pass when a sweep does not say: vLLM's default of a server on a data-centre GPU."""
+DEFAULT_OUTPUT_TOKENS = 49
+LARGEST_COUNT = 2**24
+SWEEP_COMMAND = "bench/sweep_gpu.py makes files of this form"
+
+
+class SweepError(Exception):
+    """A sweep or a file of ceilings cannot be used; the text names the file, the key and what was expected."""
+
+
+@dataclass(frozen=True)
+class Precision:
+    """How weights are stored and at which rate they are multiplied.
+
+    Attributes
+    ----------
+    name : str
+        What it is called.
+    bits : int
+        Bits of a stored weight.
+    group_size : int or None
+        Weights that share a scale; None is one scale for each output channel.
+    arithmetic : float
+        Rate of the matrix units over their bfloat16 rate: 2 where both operands have 8 bits.
+    """
+
+    name: str
+    bits: int
+    group_size: int | None = 128
+    arithmetic: float = 1.0
+
+    def quantization(self, shape: Shape) -> Quantization:
+        """Return it the way a profile writes it."""
+        return Quantization.model_validate({"bits": self.bits, "group_size": self.group_size or shape.hidden_size})
+
+
+PRECISIONS: dict[str, Precision] = {
+    "bf16": Precision("bf16", 16),
+    "w4a16": Precision("w4a16", 4),
+    "w8a16": Precision("w8a16", 8),
+    "fp8": Precision("fp8", 8, None, 2.0),
+    "w8a8": Precision("w8a8", 8, None, 2.0),
+}
+_SPELLINGS = {
+    "bf16": r"bf16|bfloat16|fp16|float16|half|16[- ]?bit",
+    "w4a16": r"w4a16|int4|uint4|4[- ]?bit|awq|gptq|nf4|marlin|machete",
+    "w8a16": r"w8a16",
+    "fp8": r"fp8|f8e4m3|float8|e4m3",
+    "w8a8": r"w8a8|int8|8[- ]?bit",
+}
+
+
+@dataclass(frozen=True)
+class Accelerator:
+    """What an accelerator can do, as probes measured it.
+
+    Attributes
+    ----------
+    memory_bytes_per_second : float
+        Rate of reading its memory.
+    flops_per_second : float
+        Rate of large bfloat16 matrix products.
+    launch_seconds : float
+        Start of one kernel.
+    """
+
+    name: str
+    memory_bytes_per_second: float
+    flops_per_second: float
+    launch_seconds: float
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model as an engine serves it: what the arithmetic of a step depends on, besides the requests.
+
+    Attributes
+    ----------
+    weight_read_bytes : float
+        Bytes of weights that a whole model reads in one step, embedding table not among them.
+    kv_value_bytes : int
+        Bytes of one value of the KV cache.
+    max_num_batched_tokens : int
+        Tokens of one forward pass at most.
+    """
+
+    shape: Shape
+    precision: Precision
+    weight_read_bytes: float
+    kv_value_bytes: int = ACTIVATION_BYTES
+    max_num_batched_tokens: int = DEFAULT_BATCHED_TOKENS
+
+
+@dataclass(frozen=True)
+class Point:
+    """One measured point: a batch of equal prompts.
+
+    Attributes
+    ----------
+    prefill_seconds : float
+        Until the first token of all of them.
+    decode_step_seconds : float
+        From there to the last token of all, by output token after the first.
+    """
+
+    batch: int
+    prompt: int
+    prefill_seconds: float
+    decode_step_seconds: float
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Measured points of one model on one accelerator."""
+
+    name: str
+    served: Served
+    output_tokens: int
+    points: tuple[Point, ...]
+    notes: tuple[str, ...] = ()
+
+
+_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
+_Count = Annotated[int, Field(ge=1, le=LARGEST_COUNT, strict=True)]
+
+
+_Form = TypeVar("_Form", bound=BaseModel)
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(extra="allow", protected_namespaces=())
+
+
+class _Config(_Document):
+    vocab_size: _Count
+    hidden_size: _Count
+    intermediate_size: _Count
+    num_hidden_layers: _Count
+    num_attention_heads: _Count
+    num_key_value_heads: _Count
+    head_dim: _Count | None = None
+    max_position_embeddings: _Count = 32768
+    quantization_config: dict[str, Any] | None = None
+
+
+class _Point(_Document):
+    batch: _Count
+    prompt: _Count
+    prefill_s: _Positive
+    decode_step_s: _Positive
+    total_s: _Positive | None = None
+
+
+class _Sweep(_Document):
+    config: _Config
+    points: Annotated[list[_Point], Field(min_length=1)]
+    weights: str = ""
+    engine: str = ""
+    method: str = ""
+    kv_cache_dtype: str = ""
+
+
+class _Ceilings(_Document):
+    name: str = "accelerator"
+    copy_Bps: _Positive | None = None  # noqa: N815 - the file's own key
+    read_Bps: _Positive | None = None  # noqa: N815
+    launch_s: _Positive | None = None
+
+
+def precision_of(text: str) -> Precision | None:
+    """Return the precision that a word or sentence names; None when it names none that is known."""
+    lowered = text.lower()
+    # The first word of the sentence decides: "w4a16 (of a bfloat16 model)" is 4 bit.
+    found = [
+        (match.start(), name)
+        for name, pattern in _SPELLINGS.items()
+        if (match := re.search(rf"(?<![a-z0-9])(?:{pattern})(?![a-z0-9])", lowered))
+    ]
+    return PRECISIONS[min(found)[1]] if found else None
+
+
+def read_sweep(path: Path) -> Sweep:
+    """Read a sweep.
+
+    Raises
+    ------
+    SweepError
+        When it cannot be used.
+    """
+    document = _validated(path, _Sweep)
+    config = document.config
+    if config.head_dim is None and config.hidden_size % config.num_attention_heads:
+        raise SweepError(
+            f"{path}: config.hidden_size: {config.hidden_size} is no multiple of num_attention_heads "
+            f"{config.num_attention_heads}; expected head_dim to be given then"
+        )
+    shape = Shape(
+        layers=config.num_hidden_layers,
+        hidden_size=config.hidden_size,
+        intermediate_size=config.intermediate_size,
+        attention_heads=config.num_attention_heads,
+        key_value_heads=config.num_key_value_heads,
+        head_dim=config.head_dim or config.hidden_size // config.num_attention_heads,
+        vocabulary_size=config.vocab_size,
+        context_length=config.max_position_embeddings,
+    )
+    notes: list[str] = []
+    precision = _precision(path, document)
+    read = float(bytes_read_per_token(shape, precision.quantization(shape)))
+    loaded = re.search(r"([\d.]+)\s*GiB loaded", document.weights)
+    if loaded:
+        # What the engine says it holds, less the embedding table, of which a step reads a few rows.
+        table = shape.vocabulary_size * shape.hidden_size * ACTIVATION_BYTES
+        told = float(loaded[1]) * GIB - table
+        if told > 0 and not 0.9 < told / read < 1.1:
+            notes.append(
+                f"weights: {loaded[1]} GiB loaded, but {precision.name} would be {(read + table) / GIB:.2f} GiB; "
+                "the loaded size is used"
+            )
+        read = told if told > 0 else read
+    budget = re.search(r"max_num_batched_tokens\D{0,3}(\d+)", document.engine)
+    if not budget:
+        notes.append(f"engine: no max_num_batched_tokens; {DEFAULT_BATCHED_TOKENS} is taken")
+    served = Served(
+        shape,
+        precision,
+        read,
+        1 if re.search(r"8", document.kv_cache_dtype) else ACTIVATION_BYTES,
+        max(1, int(budget[1])) if budget else DEFAULT_BATCHED_TOKENS,
+    )
+    points = tuple(Point(each.batch, each.prompt, each.prefill_s, each.decode_step_s) for each in document.points)
+    seen: set[tuple[int, int]] = set()
+    for index, each in enumerate(points):
+        if (each.batch, each.prompt) in seen:
+            raise SweepError(
+                f"{path}: points[{index}]: batch {each.batch} x prompt {each.prompt} is there twice; expected one"
+            )
+        seen.add((each.batch, each.prompt))
+    return Sweep(path.name, served, _output_tokens(path, document), points, tuple(notes))
+
+
+def _output_tokens(path: Path, document: _Sweep) -> int:
+    steps = {
+        index: (point.total_s - point.prefill_s) / point.decode_step_s
+        for index, point in enumerate(document.points)
+        if point.total_s is not None
+    }
+    if steps:
+        middle = sorted(steps.values())[len(steps) // 2]
+        for index, each in steps.items():
+            if abs(each - middle) > 0.02 * abs(middle) + 0.5:
+                seen = document.points[index].decode_step_s
+                raise SweepError(
+                    f"{path}: points[{index}].decode_step_s: {seen:g} is (total_s - prefill_s)/{each:.3g}; "
+                    f"expected (total_s - prefill_s)/{middle:.3g} as in the other points"
+                )
+        return max(2, round(middle) + 1)
+    told = re.findall(r"max_tokens=(\d+)", document.method)
+    return max([DEFAULT_OUTPUT_TOKENS] if not told else [2, *map(int, told)])
+
+
+def _mapping(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _precision(path: Path, document: _Sweep) -> Precision:
+    quantized = document.config.quantization_config
+    if quantized:
+        groups = quantized.get("config_groups")
+        group = _mapping(next(iter(groups.values()), {}) if isinstance(groups, dict) else {})
+        weights = _mapping(group.get("weights"))
+        bits = weights.get("num_bits", quantized.get("bits"))
+        activations = group.get("input_activations")
+        named = precision_of(f"{quantized.get('quant_method', '')} {quantized.get('format', '')}")
+        if bits == 4:
+            size = (weights or quantized).get("group_size")
+            return replace(PRECISIONS["w4a16"], group_size=size if isinstance(size, int) and size > 0 else None)
+        if bits == 8:
+            kind = "w8a16" if not activations else "fp8" if weights.get("type") == "float" else "w8a8"
+            return PRECISIONS[kind]
+        if named:
+            return named
+    named = precision_of(document.weights)
+    if named is None:
+        raise SweepError(
+            f"{path}: weights: {shown(document.weights)} names no known quantisation; expected one of "
+            f"{', '.join(PRECISIONS)}, such as 'w4a16 (11.26 GiB loaded)'"
+        )
+    return named
+
+
+def read_accelerator(path: Path) -> Accelerator:
+    """Read the ceilings of an accelerator.
+
+    Raises
+    ------
+    SweepError
+        When they lack the memory rate or the rate of matrix products.
+    """
+    document = _validated(path, _Ceilings)
+    rates: dict[str, float] = {}
+    for key, value in (document.model_extra or {}).items():
+        if re.fullmatch(r"gemm_bf16_\d+_flops", key):
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+                raise SweepError(f"{path}: {key}: {shown(value)}; expected a rate above zero in FLOP/s")
+            rates[key] = float(value)
+    memory = document.read_Bps or document.copy_Bps
+    if memory is None:
+        raise SweepError(f"{path}: read_Bps: missing; expected bytes per second read from memory ({SWEEP_COMMAND})")
+    if not rates:
+        raise SweepError(
+            f"{path}: gemm_bf16_8192_flops: missing; expected FLOP/s of a large bfloat16 matrix product "
+            f"({SWEEP_COMMAND})"
+        )
+    return Accelerator(document.name, memory, max(rates.values()), document.launch_s or 1e-5)
+
+
+def _validated(path: Path, form: type[_Form]) -> _Form:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SweepError(f"{path}: no such file; {SWEEP_COMMAND}") from None
+    except (OSError, ValueError) as error:
+        raise SweepError(f"{path}: not JSON: {error}") from error
+    if not isinstance(document, Mapping):
+        raise SweepError(f"{path}: {shown(document)}; expected a JSON object; {SWEEP_COMMAND}")
+    try:
+        return form.model_validate(dict(document))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ""
+        for part in first["loc"]:
+            where += f"[{part}]" if isinstance(part, int) else f".{part}" if where else str(part)
+        seen = "" if first["type"] == "missing" else f"{shown(first['input'])}; "
+        raise SweepError(f"{path}: {where}: {seen}{first['msg'].lower()}") from error
