@@ -215,6 +215,9 @@ def _surroundings(facts: NodeFacts, series: NodeSamples, interval: tuple[float, 
         if np.isfinite(heat).any():
             facts.temperature_celsius = max(facts.temperature_celsius or 0.0, float(np.nanmax(heat)))
         power, limit = (series.last("accelerator", card, name) for name in ("power_watts", "power_limit_watts"))
+        energy = series.steps("accelerator", card, "energy_joules").within(start, end)
+        if power is None and energy.growth.size:
+            power = float(energy.growth.sum() / energy.seconds.sum())
         if power and limit:
             facts.power_share = max(facts.power_share or 0.0, power / limit)
         speed, most = (

@@ -21,6 +21,7 @@ import engine_metrics  # noqa: E402
 import machine  # noqa: E402
 import memory_bandwidth  # noqa: E402
 import readers  # noqa: E402
+import surroundings  # noqa: E402
 import workers  # noqa: E402
 
 STAT = """cpu  62153 0 17232 377024 5290 0 217 238 0 0
@@ -301,6 +302,34 @@ def test_a_file_that_cannot_be_read_is_absent(tmp_path: Path) -> None:
     assert accelerator.Accelerators(str(tmp_path)).sample() == {
         "card1": {"driver": "amdgpu", "memory_used_bytes": 1024}
     }
+
+
+def test_a_card_on_few_lanes_tells_its_bus(tmp_path: Path) -> None:
+    card = tmp_path / "card0"
+    (tmp_path / "drivers" / "i915").mkdir(parents=True)
+    write(card / "gt/gt0/rc6_residency_ms", "0\n")
+    for name, text in (("current_link_speed", "8.0 GT/s PCIe"), ("current_link_width", "4")):
+        write(card / "device" / name, f"{text}\n")
+    for name, text in (("max_link_speed", "16.0 GT/s PCIe"), ("max_link_width", "16")):
+        write(card / "device" / name, f"{text}\n")
+    (card / "device/driver").symlink_to(tmp_path / "drivers" / "i915")
+    found = accelerator.Accelerators(str(tmp_path)).sample()["card0"]
+    assert (found["bus_bytes_per_second"], found["bus_limit_bytes_per_second"]) == (4e9, 32e9)
+    assert accelerator.bus_rate("Unknown", "16") is None and accelerator.bus_rate(None, "16") is None
+
+
+def test_heat_and_far_memory_are_read_where_the_kernel_tells_them(tmp_path: Path) -> None:
+    for core, milliseconds in ((0, 1500), (1, 1500), (2, 40)):
+        write(tmp_path / f"cpu/cpu{core}/thermal_throttle/package_throttle_total_time_ms", f"{milliseconds}\n")
+    one = tmp_path / "one"
+    write(one / "node/node0/numastat", "local_node 5\nother_node 1\n")
+    for node in (0, 1):
+        write(tmp_path / f"node/node{node}/numastat", f"numa_hit 9\nlocal_node {70 + node}\nother_node {10 * node}\n")
+    found = surroundings.Surroundings(str(tmp_path))
+    assert found.thermal() == {"throttled_s": 1.5}
+    assert found.numa() == {"local_pages": 141, "remote_pages": 10}
+    lone = surroundings.Surroundings(str(one))
+    assert lone.thermal() is None and lone.numa() is None
 
 
 def test_memory_controllers_are_found_with_their_scale(tmp_path: Path) -> None:

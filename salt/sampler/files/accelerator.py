@@ -15,11 +15,13 @@ FILES = {
         ("gt/gt0/rc6_residency_ms", "idle_s", 1e-3),
         ("gt/gt0/rps_act_freq_mhz", "frequency_hertz", 1e6),
         ("device/hwmon/hwmon*/energy1_input", "energy_joules", 1e-6),
+        ("device/hwmon/hwmon*/power1_max", "power_limit_watts", 1e-6),
     ),
     "xe": (
         ("device/tile0/gt0/gtidle/idle_residency_ms", "idle_s", 1e-3),
         ("device/tile0/gt0/freq0/act_freq", "frequency_hertz", 1e6),
         ("device/hwmon/hwmon*/energy1_input", "energy_joules", 1e-6),
+        ("device/hwmon/hwmon*/power1_max", "power_limit_watts", 1e-6),
     ),
     "amdgpu": (
         ("device/gpu_busy_percent", "busy_ratio", 1e-2),
@@ -27,7 +29,9 @@ FILES = {
         ("device/mem_info_vram_used", "memory_used_bytes", 1),
         ("device/mem_info_vram_total", "memory_total_bytes", 1),
         ("device/mem_info_gtt_used", "shared_memory_used_bytes", 1),
+        ("device/hwmon/hwmon*/freq1_input", "frequency_hertz", 1),
         ("device/hwmon/hwmon*/power1_average", "power_watts", 1e-6),
+        ("device/hwmon/hwmon*/power1_cap", "power_limit_watts", 1e-6),
         ("device/hwmon/hwmon*/temp1_input", "temperature_celsius", 1e-3),
     ),
 }
@@ -38,6 +42,7 @@ class Accelerators:
 
     def __init__(self, directory="/sys/class/drm"):
         self._cards = {}
+        self._buses = {}
         for card in sorted(glob.glob(os.path.join(directory, "card[0-9]*"))):
             name = os.path.basename(card)
             driver = os.path.basename(os.path.realpath(os.path.join(card, "device", "driver")))
@@ -47,6 +52,10 @@ class Accelerators:
             handles = [(key, factor, Handle(paths[0])) for paths, key, factor in found if paths]
             if handles:
                 self._cards[name] = (driver, handles)
+                self._buses[name] = {
+                    key: [Handle(os.path.join(card, "device", f"{when}_link_{part}")) for part in ("speed", "width")]
+                    for key, when in (("bus_bytes_per_second", "current"), ("bus_limit_bytes_per_second", "max"))
+                }
 
     def sample(self):
         """Return {card: values}, or None without a card."""
@@ -59,4 +68,19 @@ class Accelerators:
                     result[name][key] = int(text) * factor
                 except (TypeError, ValueError):
                     continue
+            for key, (speed, width) in self._buses[name].items():
+                rate = bus_rate(speed.read(), width.read())
+                if rate:
+                    result[name][key] = rate
         return result or None
+
+
+def bus_rate(speed, width):
+    """Return bytes per second of a PCIe link from the kernel's texts ("16.0 GT/s PCIe", "16"), or None.
+
+    A transfer is a bit of a lane; what the line's coding takes is the same share on both sides of a comparison.
+    """
+    try:
+        return float(speed.split()[0]) * 1e9 / 8 * int(width)
+    except (AttributeError, IndexError, ValueError):
+        return None

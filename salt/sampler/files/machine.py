@@ -8,6 +8,7 @@ from accelerator import Accelerators
 from cgroup import Limits
 from memory_bandwidth import MemoryBandwidth
 from readers import Handle
+from surroundings import Surroundings
 from workers import Workers
 
 # A short stall on memory or disk still shows in a second's total; that of the cores is wanted beside each sample.
@@ -31,12 +32,13 @@ class Machine:
         self._disks = readers.whole_disks()
         self._bandwidth = MemoryBandwidth()
         self._accelerators = Accelerators()
+        self._surroundings = Surroundings()
         self._workers = Workers(supervise_directory)
         self._limits = Limits.of()
         self._limited = "self"
         self._cores = set()
         self._fast = [self._cpu, self._cpu_pressure, self._links, self._membw, self._cgroup]
-        self._slow = [self._other_pressure, self._mem, self._disk, self._accelerator]
+        self._slow = [self._other_pressure, self._mem, self._disk, self._accelerator, self._around]
 
     def sample(self, now, complete):
         """Return one sample; a ``complete`` one, once a batch, also holds what changes slowly."""
@@ -111,6 +113,11 @@ class Machine:
         text = self._diskstats.read()
         if text:
             sample["disk"] = readers.disks(text, self._disks)
+
+    def _around(self, sample):
+        for name, found in (("thermal", self._surroundings.thermal()), ("numa", self._surroundings.numa())):
+            if found:
+                sample[name] = found
 
     def _accelerator(self, sample):
         found = self._accelerators.sample()
