@@ -53,7 +53,7 @@ def record_run(control: Control, settings: dict[str, Any] | None = None, title: 
         _keep_partial(control, told)
         raise
     folder = runs_directory() / str(result["run"])
-    with runner_step("Fetching the run", f"cluster bench --lab {control.lab}"):
+    with runner_step("Fetching the run", f"cluster bench{control.options}"):
         control.fetch(result["folder"], folder)
     return Recorded(folder, result, _judge(folder))
 

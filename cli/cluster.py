@@ -20,7 +20,7 @@ def runner_step(title: str, next_command: str | None = None) -> Iterator[Step]:
         with step(title) as current:
             yield current
     except ControlError as error:
-        fail(str(error), next_command)
+        fail(str(error), error.next_command or next_command, error.code)
 
 
 def shown(current: Step) -> Progress:
@@ -159,7 +159,7 @@ def status(profile: ProfileOption = DEFAULT_PROFILE, lab: LabOption = DEFAULT_LA
       cluster status --json
     """
     control = connect(profile, lab)
-    with runner_step("Asking the nodes", f"cluster lab status {lab}"):
+    with runner_step("Asking the nodes", f"cluster lab status {lab}" if control.lab else "cluster doctor"):
         seen: dict[str, Any] = control.runner("cluster.status")
 
     def human() -> None:
@@ -230,7 +230,11 @@ def salt(
 
       cluster salt -- '*' state.apply
     """
-    raise typer.Exit(connect(profile, lab).run(["salt", *context.args], stream=True).returncode)
+    control = connect(profile, lab)
+    try:
+        raise typer.Exit(control.stream(["salt", *context.args]))
+    except ControlError as error:
+        fail(str(error), error.next_command, error.code)
 
 
 def parse_settings(settings: list[str]) -> dict[str, Any] | None:

@@ -1,10 +1,29 @@
 """The `cluster` command."""
 
 from collections.abc import Callable
+from typing import Annotated
 
 import typer
 
-from cli import bench, bottleneck, cluster, demo, image, lab, probe, profile, prometheus, report, runs, top, whatif
+from cli import (
+    bench,
+    bottleneck,
+    cluster,
+    config,
+    config_commands,
+    control_commands,
+    demo,
+    image,
+    lab,
+    probe,
+    profile,
+    prometheus,
+    report,
+    runs,
+    sync,
+    top,
+    whatif,
+)
 
 app = typer.Typer(
     name="cluster",
@@ -14,11 +33,28 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+@app.callback()
+def settings(
+    control: Annotated[
+        str | None,
+        typer.Option(
+            "--control", metavar="[USER@]HOST", help="Control node of a hardware profile.", show_default="control.host"
+        ),
+    ] = None,
+) -> None:
+    """Run one large language model across unlike machines and learn what holds it back."""
+    config.set_flags({"control.host": (control, "--control")})
+
+
 for name, room, summary in (
     ("profile", profile.app, "Read and check profiles."),
     ("lab", lab.app, "The embedded cluster: nodes as namespaces on this machine."),
     ("run", runs.app, "List, show and compare recorded runs."),
     ("image", image.app, "The Linux image that the nodes boot: build, compare, make active, go back."),
+    ("control", control_commands.app, "The control node, from a laptop."),
+    ("config", config_commands.app, "Settings, and where each comes from."),
     ("prometheus", prometheus.app, "Scrape configuration, alert rules and dashboard."),
 ):
     app.add_typer(room, name=name, help=summary, no_args_is_help=True)
@@ -37,6 +73,7 @@ TOP_VERBS: tuple[Callable[..., None], ...] = (
     report.report,
     top.top,
     demo.demo,
+    sync.sync,
 )
 for command in TOP_VERBS:
     app.command()(command)

@@ -18,11 +18,13 @@ from bottleneck.units import RATE
 from cli.lab import lifecycle, running
 from cli.lab.layout import CONTROL, LabError
 from cli.lab.requirements import check_root
-from cli.options import DEFAULT_LAB, DEFAULT_PROFILE, JsonOption, LabOption, ProfileOption
+from cli.options import DEFAULT_LAB, DEFAULT_PROFILE, JsonOption, LabOption, ProfileOption, configured
 from cli.output import FAILED, USAGE, emit, fail, out, step
 
 app = typer.Typer(help="A whole cluster on this machine: nodes are namespaces, Salt is real.", no_args_is_help=True)
-NameArgument = Annotated[str, typer.Argument(metavar="[NAME]", envvar="CLUSTER_LAB", help="Name of the lab.")]
+NameArgument = Annotated[
+    str, typer.Argument(metavar="[NAME]", envvar="CLUSTER_LAB", help="Name of the lab.", callback=configured)
+]
 
 
 @app.command(epilog="Examples: cluster lab up · cluster lab up second --profile my.yaml")

@@ -32,7 +32,7 @@ SPREAD = {"median": 1e9, "low": 9e8, "high": 1.1e9, "samples": 7}
 class Control:
     """Stands in for the control node."""
 
-    lab = "demo"
+    lab, options = "demo", " --lab demo"
 
     def __init__(self, folder: Path) -> None:
         self.profile = load_profile(find_profile("embedded"))
