@@ -95,6 +95,7 @@ def _make(directory, requirements, engine):
         os.path.join(directory, "bin/python"),
         *("-m", "pip", "-qq", "--disable-pip-version-check"),
         *("install", "--no-deps", "--no-compile", "--only-binary", ":all:", "-r", requirements),
+        *(f"--extra-index-url={url}" for url in engine.get("indexes", [])),
     ]
     fallback = engine.get("fallback_index")
     try:

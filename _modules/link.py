@@ -56,6 +56,50 @@ def configure(interface, address, mtu):
     return show(interface)
 
 
+def mesh(interface):
+    """
+    Return what a full mesh's address is reached over: peer address -> interface, or an empty dict.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node0 link.mesh mesh0
+    """
+    own = [address.partition("/")[0] for address in show(interface).get("addresses", [])]
+    finished = subprocess.run(["ip", "-json", "-4", "route", "show"], capture_output=True, text=True, check=True)
+    routes = json.loads(finished.stdout or "[]")
+    return {route["dst"]: route["dev"] for route in routes if route.get("prefsrc") in own and route.get("dev")}
+
+
+def configure_mesh(interface, address, mtu, peers):
+    """
+    Give a node one address on a full mesh of cables, and a route to each peer over the cable that leads there.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node0 link.configure_mesh mesh0 10.42.1.10 9000 '{"10.42.1.11": "thunderbolt0"}'
+
+    interface
+        made (a dummy device) to hold the address: cables come and go, the address stays
+    address
+        the node's address on the mesh
+    mtu
+        largest packet in bytes, the same on every cable
+    peers
+        peer address -> the interface whose cable leads to it
+    """
+    if not show(interface):
+        _ip("link", "add", "dev", interface, "type", "dummy")
+    configure(interface, f"{address}/32", mtu)
+    for peer, cable in sorted(peers.items()):
+        _ip("link", "set", "dev", cable, "mtu", str(mtu), "up")
+        _ip("route", "replace", f"{peer}/32", "dev", cable, "scope", "link", "src", address)
+    return mesh(interface)
+
+
 def _ip(*arguments):
     finished = subprocess.run(["ip", *arguments], capture_output=True, text=True, check=False)
     if finished.returncode:

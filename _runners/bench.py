@@ -21,6 +21,7 @@ from salt.exceptions import CommandExecutionError, SaltException
 
 from bottleneck import probing, workload
 from bottleneck.generator import Generator, GeneratorError
+from bottleneck.overlay import copy_profile
 from bottleneck.places import commit, find_engine_map, model_directory
 from bottleneck.run import read_batches
 from control.nodes import Nodes, progress
@@ -145,7 +146,7 @@ class _Bench:
 
     def write_static(self):
         source = Path(__opts__["cluster_profile"])
-        shutil.copy(source, self.folder / "profile.yaml")
+        copy_profile(source, self.folder / "profile.yaml")
         shutil.copy(find_engine_map(source), self.folder / "engines.yaml")
         _write(self.folder / "plan.json", self.record["workers"])
         _write(self.folder / "versions.json", self.versions())
@@ -282,7 +283,7 @@ class _Bench:
             "id": self.id,
             "started": self.started,
             "ended": self.ended,
-            "profile": {"name": self.profile.name, "version": self.profile.version},
+            "profile": {name: getattr(self.profile, name) for name in ("name", "version", "digest")},
             "deployment": self.record["deployment"],
             "overrides": self.record.get("overrides") or {},
             "note": self.note,

@@ -12,6 +12,7 @@ import time
 import salt.utils.event
 from salt.exceptions import CommandExecutionError
 
+from bottleneck.hardware_checks import refuse_open
 from bottleneck.plan import worker_specs
 from bottleneck.profile import ProfileError
 from control.nodes import Nodes, engine_slice, progress
@@ -46,6 +47,8 @@ def apply(test=False, states=None):
         salt-run cluster.apply test=True
     """
     nodes = Nodes(__opts__)
+    if not test:
+        _refuse_open(nodes.profile)
     return _apply(nodes, nodes.names, test, states)
 
 
@@ -81,6 +84,7 @@ def deploy(deployment=None, overrides=None, timeout=600):
     """
     nodes = Nodes(__opts__)
     profile = nodes.profile
+    _refuse_open(profile)
     deployment = deployment or profile.default_deployment
     specs = _specs(profile, deployment, overrides)
     _check_free(deployment, overrides)
@@ -176,6 +180,13 @@ def _specs(profile, deployment, overrides):
         return [spec.as_dict() for spec in worker_specs(profile, deployment, overrides)]
     except (ProfileError, KeyError) as error:
         raise CommandExecutionError(str(error)) from error
+
+
+def _refuse_open(profile):
+    try:
+        refuse_open(profile)
+    except ProfileError as error:
+        raise CommandExecutionError(f"{error} (cluster profile check --deploy)") from error
 
 
 def _check_free(deployment, overrides):

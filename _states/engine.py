@@ -36,3 +36,18 @@ def installed(name, requirements, engine):
         ret["changes"] = {"installed": engine["engine"]}
         ret["comment"] = f"{engine['engine']} was installed from {engine['lock']}"
     return ret
+
+
+def unavailable(name, reason):
+    """
+    Fail, saying why this engine cannot be installed, unless somebody has put it there.
+
+    name
+        directory of the environment
+    reason
+        what the engine map says is missing
+    """
+    if __salt__["engine.installed"](name):
+        return {"name": name, "changes": {}, "result": True, "comment": f"an engine is at {name}, put there by hand"}
+    comment = f"this kind of accelerator has no engine that can be installed: {reason}"
+    return {"name": name, "changes": {}, "result": False, "comment": comment}

@@ -43,3 +43,46 @@ def configured(name, address, prefix_length, mtu):
         return {**ret, "result": False, "changes": {}, "comment": str(error)}
     ret["comment"] = f"{name} was configured"
     return ret
+
+
+def meshed(name, address, mtu, peers):
+    """
+    Make sure that the node has its address on a full mesh and a route over each cable.
+
+    name
+        interface that holds the address; made when it is not there
+    address
+        IPv4 address
+    mtu
+        bytes, the same on every cable
+    peers
+        peer address -> the interface whose cable leads to it
+    """
+    ret = {"name": name, "changes": {}, "result": True, "comment": f"{name} has {address} and {len(peers)} cables"}
+    cables = {interface: __salt__["link.show"](interface) for interface in sorted(set(peers.values()))}
+    absent = [interface for interface, seen in cables.items() if not seen]
+    if absent:
+        text = f"this node has no interface {', '.join(absent)}, expected by the profile: is the cable plugged in?"
+        return {**ret, "result": False, "comment": text}
+    seen = __salt__["link.show"](name)
+    changes = {}
+    if f"{address}/32" not in seen.get("addresses", []):
+        changes["address"] = {"old": ", ".join(seen.get("addresses", [])) or None, "new": f"{address}/32"}
+    for interface, found in {name: seen, **cables}.items():
+        if found and (found["mtu"] != mtu or not found["up"]):
+            changes[interface] = {"old": {"mtu": found["mtu"], "up": found["up"]}, "new": {"mtu": mtu, "up": True}}
+    routes = __salt__["link.mesh"](name) if seen else {}
+    for peer, interface in sorted(peers.items()):
+        if routes.get(peer) != interface:
+            changes[peer] = {"old": routes.get(peer), "new": interface}
+    if not changes:
+        return ret
+    ret["changes"] = changes
+    if __opts__["test"]:
+        return {**ret, "result": None, "comment": f"{name} would be configured"}
+    try:
+        __salt__["link.configure_mesh"](name, address, mtu, peers)
+    except RuntimeError as error:
+        return {**ret, "result": False, "changes": {}, "comment": str(error)}
+    ret["comment"] = f"{name} was configured"
+    return ret

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from bottleneck.machine_types import UNKNOWN, Node, WakeOnLan
 from bottleneck.profile_types import Profile
-from bottleneck.yaml_lines import Location, Problem
+from bottleneck.yaml_lines import Location, Problem, ProfileError
 
 if TYPE_CHECKING:
     from bottleneck.profile_checks import Sections
@@ -91,8 +91,8 @@ def _boot(sections: "Sections") -> Iterator[Problem]:
         return
     if sections.kind == "lab":
         yield Problem(("boot",), "a boot section; expected none in a lab, whose nodes do not boot")
-    if sections.control and sections.control.interface is None:
-        text = "nothing; expected the one interface that boots the nodes, such as enp3s0"
+    if sections.control and "interface" not in sections.control.model_fields_set:
+        text = f"nothing; expected the one interface that boots the nodes, such as enp3s0, or {UNKNOWN}"
         yield Problem(("control", "interface"), text)
     stranger = sections.stranger("nodes", boot.canary, "node") if boot.canary is not None else None
     if stranger:
@@ -127,7 +127,7 @@ def covers(pattern: str, key: str) -> bool:
 
 
 def open_points(profile: Profile) -> list[Problem]:
-    """Return what has to be filled in before anything is deployed on a profile, without lines.
+    """Return what has to be filled in before anything is deployed on a profile.
 
     A profile may describe machines whose MACs nobody has read yet. It cannot boot them.
     """
@@ -135,11 +135,27 @@ def open_points(profile: Profile) -> list[Problem]:
         return []
     network = profile.control.network
     found = []
+    if profile.control.interface is None:
+        text = f"{UNKNOWN}; expected the one interface of the control node that boots the nodes"
+        found.append(profile.problem(("control", "interface"), text))
     for name, node in profile.nodes.items():
         if node.links[network].mac is None:
             text = f"{UNKNOWN}; expected the MAC address of {name}, which netboot knows it by"
-            found.append(Problem(("nodes", name, "links", network, "mac"), text))
+            found.append(profile.problem(("nodes", name, "links", network, "mac"), text))
     return found
+
+
+def refuse_open(profile: Profile) -> None:
+    """Raise when something has to be filled in before anything is deployed.
+
+    Raises
+    ------
+    ProfileError
+        With each open point, its file and line.
+    """
+    found = open_points(profile)
+    if found:
+        raise ProfileError(profile.path, found)
 
 
 def assumptions(profile: Profile) -> dict[str, str]:

@@ -33,6 +33,10 @@ _LANE_BYTES_PER_SECOND = {
 }
 
 
+def _unless_unknown(value: object) -> object:
+    return None if value == UNKNOWN else value
+
+
 class Control(Section):
     """The control node: it boots, configures and watches the others."""
 
@@ -42,7 +46,9 @@ class Control(Section):
     )
     network: Name = Field(description="The network that Salt and the engine's API use; every node is on it.")
     address: Address = Field(description="Its address on that network.")
-    interface: InterfaceName | None = Field(default=None, description="Its interface on that network.")
+    interface: Annotated[InterfaceName | None, BeforeValidator(_unless_unknown)] = Field(
+        default=None, description="Its interface on that network, or `unknown`; nodes are booted over it alone."
+    )
 
     @property
     def shown_name(self) -> str:
@@ -69,17 +75,13 @@ class Network(Section):
         return ipaddress.IPv4Network(self.subnet).prefixlen
 
 
-def _mac_or_unknown(value: object) -> object:
-    return None if value == UNKNOWN else value
-
-
 class Link(Section):
     """A node's interface on a network."""
 
     interface: InterfaceName = Field(
         description="The interface's name on the node; on a full mesh, the one made to hold its address."
     )
-    mac: Annotated[MacAddress | None, BeforeValidator(_mac_or_unknown)] = Field(
+    mac: Annotated[MacAddress | None, BeforeValidator(_unless_unknown)] = Field(
         default=None,
         description="Its MAC address, in quotes; netboot knows the node by the one on the control network, where"
         " `unknown` stands until it is filled in. Other links of hardware need none.",

@@ -56,7 +56,12 @@ def profiles_directory() -> Path:
 def list_profiles() -> list[Path]:
     """Return every profile in the folder of profiles, in the order of their names."""
     folder = profiles_directory()
-    return sorted(path for path in folder.rglob("*.yaml") if path.name != ENGINE_MAP and path.is_file())
+    return sorted(
+        path
+        for path in folder.rglob("*.yaml")
+        # What ends in .local.yaml is laid over a profile and is none (`overlay`).
+        if path.name != ENGINE_MAP and not path.name.endswith(".local.yaml") and path.is_file()
+    )
 
 
 def profile_name(path: Path) -> str:

@@ -16,7 +16,7 @@ from bottleneck.placement import Place, places
 from bottleneck.places import model_directory
 from bottleneck.profile import validation_problems
 from bottleneck.profile_checks import unknown
-from bottleneck.profile_types import Deployment, EngineSpec, Profile, Server
+from bottleneck.profile_types import Deployment, EngineSpec, Link, Profile, Server
 from bottleneck.yaml_lines import Location, Problem, ProfileError
 
 API_PORT = 8000
@@ -248,6 +248,7 @@ def node_pillar(profile: Profile, node_name: str, active_deployment: str | None 
         "cluster": {
             "name": profile.name,
             "version": profile.version,
+            "digest": profile.digest,
             "profile": str(profile.path),
             "kind": profile.kind,
             "control": profile.control.model_dump(mode="json"),
@@ -279,6 +280,14 @@ def _worker_of(profile: Profile, deployment_name: str, node_name: str) -> dict[s
     return None
 
 
+def _peers(profile: Profile, network: str, link: Link) -> dict[str, dict[str, str]]:
+    """Return, on a full mesh, the interface whose cable leads to each other node, and that node's address."""
+    return {
+        peer: {"interface": interface, "address": profile.nodes[peer].links[network].address}
+        for peer, interface in link.peers.items()
+    }
+
+
 def _node_slice(profile: Profile, node_name: str) -> dict[str, Any]:
     node = profile.nodes[node_name]
     links = {}
@@ -289,6 +298,7 @@ def _node_slice(profile: Profile, node_name: str) -> dict[str, Any]:
             "mac": link.mac,
             "address": link.address,
             "prefix_length": network.prefix_length,
+            "peers": _peers(profile, name, link),
             "mtu": network.mtu_bytes,
             "rate_bytes_per_second": network.rate_bytes_per_second,
             "kind": network.kind,

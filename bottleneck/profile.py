@@ -16,6 +16,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from bottleneck.overlay import with_overlay
 from bottleneck.places import find_engine_map, find_profile, list_profiles, profile_name, profiles_directory
 from bottleneck.profile_checks import Sections, check
 from bottleneck.profile_types import (
@@ -80,7 +81,7 @@ _LEFT_OUT: dict[str, Any] = {"workload": {}, "sources": {}}
 
 
 def load_profile(path: Path | str) -> Profile:
-    """Read, check and return a profile with the engine map that goes with it.
+    """Read, check and return a profile with what is laid over it and the engine map that goes with it.
 
     Raises
     ------
@@ -88,7 +89,7 @@ def load_profile(path: Path | str) -> Profile:
         One line for each problem: ``file:line: key: what was seen; expected what``.
     """
     path = Path(path)
-    document = read(path)
+    document = with_overlay(read(path))
     problems = list(document.problems)
     profile: Profile | None = None
     try:
@@ -111,6 +112,7 @@ def load_profile(path: Path | str) -> Profile:
         raise engine_problems
     assert profile is not None
     profile._path = path
+    profile._document = document
     profile._engines = engines
     return profile
 
@@ -139,8 +141,8 @@ def _in_order(problems: list[Problem]) -> list[Problem]:
     """Return problems by line, each once: what an anchor holds stands in several places."""
     once: dict[Any, Problem] = {}
     for problem in problems:
-        once.setdefault((problem.line, problem.location[-1:], problem.text), problem)
-    return sorted(once.values(), key=lambda problem: problem.line or 0)
+        once.setdefault((problem.path, problem.line, problem.location[-1:], problem.text), problem)
+    return sorted(once.values(), key=lambda problem: (problem.path or "", problem.line or 0))
 
 
 def _sections(document: Document, problems: list[Problem], engines: dict[str, EngineSpec]) -> Sections:
@@ -204,14 +206,14 @@ def validation_problems(
     """
     found = []
     details = error.errors(include_url=False)
-    missing = {_without_tags(model, detail["loc"]) for detail in details if detail["type"] == "missing"}
+    missing = {detail["loc"] for detail in details if detail["type"] == "missing"}
     for detail in details:
-        location = _without_tags(model, detail["loc"])
+        location = detail["loc"]
         # pydantic marks an error of a mapping's key, as against its value.
         if location and location[-1] == "[key]":
             location = location[:-1]
         text = _text(model, detail, location, missing)
-        full = (*prefix, *location)
+        full = (*prefix, *_without_tags(model, location))
         found.append(document.problem(full, text) if document else Problem(full, text))
     typos = {problem.location[:-1]: problem.text for problem in found if problem.text.startswith("unknown key")}
     # A misspelt key is one problem, not an unknown key and a missing one.
@@ -265,21 +267,17 @@ def _text(model: type[BaseModel], detail: ErrorDetails, location: Location, miss
 
 
 def _annotation_at(model: type[BaseModel], location: Location) -> Any:
-    """Return the type of what stands at a location of a model; of one of several sections, that of the first."""
-    current: Any = model
-    for part in location:
-        current = _plain(current)
-        if isinstance(current, type) and issubclass(current, BaseModel):
-            current = _fields(current).get(str(part))
-        elif typing.get_origin(current) in (dict, list):
-            current = typing.get_args(current)[-1]
-        else:
-            return None
-    return _plain(current)
+    """Return the type of what stands at a location of a model, as pydantic gives it."""
+    return _plain(_walk(model, location)[1])
 
 
 def _without_tags(model: type[BaseModel], location: Location) -> Location:
     """Return a location as in the file: pydantic adds the tag of the section it chose among several."""
+    return _walk(model, location)[0]
+
+
+def _walk(model: type[BaseModel], location: Location) -> tuple[Location, Any]:
+    """Follow a location; return it as in the file, and the type of what stands there."""
     current: Any = model
     kept: list[str | int] = []
     for part in location:
@@ -294,7 +292,9 @@ def _without_tags(model: type[BaseModel], location: Location) -> Location:
             current = _fields(current).get(str(part))
         elif typing.get_origin(current) in (dict, list):
             current = typing.get_args(current)[-1]
-    return tuple(kept)
+        else:
+            current = None
+    return tuple(kept), current
 
 
 def _fields(model: type[BaseModel]) -> dict[str, Any]:

@@ -7,8 +7,10 @@ Machines are in `machine_types`, netboot in `boot_types`, the engine map in `eng
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, PrivateAttr
 
@@ -16,6 +18,7 @@ from bottleneck.boot_types import Boot, Source
 from bottleneck.engine_types import EngineSpec
 from bottleneck.machine_types import Accelerator, Control, Link, Network, Node
 from bottleneck.value_types import Count, Duration, Frequency, Name, Port, Section, Size, name_text, with_unit
+from bottleneck.yaml_lines import Document, Location, Problem
 
 __all__ = [
     "Accelerator",
@@ -146,6 +149,11 @@ class Perf(Section):
     retention_seconds: Duration = with_unit("24 h", "retention", "How long the store keeps batches.")
 
 
+def _written(section: Section) -> dict[str, Any]:
+    """Return a section as it is written: a default that comes later changes no digest."""
+    return section.model_dump(mode="json", by_alias=True, exclude_unset=True)
+
+
 class Profile(Section):
     """One cluster: its machines, its networks, its model and how it is watched."""
 
@@ -174,6 +182,7 @@ class Profile(Section):
 
     _engines: dict[str, EngineSpec] = PrivateAttr(default_factory=dict)
     _path: Path = PrivateAttr(default=Path())
+    _document: Document | None = PrivateAttr(default=None)
 
     @property
     def engines(self) -> dict[str, EngineSpec]:
@@ -184,6 +193,21 @@ class Profile(Section):
     def path(self) -> Path:
         """The file it was read from."""
         return self._path
+
+    def problem(self, location: Location, text: str) -> Problem:
+        """Return a problem at a location, with the line it is written on."""
+        return self._document.problem(location, text) if self._document else Problem(location, text)
+
+    @property
+    def digest(self) -> str:
+        """First 16 hexadecimal digits of the SHA-256 of all that is in force: the profile, what is laid over it, and
+        the entries of the engine map that its nodes use.
+        """
+        kinds = {node.accelerator.kind for node in self.nodes.values()}
+        engines = {kind: _written(self._engines[kind]) for kind in sorted(kinds)}
+        content = {"profile": _written(self), "engines": engines}
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def engine_of(self, node: str) -> EngineSpec:
         """Return the engine of a node's accelerator."""

@@ -47,6 +47,20 @@ def reference_page() -> str:
         units = ", ".join(f"`{unit}`" for unit in dimension.units)
         lines.append(f"| {name} | {units} | `{dimension.example}` |")
     lines += ["", "1 kB is 1000 bytes, 1 KiB is 1024 bytes; 8 bit are a byte.", ""]
+    lines += [
+        "## What is laid over a profile",
+        "",
+        "`arc-a770/v0.1.local.yaml` is laid over `arc-a770/v0.1.yaml`: mappings are merged key by key, everything else",
+        "is replaced. It holds what is known of the machines at hand only, such as MAC addresses, which",
+        "`cluster profile set-mac` writes there; it stays out of git, and goes into a run's folder with the profile.",
+        "The digest of a profile is that of what is in force: its file, what is laid over it, and the entries of the",
+        "engine map that its nodes use.",
+        "",
+        "What a profile may leave open is written `unknown`: the MAC addresses that nodes boot by, and the control",
+        "node's interface. `cluster profile check --deploy` and every command that deploys refuse it until that is",
+        "filled in. What has the basis `assumed` among the sources is listed by `cluster profile check`.",
+        "",
+    ]
     lines += _tables("Profile", Profile.model_json_schema(by_alias=True))
     lines += [
         "## Engine map",

@@ -145,6 +145,14 @@ def rate_text(rate_bytes_per_second: float) -> str:
     return f"{rate:g} bit/s"
 
 
+def byte_rate_text(rate_bytes_per_second: float) -> str:
+    """Return a rate in bytes per second, the way memories are sold."""
+    for unit, scale in (("TB/s", 1e12), ("GB/s", 1e9), ("MB/s", 1e6), ("kB/s", 1e3)):
+        if abs(rate_bytes_per_second) >= scale:
+            return f"{_three_digits(rate_bytes_per_second / scale)} {unit}"
+    return f"{rate_bytes_per_second:g} B/s"
+
+
 def duration_text(seconds: float) -> str:
     """Return seconds in the unit a person would use."""
     if seconds == 0:

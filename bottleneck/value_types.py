@@ -30,7 +30,8 @@ def _host_name(text: str) -> str:
         return text
     mended = re.sub(r"[^a-z0-9-]+", "-", text.lower()).strip("-")[:63]
     hint = f", such as {mended}" if mended else ""
-    raise ValueError(f"{shown(text)}; expected a DNS label of letters, digits and inner hyphens{hint}")
+    label = "; the name people use may stand beside it as `label`" if "_" in text else ""
+    raise ValueError(f"{shown(text)}; expected a DNS label of letters, digits and inner hyphens{hint}{label}")
 
 
 def name_text(text: str) -> str:

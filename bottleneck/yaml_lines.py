@@ -27,11 +27,18 @@ _MERGE = "tag:yaml.org,2002:merge"
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing wrong with a file; `text` is "what was seen; expected what"."""
+    """One thing wrong with a file; `text` is "what was seen; expected what".
+
+    Attributes
+    ----------
+    path
+        The file, where it is another than the one that was asked for.
+    """
 
     location: Location
     text: str
     line: int | None = None
+    path: str | None = None
 
     @property
     def key(self) -> str:
@@ -51,30 +58,43 @@ class ProfileError(Exception):
         """Return each problem as ``file:line: key: what was seen; expected what``."""
         found = []
         for problem in self.problems:
-            where = self.path if problem.line is None else f"{self.path}:{problem.line}"
+            path = problem.path or self.path
+            where = path if problem.line is None else f"{path}:{problem.line}"
             found.append(": ".join(part for part in (where, problem.key, problem.text) if part))
         return found
 
 
 @dataclass
 class Document:
-    """A parsed file: plain values, the line of every location, problems met while reading."""
+    """A parsed file: plain values, the line of every location, problems met while reading.
+
+    Attributes
+    ----------
+    files
+        Location -> the file it is from, where that is not `path`: a file was laid over it.
+    """
 
     path: Path
     data: dict[str, Any] = field(default_factory=dict)
     lines: dict[Location, int] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    files: dict[Location, Path] = field(default_factory=dict)
 
     def line(self, location: Location) -> int:
         """Return the line of a location or of its nearest ancestor that is in the file."""
-        for length in range(len(location), 0, -1):
-            if location[:length] in self.lines:
-                return self.lines[location[:length]]
-        return 1
+        return self.lines.get(self._written(location), 1)
 
     def problem(self, location: Location, text: str) -> Problem:
-        """Return a problem at a location, with its line."""
-        return Problem(location, text, self.line(location))
+        """Return a problem at a location, with its line and, where that is another, its file."""
+        file = self.files.get(self._written(location))
+        return Problem(location, text, self.line(location), str(file) if file else None)
+
+    def _written(self, location: Location) -> Location:
+        """Return a location or its nearest ancestor that is in a file."""
+        for length in range(len(location), 0, -1):
+            if location[:length] in self.lines:
+                return location[:length]
+        return ()
 
 
 class _Loader(yaml.SafeLoader):

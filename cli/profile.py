@@ -1,14 +1,15 @@
-"""`cluster profile`: list, show and check profiles."""
+"""`cluster profile`: list, show, check and compare profiles."""
 
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from bottleneck.plan import deployment_memory
+from bottleneck.hardware_checks import assumptions, open_points
+from bottleneck.overlay import set_mac
 from bottleneck.profile import (
-    Profile,
     ProfileError,
     find_profile,
     list_profiles,
@@ -16,9 +17,17 @@ from bottleneck.profile import (
     profile_name,
     profiles_directory,
 )
-from bottleneck.units import rate_text, size_text
-from cli.options import DEFAULT_PROFILE, JsonOption
-from cli.output import FAILED, emit, fail, out
+from bottleneck.profile_diff import profile_differences
+from cli.options import DEFAULT_PROFILE, JsonOption, ProfileOption
+from cli.output import FAILED, USAGE, console, emit, fail, out
+from cli.profile_text import (
+    describe,
+    memory_rows,
+    print_checked,
+    print_differences,
+    set_mac_hint,
+    untested_engines,
+)
 
 app = typer.Typer(help="Read and check profiles.", no_args_is_help=True)
 
@@ -66,84 +75,104 @@ def list_(as_json: JsonOption = False) -> None:
     emit({"profiles": rows}, as_json, human)
 
 
-@app.command(epilog="Examples: cluster profile show embedded | cluster profile show embedded --json")
+@app.command(epilog="Examples: cluster profile show arc-a770/v0.1 | cluster profile show embedded --json")
 def show(name: NameArgument = DEFAULT_PROFILE, as_json: JsonOption = False) -> None:
-    """Show a profile: its machines, networks, model and deployments."""
+    """Show a profile: its machines, networks, model and deployments, and how they fit into memory."""
     try:
         profile = load_profile(find_profile(name))
     except ProfileError as error:
         fail(str(error), f"cluster profile check {name}")
     data = {
         **profile.model_dump(mode="json", exclude={"schema_version"}),
+        "digest": profile.digest,
+        "memory": memory_rows(profile),
         "path": str(profile.path),
         "engines": {kind: engine.model_dump(mode="json") for kind, engine in profile.engines.items()},
     }
-    emit(data, as_json, lambda: _describe(profile))
+    emit(data, as_json, lambda: describe(profile))
 
 
-def _describe(profile: Profile) -> None:
-    out.print(f"[bold]{profile.name}[/] {profile.version} ({profile.kind})  {escape(profile.description)}")
-    control = profile.control
-    out.print(f"control  {control.hostname}, {control.address} on {control.network}\n")
-    networks = Table("network", "kind", "subnet", "rate", "mtu", box=None)
-    for name, network in profile.networks.items():
-        rate = rate_text(network.rate_bytes_per_second)
-        networks.add_row(name, network.kind, network.subnet, rate, str(network.mtu_bytes))
-    out.print(networks)
-    nodes = Table("\nnode", "\ncores", "\nmemory", "\naccelerator", "\nlinks", box=None)
-    for name, node in profile.nodes.items():
-        accelerator = node.accelerator
-        links = ", ".join(f"{network} {link.address}" for network, link in node.links.items())
-        what = f"{accelerator.count} x {accelerator.kind}, {size_text(accelerator.memory_bytes)}"
-        nodes.add_row(name, str(node.cores), size_text(node.memory_bytes), what, links)
-    out.print(nodes)
-    shape, quantization = profile.model.shape, profile.model.quantization
-    out.print(
-        f"\nmodel  {profile.model.name} ({profile.model.source}): {shape.layers} layers, hidden {shape.hidden_size},"
-        f" {quantization.bits} bit\n"
-    )
-    deployments = Table("deployment", "nodes", "tensor", "pipeline", "replicas", "link", box=None)
-    for name, deployment in profile.deployments.items():
-        mark = " (default)" if name == profile.default_deployment else ""
-        sizes = (deployment.tensor_parallel, deployment.pipeline_parallel, deployment.replicas)
-        deployments.add_row(name + mark, ", ".join(deployment.nodes), *map(str, sizes), deployment.link)
-    out.print(deployments)
-
-
-@app.command(epilog="Examples: cluster profile check embedded | cluster profile check ./mine.yaml --json")
-def check(name: NameArgument = DEFAULT_PROFILE, as_json: JsonOption = False) -> None:
-    """Check a profile; print each problem with its line, or what was checked."""
+@app.command(epilog="Examples: cluster profile check embedded | cluster profile check arc-a770/v0.1 --deploy --json")
+def check(
+    name: NameArgument = DEFAULT_PROFILE,
+    deploy: Annotated[
+        bool, typer.Option("--deploy", help="Fail also on what may be left open until something is deployed.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Check a profile; print each problem with its line, or what was checked and what is still open."""
     try:
         profile = load_profile(find_profile(name))
         for node in profile.nodes:
             profile.engine_of(node).directory()
     except ProfileError as error:
         _report(error, as_json)
-    memory = {
-        deployment: [
-            {
-                "node": fit.node,
-                "replica": fit.replica,
-                "arithmetic": fit.memory.arithmetic(),
-                "weights_bytes": fit.memory.weights_bytes,
-                "kv_cache_bytes": fit.memory.kv_cache_bytes,
-                "activations_bytes": fit.memory.activations_bytes,
-                "runtime_bytes": fit.memory.runtime_bytes,
-                "total_bytes": fit.memory.total_bytes,
-                "limit_bytes": fit.limit_bytes,
-                "kv_cache_tokens": fit.memory.kv_cache_tokens,
-            }
-            for fit in deployment_memory(profile, deployment)
-        ]
-        for deployment in profile.deployments
+    memory = memory_rows(profile)
+    still_open = open_points(profile)
+    if deploy and still_open:
+        _report(ProfileError(profile.path, still_open), as_json, set_mac_hint(profile, name))
+    data = {
+        **{"name": profile.name, "version": profile.version, "digest": profile.digest, "path": str(profile.path)},
+        **{"valid": True, "problems": [], "memory": memory, "deployable": not still_open},
+        "open": [{"key": point.key, "text": point.text} for point in still_open],
+        "assumed": assumptions(profile),
+        "untested": untested_engines(profile),
     }
-    data = {"name": profile.name, "path": str(profile.path), "valid": True, "problems": [], "memory": memory}
-    emit(data, as_json, lambda: _checked(profile, memory))
+    emit(data, as_json, lambda: print_checked(profile, memory, set_mac_hint(profile, name)))
 
 
-def _report(error: ProfileError, as_json: bool) -> None:
+@app.command(epilog="Examples: cluster profile diff arc-a770/v0.1 ryzen-ai-max/v0.2 | cluster profile diff A B --json")
+def diff(
+    before: Annotated[str, typer.Argument(metavar="A", help="Profile name or path; a run's profile.yaml is one too.")],
+    after: Annotated[str, typer.Argument(metavar="B", help="The profile to compare it with.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Compare two profiles key by key: added, removed, changed, in the units a person writes."""
+    loaded = []
+    for name in (before, after):
+        try:
+            loaded.append(load_profile(find_profile(name)))
+        except ProfileError as error:
+            fail(str(error), f"cluster profile check {name}")
+    found = profile_differences(loaded[0], loaded[1])
+    data = {
+        side: {"name": each.name, "version": each.version, "digest": each.digest, "path": str(each.path)}
+        for side, each in zip(("before", "after"), loaded, strict=True)
+    }
+    rows = [asdict(each) for each in found]
+    emit({**data, "differences": rows}, as_json, lambda: print_differences(loaded[0], loaded[1], found))
+
+
+@app.command("set-mac", epilog='Examples: cluster profile set-mac node0 "d8:bb:c1:00:00:01" --profile arc-a770/v0.1')
+def set_mac_(
+    node: Annotated[str, typer.Argument(help="A node of the profile.")],
+    mac: Annotated[str, typer.Argument(help="The MAC address of its port on the control network.")],
+    profile: ProfileOption = DEFAULT_PROFILE,
+    as_json: JsonOption = False,
+) -> None:
+    """Note a node's MAC address beside the profile, in a file that is laid over it and kept out of git."""
+    try:
+        loaded = load_profile(find_profile(profile))
+        if node not in loaded.nodes:
+            fail(f"no node {node} in {loaded.name}: expected {', '.join(loaded.nodes)}", None, USAGE)
+        path = set_mac(loaded.path, node, loaded.control.network, mac)
+        changed = load_profile(loaded.path)
+    except ProfileError as error:
+        fail(str(error), "cluster profile show " + profile)
+    address = changed.nodes[node].links[changed.control.network].mac
+    data = {"node": node, "mac": address, "path": str(path), "deployable": not open_points(changed)}
+
+    def human() -> None:
+        out.print(f"{node} is {address}: {escape(str(path))}", soft_wrap=True)
+        for point in open_points(changed):
+            console.print(f"[dim]still open:[/] {escape(point.key)}: {escape(point.text)}", soft_wrap=True)
+
+    emit(data, as_json, human)
+
+
+def _report(error: ProfileError, as_json: bool, next_command: str | None = None) -> None:
     problems = [
-        {"file": error.path, "line": problem.line, "key": problem.key, "text": problem.text}
+        {"file": problem.path or error.path, "line": problem.line, "key": problem.key, "text": problem.text}
         for problem in error.problems
     ]
 
@@ -153,22 +182,4 @@ def _report(error: ProfileError, as_json: bool) -> None:
 
     emit({"path": error.path, "valid": False, "problems": problems}, as_json, human)
     count = len(problems)
-    fail(f"{count} problem{'s' if count > 1 else ''}", "mend the lines above, then check again", FAILED)
-
-
-def _checked(profile: Profile, memory: dict[str, list[dict[str, Any]]]) -> None:
-    links = sum(len(node.links) for node in profile.nodes.values())
-    out.print(f"[green]ok[/] {escape(str(profile.path))}: {profile.name} {profile.version}", soft_wrap=True)
-    engines = ", ".join(sorted({node.accelerator.kind for node in profile.nodes.values()}))
-    for line in (
-        "keys, types and units",
-        f"{len(profile.networks)} networks, {links} links: addresses and MACs inside their range and each once",
-        f"engines and their lock files: {engines}",
-        f"{len(memory)} deployments: ranks, divisibility, server settings, memory of the largest rank on each node",
-    ):
-        out.print(f"  {line}", soft_wrap=True)
-    for name, fits in memory.items():
-        for fit in fits:
-            limit = size_text(fit["limit_bytes"])
-            cache = f"{fit['kv_cache_tokens']} tokens of KV cache"
-            out.print(f"    {name} {fit['node']}: {fit['arithmetic']} of {limit}; {cache}", soft_wrap=True)
+    fail(f"{count} problem{'s' if count > 1 else ''}", next_command or "mend the lines above, then check again", FAILED)

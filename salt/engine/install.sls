@@ -9,6 +9,7 @@ engine-install-packages-pkg-installed:
       - engine: engine-install-environment-engine-installed
 {% endif %}
 
+{% if engine['lock'] %}
 engine-install-lock-file-managed:
   file.managed:
     - name: /etc/cluster/engine-requirements.txt
@@ -23,3 +24,10 @@ engine-install-environment-engine-installed:
     - engine: {{ engine | json }}
     - require:
       - file: engine-install-lock-file-managed
+{% else %}
+{# The engine map says what is missing; a node without an engine is better named than half installed. #}
+engine-install-environment-engine-installed:
+  engine.unavailable:
+    - name: {{ engine['directory'] | json }}
+    - reason: {{ engine['untested'] | json }}
+{% endif %}

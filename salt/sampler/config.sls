@@ -1,6 +1,9 @@
 {# What the sampler needs to know, and no more; the minion's own settings say where its bus is. #}
 {% set links = {} %}
-{% for name, link in pillar['node']['links'] | dictsort %}{% do links.update({name: link['interface']}) %}{% endfor %}
+{% for name, link in pillar['node']['links'] | dictsort %}
+{% set cables = link['peers'].values() | map(attribute='interface') | sort %}
+{% do links.update({name: cables or [link['interface']]}) %}
+{% endfor %}
 {% set config = {
   'node': pillar['node']['name'],
   'links': links,

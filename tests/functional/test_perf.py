@@ -34,7 +34,7 @@ def node(loaders: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     monkeypatch.setitem(loaders.modules["supervise.start"].__globals__, "DIRECTORY", str(tmp_path / "supervise"))
     config = {
         "node": "node0",
-        "links": {"local": "lo"},
+        "links": {"local": ["lo"]},
         "control": None,
         "minion": {"id": "node0", "sock_dir": str(tmp_path)},
         "directory": str(tmp_path / "perf"),

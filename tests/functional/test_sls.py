@@ -1,4 +1,4 @@
-"""Every SLS renders for every node, from the profile through the pillar, and keeps to our names."""
+"""Every SLS renders for every profile and node, through the pillar, and keeps to our names."""
 
 import re
 from pathlib import Path
@@ -8,6 +8,8 @@ import pytest
 import salt.config
 from saltfactories.utils.functional import Loaders
 
+from bottleneck.profile import list_profiles, load_profile, profile_name
+
 REPOSITORY = Path(__file__).parents[2]
 STATES = sorted(
     ".".join(path.relative_to(REPOSITORY / "salt").with_suffix("").parts).removesuffix(".init")
@@ -16,20 +18,24 @@ STATES = sorted(
 IDENTIFIER = re.compile(r"^[a-z0-9]+(-[a-z0-9]+)+$")
 
 
-@pytest.fixture(scope="module", params=["node0", "node1"])
+NODES = [(path, name, node.hostname) for path in list_profiles() for name, node in load_profile(path).nodes.items()]
+
+
+@pytest.fixture(scope="module", params=NODES, ids=[f"{profile_name(path)}-{name}" for path, name, _ in NODES])
 def node(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Loaders:
-    root = tmp_path_factory.mktemp(request.param)
+    profile, name, minion = request.param
+    root = tmp_path_factory.mktemp(name)
     options: dict[str, Any] = salt.config.minion_config(None)
     options.update(
         {
-            "id": request.param,
+            "id": minion,
             "root_dir": str(root),
             "cachedir": str(root / "cache"),
             "extension_modules": str(root / "extmods"),
             "file_client": "local",
             "file_roots": {"base": [str(REPOSITORY / "salt")]},
             "pillar_roots": {"base": [str(REPOSITORY / "pillar")]},
-            "cluster_profile": str(REPOSITORY / "profiles" / "embedded.yaml"),
+            "cluster_profile": str(profile),
             "modules_dirs": [str(REPOSITORY / "_modules")],
             "states_dirs": [str(REPOSITORY / "_states")],
             "enable_fqdns_grains": False,

@@ -136,7 +136,7 @@ class Sampling:
         self.folder = folder
         config = {
             "node": "node0",
-            "links": {"ethernet": "lo"},
+            "links": {"ethernet": ["lo"]},
             "control": {"address": "127.0.0.1", "port": port} if port else None,
             "minion": {"id": "node0", "sock_dir": minion.config["sock_dir"]},
             "directory": str(folder / "perf"),

@@ -49,7 +49,7 @@ SINGLE_PROBLEMS: dict[str, Mistake] = {
         ("hostname: control", "hostname: control_0_1"),
         "control_0_1",
         "control.hostname: 'control_0_1'; expected a DNS label of letters, digits and inner hyphens,"
-        " such as control-0-1",
+        " such as control-0-1; the name people use may stand beside it as `label`",
     ),
     "ranks that do not divide": (
         (
@@ -129,7 +129,8 @@ SINGLE_PROBLEMS: dict[str, Mistake] = {
     "unknown kind of accelerator": (
         ("{kind: cpu", "{kind: gpu"),
         "kind: gpu",
-        "nodes.node0.accelerator.kind: unknown kind of accelerator gpu (did you mean cpu?); expected one of cpu",
+        "nodes.node0.accelerator.kind: unknown kind of accelerator gpu (did you mean xpu?);"
+        " expected one of cpu, cuda, rocm, xpu, xpu-openvino",
     ),
     "address outside its subnet": (
         ("address: 10.77.1.10", "address: 10.78.1.10"),

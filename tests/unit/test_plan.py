@@ -163,6 +163,7 @@ def test_pillar_is_json_and_complete(profile: Profile) -> None:
         "mac": "02:77:00:00:01:11",
         "address": "10.77.1.11",
         "prefix_length": 24,
+        "peers": {},
         "mtu": 9000,
         "rate_bytes_per_second": 1e9,
         "kind": "point-to-point",

@@ -81,6 +81,11 @@ def test_links_have_the_order_of_the_analysis() -> None:
     }
 
 
+def test_the_cables_of_a_mesh_are_one_link() -> None:
+    found = readers.links(NET, {"eth0": "mesh", "usb4": "mesh"})
+    assert found == {"mesh": [1600178740, 2184631, 39606, 23576, 8, 14, 10, 16]}
+
+
 def test_memory_and_disks_are_bytes() -> None:
     assert readers.memory(MEMINFO) == {"total": 24684096 * 1024, "available": 23925832 * 1024}
     assert readers.disks(DISKS, {"vda"}) == {"read_bytes": 7462770 * 512, "write_bytes": 12053904 * 512}

@@ -18,7 +18,7 @@ FAST_PRESSURES, SLOW_PRESSURES = ("cpu",), ("memory", "io")
 class Machine:
     """Reads the node; a source that the machine does not have is left out of every sample.
 
-    ``links`` maps a link's name to its interface.
+    ``links`` maps a link's name to its interfaces: one, or on a full mesh one for each cable.
     """
 
     def __init__(self, links, supervise_directory):
@@ -26,7 +26,7 @@ class Machine:
         self._fast_pressure = [(name, Handle(f"/proc/pressure/{name}")) for name in FAST_PRESSURES]
         self._slow_pressure = [(name, Handle(f"/proc/pressure/{name}")) for name in SLOW_PRESSURES]
         self._network = Handle("/proc/self/net/dev")
-        self._interfaces = {interface: link for link, interface in links.items()}
+        self._interfaces = {interface: link for link, interfaces in links.items() for interface in interfaces}
         self._memory = Handle("/proc/meminfo")
         self._diskstats = Handle("/proc/diskstats")
         self._disks = readers.whole_disks()

@@ -72,8 +72,8 @@ def pressure(text):
 def links(text, interfaces):
     """Return the counters of each link, from /proc/net/dev.
 
-    ``interfaces`` maps the interface's name to the link's. The order is received bytes, sent bytes, then packets,
-    errors and drops in the same way.
+    ``interfaces`` maps the interface's name to the link's; a link of several interfaces, one a cable, is their sum. The
+    order is received bytes, sent bytes, then packets, errors and drops in the same way.
     """
     found = {}
     for line in text.splitlines():
@@ -81,7 +81,8 @@ def links(text, interfaces):
         link = interfaces.get(interface.strip()) if colon else None
         if link is not None:
             value = [int(field) for field in rest.split()]
-            found[link] = [value[0], value[8], value[1], value[9], value[2], value[10], value[3], value[11]]
+            counters = [value[0], value[8], value[1], value[9], value[2], value[10], value[3], value[11]]
+            found[link] = [sum(pair) for pair in zip(counters, found.get(link, [0] * 8), strict=True)]
     return found
 
 
