@@ -25,15 +25,16 @@ class Bootable:
     layers: tuple[str, ...] = ()
 
 
-def active(root: Path, profile: str) -> Bootable:
-    """Return the profile's active image.
+def active(root: Path, profile: str, node: str) -> Bootable:
+    """Return the image that `node` boots: one on trial there, or else the profile's active one.
 
     Raises
     ------
     NoImageError
         When none is active, or the one that is active is not whole.
     """
-    link = root / "active" / profile
+    trial = root / "nodes" / profile / node
+    link = trial if trial.exists() else root / "active" / profile
     try:
         manifest = json.loads((link / "manifest.json").read_text())
         digest, sha256 = manifest["digest"], manifest["files"]["root.squashfs"]["sha256"]

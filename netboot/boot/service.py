@@ -129,7 +129,7 @@ class BootService:
             self._refuse("script", node.name, source, reason)
             return rendering.wait_script("This machine is not expected to boot now.", WAIT_SECONDS)
         try:
-            image = images.active(self.images_directory, self.settings.profile)
+            image = images.active(self.images_directory, self.settings.profile, node.name)
         except images.NoImageError as error:
             self.tell(Troubled(now, node.name, "script", str(error)))
             return rendering.wait_script("There is no image to boot.", WAIT_SECONDS)
