@@ -14,7 +14,7 @@ demo: ## From nothing to a verdict on this machine, and a report
 	@setup/venv
 	@$(AS_ROOT) .venv/bin/cluster demo
 
-test: ## Every test: unit, functional, integration, lab, browser
+test: ## Every test: unit, functional, integration, lab, browser, netboot
 	@setup/packages test
 	@setup/venv
 	@$(AS_ROOT) $(PYTEST) tests

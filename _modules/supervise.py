@@ -20,6 +20,8 @@ import time
 
 DIRECTORY = "/run/cluster/supervise"
 GRACE_SECONDS = 3.0
+# For a Python to start on a node that is busy with starting itself.
+START_SECONDS = 30.0
 PR_SET_CHILD_SUBREAPER = 36
 NAME = re.compile(r"^[a-z0-9][a-z0-9-]{0,62}$")
 
@@ -72,7 +74,7 @@ def start(name, command, environment=None, log=None):
         keeper = ["systemd-run", "--quiet", "--collect", f"--unit=cluster-{name}", *keeper]
     # Not reaped by us when the minion forks a job; the keeper detaches itself.
     subprocess.run(keeper, stdin=subprocess.DEVNULL, check=True, timeout=30)
-    return _wait(lambda: status(name), lambda seen: seen["running"] or seen["exit_code"] is not None, 10.0)
+    return _wait(lambda: status(name), lambda seen: seen["running"] or seen["exit_code"] is not None, START_SECONDS)
 
 
 def stop(name, grace=GRACE_SECONDS):
@@ -265,7 +267,9 @@ def _keep(specification_path):
     _remove(specification_path)
     if not os.path.isdir("/run/systemd/system") and os.fork():
         return
-    os.setsid()
+    # systemd has made the keeper the leader of a session already, and it cannot become that twice.
+    if os.getsid(0) != os.getpid():
+        os.setsid()
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     asked = []
     signal.signal(signal.SIGTERM, lambda number, _frame: asked.append(number))

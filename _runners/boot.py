@@ -70,8 +70,8 @@ def follow(seconds=3600):
     before = None
     while time.monotonic() < end:
         view = _view(settings)
-        # The time itself is no change; what is late because of it is.
-        now = {key: value for key, value in view.items() if key != "at"}
+        # Time is shown too, so a second that has passed is a change.
+        now = {**view, "at": int(view["at"])}
         if now != before:
             before = now
             print("@progress " + json.dumps({"stage": "boot", "node": "", "view": view}), file=sys.stderr, flush=True)

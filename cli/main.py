@@ -7,6 +7,7 @@ import typer
 
 from cli import (
     bench,
+    boot,
     bottleneck,
     cluster,
     config,
@@ -55,6 +56,8 @@ for name, room, summary in (
     ("image", image.app, "The Linux image that the nodes boot: build, compare, make active, go back."),
     ("control", control_commands.app, "The control node, from a laptop."),
     ("config", config_commands.app, "Settings, and where each comes from."),
+    ("boot", boot.app, "Boots of the nodes: watch, look at one, expect one."),
+    ("node", boot.node_app, "Machines that ask to boot."),
     ("prometheus", prometheus.app, "Scrape configuration, alert rules and dashboard."),
 ):
     app.add_typer(room, name=name, help=summary, no_args_is_help=True)

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
 
 from netboot.boot import enrolment, images, metrics
 from netboot.boot.dhcp_log import Reader, Tail
@@ -40,6 +41,25 @@ def application(service: BootService) -> web.Application:
     app.router.add_post("/enrol", wire.enrol)
     app.router.add_get("/metrics", wire.metrics)
     return app
+
+
+class _SentFile(web.FileResponse):
+    """A file that tells whether it went out whole."""
+
+    def __init__(self, path: Path, sent: Callable[[str], None]) -> None:
+        super().__init__(path, headers={"Content-Type": "application/octet-stream"})
+        self._sent = sent
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        """Send the headers and the file."""
+        try:
+            writer = await super().prepare(request)
+        except (ConnectionError, asyncio.CancelledError):
+            self._sent("the transfer broke off")
+            raise
+        if request.method == "GET" and self.status in (200, 206):
+            self._sent("")
+        return writer
 
 
 class Wire:
@@ -87,15 +107,7 @@ class Wire:
         if path is None:
             self._service.fetched(boot, clean(name)[:_SHORT], "404, the control node has no such file")
             return web.Response(status=404)
-        response = web.FileResponse(path, headers={"Content-Type": "application/octet-stream"})
-        try:
-            await response.prepare(request)
-        except (ConnectionError, asyncio.CancelledError):
-            self._service.fetched(boot, name, "the transfer broke off")
-            raise
-        if request.method == "GET" and response.status in (200, 206):
-            self._service.fetched(boot, name)
-        return response
+        return _SentFile(path, lambda trouble: self._service.fetched(boot, name, trouble))
 
     async def failed(self, request: web.Request) -> web.StreamResponse:
         """Take that iPXE could not start the kernel."""

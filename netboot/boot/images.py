@@ -1,11 +1,12 @@
-"""Which image a node boots: what is active for the profile, as its manifest says."""
+"""Which image a node boots, and where its files are."""
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+
+from netboot.image.store import Store, StoreError
 
 _DIGEST = re.compile(r"[0-9a-f]{16}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -18,7 +19,7 @@ class NoImageError(Exception):
 
 @dataclass(frozen=True)
 class Bootable:
-    """An image that can be booted: its name, and the digest that the node checks the root with."""
+    """An image that can be booted: its name, and the digests that the node checks what it fetches with."""
 
     digest: str
     sha256: str
@@ -33,29 +34,25 @@ def active(root: Path, profile: str, node: str) -> Bootable:
     NoImageError
         When none is active, or the one that is active is not whole.
     """
-    trial = root / "nodes" / profile / node
-    link = trial if trial.exists() else root / "active" / profile
+    store = Store(root)
+    digest = store.active(profile, node)
+    if digest is None:
+        raise NoImageError(f"no image is active for profile {profile}: cluster image activate")
     try:
-        manifest = json.loads((link / "manifest.json").read_text())
-        digest, sha256 = manifest["digest"], manifest["files"]["root.squashfs"]["sha256"]
-        layers = tuple(layer["sha256"] for layer in manifest.get("layers", []))
-    except OSError as error:
-        raise NoImageError(f"no image is active for profile {profile} ({error.strerror}: {link})") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise NoImageError(f"the manifest of the active image cannot be read: {link}/manifest.json") from error
-    named = [sha256, *layers]
-    if not _DIGEST.fullmatch(str(digest)) or not all(_SHA256.fullmatch(str(name)) for name in named):
-        raise NoImageError(f"the manifest of the active image has no valid digest: {link}/manifest.json")
-    missing = [name for name in FILES if not (root / "images" / digest / name).is_file()]
-    missing += [f"layer {name[:16]}" for name in layers if not layer_file(root, f"{name}.squashfs")]
+        manifest = store.manifest(digest)
+    except StoreError as error:
+        raise NoImageError(str(error)) from error
+    missing = [name for name in FILES if image_file(root, digest, name) is None]
+    layers = tuple(layer.sha256 for layer in manifest.layers)
+    missing += [f"layer {sha256[:16]}" for sha256 in layers if layer_file(root, f"{sha256}.squashfs") is None]
     if missing:
         raise NoImageError(f"image {digest} has no {', '.join(missing)}")
-    return Bootable(digest, sha256, layers)
+    return Bootable(digest, manifest.files["root.squashfs"].sha256, layers)
 
 
 def image_file(root: Path, digest: str, name: str) -> Path | None:
     """Return a file of an image; None when there is no such image or file."""
-    if not _DIGEST.fullmatch(digest) or name not in (*FILES, "manifest.json"):
+    if not _DIGEST.fullmatch(digest) or name not in FILES:
         return None
     path = root / "images" / digest / name
     return path if path.is_file() else None

@@ -25,7 +25,7 @@ from saltfactories.utils import random_string
 from netboot.boot import storage
 from netboot.boot.record import Boot as RecordedBoot
 from netboot.boot.record import NodeState, State
-from tests import boot_profile, hostile
+from tests import boot_profile, fake_image, hostile
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 
@@ -34,7 +34,6 @@ ATTEMPTS = 520
 EVENTS = 150
 MACS = {"node0": "02:77:00:00:00:10", "node1": "02:77:00:00:00:11", "node2": "02:77:00:00:00:12"}
 ADDRESSES = {"node0": "127.0.0.10", "node1": "127.0.0.11", "node2": "127.0.0.12"}
-IMAGE = "00112233445566ff"
 
 
 def free_port() -> int:
@@ -60,18 +59,11 @@ def salt_factories_config(tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with an active image and a record that holds boots whose time is over."""
     folder = tmp_path_factory.mktemp("boot")
-    image = folder / "images" / "images" / IMAGE
-    image.mkdir(parents=True)
-    for name in ("vmlinuz", "initrd.img", "root.squashfs"):
-        (image / name).write_bytes(b"x" * 64)
-    manifest = {"digest": IMAGE, "files": {"root.squashfs": {"sha256": "ab" * 32}}, "layers": []}
-    (image / "manifest.json").write_text(json.dumps(manifest))
-    (folder / "images" / "active").mkdir()
-    (folder / "images" / "active" / "hostile").symlink_to(f"../images/{IMAGE}")
+    image = fake_image.publish(folder / "images", "hostile").digest
     began = time.time() - 3600
     late = tuple(
         RecordedBoot(
-            f"{number:032x}", began, IMAGE, MACS["node2"], "node2", nonce=f"{number:064x}", expires=began + 300
+            f"{number:032x}", began, image, MACS["node2"], "node2", nonce=f"{number:064x}", expires=began + 300
         )
         for number in range(4)
     )
@@ -209,8 +201,11 @@ def test_none_gets_in_and_nobody_is_locked_out(
 
     async def run() -> None:
         captured = (await nodes["node0"].enrol(pubs[0])).claim(pubs[0])
-        late = [hostile.Boot(f"{number:032x}", "node2", MACS["node2"], IMAGE, f"{number:064x}") for number in range(4)]
         waiting = await nodes["node2"].begin()
+        late = [
+            hostile.Boot(f"{number:032x}", "node2", MACS["node2"], waiting.image, f"{number:064x}")
+            for number in range(4)
+        ]
         arsenal = hostile.Arsenal(minion[1], captured, waiting, late, "node1", own)
         for kind, make in arsenal.kinds().items():
             before = keys.accepted()

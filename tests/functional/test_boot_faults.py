@@ -1,0 +1,449 @@
+"""Faults of a boot, each injected: the node recovers, or its stage and the cause are named.
+
+The boot service is the real one on loopback, with a clock that is turned instead of waited for;
+the enrolment is the node's own program. Prints the table of doc/howto/netboot.md with `pytest -s`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from netboot.image.store import Store
+from tests import fake_image, hostile
+from tests.boot_bench import ADDRESSES, FINGER, MACS, Bench, bench
+
+ENROL = Path(__file__).parents[2] / "netboot" / "image" / "files" / "cluster-enrol"
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Bench]:
+    with bench(tmp_path) as found:
+        yield found
+
+
+def get(url: str) -> tuple[int, bytes]:
+    try:
+        with urllib.request.urlopen(url, timeout=20) as response:
+            return response.status, response.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
+
+
+def report(service: Bench, boot: hostile.Boot, stage: str, detail: str = "", failed: bool = False) -> int:
+    form = {"boot": boot.boot, "stage": stage, "detail": detail, **({"failed": "1"} if failed else {})}
+    try:
+        with urllib.request.urlopen(f"{service.url}/stage", urllib.parse.urlencode(form).encode(), 20) as response:
+            return int(response.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def begin(service: Bench, name: str = "node0") -> hostile.Boot:
+    """Bring a node to its boot script."""
+    service.asks(name)
+    service.now += 3
+    return asyncio.run(service.node(name).begin())
+
+
+def up_to(service: Bench, boot: hostile.Boot, stage: str) -> None:
+    """Bring a boot to a stage that the node reports."""
+    assert get(f"{service.url}/images/{boot.image}/initrd.img?boot={boot.boot}")[0] == 200
+    for each in ("initramfs", "image", "systemd", "minion"):
+        service.now += 1
+        assert report(service, boot, each) == 204
+        if each == stage:
+            return
+
+
+def environment(root: Path, service: Bench, boot: hostile.Boot, **changed: str) -> Path:
+    """Write what the initramfs leaves for the enrolment; return the node's root."""
+    values = {"URL": service.url, "BOOT": boot.boot, "NODE": boot.id, "ID": boot.id, "IMAGE": boot.image}
+    values |= {"NONCE": boot.nonce, "MAC": boot.mac, **changed}
+    path = root / "run" / "cluster" / "boot.env"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"CLUSTER_{name}={value}\n" for name, value in values.items()))
+    return root
+
+
+def enrol_command(root: Path, deadline_seconds: float) -> list[str]:
+    """Return what runs the node's own enrolment program in a root of its own."""
+    program = (
+        "import runpy, sys; main = runpy.run_path(sys.argv[1])['main'];"
+        " sys.exit(main(sys.argv[2], deadline_seconds=float(sys.argv[3])))"
+    )
+    return [sys.executable, "-I", "-c", program, str(ENROL), str(root), str(deadline_seconds)]
+
+
+def enrol(root: Path, deadline_seconds: float = 60.0) -> subprocess.CompletedProcess[str]:
+    """Run the node's own enrolment program to its end."""
+    argv = enrol_command(root, deadline_seconds)
+    return subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
+
+
+# -- enrolment by the node's own program
+
+
+def test_a_node_enrols_with_its_own_program(service: Bench, tmp_path: Path) -> None:
+    boot = begin(service)
+    up_to(service, boot, "systemd")
+    root = environment(tmp_path / "node", service, boot)
+    finished = enrol(root)
+    assert finished.returncode == 0, finished.stderr
+    public = (root / "etc/salt/pki/minion/minion.pub").read_text().strip()
+    assert service.keys.accepted == {"node0": public}
+    settings = (root / "etc/salt/minion.d/50-enrolment.conf").read_text()
+    assert f'master_finger: "{FINGER}"' in settings and 'id: "node0"' in settings and 'master: "127.0.0.1"' in settings
+    assert (root / "etc/salt/pki/minion/minion.pem").stat().st_mode & 0o777 == 0o400
+    assert boot.nonce not in (root / "run/cluster/boot.env").read_text()
+    assert service.reached() == ["dhcp", "script", "kernel", "initramfs", "image", "systemd", "minion", "enrolled"]
+
+
+def test_nonce_expired(service: Bench, tmp_path: Path) -> None:
+    boot = begin(service)
+    up_to(service, boot, "systemd")
+    service.now += 301
+    finished = enrol(environment(tmp_path / "node", service, boot))
+    assert finished.returncode == 1 and "refused" in finished.stderr
+    assert not service.keys.accepted
+    assert service.service.state.refusals[-1].reason == "late"
+    assert service.stuck(after=61)[0] == "enrolled"
+    # It boots again, by its watchdog or by hand, and is in.
+    assert enrol(environment(tmp_path / "again", service, begin(service))).returncode == 0
+
+
+def test_another_master_answers(service: Bench, tmp_path: Path) -> None:
+    """Whoever answers the claim without the nonce is not believed, and the right one is found later."""
+    from http.server import BaseHTTPRequestHandler, HTTPServer
+
+    class Impostor(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            answer = json.dumps({"master_finger": FINGER.replace("ab", "cd"), "proof": "0" * 64}).encode()
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    boot = begin(service)
+    with HTTPServer(("127.0.0.1", 0), Impostor) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        root = environment(tmp_path / "node", service, boot, URL=f"http://127.0.0.1:{server.server_port}")
+        finished = enrol(root, deadline_seconds=4)
+        server.shutdown()
+    assert finished.returncode == 1 and "without this boot's nonce" in finished.stderr
+    assert not (root / "etc/salt/minion.d/50-enrolment.conf").exists()
+    assert enrol(environment(root, service, boot)).returncode == 0
+
+
+def test_http_killed_during_enrolment(service: Bench, tmp_path: Path) -> None:
+    boot = begin(service)
+    up_to(service, boot, "systemd")
+    root = environment(tmp_path / "node", service, boot)
+    service.kill()
+    with subprocess.Popen(enrol_command(root, 60.0), stderr=subprocess.PIPE, text=True) as node:
+        assert node.stderr
+        # It has asked, found nobody, and will ask again.
+        assert any("again in" in line for line in node.stderr)
+        service.start()
+        node.stderr.read()
+    assert node.returncode == 0
+    assert service.keys.accepted["node0"]
+
+
+def test_answer_lost_on_the_way(service: Bench) -> None:
+    boot, pub = begin(service), hostile.public_key()
+    claim = json.dumps(boot.claim(pub)).encode()
+    first = asyncio.run(hostile.post(service.url, claim, ADDRESSES["node0"]))
+    again = asyncio.run(hostile.post(service.url, claim, ADDRESSES["node0"]))
+    assert first == again and first[0] == 200
+
+
+def test_key_store_full(service: Bench, tmp_path: Path) -> None:
+    boot = begin(service)
+    up_to(service, boot, "systemd")
+    service.keys.broken = "No space left on device"
+    root = environment(tmp_path / "node", service, boot)
+    assert enrol(root, deadline_seconds=3).returncode == 1
+    assert service.stuck(after=61) == ("enrolled", "the key could not be stored: No space left on device")
+    service.keys.broken = ""
+    assert enrol(root).returncode == 0
+
+
+def test_the_right_mac_from_another_machine(service: Bench) -> None:
+    """The kernel knows another MAC address behind the address that claims."""
+    boot = begin(service)
+    service.neighbours[ADDRESSES["node1"]] = MACS["node1"]
+    status, _ = asyncio.run(
+        hostile.post(service.url, json.dumps(boot.claim(hostile.public_key())).encode(), ADDRESSES["node1"])
+    )
+    assert status == 403
+    assert service.service.state.refusals[-1].reason == "sent with another MAC address"
+
+
+# -- before the kernel
+
+
+def test_no_dhcp_request(service: Bench) -> None:
+    from netboot.boot import orders
+
+    orders.give(service.folder / "boot", orders.Order("arm", "node0", powered_on=True))
+    service.call(service.service.obey)
+    stage, cause = service.stuck(after=301)
+    assert stage == "dhcp" and "no DHCP request" in cause
+    boot = begin(service)
+    assert service.stuck() == ("", "")
+    recorded = service.service.state.nodes["node0"].boot
+    assert recorded is not None and recorded.id == boot.boot and recorded.because == "reprovision"
+
+
+def test_second_dhcp_server_wins(service: Bench) -> None:
+    """The node takes the other server's offer and never comes back."""
+    service.asks()
+    stage, cause = service.stuck(after=61)
+    assert stage == "script" and "another DHCP server" in cause
+
+
+def test_address_taken_by_another_machine(service: Bench) -> None:
+    service.asks(rest=" no address available")
+    service.asks()
+    service.asks(rest=" no address available")
+    assert service.stuck(after=70) == ("script", "DHCP: no address available")
+
+
+def test_wrong_architecture(service: Bench) -> None:
+    service.asks(vendor="PXEClient:Arch:00011:UNDI:003016")
+    stage, cause = service.stuck(after=70)
+    assert stage == "script" and "UEFI arm64" in cause
+
+
+def test_ipxe_missing_from_tftp(service: Bench) -> None:
+    service.asks()
+    service.log(f"x dnsmasq-tftp[1]: file /srv/tftp/undionly.kpxe not found for {ADDRESSES['node0']}")
+    assert service.stuck(after=70) == ("script", "TFTP: undionly.kpxe is not there")
+
+
+def test_tftp_transfer_breaks(service: Bench) -> None:
+    service.asks()
+    service.log(f"x dnsmasq-tftp[1]: failed sending /srv/tftp/snponly.efi to {ADDRESSES['node0']}")
+    assert service.stuck(after=70) == ("script", "TFTP: snponly.efi could not be sent whole")
+
+
+def test_unknown_mac(service: Bench) -> None:
+    service.log(
+        "x dnsmasq-dhcp[1]: 9 vendor class: PXEClient:Arch:00007:UNDI:003001",
+        "x dnsmasq-dhcp[1]: 9 DHCPDISCOVER(lo) 02:66:00:00:00:66 ignored",
+    )
+    found = service.service.state.unknown["02:66:00:00:00:66"]
+    assert found.detail == "UEFI x86-64"
+    text = asyncio.run(service.node("node0").script(source="127.0.0.66", mac="02:66:00:00:00:66"))
+    assert text.startswith("#!ipxe") and "nonce" not in text and "sleep" in text
+
+
+def test_no_image_is_active(tmp_path: Path) -> None:
+    with bench(tmp_path, images=False) as service:
+        service.asks()
+        text = asyncio.run(service.node("node0").script())
+        assert "There is no image to boot" in text and "sleep" in text
+        stage, cause = service.stuck(after=70)
+        assert stage == "script" and "no image is active for profile bench" in cause
+        fake_image.publish(service.images, "bench")
+        begin(service)
+
+
+def test_image_without_its_kernel(service: Bench) -> None:
+    assert service.image
+    folder = service.images / "images" / service.image.digest
+    folder.chmod(0o755)
+    (folder / "vmlinuz").unlink()
+    service.asks()
+    asyncio.run(service.node("node0").script())
+    assert service.stuck(after=70) == ("script", f"image {service.image.digest} has no vmlinuz")
+
+
+def test_master_down(service: Bench) -> None:
+    service.master_down = True
+    service.asks()
+    text = asyncio.run(service.node("node0").script())
+    assert "not expected to boot now" in text
+    stage, cause = service.stuck(after=70)
+    assert stage == "script" and "the master cannot be asked" in cause
+    service.master_down = False
+    begin(service)
+
+
+def test_duplicate_of_a_node_that_is_up(service: Bench) -> None:
+    service.alive.add("node0")
+    text = asyncio.run(service.node("node0").script())
+    assert "nonce" not in text
+    refusal = service.service.state.refusals[-1]
+    assert (refusal.what, refusal.node, refusal.reason) == ("script", "node0", "the node is alive")
+    assert ("cluster/boot/duplicate", {"node": "node0", "source": ADDRESSES["node0"]}) in service.announced
+
+
+def test_a_node_that_is_held(service: Bench) -> None:
+    from netboot.boot import orders
+
+    boot = begin(service)
+    orders.give(service.folder / "boot", orders.Order("hold", "node0"))
+    service.call(service.service.obey)
+    claim = json.dumps(boot.claim(hostile.public_key())).encode()
+    assert asyncio.run(hostile.post(service.url, claim, ADDRESSES["node0"]))[0] == 403
+    assert "nonce" not in asyncio.run(service.node("node0").script())
+
+
+def test_http_killed_before_the_script(service: Bench) -> None:
+    """The first script came by TFTP and asks until it is answered; a restart keeps what was recorded."""
+    service.asks()
+    service.call(service.service.save)
+    service.kill()
+    with pytest.raises(OSError):
+        asyncio.run(service.node("node0").script())
+    service.start()
+    boot = asyncio.run(service.node("node0").begin())
+    recorded = service.service.state.nodes["node0"].boot
+    assert recorded is not None and recorded.id == boot.boot and service.reached()[0] == "dhcp"
+
+
+# -- kernel and image
+
+
+def test_kernel_vanishes_after_the_script(service: Bench) -> None:
+    boot = begin(service)
+    folder = service.images / "images" / boot.image
+    folder.chmod(0o755)
+    (folder / "vmlinuz").unlink()
+    assert get(f"{service.url}/images/{boot.image}/vmlinuz?boot={boot.boot}")[0] == 404
+    stage, cause = service.stuck(after=70)
+    assert stage == "kernel" and "vmlinuz: 404" in cause
+
+
+def test_kernel_that_ipxe_cannot_start(service: Bench) -> None:
+    boot = begin(service)
+    assert get(f"{service.url}/failed?boot={boot.boot}&error=0x2e008081")[0] == 200
+    stage, cause = service.stuck(after=70)
+    assert stage == "kernel" and "0x2e008081" in cause
+
+
+def test_kernel_that_does_not_come_up(service: Bench) -> None:
+    boot = begin(service)
+    assert get(f"{service.url}/images/{boot.image}/initrd.img?boot={boot.boot}")[0] == 200
+    stage, cause = service.stuck(after=70)
+    assert stage == "initramfs" and "driver" in cause
+
+
+@pytest.mark.parametrize(
+    ("detail", "words"),
+    [
+        ("sha256 of root.squashfs is 1234, expected abcd, try 3", "sha256 of root.squashfs"),
+        ("cannot fetch root.squashfs, try 12", "cannot fetch"),
+        ("memory is full: root.squashfs does not fit in 480 MiB", "memory is full"),
+        ("root.squashfs cannot be mounted", "cannot be mounted"),
+    ],
+)
+def test_image_faults_that_the_node_reports(service: Bench, detail: str, words: str) -> None:
+    boot = begin(service)
+    up_to(service, boot, "initramfs")
+    assert report(service, boot, "image", detail, failed=True) == 204
+    stage, cause = service.stuck(after=181)
+    assert stage == "image" and words in cause
+
+
+def test_http_killed_during_the_image_and_the_transfer_goes_on(service: Bench) -> None:
+    boot = begin(service)
+    up_to(service, boot, "initramfs")
+    url = f"{service.url}/images/{boot.image}/root.squashfs?boot={boot.boot}"
+    whole = get(url)[1]
+    service.kill()
+    service.start()
+    # What wget -c does: ask for the rest.
+    request = urllib.request.Request(url, headers={"Range": "bytes=1000-"})
+    with urllib.request.urlopen(request, timeout=20) as response:
+        assert response.status == 206 and whole[:1000] + response.read() == whole
+    assert report(service, boot, "image") == 204
+    assert service.reached()[-1] == "image"
+
+
+def test_image_removed_while_a_node_boots_it(service: Bench) -> None:
+    boot = begin(service)
+    up_to(service, boot, "initramfs")
+    shutil.rmtree(service.images / "images" / boot.image)
+    assert get(f"{service.url}/images/{boot.image}/root.squashfs?boot={boot.boot}")[0] == 404
+    stage, cause = service.stuck(after=181)
+    assert stage == "image" and "root.squashfs: 404" in cause
+
+
+def test_broken_image_after_activate(service: Bench) -> None:
+    """The newest image brings no node up; the one before is made active again, and the node boots that."""
+    good = begin(service).image
+    broken = fake_image.publish(service.images, "bench", b"broken" * 1000)
+    boot = begin(service)
+    assert boot.image == broken.digest != good
+    up_to(service, boot, "image")
+    stage, _ = service.stuck(after=61)
+    assert stage == "systemd"
+    assert ("cluster/boot/stuck", "systemd") in [(tag, data.get("stage")) for tag, data in service.announced]
+    Store(service.images).rollback("bench")
+    assert begin(service).image == good
+
+
+def test_reports_of_a_boot_that_nobody_began(service: Bench) -> None:
+    boot = dataclasses.replace(begin(service), boot="0" * 32)
+    assert report(service, boot, "systemd") == 403
+    assert report(service, begin(service), "enrolled") == 403
+
+
+def test_what_a_node_says_is_shown_without_control_characters(service: Bench) -> None:
+    boot = begin(service)
+    up_to(service, boot, "initramfs")
+    assert report(service, boot, "image", "\x1b[2Jx\r\n" + "y" * 500, failed=True) == 204
+    _, cause = service.stuck(after=181)
+    assert re.fullmatch(r"[ -~]{1,200}", cause)
+
+
+# -- after enrolment
+
+
+def test_slow_link_is_named_only_past_its_deadline(tmp_path: Path) -> None:
+    with bench(tmp_path, deadlines={"image": "10 min"}) as service:
+        boot = begin(service)
+        up_to(service, boot, "initramfs")
+        assert service.stuck(after=500) == ("", "")
+        assert service.stuck(after=101)[0] == "image"
+
+
+def test_states_that_never_come(service: Bench, tmp_path: Path) -> None:
+    boot = begin(service)
+    up_to(service, boot, "systemd")
+    assert enrol(environment(tmp_path / "node", service, boot)).returncode == 0
+    stage, cause = service.stuck(after=901)
+    assert stage == "applied" and "minion" in cause
+
+
+def test_stuck_is_said_once_and_metrics_show_it(service: Bench) -> None:
+    boot = begin(service)
+    up_to(service, boot, "initramfs")
+    for _ in range(5):
+        service.stuck(after=181)
+    said = [data for tag, data in service.announced if tag == "cluster/boot/stuck"]
+    assert len(said) == 1 and said[0]["stage"] == "image"
+    text = get(f"{service.url}/metrics")[1].decode()
+    assert 'cluster_boot_stuck{node="node0",stage="image"} 1.0' in text
+    assert 'cluster_boot_stage_seconds{node="node0",stage="dhcp"}' in text
+    assert 'cluster_boot_attributed_ratio{node="node0"} 1.0' in text
