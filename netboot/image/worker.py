@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import time
@@ -24,6 +25,8 @@ _TMPFS_BYTES = 3 << 30
 
 def main() -> int:
     """Build what standard input says; print progress and the result as lines of JSON."""
+    # Folders that a build makes have the modes that are meant, whoever started it.
+    os.umask(0o022)
     order = json.load(sys.stdin)
     started = time.monotonic()
 

@@ -112,12 +112,12 @@ def test_build_reports_progress_and_failure(store: Store, monkeypatch: pytest.Mo
     built = put_image(store, "built")
 
     def build_image(recipe: Any, store: Store, progress: Any, *, profile: str) -> Any:
-        progress({"stage": "squashfs", "detail": "zstd level 12"})
+        progress({"stage": "squashfs", "detail": "zstd level 9"})
         return built
 
     monkeypatch.setattr(operations, "build_image", build_image)
     result = call(store, "build", "--activate", "--json")
-    assert "squashfs zstd level 12" in result.stderr
+    assert "squashfs zstd level 9" in result.stderr
     assert json.loads(result.stdout)["roles"] == ["active"]
 
     def fail(*_: Any, **__: Any) -> Any:
