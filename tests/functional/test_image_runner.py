@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import salt._logging
 from salt.exceptions import CommandExecutionError
 
 from bottleneck.profile import find_profile
@@ -21,6 +22,8 @@ REPOSITORY = Path(__file__).parents[2]
 
 @pytest.fixture
 def runner(tmp_path: Path) -> Any:
+    # Salt's early handler would write to a stream that pytest has closed by then.
+    salt._logging.shutdown_temp_handler()
     specification = importlib.util.spec_from_file_location("image_runner", REPOSITORY / "_runners" / "image.py")
     assert specification and specification.loader
     module: Any = importlib.util.module_from_spec(specification)
