@@ -33,6 +33,7 @@ def make_layer(
         versions = unpack_packages(source.packages, root, content, temporary, recipe)
     if source.directory:
         _take_folder(Path(source.directory), content / source.prefix.lstrip("/"))
+        _compile(content / source.prefix.lstrip("/"), source.prefix, root, recipe, progress)
     if not any(content.iterdir()):
         raise BuildError(f"layer {source.name} is empty; expected packages or a directory")
     path = workspace / f"layer-{source.name}.squashfs"
@@ -48,7 +49,31 @@ def _take_folder(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     # cp keeps owners, links and attributes, and copies no data where the filesystem can share it.
     run(["cp", "-a", "--reflink=auto", f"{source}/.", target], clean_environment(None))
-    # A virtual environment keeps its bytecode; what its own runs left beside it goes.
-    for cached in target.rglob("*.pyc"):
-        if cached.parent.name == "__pycache__":
-            cached.unlink()
+
+
+def _compile(folder: Path, prefix: str, root: Path, recipe: Recipe, progress: Progress) -> None:
+    """Compile a Python environment anew, so that no node does at every start.
+
+    The bytecode that came with it is bound to the dates of its sources, which the squashfs does not keep.
+    """
+    for cached in folder.rglob("__pycache__"):
+        shutil.rmtree(cached)
+    environments = [path for path in folder.glob("lib/python3*") if path.is_dir()]
+    for environment in environments:
+        if environment.name != f"python{recipe.salt.python}":
+            detail = f"{prefix} is for {environment.name}, which the image has not: it goes without bytecode"
+            progress({"stage": "layer", "detail": detail})
+            continue
+        # Seen from the image, whose interpreter it is for; the mount ends with this build.
+        inside = root / "mnt"
+        clean = clean_environment(recipe.source_date_epoch)
+        run(["mount", "--bind", folder, inside], clean)
+        try:
+            where = ["-s", "/mnt", "-p", prefix, f"/mnt/lib/{environment.name}"]
+            options = ["-q", "-j", "0", "--invalidation-mode", "unchecked-hash"]
+            run(["chroot", root, "python3", "-m", "compileall", *options, *where], clean)
+        except BuildError as error:
+            # A template among the sources that is no Python stops nothing: all the others are compiled.
+            progress({"stage": "layer", "detail": f"not all of {prefix} could be compiled: {error}"[:200]})
+        finally:
+            run(["umount", inside], clean)
