@@ -35,6 +35,9 @@ from netboot.boot.record import (
 )
 from netboot.boot.settings import BootNode, Settings, plain_mac
 from netboot.boot.stages import BootStage
+from netboot.image.canary import BootRecord
+from netboot.image.store import Store
+from netboot.image.trial import settle
 
 log = logging.getLogger(__name__)
 
@@ -329,4 +332,17 @@ class BootService:
                 self._stuck[name] = key
             else:
                 self._stuck.pop(name, None)
+        self._settle_trial(now)
         self.save()
+
+    def _settle_trial(self, now: float) -> None:
+        """Promote the image that is on trial when its node came back with it; roll it back when it did not."""
+        decision = settle(Store(self.images_directory), self.settings.profile, self._newest_boot, now)
+        if decision and decision.action != "wait":
+            log.warning("Image on trial: %s, because %s", decision.action, decision.reason)
+            self._announce("cluster/image/trial", {"action": decision.action, "reason": decision.reason})
+
+    def _newest_boot(self, name: str) -> BootRecord | None:
+        node = self.state.nodes.get(name)
+        boot = node.boot if node else None
+        return BootRecord(boot.image, boot.began, boot.at("enrolled")) if boot else None

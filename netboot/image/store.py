@@ -180,17 +180,19 @@ class Store:
 
         The bytes are on the disk before the name is: after a power cut there is the whole image or none.
         """
+        made = list(layers)
+        # Before the lock, which a boot service may be waiting for: this takes as long as the disk does.
+        for path in [*workspace.iterdir(), *(path for _, path in made)]:
+            path.chmod(0o444)
+            _synchronise(path)
+        workspace.chmod(0o755)
         with self.lock():
-            for layer, path in layers:
+            for layer, path in made:
                 self._publish_layer(layer, path)
             final = self.folder(manifest.digest)
             if (final / MANIFEST).is_file():
                 shutil.rmtree(workspace)
                 return False
-            for path in workspace.iterdir():
-                path.chmod(0o444)
-                _synchronise(path)
-            workspace.chmod(0o755)
             final.parent.mkdir(parents=True, exist_ok=True)
             workspace.rename(final)
             _synchronise(final.parent)
@@ -303,8 +305,6 @@ class Store:
         if final.exists():
             return
         final.parent.mkdir(parents=True, exist_ok=True)
-        path.chmod(0o444)
-        _synchronise(path)
         path.rename(final)
 
     def _pointed(self) -> Iterator[str]:

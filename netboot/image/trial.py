@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from netboot.image.canary import BootRecord, Decision, decide
-from netboot.image.store import Store
+from netboot.image.store import Store, StoreError
 
 
 def settle(store: Store, profile: str, newest_boot: Callable[[str], BootRecord | None], now: float) -> Decision | None:
@@ -21,7 +21,13 @@ def settle(store: Store, profile: str, newest_boot: Callable[[str], BootRecord |
     trial = store.canary(profile)
     if trial is None:
         return None
-    decision = decide(trial, newest_boot(trial.node), now)
+    try:
+        store.manifest(trial.digest)
+    except StoreError as error:
+        # The node can boot nothing as long as this stands.
+        decision = Decision("rollback", str(error))
+    else:
+        decision = decide(trial, newest_boot(trial.node), now)
     if decision.action == "promote":
         store.activate(profile, trial.digest)
     elif decision.action == "rollback":
