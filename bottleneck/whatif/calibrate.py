@@ -19,21 +19,22 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg, optimize, stats
 
-from bottleneck.whatif.step import PARAMETERS
+from bottleneck.whatif.split import Split
+from bottleneck.whatif.step import ALONE, PARAMETERS
 from bottleneck.whatif.sweep import Accelerator, Point, Precision, Served
 from bottleneck.whatif.workpoints import WorkPoints
 
 Floats = NDArray[np.float64]
 
 LEAST_POINTS = 2
-"""One point leaves a scale and an overhead apart by their priors alone."""
-MOST_POINTS = 6
+"""Of an evaluation: one point leaves rates and overheads apart by their priors alone."""
+CALIBRATION_POINTS = 6
 
 # Medians of the priors by precision; the rest in the order of PARAMETERS. Sources: see doc/explanation/what-if.md.
 _WEIGHT = {"bf16": 0.94, "w8a16": 0.7, "w4a16": 0.56, "fp8": 0.82, "w8a8": 0.82}
 _OVERLAP = {"bf16": 1.2, "w8a16": 0.5, "w4a16": 0.35, "fp8": 2.0, "w8a8": 2.0}
 _KERNELS = {"bf16": 4.0, "w4a16": 7.0}
-_SPREADS = np.array([0.12, 0.1, 0.5, 0.4, 0.12, 0.25, 0.6, 0.5, 0.8])
+_SPREADS = np.array([0.12, 0.1, 0.5, 0.4, 0.12, 0.25, 0.6, 0.5, 0.8, 0.2])
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def prior(precision: Precision, accelerator: Accelerator) -> tuple[Floats, Float
     """Return means and standard deviations of the logarithms of `PARAMETERS`."""
     name = precision.name
     layer = _KERNELS.get(name, 4.5) * accelerator.launch_seconds
-    medians = [_WEIGHT[name], 0.84, _OVERLAP[name], layer, 0.95, 0.68, 7e-6, 3e-3, 100e-6]
+    medians = [_WEIGHT[name], 0.84, _OVERLAP[name], layer, 0.95, 0.68, 7e-6, 3e-3, 100e-6, 1.0]
     return np.log(medians), _SPREADS
 
 
@@ -117,31 +118,95 @@ class Calibration:
     freedom: float
     errors: ErrorModel
 
+    def quantile(self, coverage: float) -> float:
+        """Return how many scales an interval reaches to each side."""
+        return float(stats.t.ppf((1 + coverage) / 2, self.freedom))
+
     def predict(
         self, points: Sequence[tuple[int, int]], coverage: float = 0.9
     ) -> tuple[list[Interval], list[Interval]]:
         """Return prefill and decode step seconds at every (batch, prompt tokens), as a measurement would show them."""
-        at = WorkPoints.of(self.served, self.accelerator, points, self.output_tokens)
-        center, spread = self.predict_log(at)
-        wide = float(stats.t.ppf((1 + coverage) / 2, self.freedom)) * spread
-        found = [
-            Interval(math.exp(middle), math.exp(middle - half), math.exp(middle + half))
-            for middle, half in zip(center, wide, strict=True)
-        ]
+        found = self.forecast(self.at(points)).intervals(coverage)
         return found[: len(points)], found[len(points) :]
 
-    def predict_log(self, at: WorkPoints) -> tuple[Floats, Floats]:
-        """Return the logarithms' centers and scales (of Student's t), prefill first; each of shape (2 * points,)."""
-        model = np.log(at.seconds(self.mean))
+    def at(self, points: Sequence[tuple[int, int]]) -> WorkPoints:
+        """Return other points of the same model, accelerator and split."""
+        return WorkPoints.of(self.served, self.accelerator, points, self.output_tokens, self.points.split)
+
+    def forecast(self, at: WorkPoints, transfer: Transfer | None = None) -> Forecast:
+        """Return the logarithms of prefill seconds, then of decode step seconds.
+
+        Parameters
+        ----------
+        transfer : Transfer or None
+            What is different about the machine or the weights; None when both are those of the calibration.
+        """
+        parameters = self.mean if transfer is None else self.mean + transfer.shift
+        model = np.log(at.seconds(parameters))
         cross = discrepancy(at, self.points, self.errors)
+        if transfer is not None:
+            # Which kernels are chosen at which batch says nothing of other kernels.
+            cross = np.zeros_like(cross)
         gain = cross @ self.error_inverse
-        center = model + gain @ self.residuals
         # Kriging with an unknown trend: what the points say of the trend, they do not say of the discrepancy.
-        trend = _jacobian(at, self.mean) - gain @ self.jacobian
-        own = np.diag(discrepancy(at, at, self.errors)) + noise(at, self.errors, self.mean)
-        variance = self.scale**2 * (own - np.einsum("ij,ij->i", gain, cross))
-        variance += np.einsum("ij,jk,ik->i", trend, self.covariance, trend)
-        return center, np.sqrt(np.maximum(variance, 1e-12))
+        trend = _jacobian(at, parameters) - gain @ self.jacobian
+        covariance = self.covariance
+        if transfer is not None:
+            covariance = covariance + np.diag(transfer.spread**2)
+        own = discrepancy(at, at, self.errors) + np.diag(noise(at, self.errors, parameters))
+        full = self.scale**2 * (own - gain @ cross.T) + trend @ covariance @ trend.T
+        return Forecast(self, at, parameters, model + gain @ self.residuals, full, trend, gain, cross)
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """What carrying efficiencies to another accelerator or precision does to their logarithms."""
+
+    shift: Floats
+    spread: Floats
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Predictions at some points, prefill first.
+
+    Attributes
+    ----------
+    center : array of shape (2 * points,)
+        Logarithms of seconds.
+    covariance : array of shape (2 * points, 2 * points)
+        Of a new measurement's logarithms, on the scale of Student's t.
+    """
+
+    calibration: Calibration
+    at: WorkPoints
+    parameters: Floats
+    center: Floats
+    covariance: Floats
+    trend: Floats
+    gain: Floats
+    cross: Floats
+
+    @property
+    def spread(self) -> Floats:
+        """Scales of Student's t; shape (2 * points,)."""
+        return np.sqrt(np.maximum(np.diag(self.covariance), 1e-12))
+
+    def intervals(self, coverage: float = 0.9) -> list[Interval]:
+        """Return the predictions in seconds."""
+        wide = self.calibration.quantile(coverage) * self.spread
+        return [
+            Interval(math.exp(middle), math.exp(middle - half), math.exp(middle + half))
+            for middle, half in zip(self.center, wide, strict=True)
+        ]
+
+    def shared(self, other: Forecast, related: bool) -> Floats:
+        """Return the covariance with another forecast of the same calibration; shape (2 * points, 2 * points)."""
+        known = self.calibration
+        both = self.trend @ known.covariance @ other.trend.T
+        if related:
+            both += known.scale**2 * (discrepancy(self.at, other.at, known.errors) - self.gain @ other.cross.T)
+        return np.asarray(both)
 
 
 def discrepancy(one: WorkPoints, two: WorkPoints, errors: ErrorModel) -> Floats:
@@ -196,25 +261,32 @@ def calibrate(
     points: Sequence[Point],
     output_tokens: int,
     errors: ErrorModel | None = None,
+    split: Split = ALONE,
+    loose: float = 1.0,
 ) -> Calibration:
     """Fit the efficiencies to measured points.
 
     Parameters
     ----------
     points : sequence of Point
-        At least `LEAST_POINTS`; more than `MOST_POINTS` are welcome.
+        At least one.
+    split : Split
+        How the model was split over ranks when they were measured.
+    loose : float
+        Factor on the priors' spread: above 1 for machines unlike those that the priors come from.
 
     Raises
     ------
     ValueError
-        With fewer points.
+        Without points.
     """
-    if len(points) < LEAST_POINTS:
-        raise ValueError(f"{len(points)} points; expected at least {LEAST_POINTS} to calibrate on")
+    if not points:
+        raise ValueError("no points; expected at least one to calibrate on")
     errors = errors or ErrorModel.of(served.precision)
-    at = WorkPoints.of(served, accelerator, [(point.batch, point.prompt) for point in points], output_tokens)
+    at = WorkPoints.of(served, accelerator, [(point.batch, point.prompt) for point in points], output_tokens, split)
     measured = np.log([*(point.prefill_seconds for point in points), *(point.decode_step_seconds for point in points)])
     middle, spread = prior(served.precision, accelerator)
+    spread = spread * loose
     mean = middle
     covariance = np.eye(measured.size)
     for _ in range(2):  # the size of absolute errors depends on the times, which the first round finds
@@ -251,7 +323,7 @@ def calibrate(
 
 def efficiencies(calibration: Calibration) -> dict[str, Interval]:
     """Return what was fitted, with 90 % intervals; shares of a ceiling, seconds, the overlap's p - 1."""
-    wide = float(stats.t.ppf(0.95, calibration.freedom)) * np.sqrt(np.diag(calibration.covariance))
+    wide = calibration.quantile(0.9) * np.sqrt(np.diag(calibration.covariance))
     return {
         name: Interval(math.exp(middle), math.exp(middle - half), math.exp(middle + half))
         for name, middle, half in zip(PARAMETERS, calibration.mean, wide, strict=True)

@@ -7,11 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from bottleneck.whatif.calibrate import LEAST_POINTS, Calibration, ErrorModel, calibrate
 from bottleneck.whatif.sweep import Accelerator, Sweep, SweepError
-from bottleneck.whatif.workpoints import WorkPoints
 
 COVERAGE = 0.9
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.9, 0.95, 1.0)
@@ -81,13 +79,10 @@ def held_out_draw(
     order = np.random.default_rng(seed).permutation(len(sweep.points))
     chosen, others = ([sweep.points[index] for index in part] for part in (order[:points], order[points:]))
     calibration = calibrate(sweep.served, accelerator, chosen, sweep.output_tokens, errors)
-    at = WorkPoints.of(
-        sweep.served, accelerator, [(point.batch, point.prompt) for point in others], sweep.output_tokens
-    )
-    center, spread = calibration.predict_log(at)
+    forecast = calibration.forecast(calibration.at([(point.batch, point.prompt) for point in others]))
     measured = np.log([*(point.prefill_seconds for point in others), *(point.decode_step_seconds for point in others)])
-    error = np.abs(np.expm1(center - measured))
-    inside = np.abs(center - measured) <= spread * stats.t.ppf((1 + COVERAGE) / 2, calibration.freedom)
+    error = np.abs(np.expm1(forecast.center - measured))
+    inside = np.abs(forecast.center - measured) <= forecast.spread * calibration.quantile(COVERAGE)
     count = len(others)
     draw = Draw(
         seed,

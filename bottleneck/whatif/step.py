@@ -5,7 +5,7 @@
     step = layers x layer_seconds
          + ((weights / memory)^p + (operations / arithmetic)^p)^(1/p)
          + activations / memory + keys and values / memory + attention operations / arithmetic
-         + sequences x sequence_seconds
+         + sequences x sequence_seconds + messages x message_factor
 
 Reading weights and multiplying overlap, but not perfectly: the exponent p is 1 where they take turns and large where
 the longer one hides the other (a smooth roofline). The rest is done by other kernels, one after the other.
@@ -21,7 +21,10 @@ from numpy.typing import NDArray
 from bottleneck.fit import ACTIVATION_BYTES, flops_per_token, kv_bytes_per_token
 from bottleneck.profile_types import Shape
 from bottleneck.whatif.schedule import Floats, Steps
+from bottleneck.whatif.split import Split
 from bottleneck.whatif.sweep import Accelerator, Served
+
+ALONE = Split()
 
 PARAMETERS = (
     "weight_efficiency",
@@ -33,8 +36,13 @@ PARAMETERS = (
     "sequence_seconds",
     "run_seconds",
     "request_seconds",
+    "message_factor",
 )
-"""What is fitted, as logarithms: of the share of a ceiling that is reached, of seconds, of the overlap's p - 1."""
+"""What is fitted, as logarithms: of the share of a ceiling that is reached, of seconds, of the overlap's p - 1.
+
+`run_seconds` and `request_seconds` are spent around the steps, once for a batch of requests and for each of them;
+`message_factor` is what messages between ranks take over what link and message size would have them take.
+"""
 
 
 @dataclass(frozen=True)
@@ -48,11 +56,12 @@ class Parts:
     cache: Floats
     attention: Floats
     host: Floats
+    messages: Floats
 
     @property
     def total(self) -> Floats:
         """Seconds of each step."""
-        return self.linear + self.activations + self.cache + self.attention + self.host
+        return self.linear + self.activations + self.cache + self.attention + self.host + self.messages
 
 
 def activation_bytes_per_token(shape: Shape) -> int:
@@ -66,7 +75,7 @@ def activation_bytes_per_token(shape: Shape) -> int:
 
 
 def step_parts(
-    steps: Steps, served: Served, accelerator: Accelerator, parameters: NDArray[np.float64], ranks: int = 1
+    steps: Steps, served: Served, accelerator: Accelerator, parameters: NDArray[np.float64], split: Split = ALONE
 ) -> Parts:
     """Return where the time of each step goes.
 
@@ -74,27 +83,31 @@ def step_parts(
     ----------
     parameters : array of shape (len(PARAMETERS),)
         Logarithms, in the order of `PARAMETERS`.
-    ranks : int
-        Ranks that share every layer; messages between them are not counted here.
+    split : Split
+        How the layers are shared. Pipeline stages take turns, so their times add up to one whole step, whose
+        transfers between stages are among the messages.
     """
     weight, gemm, overlap, layer, cache, attention, sequence = np.exp(parameters[:7])
-    shape, memory = served.shape, accelerator.memory_bytes_per_second
+    shape, memory, ranks = served.shape, accelerator.memory_bytes_per_second, split.tensor_parallel
+    messages = split.allreduces_seconds(shape, steps.tokens) + split.sends_seconds(shape, steps.tokens)
     peak = accelerator.flops_per_second
     head = flops_per_token(shape) - flops_per_token(shape, output_head=False)
     operations = steps.tokens * flops_per_token(shape, output_head=False) + steps.sequences * head
     weights = np.full(steps.count, served.weight_read_bytes / ranks / (memory * weight))
     arithmetic = operations / ranks / (peak * served.precision.arithmetic * gemm)
     power = 1.0 + overlap
+    longer, shorter = np.maximum(weights, arithmetic), np.minimum(weights, arithmetic)
     kv = kv_bytes_per_token(shape) * served.kv_value_bytes / ACTIVATION_BYTES / ranks
     pair = 4 * shape.layers * shape.attention_heads * shape.head_dim / ranks
     return Parts(
         weights=weights,
         arithmetic=arithmetic,
-        linear=(weights**power + arithmetic**power) ** (1.0 / power),
+        linear=longer * (1.0 + (shorter / longer) ** power) ** (1.0 / power),
         activations=steps.tokens * activation_bytes_per_token(shape) / ranks / memory,
         cache=steps.context * kv / (memory * cache),
         attention=steps.pairs * pair / (peak * attention),
         host=shape.layers * layer + steps.sequences * sequence,
+        messages=messages * np.exp(parameters[9]),
     )
 
 
