@@ -32,6 +32,7 @@ RESOURCES = {
     "message_handling": "messages in the nodes' kernels",
     "message_wait": "from a message's arrival until the waiting worker runs",
     "queue": "in the engine's queue",
+    "front": "in the server's front process: HTTP, tokenizer, detokenizer",
     "step_wait": "before the queue, until a running step ends",
     "unexplained": "what no measurement explains",
 }
@@ -273,6 +274,10 @@ def _first_token(rows: list[_Row], signals: Signals, run: Run, times: list[Engin
         return None
     scale = tokens / requests
     inside = [_scaled(row, scale) for row in inside]
+    front = math.fsum(told) / requests - math.fsum(row.part.seconds for row in inside)
+    if len(told) == len(signals.engines) and front > 0:
+        words = "engine: time_to_first_token minus queue and prefill"
+        inside.append(_Row("client", Part("front", front, words, signals.engines[0].head or None)))
     ledger.entries = _entries(_fit(inside, ledger, source), ledger.total, run)
     return ledger
 

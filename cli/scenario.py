@@ -11,6 +11,8 @@ from bottleneck.run import Run
 from bottleneck.scenario import ScenarioError, load_scenario
 from bottleneck.verdict import Verdict, analyse
 from cli.output import USAGE, console, emit, fail, out
+from cli.report.series import time_edges
+from cli.report.usage import Use, usage
 from cli.verdict_text import whole_verdict
 
 
@@ -21,17 +23,18 @@ def show_scenario(path: Path, ceilings: Path | None, as_json: bool) -> None:
     except ScenarioError as error:
         fail(str(error), "read the form of a scenario: doc/reference/scenario-file.md", USAGE)
     verdict = analyse(run)
-    emit(scenario_document(run, verdict), as_json, lambda: _print(run, verdict, path))
+    uses = usage(run, {}, time_edges(*run.interval))
+    emit(scenario_document(run, verdict, uses), as_json, lambda: _print(run, verdict, uses, path))
 
 
-def scenario_document(run: Run, verdict: Verdict) -> dict[str, Any]:
+def scenario_document(run: Run, verdict: Verdict, uses: list[Use]) -> dict[str, Any]:
     """Return what `--json` prints: the verdict's head at the top, all of it below."""
     whole = verdict.to_json()
     head = {key: whole[key] for key in ("class", "title", "fault", "confidence", "runners_up", "evidence", "notes")}
-    return {"scenario": run.id, **head, "verdict": whole}
+    return {"scenario": run.id, **head, "ceilings": [use.to_json() for use in uses], "verdict": whole}
 
 
-def _print(run: Run, verdict: Verdict, path: Path) -> None:
+def _print(run: Run, verdict: Verdict, uses: list[Use], path: Path) -> None:
     out.print(f"[dim]scenario {escape(run.id)}, {escape(str(path))}[/]")
-    out.print(whole_verdict(verdict.to_json(), [], verdict.notes, out.width))
+    out.print(whole_verdict(verdict.to_json(), uses, verdict.notes, out.width))
     console.print("[dim]next:[/] cluster bottleneck --help")
