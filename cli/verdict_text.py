@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bottleneck.ledger import PER_REQUEST
+from bottleneck.taxonomy import WORK_CLASSES
 from cli.report.figures import quantity
 from cli.report.ledger import ledger_rows
 from cli.report.page import confidence_word
@@ -54,6 +55,8 @@ def headline(verdict: dict[str, Any]) -> RenderableType:
     lines: list[RenderableType] = [title]
     if verdict.get("meaning"):
         lines.append(Text(str(verdict["meaning"])))
+    if verdict.get("class") in WORK_CLASSES:
+        lines.append(Text("No fault was found: this is what the hardware gives under this load.", style="dim"))
     if verdict.get("gain"):
         lines.append(Text(str(verdict["gain"]["statement"])))
     return Group(*lines)

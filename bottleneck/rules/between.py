@@ -39,10 +39,14 @@ def score_link_bandwidth(case: Case) -> Candidate:
             "1",
             "samples: CPU time of the worker",
         )
-    if asleep and found.score >= 0.2 and max(facts.asleep_share or 0 for facts in asleep) < 0.5 * found.score:
+    # A wait for a core may pass while the bytes do: it is no sign of work.
+    idle = max(
+        ((facts.asleep_share or 0.0) + case.busy_share_of(facts.cpu_wait_seconds) for facts in asleep), default=1.0
+    )
+    if found.score >= 0.2 and idle < 0.5 * found.score:
         # Workers that compute all the time do not wait for a link: the two measurements contradict each other.
         found.score *= 0.6
-        found.say("yet no worker slept that long, which speaks against the link", None, "", "samples")
+        found.say("yet no worker was off its core that long, which speaks against the link", None, "", "samples")
     return found
 
 

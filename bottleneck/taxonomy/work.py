@@ -73,7 +73,7 @@ WORK = (
             "cluster lab slow {node} --cores 0.8, then cluster lab slow {node} --restore",
         ),
         fault=False,
-        tried=LAB,
+        tried=SYNTHETIC,
     ),
     BottleneckClass(
         name="host_overhead",
