@@ -88,18 +88,27 @@ def deploy(deployment=None, overrides=None, timeout=600):
     deployment = deployment or profile.default_deployment
     specs = _specs(profile, deployment, overrides)
     _check_free(deployment, overrides)
-    started = time.monotonic()
+    started, moments = time.monotonic(), {"began": time.time()}
     try:
         for spec in specs:
             progress("starting", spec["node"], spec["name"], started)
             nodes.call(spec["node"], "vllm.start", [spec, engine_slice(profile.engine_of(spec["node"]))])
         _wait_ready(nodes, specs, started, float(timeout))
+        moments["ready"] = time.time()
         _warm(profile, specs, started)
+        moments["first_token"] = time.time()
     except BaseException:
         # Nothing half-done stays: not after a failure, nor after Ctrl-C.
         nodes.ask("vllm.stop", names=[spec["node"] for spec in specs], timeout=60)
         raise
-    record = {"deployment": deployment, "overrides": overrides or {}, "started": time.time(), "workers": specs}
+    record = {
+        "deployment": deployment,
+        "overrides": overrides or {},
+        "started": time.time(),
+        # A boot's record ends with these: from power-on to the first token.
+        **moments,
+        "workers": specs,
+    }
     _write_json(_deployment_file(), record)
     return {**record, "seconds": round(time.monotonic() - started, 1)}
 
