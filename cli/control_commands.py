@@ -7,15 +7,20 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from cli.cluster import runner_step
+from bottleneck.profile import ProfileError, find_profile, load_profile
+from cli import config
+from cli.cluster import print_changes, runner_step
 from cli.control import control_target
 from cli.control_interface import ControlError
-from cli.options import JsonOption
-from cli.output import UNREACHABLE, USAGE, console, emit, fail, out
+from cli.options import DEFAULT_PROFILE, JsonOption, ProfileOption
+from cli.output import FAILED, UNREACHABLE, USAGE, console, emit, fail, out
+from cli.remote import setup
 from cli.remote import trust as trusting
 from cli.remote.control import stream
 from cli.remote.quoting import shell_text
 from cli.remote.target import Target, TargetError
+from cli.remote.tree import EXCLUDES, TreeError
+from cli.sync import REPOSITORY
 
 app = typer.Typer()
 FingerprintOption = Annotated[
@@ -86,6 +91,57 @@ def trust(
     key = first_contact(target, fingerprint, replace)
     document = {"host": target.host, "kind": key.kind, "fingerprint": key.fingerprint}
     emit(document, as_json, lambda: out.print(f"{escape(target.host)}: {key.kind} {key.fingerprint} is trusted"))
+
+
+@app.command()
+def init(
+    host: HostArgument = None,
+    fingerprint: FingerprintOption = None,
+    profile: ProfileOption = DEFAULT_PROFILE,
+    test: Annotated[bool, typer.Option("--test", help="Say what the states would change; change none of it.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Turn a fresh Debian machine into the control node of a profile; again changes only what is not so.
+
+    Its secrets are made there and stay there.
+
+    Examples:
+
+      cluster control init root@nuc.local --profile arc-a770/v0.1
+
+      cluster control init --test
+    """
+    try:
+        loaded = load_profile(find_profile(profile))
+    except ProfileError as error:
+        fail(str(error), f"cluster profile check {profile}", USAGE)
+    if loaded.kind == "lab":
+        fail(f"profile {loaded.name} is a lab, which needs no machine", "cluster lab up", USAGE)
+    if loaded.control.interface is None:
+        fail(f"profile {loaded.name}: control.interface is missing; expected the cluster's interface", code=USAGE)
+    target = control_target(host)
+    if target is None:
+        fail("this machine is the control node", "setup/control-node PROFILE, in its tree", USAGE)
+    first_contact(target, fingerprint)
+    with runner_step("Installing what everything else needs") as current:
+        current.detail(", ".join(setup.first_packages(target)) or "it is all there")
+    with runner_step("Sending the tree") as current:
+        try:
+            planned = setup.send_tree(target, REPOSITORY, [*EXCLUDES, *config.get("sync.exclude")], current.detail)
+        except TreeError as error:
+            fail(str(error), "cluster sync --help", USAGE)
+    title = "Working out what the states would change" if test else "Applying the control node's states"
+    with runner_step(title, "cluster control shell") as current:
+        result = setup.apply_states(target, profile, test, current.detail)
+
+    def human() -> None:
+        print_changes({target.host: result}, test)
+        if host and not result["failed"]:
+            console.print(f'[dim]next:[/] put control.host = "{escape(host)}" into cluster.toml, then: cluster doctor')
+
+    emit({"host": target.host, "release": planned.release, **result}, as_json, human)
+    if result["failed"]:
+        raise typer.Exit(FAILED)
 
 
 def first_contact(target: Target, fingerprint: str | None, replace: bool = False) -> trusting.HostKey:

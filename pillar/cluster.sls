@@ -1,5 +1,8 @@
 #!py
-"""Hand each minion its slice of the profile the master was started with."""
+"""Hand each minion its slice of the profile the master was started with, and the control node its own."""
+
+import sys
+from pathlib import Path
 
 from bottleneck.plan import node_pillar
 from bottleneck.profile import load_profile
@@ -7,6 +10,10 @@ from bottleneck.profile import load_profile
 
 def run():
     profile = load_profile(__opts__["cluster_profile"])
+    if __opts__.get("cluster_control"):
+        from netboot.control_node import control_pillar
+
+        return control_pillar(profile, Path(__opts__["cluster_control"]), f"{sys.prefix}/bin")
     names = {node.hostname: name for name, node in profile.nodes.items()}
     name = names.get(__grains__["id"])
     return node_pillar(profile, name) if name else {}

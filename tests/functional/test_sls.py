@@ -14,6 +14,7 @@ REPOSITORY = Path(__file__).parents[2]
 STATES = sorted(
     ".".join(path.relative_to(REPOSITORY / "salt").with_suffix("").parts).removesuffix(".init")
     for path in (REPOSITORY / "salt").glob("*/*.sls")
+    if path.parent.name != "control"  # not a node's: see test_control_states.py
 )
 IDENTIFIER = re.compile(r"^[a-z0-9]+(-[a-z0-9]+)+$")
 

@@ -1,0 +1,197 @@
+"""The control node's states, from its profile through the pillar; their files before the programs that read them."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import salt.config
+import yaml
+from saltfactories.utils.functional import Loaders
+
+from bottleneck.profile import Profile, find_profile, load_profile
+from netboot.control_node import ControlNodeError, control_pillar
+
+REPOSITORY = Path(__file__).parents[2]
+PROFILES = ["arc-a770/v0.1", "ryzen-ai-max/v0.2"]
+STATES = sorted(
+    ".".join(path.relative_to(REPOSITORY / "salt").with_suffix("").parts).removesuffix(".init")
+    for path in (REPOSITORY / "salt" / "control").glob("*.sls")
+)
+IDENTIFIER = re.compile(r"^control(-[a-z0-9]+)+$")
+
+
+@pytest.fixture(scope="module", params=PROFILES)
+def profile(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Profile:
+    folder = tmp_path_factory.mktemp("profiles") / "profiles"
+    shutil.copytree(REPOSITORY / "profiles", folder)
+    path = folder / f"{request.param}.yaml"
+    # A machine that is not bought yet has an interface that nobody knows.
+    path.write_text(path.read_text().replace("interface: unknown", "interface: eth-test"))
+    return load_profile(path)
+
+
+@pytest.fixture(scope="module")
+def control(profile: Profile, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    root = tmp_path_factory.mktemp("control")
+    options: dict[str, Any] = salt.config.minion_config(None)
+    options.update(
+        {
+            "id": "control-node",
+            "root_dir": str(root),
+            "cachedir": str(root / "cache"),
+            "extension_modules": str(root / "extmods"),
+            "file_client": "local",
+            "file_roots": {"base": [str(REPOSITORY / "salt")]},
+            "pillar_roots": {"base": [str(REPOSITORY / "pillar")]},
+            "cluster_profile": str(profile.path),
+            "cluster_control": str(REPOSITORY),
+            "modules_dirs": [],
+            "states_dirs": [],
+            "enable_fqdns_grains": False,
+            "enable_gpu_grains": False,
+        }
+    )
+    return Loaders(options)
+
+
+@pytest.mark.parametrize("sls", STATES)
+def test_it_renders(control: Any, sls: str) -> None:
+    rendered = control.modules.state.show_sls(sls)
+    assert isinstance(rendered, dict), rendered
+    assert rendered
+    for identifier in rendered:
+        assert IDENTIFIER.match(identifier), identifier
+
+
+def test_what_a_state_requires_or_watches_exists(control: Any) -> None:
+    rendered = control.modules.state.show_sls("control")
+    for identifier, state in rendered.items():
+        for parts in (parts for name, parts in state.items() if not name.startswith("__")):
+            for part in (part for part in parts if isinstance(part, dict)):
+                for kind in ("require", "watch"):
+                    for wanted in part.get(kind, []):
+                        ((module, name),) = wanted.items()
+                        assert module in rendered.get(name, {}), f"{identifier} {kind}s {module} {name}"
+
+
+def render(control: Any, source: str, folder: Path) -> Path:
+    path = folder / Path(source).name
+    assert control.modules.cp.get_template(f"salt://control/files/{source}", str(path), template="jinja")
+    return path
+
+
+def run(*argv: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(word) for word in argv], capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.skipif(not shutil.which("nft") or os.geteuid() != 0, reason="needs nft, as root")
+def test_nft_takes_the_firewall_twice_and_it_holds_only_its_interface(
+    control: Any, profile: Profile, tmp_path: Path
+) -> None:
+    rules = render(control, "firewall.nft", tmp_path)
+    # A namespace of its own: nothing of this machine's rules is touched.
+    listed = run("unshare", "--net", "sh", "-c", f"nft -f {rules} && nft -f {rules} && nft list table inet cluster")
+    assert listed.returncode == 0, listed.stderr
+    assert listed.stdout.count("chain input") == 1
+    assert f'iifname != "{profile.control.interface}" accept' in listed.stdout
+    for port in ("4505", "4506", "67", "69", "123"):
+        assert port in listed.stdout
+
+
+@pytest.mark.skipif(not shutil.which("chronyd"), reason="needs chronyd")
+def test_chronyd_takes_its_configuration(control: Any, profile: Profile, tmp_path: Path) -> None:
+    found = run("chronyd", "-p", "-f", render(control, "chrony.conf", tmp_path))
+    assert found.returncode == 0, found.stderr
+    assert f"allow {profile.networks[profile.control.network].subnet}" in found.stdout
+
+
+def test_sshd_takes_its_configuration(control: Any, tmp_path: Path) -> None:
+    sshd = shutil.which("sshd") or "/usr/sbin/sshd"
+    if not Path(sshd).exists():
+        pytest.skip("needs sshd")
+    key = tmp_path / "key"
+    assert run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key).returncode == 0
+    if os.geteuid() == 0:
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
+    found = run(sshd, "-T", "-f", render(control, "sshd.conf", tmp_path), "-h", key)
+    assert "clientaliveinterval 5" in found.stdout, found.stderr
+
+
+@pytest.mark.skipif(not shutil.which("promtool"), reason="needs promtool")
+def test_promtool_takes_its_configuration(control: Any, tmp_path: Path) -> None:
+    (tmp_path / "prometheus.yml").write_text(control.modules.pillar.get("control:prometheus", unmask=True))
+    shutil.copy(REPOSITORY / "salt" / "prometheus" / "files" / "rules.yml", tmp_path)
+    found = run("promtool", "check", "config", tmp_path / "prometheus.yml")
+    assert found.returncode == 0, found.stdout + found.stderr
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze")
+@pytest.mark.parametrize(
+    "unit", ["cluster-interface.service", "cluster-firewall.service", "cluster-dnsmasq.service", "salt-master.service"]
+)
+def test_systemd_takes_each_unit(control: Any, tmp_path: Path, unit: str) -> None:
+    path = render(control, unit, tmp_path)
+    found = run("systemd-analyze", "verify", "--man=no", "--recursive-errors=no", path)
+    about_it = [line for line in found.stderr.splitlines() if unit in line and "is not executable" not in line]
+    assert about_it == []
+
+
+def test_the_master_admits_nobody_by_itself_and_says_what_the_boot_service_reads(control: Any) -> None:
+    master = control.modules.pillar.get("control:master", unmask=True)
+    assert (master["auto_accept"], master["open_mode"]) == (False, False)
+    assert not [key for key in master if key.startswith("autosign")]
+    assert master["interface"] == control.modules.pillar.get("control:address", unmask=True)
+    assert {"boot": {}} in master["engines"]
+    for entry in master["reactor"]:
+        for files in entry.values():
+            assert all(Path(name).is_file() for name in files)
+    # It is read back as what it was: file.serialize writes it as YAML.
+    assert yaml.safe_load(yaml.safe_dump(master)) == master
+
+
+def test_a_lab_has_no_control_node_to_set_up() -> None:
+    lab = load_profile(find_profile("embedded"))
+    with pytest.raises(ControlNodeError, match=r"control\.interface is missing"):
+        control_pillar(lab, REPOSITORY, "/opt/cluster/venv/bin")
+
+
+def test_its_files_are_written_once(control: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file states applied for real below a folder: what they write is whole, private where it must be, and stays."""
+    rendered = control.modules.state.show_sls("control")
+    for _ in range(2):
+        changed = []
+        for identifier, state in rendered.items():
+            for function, arguments in state_calls(state):
+                if function.startswith("file.") and "source" not in arguments:
+                    arguments["name"] = str(tmp_path / arguments["name"].lstrip("/"))
+                    result = control.states[function](**{**arguments, "makedirs": True})
+                    assert result.result is not False, f"{identifier}: {result.comment}"
+                    changed += [identifier] if result.changes else []
+    assert changed == [], "the second time changes nothing"
+    master = tmp_path / "etc" / "salt" / "master"
+    assert yaml.safe_load(master.read_text())["auto_accept"] is False
+    assert master.stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "etc" / "salt" / "pki" / "master").stat().st_mode & 0o777 == 0o700
+    assert "scrape_configs" in yaml.safe_load((tmp_path / "etc" / "prometheus" / "prometheus.yml").read_text())
+    settings = (tmp_path / "root" / ".config" / "cluster" / "cluster.toml").read_text()
+    assert tomllib.loads(settings)["control"] == {"host": "here"}
+
+
+def state_calls(state: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Return the functions of a rendered state with their arguments, less requisites."""
+    calls = []
+    for module, parts in state.items():
+        if not module.startswith("__"):
+            (function,) = [part for part in parts if isinstance(part, str)]
+            arguments = {key: value for part in parts if isinstance(part, dict) for key, value in part.items()}
+            for key in ("require", "watch", "order", "check_cmd"):
+                arguments.pop(key, None)
+            calls.append((f"{module}.{function}", arguments))
+    return calls
