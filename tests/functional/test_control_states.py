@@ -163,7 +163,7 @@ def test_a_lab_has_no_control_node_to_set_up() -> None:
 
 
 def test_its_files_are_written_once(control: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file states applied for real below a folder: what they write is whole, private where it must be, and stays."""
+    """The file states applied for real below a folder: what they write is whole, private where it must be, and kept."""
     rendered = control.modules.state.show_sls("control")
     for _ in range(2):
         changed = []
