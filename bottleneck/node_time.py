@@ -20,7 +20,9 @@ def local_parts(signals: Signals, group: Group, node: str, both: tuple[Work, Wor
     rooms = []
     for each in (0, 1):
         taken = [*held[each], *link_parts(signals, group, both[each], both)]
-        rooms.append(max(0.0, both[each].wall_seconds - math.fsum(part.seconds for part in taken)))
+        # Pipeline stages take turns: a node's work has its turn's share of the time, not all of it.
+        turns = len(group.nodes) if signals.topology.pipeline_parallel > 1 else 1
+        rooms.append(max(0.0, both[each].wall_seconds - math.fsum(part.seconds for part in taken)) / turns)
     seconds, source = _compute(signals, group, facts, both, index, rooms)
     bound = roofline(signals, group, facts, work)
     # The arithmetic of a prompt is what counts of it; decoding is named by what its roofline says limits it.

@@ -97,7 +97,12 @@ def score_pipeline_bubble(case: Case) -> Candidate:
     stages = signals.topology.pipeline_parallel
     if stages < 2 or not case.ledger.entries:
         return found
-    asleep = {facts.node: facts.asleep_share for facts in signals.nodes.values() if facts.asleep_share is not None}
+    # A wait for a core is no work either: a stage that waits for its turn has its core taken more easily.
+    asleep = {
+        facts.node: facts.asleep_share + case.busy_share_of(facts.cpu_wait_seconds)
+        for facts in signals.nodes.values()
+        if facts.asleep_share is not None
+    }
     running = max((engine.running_mean or 0.0 for engine in signals.engines), default=0.0)
     if not asleep or min(asleep.values()) < BUBBLE or running > 4 * stages:
         return found
@@ -110,7 +115,7 @@ def score_pipeline_bubble(case: Case) -> Candidate:
     found.gain_share = turns
     least = min(asleep, key=lambda node: asleep[node])
     found.say(
-        f"even the busiest stage that can be watched, on {least}, slept {percent(asleep[least])} of the busy time",
+        f"even the busiest watched stage, on {least}, was off its core {percent(asleep[least])} of the busy time",
         asleep[least],
         "1",
         "samples: CPU time of the worker",

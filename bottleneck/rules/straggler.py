@@ -90,7 +90,10 @@ def _kind(slow: NodeFacts, peers: list[NodeFacts], held: float, slower: float) -
     """Return what the slow node lacks, in words."""
     if slower > held:
         return SLOW_CPU if slower_in(slow, peers)[0] == "gemm" else SLOW_MEMORY
-    return QUOTA if _throttled(slow) > (slow.cpu_wait_seconds or 0.0) else CROWDED
+    throttled = _throttled(slow) - max((_throttled(peer) for peer in peers), default=0.0)
+    # Beside others every node waits for its cores: only what one waits longer is its own.
+    waited = (slow.cpu_wait_seconds or 0.0) - max((peer.cpu_wait_seconds or 0.0 for peer in peers), default=0.0)
+    return QUOTA if throttled > waited else CROWDED
 
 
 def _say_held(found: Candidate, case: Case, slow: NodeFacts, peers: list[NodeFacts]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bottleneck.taxonomy.kind import LAB, BottleneckClass
+from bottleneck.taxonomy.kind import LAB, SYNTHETIC, BottleneckClass
 
 BETWEEN = (
     BottleneckClass(
@@ -48,7 +48,7 @@ BETWEEN = (
             "Measure it again: cluster probe --only allreduce",
         ),
         fault=False,
-        tried=LAB,
+        tried=SYNTHETIC,
     ),
     BottleneckClass(
         name="pipeline_bubble",

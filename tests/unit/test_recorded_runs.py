@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from bottleneck.rules.straggler import QUOTA
 from bottleneck.run import Run, load_run
 from bottleneck.taxonomy import WORK_CLASSES
 from bottleneck.verdict import analyse
@@ -68,7 +69,7 @@ def test_a_noisy_probe_does_not_fill_the_ledger(name: str) -> None:
     assert math.fsum(entry.seconds for entry in verdict.ledger.entries) == pytest.approx(verdict.ledger.total)
 
 
-@pytest.mark.parametrize("name", ["healthy", "throttled-link"])
+@pytest.mark.parametrize("name", ["healthy", "throttled-link", "throttled-link-busy", "slow-node", "pipeline"])
 def test_nine_tenths_of_both_tokens_have_a_cause(name: str) -> None:
     ledger = analyse(recorded(name)).ledger
     first = ledger.first_token
@@ -93,3 +94,15 @@ def test_a_run_holds_nothing_of_what_the_lab_was_told(name: str) -> None:
     document = json.loads((RUNS / name / "run.json").read_text())
     assert "link_rates" not in document
     assert not hasattr(recorded(name), "link_rates")
+
+
+def test_the_held_node_is_the_straggler_and_a_quota_is_what_holds_it() -> None:
+    verdict = analyse(recorded("slow-node"))
+    assert (verdict.name, verdict.where["node"], verdict.kind) == ("straggler", "node1", QUOTA)
+    assert verdict.confidence > 0.7
+
+
+def test_stages_that_take_turns_leave_a_bubble() -> None:
+    verdict = analyse(recorded("pipeline"))
+    assert verdict.name == "pipeline_bubble" and verdict.confidence > 0.5
+    assert not any(item["class"] == "straggler" and item["confidence"] > 0.1 for item in verdict.runners_up)
