@@ -1,0 +1,290 @@
+"""
+What can be slowed on this node, and by which steps: plans, no deeds.
+
+Every actuator is one function from a change to a plan: what it is now (``before``), the
+steps there (``apply``) and back (``undo``), as plain data that ``perturb`` performs.
+"""
+
+import glob
+import json
+import os
+import subprocess
+import sys
+
+VERSION_1, VERSION_2 = 1, 2
+_ETHERNET_HEADER_BYTES = 18
+_LARGEST_QUEUE_BYTES = 8 * 2**20
+# A short period makes a quota a steady slowdown instead of a stall of tens of milliseconds.
+QUOTA_PERIOD_MICROSECONDS = 10_000
+# Queueing disciplines that come back by themselves once ours is deleted.
+_DEFAULT_HANDLE = "0:"
+
+
+def __virtual__():
+    return "actuator" if sys.platform == "linux" else (False, "actuators need tc and control groups")
+
+
+def plan(change, directory):
+    """
+    Return how a change would be made and undone: ``change``, ``before``, ``apply``, ``undo``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 actuator.plan '{"actuator": "link_rate", "interface": "usb4", "bytes_per_second": 5e6}' /run/cluster
+
+    change
+        ``actuator`` and its settings: ``link_rate`` (interface, bytes_per_second), ``link_latency``
+        (interface, peers as address -> MAC, seconds), ``cpu_quota`` (cores), ``cpu_speed`` (slowdown),
+        ``setting`` (read, write or path, value: a clock or power limit as the profile names it)
+    directory
+        where the control files of helper programs are kept
+    """
+    known = {
+        "link_rate": _link_rate,
+        "link_latency": _link_latency,
+        "cpu_quota": _cpu_quota,
+        "cpu_speed": _cpu_speed,
+        "setting": _setting,
+    }
+    name = change.get("actuator")
+    if name not in known:
+        raise ValueError(f"actuator {name!r}: expected one of {', '.join(sorted(known))}")
+    before, apply, undo = known[name](change, directory)
+    return {"change": change, "before": before, "apply": apply, "undo": undo}
+
+
+def look(interface=None, settings=None, directory="/run/cluster/perturb"):
+    """
+    Return what the actuators would find: the link's rate and delay, the CPU quota, cores, settings.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' actuator.look usb4
+    """
+    found = {"cores": len(os.sched_getaffinity(0)), "quota_cores": None}
+    try:
+        found["quota_cores"] = _group()["quota_cores"]
+    except RuntimeError as error:
+        found["cpu_problem"] = str(error)
+    if interface:
+        discipline = _discipline(interface)
+        found["rate_bytes_per_second"] = discipline["options"].get("rate") if discipline["kind"] == "tbf" else None
+        found["delay_seconds"] = _delay(_delay_control(interface, directory))
+    found["settings"] = {name: _read_setting(setting) for name, setting in (settings or {}).items()}
+    return found
+
+
+# Links ---------------------------------------------------------------------------------------
+
+
+def _link_rate(change, _directory):
+    interface, rate = change["interface"], float(change["bytes_per_second"])
+    if rate < 1000:
+        raise ValueError(f"link_rate {rate:g} B/s: expected at least 1000")
+    current = _discipline(interface)
+    mtu = int(_text(f"/sys/class/net/{interface}/mtu"))
+    if current["kind"] == "tbf":
+        options = current["options"]
+        undo = ["run", _tbf(interface, options["rate"], options["burst"], _limit(options))]
+    elif current["handle"] == _DEFAULT_HANDLE or current["kind"] == "mq":
+        undo = ["run", ["sh", "-c", f'tc qdisc del dev "{interface}" root 2>/dev/null || true']]
+    else:
+        raise RuntimeError(
+            f"{interface} has a queueing discipline of its own ({current['kind']} {current['handle']}), "
+            "which could not be put back: expected the kernel's default or a tbf"
+        )
+    burst = max(round(rate) // 1000, 2 * (mtu + _ETHERNET_HEADER_BYTES))
+    queue = min(round(rate) // 20, _LARGEST_QUEUE_BYTES)
+    limit = burst + max(queue, 4 * (mtu + _ETHERNET_HEADER_BYTES))
+    return current["options"].get("rate"), [["run", _tbf(interface, rate, burst, limit)]], [undo]
+
+
+def _tbf(interface, rate, burst, limit):
+    sizes = [*("rate", f"{round(rate)}bps"), *("burst", str(round(burst))), *("limit", str(round(limit)))]
+    return ["tc", "qdisc", "replace", "dev", interface, "root", "tbf", *sizes]
+
+
+def _limit(options):
+    """Return a tbf's limit in bytes; tc tells it as the latency of a full queue, in microseconds."""
+    return options["rate"] * options["lat"] / 1e6 + options["burst"]
+
+
+def _discipline(interface):
+    finished = subprocess.run(
+        ["tc", "-json", "qdisc", "show", "dev", interface], capture_output=True, text=True, check=False
+    )
+    if finished.returncode:
+        raise RuntimeError(f"no interface {interface} on this node: {finished.stderr.strip()}")
+    roots = [each for each in json.loads(finished.stdout) if each.get("root")]
+    return roots[0] if roots else {"kind": "none", "handle": _DEFAULT_HANDLE, "options": {}}
+
+
+def _link_latency(change, directory):
+    interface, seconds = change["interface"], float(change["seconds"])
+    if not 0 <= seconds <= 1:
+        raise ValueError(f"link_latency {seconds:g} s: expected 0 to 1")
+    discipline = _discipline(interface)
+    control = _delay_control(interface, directory)
+    if discipline["handle"] == _DEFAULT_HANDLE and _has_netem() and not os.path.exists(control):
+        argv = ["tc", "qdisc", "replace", "dev", interface, "root", "netem", "limit", "100000"]
+        apply = [["run", [*argv, "delay", f"{round(seconds * 1e6)}us"]]]
+        return 0.0, apply, [["run", ["sh", "-c", f'tc qdisc del dev "{interface}" root 2>/dev/null || true']]]
+    before = _delay(control)
+    program = os.path.join(os.path.dirname(os.path.abspath(__file__)), "delay.py")
+    peers = [f"{address}={mac}" for address, mac in sorted(change["peers"].items())]
+    apply = [["control", control, seconds], ["start", control, [sys.executable, program, control, interface, *peers]]]
+    # A relay that was there before us stays, with the delay that it had.
+    if before is not None:
+        return before, apply, [["control", control, before]]
+    undo = [["remove", control]]
+    # Packets come in by the real interface while the route says otherwise: no strict filter on it.
+    path = f"/proc/sys/net/ipv4/conf/{interface}/rp_filter"
+    if _text(path) == "1":
+        apply.insert(0, ["write", path, "2"])
+        undo.append(["write", path, "1"])
+    return None, apply, undo
+
+
+def _delay_control(interface, directory):
+    return os.path.join(directory, f"delay-{interface}")
+
+
+def _delay(control):
+    """Return the seconds that a relay adds, or None without one."""
+    try:
+        return float(_text(control))
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _has_netem():
+    finished = subprocess.run(["modprobe", "--dry-run", "--quiet", "sch_netem"], capture_output=True, check=False)
+    return finished.returncode == 0
+
+
+# CPU -----------------------------------------------------------------------------------------
+
+
+def _cpu_quota(change, _directory):
+    cores = float(change["cores"])
+    if cores < 0.05:
+        raise ValueError(f"cpu_quota {cores:g} cores: expected at least 0.05")
+    group = _group()
+    quota = max(1000, round(cores * QUOTA_PERIOD_MICROSECONDS))
+    if group["version"] == VERSION_2:
+        path = os.path.join(group["directory"], "cpu.max")
+        before = _text(path)
+        return group["quota_cores"], [["write", path, f"{quota} {QUOTA_PERIOD_MICROSECONDS}"]], [["write", path, before]]
+    names = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+    quota_path, period_path = (os.path.join(group["directory"], name) for name in names)
+
+    def steps(quota_text, period_text):
+        # Without a limit for a moment: a period that does not fit the old quota would be refused.
+        return [["write", quota_path, "-1"], ["write", period_path, period_text], ["write", quota_path, quota_text]]
+
+    undo = steps(_text(quota_path), _text(period_path))
+    return group["quota_cores"], steps(str(quota), str(QUOTA_PERIOD_MICROSECONDS)), undo
+
+
+def _cpu_speed(change, directory):
+    slowdown = float(change["slowdown"])
+    if not 1 <= slowdown <= 10:
+        raise ValueError(f"cpu_speed slowdown {slowdown:g}: expected 1 to 10")
+    program = os.path.join(os.path.dirname(os.path.abspath(__file__)), "steal.py")
+    apply, undo = [], []
+    for core in sorted(os.sched_getaffinity(0)):
+        control = os.path.join(directory, f"steal-{core}")
+        apply += [["control", control, 1 - 1 / slowdown]]
+        apply += [["start", control, [sys.executable, "-S", "-E", program, control, str(core), _member_file()]]]
+        undo.append(["remove", control])
+    return 1.0, apply, undo
+
+
+def _member_file():
+    """Return the file by which a process joins the engine's group, empty when it is in ours."""
+    try:
+        return os.path.join(_group()["directory"], "cgroup.procs")
+    except RuntimeError:
+        return ""
+
+
+def _group():
+    """Return the control group that limits the engine's CPU time: its version, folder and quota."""
+    pids = [
+        pid
+        for unit in __salt__["supervise.units"]()
+        if unit.startswith("vllm-")
+        for pid in __salt__["supervise.processes"](unit)
+    ]
+    pid = str(pids[0]) if pids else "self"
+    own, mounted = {}, {}
+    for line in _text(f"/proc/{pid}/cgroup").splitlines():
+        number, controllers, path = line.split(":", 2)
+        if number == "0" and not controllers:
+            own[VERSION_2] = path
+        elif "cpu" in controllers.split(","):
+            own[VERSION_1] = path
+    for line in _text("/proc/self/mountinfo").splitlines():
+        before, _, after = line.partition(" - ")
+        fields, kind = before.split(), after.split()
+        if kind[0] == "cgroup2":
+            mounted.setdefault(VERSION_2, (fields[4], fields[3]))
+        elif kind[0] == "cgroup" and "cpu" in kind[2].split(","):
+            mounted.setdefault(VERSION_1, (fields[4], fields[3]))
+    for version, name in ((VERSION_1, "cpu.cfs_quota_us"), (VERSION_2, "cpu.max")):
+        if version not in own or version not in mounted:
+            continue
+        mount, root = mounted[version]
+        inside = own[version].removeprefix(root.rstrip("/")) if root != "/" else own[version]
+        directory = os.path.join(mount, inside.strip("/"))
+        if os.path.exists(os.path.join(directory, name)):
+            return {"version": version, "directory": directory, "quota_cores": _quota(directory, version)}
+    raise RuntimeError("no control group that can limit the engine's CPU time (cpu controller, version 1 or 2)")
+
+
+def _quota(directory, version):
+    if version == VERSION_2:
+        quota, period = _text(os.path.join(directory, "cpu.max")).split()
+    else:
+        quota, period = (_text(os.path.join(directory, f"cpu.cfs_{name}_us")) for name in ("quota", "period"))
+    return None if quota in ("max", "-1") else int(quota) / int(period)
+
+
+# Clocks and power limits -----------------------------------------------------------------------
+
+
+def _setting(change, _directory):
+    """Set what the profile names: a file of the kernel, or a pair of commands that read and write."""
+    before = _read_setting(change)
+    return before, [_write_setting(change, change["value"])], [_write_setting(change, before)]
+
+
+def _read_setting(setting):
+    if "path" in setting:
+        return _text(_only(setting["path"]))
+    finished = subprocess.run(setting["read"], capture_output=True, text=True, timeout=20, check=False)
+    if finished.returncode:
+        raise RuntimeError(f"{' '.join(setting['read'])}: {finished.stderr.strip()}")
+    return finished.stdout.strip().splitlines()[0].strip()
+
+
+def _write_setting(setting, value):
+    if "path" in setting:
+        return ["write", _only(setting["path"]), str(value)]
+    return ["run", [part.replace("{value}", str(value)) for part in setting["write"]]]
+
+
+def _only(pattern):
+    found = sorted(glob.glob(pattern))
+    if len(found) != 1:
+        raise RuntimeError(f"{pattern}: {len(found)} files on this node, expected one")
+    return found[0]
+
+
+def _text(path):
+    with open(path, encoding="utf-8") as file:
+        return file.read().strip()

@@ -1,0 +1,322 @@
+"""
+Confirm a bottleneck by making it worse: slow one resource at a time while a load runs.
+
+Drives the experiment that ``bottleneck.causal`` lays out: waves of requests, resources slowed
+by the nodes' ``perturb`` modules, whose dead-man timers undo it when this process does not.
+"""
+
+import contextlib
+import json
+import sys
+import threading
+import time
+from pathlib import Path
+
+import salt.client
+from salt.exceptions import CommandExecutionError, SaltException
+
+from bottleneck import ceilings as ceilings_file
+from bottleneck import workload
+from bottleneck.causal.blocks import Block, BlockError, measurement
+from bottleneck.causal.predict import measured_gain, predict, report
+from bottleneck.causal.resources import ARRIVALS, SEQUENCES, allowed_sequences, candidates, exchanging_pairs
+from bottleneck.causal.session import BUDGET_SECONDS, TOLERANCE, Session
+from bottleneck.profile import ProfileError, load_profile
+
+LEASE_SECONDS = 45.0
+RENEW_SECONDS = 15.0
+CALL_SECONDS = 15
+UPGRADE_ROUNDS = 4
+
+
+def run(
+    budget=BUDGET_SECONDS,
+    tolerance=TOLERANCE,
+    resources=None,
+    upgrades=None,
+    upgrade_rounds=UPGRADE_ROUNDS,
+    concurrency=None,
+    rate=None,
+    input_tokens=None,
+    output_tokens=None,
+    requests=None,
+    seed=1,
+    probe=True,
+):
+    """
+    Slow the resources of what is deployed one at a time; return how much the load depends on each.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run causal.run
+        salt-run causal.run budget=60 resources='["link_rate:direct", "cpu"]'
+
+    budget
+        seconds that blocks may take; measuring the links first and putting back come on top
+    resources
+        names of the resources to slow; left out, all that can be
+    upgrades
+        resource -> factor: predict it, then make it, in blocks that take turns, and compare
+    """
+    try:
+        profile = load_profile(__opts__["cluster_profile"])
+        record = __salt__["cluster.deployment_record"]()
+        if not record:
+            raise CommandExecutionError("nothing is deployed; deploy it first: cluster deploy")
+        point = workload.points(
+            profile.workload,
+            concurrency=None if concurrency is None else [int(concurrency)],
+            rate_per_second=None if rate is None else [float(rate)],
+            input_tokens=input_tokens,
+            output_tokens=output_tokens,
+            requests=requests,
+            seed=int(seed),
+        )[0]
+    except (ProfileError, workload.WorkloadError) as error:
+        raise CommandExecutionError(str(error)) from error
+    driver = _Driver(profile, record, point)
+    try:
+        return driver.run(float(budget), float(tolerance), resources, upgrades or {}, int(upgrade_rounds), bool(probe))
+    finally:
+        driver.put_back()
+
+
+def undo():
+    """
+    Put back on every node what an experiment slowed.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run causal.undo
+    """
+    profile = load_profile(__opts__["cluster_profile"])
+    return _local().cmd(
+        [node.hostname for node in profile.nodes.values()], "perturb.undo", tgt_type="list", timeout=CALL_SECONDS
+    )
+
+
+class _Driver:
+    """One experiment while it runs; the loader leaves it alone because of its name."""
+
+    def __init__(self, profile, record, point):
+        self.profile, self.record, self.point = profile, record, point
+        self.nodes = list(dict.fromkeys(worker["node"] for worker in record["workers"]))
+        self.hostnames = {node: profile.nodes[node].hostname for node in self.nodes}
+        self.heads = [f"{each['api_address']}:{each['api_port']}" for each in record["workers"] if each["head"]]
+        self.begun = time.monotonic()
+        self.problems, self.slowed, self.armed = [], False, False
+
+    def run(self, budget, tolerance, names, upgrades, upgrade_rounds, probe):
+        self.report("looking", "what there is to slow")
+        if probe and exchanging_pairs(self.record):
+            self.measure_link()
+        found = candidates(
+            self.profile,
+            self.record,
+            self.look(),
+            self.ceilings(),
+            None if self.point.rate_per_second else self.point.concurrency,
+            self.point.rate_per_second,
+        )
+        wanted = self.choose(found, names, upgrades)
+        session = Session(
+            wanted, self.groups(), budget_seconds=budget, tolerance=tolerance, seed=self.point.seed
+        )
+        self.report("warming", "one wave that does not count")
+        self.wave(Block(-1))
+        self.session_begun = time.monotonic()
+        while (block := session.next_block(self.elapsed())) is not None:
+            done = len(session.measurements)
+            self.report("slowing", f"{block.label}, block {done + 1}", done=done, elapsed=round(self.elapsed(), 1))
+            session.add(self.measure(block))
+        seconds = self.elapsed()
+        waits = bool(
+            self.point.concurrency and (allowed_sequences(self.record) or self.point.concurrency) < self.point.concurrency
+        )
+        result = report(session, waits, upgrades)
+        return {
+            **result,
+            "deployment": self.record["deployment"],
+            "overrides": self.record.get("overrides") or {},
+            "workload": {key: value for key, value in self.point.to_json().items() if key != "index"},
+            "upgrades": [self.upgrade(session, name, factor, upgrade_rounds) for name, factor in upgrades.items()],
+            "problems": self.problems,
+            "experiment_seconds": round(seconds, 1),
+            "seconds": round(time.monotonic() - self.begun, 1),
+        }
+
+    def elapsed(self):
+        return time.monotonic() - self.session_begun
+
+    def choose(self, found, names, upgrades):
+        known = {resource.name: resource for resource in found}
+        unknown = [name for name in [*(names or []), *upgrades] if name not in known]
+        if unknown:
+            raise CommandExecutionError(
+                f"no resource {', '.join(unknown)} under {self.record['deployment']}: expected {', '.join(known)}"
+            )
+        return [known[name] for name in names] if names else found
+
+    def groups(self):
+        """Return the nodes that wait for each other in every step: those of one tensor parallel replica."""
+        deployment = self.profile.deployments[self.record["deployment"]]
+        if deployment.pipeline_parallel > 1:
+            return []
+        members = {}
+        for worker in self.record["workers"]:
+            members.setdefault(worker["replica"], []).append(worker["node"])
+        return [group for group in members.values() if len(group) > 1]
+
+    def look(self):
+        """Return what every node's actuators find, by node."""
+        found = {}
+        link = self.record["workers"][0]["link"]
+        for node, hostname in self.hostnames.items():
+            interface = self.profile.nodes[node].links[link].interface
+            named = getattr(self.profile.engine_of(node), "actuators", {})
+            settings = {name: setting.commands() for name, setting in named.items()}
+            answer = _local().cmd(hostname, "actuator.look", [interface, settings], timeout=CALL_SECONDS)
+            if not isinstance(answer.get(hostname), dict):
+                raise CommandExecutionError(f"{node} does not say what can be slowed: {answer.get(hostname) or 'silent'}")
+            found[node] = answer[hostname]
+        return found
+
+    def ceilings(self):
+        try:
+            known = ceilings_file.load(Path(__opts__["cluster_directory"]) / "ceilings.json")
+        except ceilings_file.CeilingsError as error:
+            self.problems.append(str(error))
+            return {}
+        return known.to_json() if known else {}
+
+    def measure_link(self):
+        try:
+            __salt__["probe.fresh"]()
+        except SaltException as error:
+            self.problems.append(f"the link was not measured ({error}): an older ceiling stands in")
+
+    # Blocks --------------------------------------------------------------------------------
+
+    def measure(self, block):
+        """Slow what the block slows, send a wave, and return what it measured."""
+        self.slow(block)
+        started = self.elapsed()
+        try:
+            return measurement(block, started, self.wave(block))
+        except BlockError as error:
+            raise CommandExecutionError(f"{error}: cluster logs {self.nodes[0]}") from error
+
+    def slow(self, block):
+        """Have every node make exactly the block's changes, and nothing else."""
+        changes = block.resource.changes_at(block.slowdown) if block.resource else {}
+        told = {self.hostnames[node]: [change] for node, change in changes.items()}
+        if not told and not self.slowed:
+            return
+        # Before the call: one whose answer is lost may have been heard.
+        self.slowed = self.armed = True
+        answers = self.tell("perturb.set", [told, LEASE_SECONDS])
+        wrong = {host: answer for host, answer in answers.items() if not isinstance(answer, dict)}
+        if wrong or set(answers) != set(self.hostnames.values()):
+            silent = set(self.hostnames.values()) - set(answers)
+            reasons = [f"{host}: {str(answer).strip().splitlines()[-1]}" for host, answer in wrong.items()]
+            reasons += [f"{host} is silent" for host in sorted(silent)]
+            raise CommandExecutionError(f"{block.label} could not be made: {'; '.join(reasons)}")
+        self.slowed = bool(told)
+
+    def tell(self, function, arguments):
+        return _local().cmd(list(self.hostnames.values()), function, arguments, tgt_type="list", timeout=CALL_SECONDS)
+
+    def wave(self, block):
+        point, slots, rate = self.point, None, self.point.rate_per_second
+        if block.resource is not None and block.resource.kind == SEQUENCES:
+            slots = max(1, round(block.resource.at(block.slowdown)))
+        if block.resource is not None and block.resource.kind == ARRIVALS:
+            rate = block.resource.at(block.slowdown)
+        shape = self.profile.model.shape
+        with self.renewed():
+            return __salt__["wave.send"](
+                self.heads,
+                self.profile.model.name,
+                shape.vocabulary_size,
+                self.wave_requests(),
+                point.input_tokens,
+                point.output_tokens,
+                concurrency=point.concurrency,
+                rate=rate,
+                slots=slots,
+                seed=point.seed + block.index + 1,
+                temperature=point.temperature,
+            )
+
+    def wave_requests(self):
+        """Return the requests of one wave: one round of a closed loop, a few arrivals of an open one."""
+        if self.point.rate_per_second:
+            return min(self.point.requests, 4)
+        return self.point.concurrency or 1
+
+    @contextlib.contextmanager
+    def renewed(self):
+        """Keep the nodes' dead-man timers from acting while a wave takes long."""
+        ended = threading.Event()
+
+        def renew():
+            while not ended.wait(RENEW_SECONDS):
+                with contextlib.suppress(SaltException):
+                    self.tell("perturb.renew", [LEASE_SECONDS])
+
+        thread = threading.Thread(target=renew, daemon=True)
+        if self.slowed:
+            thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            if self.slowed:
+                thread.join(CALL_SECONDS)
+
+    def upgrade(self, session, name, factor, rounds):
+        """Make an upgrade that was predicted, in turns with the baseline, and compare."""
+        resource = next(each for each in session.resources if each.name == name)
+        before, after, gains = [], [], {}
+        for number in range(rounds):
+            pair = [Block(1000 + 2 * number), Block(1001 + 2 * number, resource, 1.0 / factor)]
+            for block in pair if number % 2 == 0 else reversed(pair):
+                self.report("upgrading", block.label if block.resource else "baseline", done=2 * number)
+                (after if block.resource else before).append(self.measure(block))
+        for metric in ("time", "ttft", "itl"):
+            estimates = session.fit(metric)
+            if estimates is None:
+                continue
+            real = measured_gain([each.metric(metric) for each in before], [each.metric(metric) for each in after])
+            predicted = predict(estimates, resource, factor, session.seed)
+            gains[metric] = {
+                "predicted": predicted.to_json(),
+                "real": real.to_json(),
+                "error_points": 100 * (predicted.saved.value - real.saved.value),
+            }
+        return {"resource": name, "factor": factor, "metrics": gains}
+
+    def put_back(self):
+        """Undo everything; a node that does not answer undoes it itself when its timer runs out."""
+        if not self.armed:
+            return
+        self.report("putting back", "what was slowed")
+        answers = self.tell("perturb.undo", [])
+        silent = sorted(set(self.hostnames.values()) - {host for host, each in answers.items() if isinstance(each, list)})
+        if silent:
+            self.problems.append(
+                f"{', '.join(silent)} did not answer: its timer puts everything back within {LEASE_SECONDS:.0f} s"
+            )
+
+    def report(self, stage, detail, **more):
+        seconds = round(time.monotonic() - self.begun, 1)
+        report_ = {"stage": stage, "node": "", "detail": detail, "seconds": seconds, **more}
+        print("@progress " + json.dumps(report_), file=sys.stderr, flush=True)
+
+
+def _local():
+    return salt.client.LocalClient(mopts=__opts__)
