@@ -178,7 +178,11 @@ def _cpu_quota(change, _directory):
     if group["version"] == VERSION_2:
         path = os.path.join(group["directory"], "cpu.max")
         before = _text(path)
-        return group["quota_cores"], [["write", path, f"{quota} {QUOTA_PERIOD_MICROSECONDS}"]], [["write", path, before]]
+        return (
+            group["quota_cores"],
+            [["write", path, f"{quota} {QUOTA_PERIOD_MICROSECONDS}"]],
+            [["write", path, before]],
+        )
     names = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
     quota_path, period_path = (os.path.join(group["directory"], name) for name in names)
 

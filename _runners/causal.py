@@ -123,9 +123,7 @@ class _Driver:
             self.point.rate_per_second,
         )
         wanted = self.choose(found, names, upgrades)
-        session = Session(
-            wanted, self.groups(), budget_seconds=budget, tolerance=tolerance, seed=self.point.seed
-        )
+        session = Session(wanted, self.groups(), budget_seconds=budget, tolerance=tolerance, seed=self.point.seed)
         self.report("warming", "one wave that does not count")
         self.wave(Block(-1))
         self.session_begun = time.monotonic()
@@ -135,7 +133,8 @@ class _Driver:
             session.add(self.measure(block))
         seconds = self.elapsed()
         waits = bool(
-            self.point.concurrency and (allowed_sequences(self.record) or self.point.concurrency) < self.point.concurrency
+            self.point.concurrency
+            and (allowed_sequences(self.record) or self.point.concurrency) < self.point.concurrency
         )
         result = report(session, waits, upgrades)
         return {
@@ -181,7 +180,9 @@ class _Driver:
             settings = {name: setting.commands() for name, setting in named.items()}
             answer = _local().cmd(hostname, "actuator.look", [interface, settings], timeout=CALL_SECONDS)
             if not isinstance(answer.get(hostname), dict):
-                raise CommandExecutionError(f"{node} does not say what can be slowed: {answer.get(hostname) or 'silent'}")
+                raise CommandExecutionError(
+                    f"{node} does not say what can be slowed: {answer.get(hostname) or 'silent'}"
+                )
             found[node] = answer[hostname]
         return found
 
@@ -306,7 +307,9 @@ class _Driver:
             return
         self.report("putting back", "what was slowed")
         answers = self.tell("perturb.undo", [])
-        silent = sorted(set(self.hostnames.values()) - {host for host, each in answers.items() if isinstance(each, list)})
+        silent = sorted(
+            set(self.hostnames.values()) - {host for host, each in answers.items() if isinstance(each, list)}
+        )
         if silent:
             self.problems.append(
                 f"{', '.join(silent)} did not answer: its timer puts everything back within {LEASE_SECONDS:.0f} s"

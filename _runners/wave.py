@@ -48,7 +48,9 @@ def send(
         at most so many at the engines at a time: the others wait here, which counts as their time
     """
     wave = _Wave(list(heads), int(requests), slots)
-    bodies = _bodies(model, int(vocabulary_size), int(requests), int(input_tokens), int(output_tokens), seed, temperature)
+    bodies = _bodies(
+        model, int(vocabulary_size), int(requests), int(input_tokens), int(output_tokens), seed, temperature
+    )
     if rate is None:
         workers = min(int(concurrency or 1), int(requests))
         threads = [threading.Thread(target=wave.closed, args=(bodies,), daemon=True) for _ in range(workers)]

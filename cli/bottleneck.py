@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 
+from bottleneck.run import Run
 from bottleneck.samples import node_samples
+from bottleneck.units import DURATION
 from bottleneck.verdict import Verdict
-from cli.options import JsonOption
+from cli.causal import experiment, show_result
+from cli.control import connect
+from cli.options import DEFAULT_LAB, DEFAULT_PROFILE, JsonOption, LabOption, ProfileOption
 from cli.output import USAGE, console, emit, fail, out
 from cli.report.page import missing_notes, verdict_of
 from cli.report.series import time_edges
@@ -42,9 +47,22 @@ def bottleneck(
     ceilings: Annotated[
         Path | None, typer.Option("--ceilings", help="With --from: the ceilings of the scenario's machine.")
     ] = None,
+    causal: Annotated[
+        bool,
+        typer.Option("--causal", help="Slow one resource at a time under the run's load, and see what follows."),
+    ] = False,
+    budget: Annotated[str, typer.Option(help="With --causal: how long the blocks may take.")] = "3 min",
+    resource: Annotated[
+        list[str] | None, typer.Option(help="With --causal: only this resource, such as cpu:node1 (repeatable).")
+    ] = None,
+    profile: ProfileOption = DEFAULT_PROFILE,
+    lab: LabOption = DEFAULT_LAB,
     as_json: JsonOption = False,
 ) -> None:
     """Say what held a run back: the ledger, the ceilings, the verdict, what to try next.
+
+    With --causal the run's load is sent again to what is deployed, in short waves, while one resource at a time is
+    slowed; every change is undone at the end, also after Ctrl-C or a crash.
 
     Examples:
 
@@ -53,15 +71,20 @@ def bottleneck(
       cluster bottleneck 20261123T2130 --json
 
       cluster bottleneck --from scenario.json.gz --ceilings ceilings.json --json
+
+      cluster bottleneck --causal --budget "90 s" --resource cpu --resource link_rate:direct
     """
     if source is not None:
-        if run is not None or again:
-            fail("--from takes a scenario file; a run and --again do not go with it", code=USAGE)
+        if run is not None or again or causal:
+            fail("--from takes a scenario file; a run, --again and --causal do not go with it", code=USAGE)
         show_scenario(source, ceilings, as_json)
         return
     if ceilings is not None:
         fail("--ceilings goes with --from; a run has its own ceilings", "cluster bottleneck --help", USAGE)
     recorded = open_run(run)
+    if causal:
+        _confirm(recorded, budget, resource, profile, lab, as_json)
+        return
     verdict = verdict_of(recorded, again)
     uses = usage(recorded, node_samples(recorded.batches), time_edges(*recorded.interval))
     notes = missing_notes(recorded, verdict, [])
@@ -79,3 +102,25 @@ def bottleneck(
         "notes": notes,
     }
     emit(document, as_json, human)
+
+
+def _confirm(recorded: Run, budget: str, resources: list[str] | None, profile: str, lab: str, as_json: bool) -> None:
+    try:
+        budget_seconds = DURATION.parse(budget)
+    except ValueError as error:
+        fail(f"--budget: {error}", "cluster bottleneck --help", USAGE)
+    result = experiment(connect(profile, lab), budget_seconds, {**load_of(recorded), "resources": resources or None})
+    result = {"run": recorded.id, **result}
+    if recorded.folder is not None:
+        (recorded.folder / "causal.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    emit(result, as_json, lambda: show_result(result))
+
+
+def load_of(recorded: Run) -> dict[str, Any]:
+    """Return the load of a run as the causal experiment takes it."""
+    load = recorded.workload
+    names = {"input_tokens": "input_tokens", "output_tokens": "output_tokens", "seed": "seed"}
+    names["rate" if load.get("rate_per_second") else "concurrency"] = (
+        "rate_per_second" if load.get("rate_per_second") else "concurrency"
+    )
+    return {argument: load.get(key) for argument, key in names.items()}

@@ -78,7 +78,9 @@ class Measurement:
             "index": self.block.index,
             "resource": resource.name if resource else None,
             "slowdown": self.block.slowdown,
-            **{key: None if isinstance(value, float) and math.isnan(value) else value for key, value in numbers.items()},
+            **{
+                key: None if isinstance(value, float) and math.isnan(value) else value for key, value in numbers.items()
+            },
         }
 
 

@@ -139,7 +139,9 @@ class Fit:
         """Return a parameter with its interval."""
         place = self.layout.index[name]
         value = float(self.parameters[place])
-        reach = float(stats.t.ppf(0.5 + confidence / 2, self.degrees)) * math.sqrt(max(0.0, self.covariance[place, place]))
+        reach = float(stats.t.ppf(0.5 + confidence / 2, self.degrees)) * math.sqrt(
+            max(0.0, self.covariance[place, place])
+        )
         return Interval(value, value - reach, value + reach)
 
     def share(self, resource: Resource, confidence: float = 0.95) -> Interval:
@@ -204,7 +206,7 @@ def fit(
 
     start, low, high = _bounds(layout, float(np.median(values)), prior)
     deviation = max(_LEAST_DEVIATION, _spread_of_cells(known, values))
-    loads = [(place, mean) for place, mean in prior.items()]
+    loads = list(prior.items())
 
     def residuals(parameters: Array) -> Array:
         beliefs = [(parameters[place] - mean) / LOAD_DEVIATION for place, mean in loads]
@@ -219,7 +221,8 @@ def fit(
         typical = 1.4826 * float(np.median(np.abs(misses(solved.x))))
         deviation = max(_LEAST_DEVIATION, typical * math.sqrt(len(known) / degrees))
     solved = optimize.least_squares(residuals, start, bounds=(low, high), loss="soft_l1", f_scale=1.5)
-    information = solved.jac.T @ solved.jac
+    jacobian = np.asarray(solved.jac, dtype=np.float64)
+    information = jacobian.T @ jacobian
     covariance = np.linalg.pinv(information, rcond=1e-12, hermitian=True)
     return Fit(layout, metric, solved.x, covariance, deviation, degrees, len(known))
 

@@ -234,9 +234,7 @@ def report(session: Session, waits_for_slots: bool, factors: Mapping[str, float]
                 label: predict(estimates, resource, factor, session.seed).to_json() for label, factor in asked.items()
             }
             row["metrics"][metric] = found
-        tried = sorted(
-            {each.block.slowdown for each in session.measurements if each.block.resource is resource}
-        )
+        tried = sorted({each.block.slowdown for each in session.measurements if each.block.resource is resource})
         row["slowdowns"] = tried
         row["blocks"] = sum(each.block.resource is resource for each in session.measurements)
         sensitivity.append(row)

@@ -117,9 +117,7 @@ def candidates(
     found += _settings(profile, nodes, seen)
     if concurrency is not None and concurrency > 1:
         allowed = allowed_sequences(record)
-        found.append(
-            Resource(SEQUENCES, SEQUENCES, float(min(concurrency, allowed or concurrency)), "sequences", 4.0)
-        )
+        found.append(Resource(SEQUENCES, SEQUENCES, float(min(concurrency, allowed or concurrency)), "sequences", 4.0))
     if rate_per_second is not None:
         found.append(Resource(ARRIVALS, ARRIVALS, rate_per_second, "1/s", 4.0))
     return found
@@ -164,7 +162,9 @@ def _links(
             ends = profile.nodes[peer].links[link]
             peers[node][ends.address] = ends.mac
     joined = [node for node in nodes if peers[node]]
-    probed = [way for name, way in (ceilings.get("links") or {}).get(link, {}).items() if set(name.split("->")) <= set(joined)]
+    probed = [
+        way for name, way in (ceilings.get("links") or {}).get(link, {}).items() if set(name.split("->")) <= set(joined)
+    ]
     carried = [way["bandwidth_bytes_per_second"]["median"] for way in probed if way.get("bandwidth_bytes_per_second")]
     shaped = [float(seen[node]["rate_bytes_per_second"]) for node in joined if seen[node].get("rate_bytes_per_second")]
     rate = min([*carried, *shaped, network.rate_bytes_per_second])
@@ -208,15 +208,18 @@ def _processors(nodes: Sequence[str], seen: Mapping[str, Mapping[str, Any]]) -> 
         largest = min(LARGEST_CPU_SLOWDOWN, amount / LEAST_QUOTA_CORES) if held else LARGEST_CPU_SLOWDOWN
         change: dict[str, Any] = {"actuator": "cpu_quota", "base": amount} if held else {"actuator": "cpu_speed"}
         place = {"node": node, "link": None}
-        single.append(
-            Resource(f"{CPU}:{node}", CPU, amount, "cores", largest, (node,), place, changes={node: change})
-        )
+        single.append(Resource(f"{CPU}:{node}", CPU, amount, "cores", largest, (node,), place, changes={node: change}))
     if len(single) == 1:
         return single
     together = Resource(
-        CPU, CPU, math.fsum(each.amount for each in single), "cores", min(each.largest for each in single), tuple(nodes),
+        CPU,
+        CPU,
+        math.fsum(each.amount for each in single),
+        "cores",
+        min(each.largest for each in single),
+        tuple(nodes),
         changes={node: change for each in single for node, change in each.changes.items()},
-    )  # fmt: skip
+    )
     return [together, *single]
 
 

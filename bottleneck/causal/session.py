@@ -1,8 +1,8 @@
 """The experiment: which block comes next, when it is enough, and what came out.
 
-Blocks of one wave each, baseline and slowed, in random order within rounds. How much a resource is slowed next follows
-from what is known of it: enough for its effect to stand out of the noise, and no more. Pure: whoever drives it makes the
-waves (the runner, or a simulator in a test).
+Blocks of one wave each, baseline and slowed, in random order within rounds. How much a resource is slowed next
+follows from what is known of it: enough for its effect to stand out of the noise, and no more. Pure: whoever drives it
+makes the waves (the runner, or a simulator in a test).
 """
 
 from __future__ import annotations

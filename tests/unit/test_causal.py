@@ -36,9 +36,7 @@ class World:
 
     def relative(self, resource: Resource | None, slowdown: float) -> float:
         name = resource.name if resource else ""
-        stretch = {
-            node: slowdown if name in (CPU, f"cpu:{node}") else 1.0 for node in self.loads
-        }
+        stretch = {node: slowdown if name in (CPU, f"cpu:{node}") else 1.0 for node in self.loads}
         work = max(load * stretch[node] for node, load in self.loads.items())
         link = self.link * (slowdown if name == LINK.name else 1.0)
         delay = self.delay * (slowdown if name == DELAY.name else 1.0)
@@ -225,8 +223,10 @@ def test_fewer_sequences_point_to_the_limit_only_when_requests_wait() -> None:
             return 0.2 + 0.8 * slowdown if resource is slots else 1.0
 
     session = experiment(Slots(1, link=0, delay=0, loads={"node0": 0.1}), [slots, LINK], [])
-    assert {each.block.slowdown for each in session.measurements if each.block.resource} <= {1.3, *(
-        each.block.slowdown for each in session.measurements)}
+    assert {each.block.slowdown for each in session.measurements if each.block.resource} <= {
+        1.3,
+        *(each.block.slowdown for each in session.measurements),
+    }
     assert all(
         (4.0 / each.block.slowdown).is_integer() for each in session.measurements if each.block.resource is slots
     )
