@@ -223,7 +223,7 @@ def fit(
     solved = optimize.least_squares(residuals, start, bounds=(low, high), loss="soft_l1", f_scale=1.5)
     jacobian = np.asarray(solved.jac, dtype=np.float64)
     information = jacobian.T @ jacobian
-    covariance = np.linalg.pinv(information, rcond=1e-12, hermitian=True)
+    covariance: Array = np.asarray(np.linalg.pinv(information, rcond=1e-12, hermitian=True), dtype=np.float64)
     return Fit(layout, metric, solved.x, covariance, deviation, degrees, len(known))
 
 

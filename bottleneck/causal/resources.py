@@ -155,8 +155,8 @@ def _links(
         return []
     link = str(record["workers"][0]["link"])
     network = profile.networks[link]
-    place = {"node": None, "link": link}
-    peers: dict[str, dict[str, str]] = {node: {} for node in nodes}
+    place: dict[str, str | None] = {"node": None, "link": link}
+    peers: dict[str, dict[str, str | None]] = {node: {} for node in nodes}
     for one, other in pairs:
         for node, peer in ((one, other), (other, one)):
             ends = profile.nodes[peer].links[link]
@@ -207,7 +207,7 @@ def _processors(nodes: Sequence[str], seen: Mapping[str, Mapping[str, Any]]) -> 
         amount = float(quota) if held and quota is not None else cores
         largest = min(LARGEST_CPU_SLOWDOWN, amount / LEAST_QUOTA_CORES) if held else LARGEST_CPU_SLOWDOWN
         change: dict[str, Any] = {"actuator": "cpu_quota", "base": amount} if held else {"actuator": "cpu_speed"}
-        place = {"node": node, "link": None}
+        place: dict[str, str | None] = {"node": node, "link": None}
         single.append(Resource(f"{CPU}:{node}", CPU, amount, "cores", largest, (node,), place, changes={node: change}))
     if len(single) == 1:
         return single
