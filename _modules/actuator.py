@@ -135,7 +135,7 @@ def _link_latency(change, directory):
         return 0.0, apply, [["run", ["sh", "-c", f'tc qdisc del dev "{interface}" root 2>/dev/null || true']]]
     before = _delay(control)
     program = os.path.join(os.path.dirname(os.path.abspath(__file__)), "delay.py")
-    peers = [f"{address}={mac}" for address, mac in sorted(change["peers"].items())]
+    peers = [f"{address}={mac or _neighbour(interface, address)}" for address, mac in sorted(change["peers"].items())]
     apply = [["control", control, seconds], ["start", control, [sys.executable, program, control, interface, *peers]]]
     # A relay that was there before us stays, with the delay that it had.
     if before is not None:
@@ -147,6 +147,17 @@ def _link_latency(change, directory):
         apply.insert(0, ["write", path, "2"])
         undo.append(["write", path, "1"])
     return None, apply, undo
+
+
+def _neighbour(interface, address):
+    """Return the MAC of a peer that the profile does not know, as the node has seen it."""
+    finished = subprocess.run(
+        ["ip", "-json", "neigh", "show", address, "dev", interface], capture_output=True, text=True, check=False
+    )
+    seen = [entry["lladdr"] for entry in json.loads(finished.stdout or "[]") if entry.get("lladdr")]
+    if not seen:
+        raise RuntimeError(f"no MAC of {address} is known on {interface}: is the peer up?")
+    return seen[0]
 
 
 def _delay_control(interface, directory):

@@ -18,7 +18,7 @@ from salt.exceptions import CommandExecutionError, SaltException
 from bottleneck import ceilings as ceilings_file
 from bottleneck import workload
 from bottleneck.causal.blocks import Block, BlockError, measurement
-from bottleneck.causal.predict import measured_gain, predict, report
+from bottleneck.causal.predict import Circumstances, measured_gain, predict, report
 from bottleneck.causal.resources import ARRIVALS, SEQUENCES, allowed_sequences, candidates, exchanging_pairs
 from bottleneck.causal.session import BUDGET_SECONDS, TOLERANCE, Session
 from bottleneck.profile import ProfileError, load_profile
@@ -132,11 +132,13 @@ class _Driver:
             self.report("slowing", f"{block.label}, block {done + 1}", done=done, elapsed=round(self.elapsed(), 1))
             session.add(self.measure(block))
         seconds = self.elapsed()
-        waits = bool(
-            self.point.concurrency
-            and (allowed_sequences(self.record) or self.point.concurrency) < self.point.concurrency
+        allowed = allowed_sequences(self.record)
+        known = Circumstances(
+            waits_for_slots=bool(self.point.concurrency and allowed and allowed < self.point.concurrency),
+            has_stages=self.profile.deployments[self.record["deployment"]].pipeline_parallel > 1,
+            output_tokens=self.point.output_tokens,
         )
-        result = report(session, waits, upgrades)
+        result = report(session, known, upgrades)
         return {
             **result,
             "deployment": self.record["deployment"],

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, PrivateAttr
+from pydantic import Field, PrivateAttr, model_validator
 
 from bottleneck.places import engine_directory
 from bottleneck.value_types import Count, Name, Section, Size, with_unit
@@ -22,6 +22,30 @@ class AliasDistribution(Section):
 
     name: str = Field(description="The name.")
     version: str = Field(description="The version to give.")
+
+
+class Actuator(Section):
+    """A clock or power limit that the causal experiment may lower for a while: a kernel's file, or two commands."""
+
+    unit: str = Field(description="Unit of the value, such as W or MHz.")
+    path: str | None = Field(default=None, description="File with the limit; a pattern that fits one file.")
+    read: list[str] = Field(default=[], description="Command that prints the limit, when there is no file.")
+    write: list[str] = Field(default=[], description="Command that sets it; {value} stands for the number.")
+    largest_slowdown: Annotated[float, Field(gt=1, le=10)] = Field(
+        default=2.0, description="By how much the limit may be divided at most."
+    )
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if bool(self.path) == bool(self.read or self.write) or bool(self.read) != bool(self.write):
+            raise ValueError("expected either path, or both read and write")
+        if self.write and not any("{value}" in part for part in self.write):
+            raise ValueError("write has no {value}; expected it where the number goes")
+        return self
+
+    def commands(self) -> dict[str, Any]:
+        """Return what a node's actuator takes: the file, or the commands."""
+        return {"path": self.path} if self.path else {"read": self.read, "write": self.write}
 
 
 class EngineSpec(Section):
@@ -59,6 +83,9 @@ class EngineSpec(Section):
         "1 GiB", "runtime_memory", "What the engine's own code and buffers take on each rank; an estimate."
     )
     kv_block_tokens: Count = Field(default=16, description="Tokens of one block of the KV cache.")
+    actuators: dict[Name, Actuator] = Field(
+        default={}, description="Clocks and power limits that `cluster bottleneck --causal` may lower."
+    )
 
     _kind: str = PrivateAttr(default="")
 

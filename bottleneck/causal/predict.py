@@ -9,26 +9,41 @@ from typing import Any
 
 import numpy as np
 
-from bottleneck.causal.blocks import METRIC_WORDS, METRICS, TIME
+from bottleneck.causal.blocks import ITL, METRIC_WORDS, METRICS, TIME, TTFT
 from bottleneck.causal.model import Fit, Interval
 from bottleneck.causal.resources import ARRIVALS, CPU, LINK_LATENCY, LINK_RATE, SEQUENCES, Resource
 from bottleneck.causal.session import Session
-from bottleneck.taxonomy import CLASSES
 
 DRAWS = 2000
 # Below this share, interval and all, a resource is no bottleneck.
 LEAST_SHARE = 0.15
 # A peer must have at least this much room for one node to be the slow one.
 LEAST_ROOM = 0.15
-# The words that a class may go by, the present one first.
-_CLASS_NAMES = {
-    "straggler": ("straggler",),
-    "compute": ("compute", "prefill_compute"),
-    LINK_RATE: ("link_bandwidth",),
-    LINK_LATENCY: ("link_latency",),
-    SEQUENCES: ("sequence_limit", "too_few_sequences", "queueing"),
-    ARRIVALS: ("client_limited", "load_too_small"),
-}
+# A limit on how many sequences run counts from here on: it is a setting, and what it costs comes on top of the work
+# that a healthy cluster has too.
+LEAST_LIMIT_SHARE = 0.25
+DECODE_CLASSES = ("decode_memory_bandwidth", "decode_compute", "host_overhead")
+_CLASSES = {LINK_RATE: "link_bandwidth", LINK_LATENCY: "link_latency", ARRIVALS: "client_limited"}
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """What is known of a deployment and its load beside the blocks.
+
+    Attributes
+    ----------
+    waits_for_slots
+        Requests outnumber the sequences that the engine may run: then an effect of fewer sequences points to that
+        limit.
+    has_stages
+        Pipeline parallel: then, without waiting, it points to too few batches for the stages.
+    output_tokens
+        Of one request.
+    """
+
+    waits_for_slots: bool = False
+    has_stages: bool = False
+    output_tokens: int = 1
 
 
 @dataclass(frozen=True)
@@ -103,9 +118,11 @@ class Conclusion:
     Attributes
     ----------
     name
-        A class of the taxonomy, `inconclusive` or `balanced`.
+        A class of the taxonomy, or `inconclusive`.
     confirmed
-        Whether one cause stands out beyond the intervals.
+        Whether one cause stands out beyond the intervals; of `inconclusive`: that nothing that was slowed matters.
+    candidates
+        Every class that the effects are compatible with, the likeliest first.
     """
 
     name: str
@@ -114,6 +131,11 @@ class Conclusion:
     confirmed: bool
     statement: str
     candidates: tuple[str, ...]
+
+    def settle(self, classes: Sequence[str]) -> str | None:
+        """Return which of some classes the experiment confirms; None when it does not decide between them."""
+        compatible = [name for name in classes if name in self.candidates]
+        return compatible[0] if self.confirmed and compatible else None
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain data."""
@@ -126,65 +148,91 @@ class Conclusion:
         }
 
 
-def conclude(session: Session, waits_for_slots: bool) -> Conclusion:
-    """Say which resource holds the load back.
+@dataclass(frozen=True)
+class _Cause:
+    names: tuple[str, ...]
+    share: Interval
+    resource: Resource
 
-    Parameters
-    ----------
-    waits_for_slots
-        Whether requests outnumber the sequences that the engine may run: then it is that limit that an effect of fewer
-        sequences points to, otherwise the load itself.
-    """
+
+def conclude(session: Session, circumstances: Circumstances) -> Conclusion:
+    """Say which resource holds the load back."""
     estimates = session.fit()
     if estimates is None:
         return Conclusion("inconclusive", None, None, False, "too few blocks to estimate anything", ())
-    rows = _causes(estimates, session.resources, waits_for_slots)
-    if not rows:
+    causes, limit = _causes(session, estimates, circumstances)
+    if limit is not None and limit.share.low >= LEAST_LIMIT_SHARE:
+        statement = f"with fewer sequences the time grows: {_words(limit)}; more of them would save as much less"
+        return _conclusion(limit, True, statement)
+    if not causes:
         return Conclusion("inconclusive", None, None, False, "no resource could be slowed", ())
-    rows.sort(key=lambda row: -row[1].value)
-    (name, share, resource), *others = rows
-    words = f"{resource.name} has a share of {_percent(share)} of the {METRIC_WORDS[TIME]}"
-    if share.low < LEAST_SHARE:
-        if share.high < LEAST_SHARE:
-            statement = f"no resource that was slowed holds the load back: at most {words}"
+    causes.sort(key=lambda cause: -cause.share.value)
+    first, *others = causes
+    if first.share.low < LEAST_SHARE:
+        if first.share.high < LEAST_SHARE:
+            statement = f"no resource that was slowed holds the load back: at most {_words(first)}"
             return Conclusion("inconclusive", None, None, True, statement, ())
-        statement = f"{words}: that may or may not be a bottleneck; give it more time (--budget)"
-        return Conclusion("inconclusive", None, None, False, statement, (name,))
-    rivals = [row for row in others if row[1].high >= share.low and row[1].value >= LEAST_SHARE]
-    place = resource.place
+        return _conclusion(first, False, f"{_words(first)}: a bottleneck or not; give it more time (--budget)")
+    rivals = [cause for cause in others if cause.share.high >= first.share.low and cause.share.value >= LEAST_SHARE]
     if rivals:
-        named = [f"{row[2].name} with {_percent(row[1])}" for row in rivals]
-        statement = f"{words}, not clearly more than {', '.join(named)}"
-        return Conclusion(name, place["node"], place["link"], False, statement, (name, *(row[0] for row in rivals)))
-    statement = f"{words}, more than any other beyond the intervals"
-    return Conclusion(name, place["node"], place["link"], True, statement, (name,))
+        statement = f"{_words(first)}, not clearly more than {', '.join(_words(cause) for cause in rivals)}"
+        return _conclusion(first, False, statement, rivals)
+    return _conclusion(first, True, f"{_words(first)}, more than any other beyond the intervals")
 
 
-def _causes(
-    estimates: Fit, resources: Sequence[Resource], waits_for_slots: bool
-) -> list[tuple[str, Interval, Resource]]:
-    """Return (class, share, resource) of every cause that was tried."""
-    rows = []
-    tried = {resource.name: resource for resource in resources if resource.name in estimates.layout.resources}
+def _conclusion(cause: _Cause, confirmed: bool, statement: str, rivals: Sequence[_Cause] = ()) -> Conclusion:
+    place = cause.resource.place
+    names = tuple(dict.fromkeys([*cause.names, *(name for rival in rivals for name in rival.names)]))
+    if cause.names == DECODE_CLASSES:
+        statement += "; which part of a node's work in decode it is, its speed cannot tell"
+    return Conclusion(cause.names[0], place["node"], place["link"], confirmed, statement, names)
+
+
+def _causes(session: Session, estimates: Fit, circumstances: Circumstances) -> tuple[list[_Cause], _Cause | None]:
+    """Return the causes that were tried, and the limit on sequences apart, if that could be one."""
+    causes: list[_Cause] = []
+    limit: _Cause | None = None
+    tried = {each.name: each for each in session.resources if each.name in estimates.layout.resources}
     grouped = [tried[name] for name in estimates.layout.members if name in tried]
     slow = slow_node(estimates, grouped)
     for resource in tried.values():
+        share = estimates.share(resource)
         if resource.kind == CPU:
-            if resource in grouped:
-                if resource is slow:
-                    rows.append((class_of("straggler"), estimates.share(resource), resource))
-                continue
-            if len(resource.nodes) > 1 and slow is not None:
-                continue  # the share is the slow node's
-            if len(resource.nodes) == 1 and CPU in tried:
-                continue  # its part is in that of all together
-            rows.append((class_of("compute"), estimates.share(resource), resource))
-        elif resource.kind == SEQUENCES:
-            # Fewer sequences take longer by less than in proportion; more of them save as much less.
-            rows.append((class_of(SEQUENCES if waits_for_slots else ARRIVALS), estimates.share(resource), resource))
-        elif resource.kind in _CLASS_NAMES:
-            rows.append((class_of(resource.kind), estimates.share(resource), resource))
-    return rows
+            if resource is slow:
+                causes.append(_Cause(("straggler",), share, resource))
+            elif _stands_for_work(resource, tried, grouped, slow):
+                causes.append(_Cause(_work_classes(session, resource, circumstances), share, resource))
+        elif resource.kind == SEQUENCES and circumstances.waits_for_slots:
+            limit = _Cause(("sequence_limit",), share, resource)
+        elif resource.kind == SEQUENCES and circumstances.has_stages:
+            limit = _Cause(("pipeline_bubble",), share, resource)
+        elif resource.kind in _CLASSES:
+            causes.append(_Cause((_CLASSES[resource.kind],), share, resource))
+    return causes, limit
+
+
+def _stands_for_work(
+    resource: Resource, tried: Mapping[str, Resource], grouped: Sequence[Resource], slow: Resource | None
+) -> bool:
+    """Tell whether a processor's share is that of the work as a whole: of all together, or of the only one."""
+    if slow is not None:
+        return False  # the share is the slow node's
+    if len(resource.nodes) > 1:
+        return True
+    # Its part is in that of all together.
+    return CPU not in tried and resource not in grouped[1:]
+
+
+def _work_classes(session: Session, resource: Resource, circumstances: Circumstances) -> tuple[str, ...]:
+    """Tell the work of prompts from that of answers, by how much each depends on the processor."""
+    parts = {}
+    for metric, times in ((TTFT, 1), (ITL, max(1, circumstances.output_tokens - 1))):
+        estimates = session.fit(metric)
+        seen = [each.metric(metric) for each in session.measurements if each.block.resource is None]
+        if estimates is None or not seen or resource.name not in estimates.layout.resources:
+            return ("prefill_compute", *DECODE_CLASSES)
+        parts[metric] = estimates.share(resource).value * float(np.nanmedian(seen)) * times
+    return ("prefill_compute",) if parts[TTFT] > parts[ITL] else DECODE_CLASSES
 
 
 def slow_node(estimates: Fit, grouped: Sequence[Resource]) -> Resource | None:
@@ -199,16 +247,16 @@ def slow_node(estimates: Fit, grouped: Sequence[Resource]) -> Resource | None:
     return slowest if stands_out else None
 
 
-def class_of(cause: str) -> str:
-    """Return the taxonomy's name for a cause."""
-    return next((name for name in _CLASS_NAMES[cause] if name in CLASSES), _CLASS_NAMES[cause][0])
+def _words(cause: _Cause) -> str:
+    share = cause.share
+    return (
+        f"{cause.resource.name} has {share.value:.0%} ({share.low:.0%} to {share.high:.0%}) of the {METRIC_WORDS[TIME]}"
+    )
 
 
-def _percent(interval: Interval) -> str:
-    return f"{interval.value:.0%} ({interval.low:.0%} to {interval.high:.0%})"
-
-
-def report(session: Session, waits_for_slots: bool, factors: Mapping[str, float] | None = None) -> dict[str, Any]:
+def report(
+    session: Session, circumstances: Circumstances, factors: Mapping[str, float] | None = None
+) -> dict[str, Any]:
     """Return everything that the experiment found, as plain data.
 
     Parameters
@@ -241,5 +289,5 @@ def report(session: Session, waits_for_slots: bool, factors: Mapping[str, float]
     return {
         **session.to_json(),
         "sensitivity": sensitivity,
-        "conclusion": conclude(session, waits_for_slots).to_json(),
+        "conclusion": conclude(session, circumstances).to_json(),
     }

@@ -236,7 +236,7 @@ unshare -n sleep 300 &
 peer=$!
 trap 'kill $peer' EXIT
 while [ "$(readlink /proc/$peer/ns/net)" = "$(readlink /proc/self/ns/net)" ]; do sleep 0.05; done
-ip link add v0 mtu 9000 address 02:00:00:00:00:01 type veth peer name v1 mtu 9000 address 02:00:00:00:00:02 netns $peer
+ip link add v0 mtu 9000 type veth peer name v1 mtu 9000 address 02:00:00:00:00:02 netns $peer
 nsenter -t $peer -n ip addr add 10.9.0.2/24 dev v1
 nsenter -t $peer -n ip link set v1 up
 ip addr add 10.9.0.1/24 dev v0
@@ -299,7 +299,8 @@ peer, _ = server.accept()
 while (data := peer.recv(65536)):
     peer.sendall(data)
 '''
-other = subprocess.Popen(["nsenter", "-t", os.environ["PEER"], "-n", sys.executable, "-c", echo], stdout=subprocess.PIPE)
+peer = ["nsenter", "-t", os.environ["PEER"], "-n", sys.executable, "-c", echo]
+other = subprocess.Popen(peer, stdout=subprocess.PIPE)
 other.stdout.readline()
 line = socket.create_connection(("10.9.0.2", 7777))
 line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -330,7 +331,8 @@ assert after < 0.05 or after < held, (after, held)
 assert "dly-" not in routes and not Path(perturb._path(perturb._directory(), "delay-v0")).exists()
 perturb.set([{**delay, "seconds": 0.0}], 60)
 holder = perturb._holder(perturb._path(perturb._directory(), "delay-v0"))
-os.kill(holder, 9); wait_for(lambda: "dly-" not in subprocess.run(["ip", "route"], capture_output=True, text=True).stdout)
+os.kill(holder, 9)
+wait_for(lambda: "dly-" not in subprocess.run(["ip", "route"], capture_output=True, text=True).stdout)
 trips()
 perturb.undo()
 line.close(); other.wait(10); print("lived")

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+import bottleneck.causal.predict as predict_module
 from bottleneck.causal.blocks import Block, BlockError, Measurement, measurement
 from bottleneck.causal.model import fit
-from bottleneck.causal.predict import class_of, conclude, measured_gain, predict, report
-from bottleneck.causal.resources import ARRIVALS, CPU, LINK_LATENCY, LINK_RATE, SEQUENCES, Resource
+from bottleneck.causal.predict import DECODE_CLASSES, Circumstances, conclude, measured_gain, predict, report
+from bottleneck.causal.resources import CPU, LINK_LATENCY, LINK_RATE, SEQUENCES, Resource
 from bottleneck.causal.session import Session
+from bottleneck.taxonomy import CLASSES
 
 LINK = Resource("link_rate:direct", LINK_RATE, 5e6, "B/s", 40.0, ("node0", "node1"), {"node": None, "link": "direct"})
 DELAY = Resource(
@@ -90,7 +92,7 @@ def test_random_order_keeps_drift_out() -> None:
 def test_a_throttled_link_is_confirmed_and_its_upgrade_predicted() -> None:
     world = World(3, link=0.7, delay=0.02, loads={"node0": 0.2, "node1": 0.2})
     session = experiment(world, EVERYTHING, PARALLEL)
-    conclusion = conclude(session, False)
+    conclusion = conclude(session, Circumstances())
     assert (conclusion.name, conclusion.link, conclusion.confirmed) == ("link_bandwidth", "direct", True)
     estimates = session.fit()
     assert estimates is not None
@@ -102,7 +104,7 @@ def test_a_throttled_link_is_confirmed_and_its_upgrade_predicted() -> None:
 def test_one_slow_node_is_told_from_slow_nodes() -> None:
     resources = [LINK, ALL, core("node0"), core("node1", 0.35)]
     slow = experiment(World(4, link=0.1, delay=0.0, loads={"node0": 0.3, "node1": 0.8}), resources, PARALLEL)
-    found = conclude(slow, False)
+    found = conclude(slow, Circumstances())
     assert (found.name, found.node, found.confirmed) == ("straggler", "node1", True), found.statement
     estimates = slow.fit()
     assert estimates is not None
@@ -111,8 +113,8 @@ def test_one_slow_node_is_told_from_slow_nodes() -> None:
     assert predict(estimates, resources[2], 100.0).saved.value == pytest.approx(0.0, abs=0.03)
 
     alike = experiment(World(5, link=0.1, delay=0.0, loads={"node0": 0.8, "node1": 0.8}), EVERYTHING, PARALLEL)
-    found = conclude(alike, False)
-    assert (found.name, found.confirmed) == ("compute", True), found.statement
+    found = conclude(alike, Circumstances())
+    assert found.confirmed and found.candidates == ("prefill_compute",), found.statement
 
 
 def test_stages_that_take_turns_add_up() -> None:
@@ -127,7 +129,8 @@ def test_stages_that_take_turns_add_up() -> None:
     assert estimates is not None
     assert estimates.share(core("node0")).value == pytest.approx(0.5, abs=0.06)
     assert estimates.share(core("node1")).value == pytest.approx(0.3, abs=0.06)
-    assert conclude(session, False).name == "compute"
+    assert conclude(session, Circumstances()).name == "prefill_compute"
+    assert conclude(session, Circumstances(output_tokens=100)).candidates == DECODE_CLASSES
 
 
 def test_the_actuators_own_cost_is_not_taken_for_the_resource() -> None:
@@ -173,22 +176,23 @@ def test_the_same_seed_lays_out_the_same_experiment() -> None:
 def test_nothing_tried_nothing_said() -> None:
     session = Session([], [])
     assert session.next_block(0.0) is None
-    assert conclude(session, False).name == "inconclusive"
+    assert conclude(session, Circumstances()).name == "inconclusive"
     few = Session([LINK], [])
     few.add(World(1, link=0.5, delay=0, loads={"node0": 0.3}).measure(Block(0)))
-    assert few.fit() is None and report(few, False)["conclusion"]["confirmed"] is False
+    assert few.fit() is None and report(few, Circumstances())["conclusion"]["confirmed"] is False
 
 
 def test_a_resource_that_holds_nothing_back_is_no_bottleneck() -> None:
     session = experiment(World(2, link=0.01, delay=0, loads={"node0": 0.02}), [LINK, core("node0")], [])
-    found = conclude(session, False)
+    found = conclude(session, Circumstances())
     assert (found.name, found.confirmed) == ("inconclusive", True) and "no resource" in found.statement
 
 
 def test_two_like_causes_are_not_told_apart() -> None:
     session = experiment(World(2, link=0.45, delay=0, loads={"node0": 0.45}), [LINK, core("node0")], [])
-    found = conclude(session, False)
-    assert not found.confirmed and set(found.candidates) == {"link_bandwidth", class_of("compute")}
+    found = conclude(session, Circumstances())
+    assert not found.confirmed and set(found.candidates) == {"link_bandwidth", "prefill_compute"}
+    assert found.settle(["link_bandwidth", "straggler"]) is None
 
 
 def test_an_upgrade_that_was_made_is_measured() -> None:
@@ -223,15 +227,19 @@ def test_fewer_sequences_point_to_the_limit_only_when_requests_wait() -> None:
             return 0.2 + 0.8 * slowdown if resource is slots else 1.0
 
     session = experiment(Slots(1, link=0, delay=0, loads={"node0": 0.1}), [slots, LINK], [])
-    assert {each.block.slowdown for each in session.measurements if each.block.resource} <= {
-        1.3,
-        *(each.block.slowdown for each in session.measurements),
-    }
-    assert all(
-        (4.0 / each.block.slowdown).is_integer() for each in session.measurements if each.block.resource is slots
-    )
-    assert conclude(session, True).name == class_of(SEQUENCES)
-    assert conclude(session, False).name == class_of(ARRIVALS)
+    slowed = [each.block for each in session.measurements if each.block.resource is slots]
+    assert slowed and all((4.0 / block.slowdown).is_integer() for block in slowed), "whole sequences only"
+    found = conclude(session, Circumstances(waits_for_slots=True))
+    assert (found.name, found.confirmed) == ("sequence_limit", True)
+    assert found.settle(["prefill_compute", "sequence_limit"]) == "sequence_limit"
+    assert conclude(session, Circumstances(has_stages=True)).name == "pipeline_bubble"
+    assert conclude(session, Circumstances()).name == "inconclusive"
+
+
+def test_every_class_it_may_confirm_is_in_the_taxonomy() -> None:
+    named = {*predict_module._CLASSES.values(), *DECODE_CLASSES, "prefill_compute", "straggler", "sequence_limit",
+             "pipeline_bubble", "inconclusive"}  # fmt: skip
+    assert named <= set(CLASSES)
 
 
 def test_a_fit_leaves_out_what_it_was_not_asked_for() -> None:
