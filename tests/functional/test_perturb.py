@@ -321,12 +321,13 @@ before = trips()
 perturb.set([{**delay, "seconds": 0.05}])
 held = trips(); megabytes(4)
 perturb.set([{**delay, "seconds": 0.2}])
-longer = trips(2)
+# A relay that runs looks at its control file now and then.
+wait_for(lambda: trips(1) >= 0.2)
 perturb.undo()
 after = trips(); megabytes(4)
 routes = subprocess.run(["ip", "route"], capture_output=True, text=True).stdout
 # However long this machine takes for it: never shorter than the delay.
-assert held >= 0.05 and longer >= 0.2, (held, longer)
+assert held >= 0.05, held
 assert after < 0.05 or after < held, (after, held)
 assert "dly-" not in routes and not Path(perturb._path(perturb._directory(), "delay-v0")).exists()
 perturb.set([{**delay, "seconds": 0.0}], 60)
