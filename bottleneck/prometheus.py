@@ -43,7 +43,11 @@ def configuration(profile: Profile, deployment: str | None = None) -> dict[str, 
     ProfileError
         When the deployment is unknown.
     """
-    exporter = f"{profile.control.address}:{profile.perf.exporter_port}"
+    ports = [profile.perf.exporter_port]
+    if profile.boot:
+        # The boot service tells its own record.
+        ports.append(profile.boot.port)
+    ours = [f"{profile.control.address}:{port}" for port in ports]
     interval = f"{SCRAPE_INTERVAL_SECONDS}s"
     return {
         "global": {"scrape_interval": interval, "evaluation_interval": interval},
@@ -51,9 +55,9 @@ def configuration(profile: Profile, deployment: str | None = None) -> dict[str, 
         "scrape_configs": [
             {
                 "job_name": "cluster",
-                # The exporter names the node itself.
+                # The exporters name the node themselves.
                 "honor_labels": True,
-                "static_configs": [{"targets": [exporter], "labels": {"cluster": profile.name}}],
+                "static_configs": [{"targets": [address], "labels": {"cluster": profile.name}} for address in ours],
             },
             {
                 "job_name": "vllm",

@@ -118,7 +118,9 @@ def test_a_reboot_comes_back_with_another_key(control: ControlNode, machines: di
         raise AssertionError(f"{error}\n{explain(control, machines)}") from error
     assert control.accepted()["node0"] != before
     # The key was the node's before its minion asked for the first time: it was never turned away.
-    assert not [name for name in ("minions_pre", "minions_denied") if (control.folder / "pki" / name / "node0").exists()]
+    assert not [
+        name for name in ("minions_pre", "minions_denied") if (control.folder / "pki" / name / "node0").exists()
+    ]
     assert "node0 failed" not in (control.folder / "master.log").read_text()
     show_trace(control, "node0")
 

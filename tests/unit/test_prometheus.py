@@ -9,7 +9,7 @@ import yaml
 from typer.testing import CliRunner
 
 from bottleneck import exposition, prometheus
-from bottleneck.profile import ProfileError, load_profile
+from bottleneck.profile import ProfileError, find_profile, load_profile
 from bottleneck.scenario import read_document
 from cli.prometheus import app
 from tests import run_builder
@@ -38,6 +38,14 @@ def test_the_scrape_configuration_names_the_exporter_and_every_head() -> None:
         ["10.77.0.11:8000"],
     ]
     assert jobs["vllm"]["static_configs"][0]["labels"] == {"node": "node0", "cluster": "embedded"}
+
+
+def test_the_boot_service_is_scraped_where_nodes_boot() -> None:
+    arc = load_profile(find_profile("arc-a770/v0.1"))
+    job = next(job for job in prometheus.configuration(arc)["scrape_configs"] if job["job_name"] == "cluster")
+    assert arc.boot
+    wanted = [f"{arc.control.address}:{port}" for port in (arc.perf.exporter_port, arc.boot.port)]
+    assert [config["targets"] for config in job["static_configs"]] == [[target] for target in wanted]
 
 
 def test_one_deployment_has_its_own_heads_only() -> None:
