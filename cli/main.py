@@ -14,6 +14,7 @@ from cli import (
     config_commands,
     control_commands,
     demo,
+    doctor,
     image,
     lab,
     probe,
@@ -77,6 +78,7 @@ TOP_VERBS: tuple[Callable[..., None], ...] = (
     top.top,
     demo.demo,
     sync.sync,
+    doctor.doctor,
 )
 for command in TOP_VERBS:
     app.command()(command)

@@ -1,0 +1,254 @@
+"""The doctor's judgement: what was seen against what the profile says, with a mend for all that is not well."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from bottleneck.profile import Profile, find_profile, load_profile
+from cli.doctor import command
+from cli.doctor.check import Check
+from cli.doctor.control import judge_control
+from cli.doctor.inspection import discover, server_of
+from cli.doctor.nodes import judge_node
+from cli.main import app
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def profile() -> Profile:
+    return load_profile(find_profile("arc-a770/v0.1"))
+
+
+WELL: dict[str, Any] = {
+    "system": "Debian GNU/Linux 13 (trixie)",
+    "interface": {
+        "exists": True,
+        "state": "up",
+        "addresses": ["10.40.0.1/24"],
+        "default_routes": ["enp3s0"],
+        "others": ["enp3s0", "enx8cae4cf44e21"],
+    },
+    "listeners": [
+        {"protocol": "tcp", "address": "10.40.0.1", "port": 4505, "program": "salt-master"},
+        {"protocol": "tcp", "address": "10.40.0.1", "port": 4506, "program": "salt-master"},
+        {"protocol": "tcp", "address": "10.40.0.1", "port": 8069, "program": "salt-master"},
+        {"protocol": "udp", "address": "0.0.0.0%enx8cae4cf44e21", "port": 67, "program": "dnsmasq"},
+        {"protocol": "udp", "address": "10.40.0.1", "port": 69, "program": "dnsmasq"},
+        # On another interface, which is nobody's business here.
+        {"protocol": "udp", "address": "192.168.1.5", "port": 69, "program": "in.tftpd"},
+    ],
+    "services": dict.fromkeys(("salt-master", "cluster-dnsmasq", "chrony"), "active"),
+    "salt": "3008.3",
+    "disk": {"/": [500 * 10**9, 300 * 10**9]},
+    "clock": "yes",
+    "keys": {"accepted": ["node0", "node1"], "pending": [], "denied": []},
+    "pki_mode": 0o700,
+    "images": {"arc-a770": {"digest": "0123456789abcdef", "missing": []}},
+    "dhcp": {"asked": True, "servers": ["10.40.0.1"]},
+}
+
+
+def control(profile: Profile, **changes: Any) -> list[Check]:
+    return list(judge_control(profile, {**copy.deepcopy(WELL), **changes}, 0.1, "3008.3"))
+
+
+def bad(checks: list[Check]) -> dict[str, Check]:
+    return {check.what: check for check in checks if check.status != "ok"}
+
+
+def test_a_control_node_that_is_well(profile: Profile) -> None:
+    assert bad(control(profile)) == {}
+
+
+@pytest.mark.parametrize(
+    ("changes", "what", "status", "evidence"),
+    [
+        (
+            {"interface": {**WELL["interface"], "exists": False}},
+            "interface",
+            "failed",
+            "no enx8cae4cf44e21; there are enp3s0",
+        ),
+        ({"interface": {**WELL["interface"], "state": "down"}}, "interface", "failed", "is down"),
+        ({"interface": {**WELL["interface"], "addresses": []}}, "address", "failed", "none; expected 10.40.0.1/24"),
+        (
+            {"interface": {**WELL["interface"], "default_routes": ["enx8cae4cf44e21"]}},
+            "default route",
+            "failed",
+            "over enx8cae4cf44e21",
+        ),
+        (
+            {"dhcp": {"asked": True, "servers": ["10.40.0.1", "10.40.0.9"]}},
+            "other DHCP servers",
+            "failed",
+            "10.40.0.9 answered",
+        ),
+        ({"dhcp": {"asked": False, "reason": "busy"}}, "other DHCP servers", "unknown", "busy"),
+        ({"listeners": WELL["listeners"][1:]}, "port 4505/tcp", "failed", "nobody listens"),
+        (
+            {"listeners": [*WELL["listeners"], {"protocol": "udp", "address": "*", "port": 69, "program": "in.tftpd"}]},
+            "port 69/udp",
+            "failed",
+            "held by dnsmasq, in.tftpd",
+        ),
+        ({"services": {"chrony": "failed"}}, "chrony", "failed", "systemd says failed"),
+        ({"salt": "3007.1"}, "Salt", "failed", "3007.1; the lock file has 3008.3"),
+        ({"disk": {"/": [10**11, 10**9]}}, "disk /", "warning", "1.0 of 100.0 GB free"),
+        ({"clock": "no"}, "time servers", "warning", "no time server"),
+        ({"pki_mode": 0o755}, "key folder", "failed", "mode 0755"),
+        ({"pki_mode": None}, "keys", "failed", "none yet"),
+        ({"keys": {"accepted": ["node0"]}}, "keys of nodes", "warning", "accepted: node0"),
+        ({"keys": {"accepted": ["node0", "node1", "evil"]}}, "foreign keys", "failed", "evil"),
+        ({"keys": {**WELL["keys"], "denied": ["node0"]}}, "keys not let in", "warning", "denied: node0"),
+        ({"images": {}}, "image", "failed", "no active image"),
+        ({"images": {"arc-a770": {"digest": "x", "missing": ["vmlinuz"]}}}, "image", "failed", "without vmlinuz"),
+    ],
+)
+def test_what_is_wrong_there_is_named_with_its_mend(
+    profile: Profile, changes: dict[str, Any], what: str, status: str, evidence: str
+) -> None:
+    found = bad(control(profile, **changes))
+    assert list(found) == [what]
+    assert found[what].status == status
+    assert evidence in found[what].evidence
+    assert found[what].mend
+
+
+def test_a_clock_that_is_off(profile: Profile) -> None:
+    (found,) = [each for each in judge_control(profile, WELL, -7.0, "3008.3") if each.what == "clock"]
+    assert (found.status, found.evidence) == ("warning", "-7.00 s from this laptop's")
+
+
+CARD: dict[str, Any] = {
+    "address": "0000:03:00.0",
+    "vendor": "0x8086",
+    "device": "0x56a0",
+    "driver": "i915",
+    "link": {
+        "device": "0000:01:00.0",
+        "lanes": 16,
+        "most_lanes": 16,
+        "transfers_per_second": 2.5e9,
+        "most_transfers_per_second": 16e9,
+    },
+    "largest_window_bytes": 16 * 2**30,
+    "temperature_celsius": 60.0,
+}
+CABLE = {"name": "0-1", "host": "node1", "receive_bits_per_second": 40e9, "transmit_bits_per_second": 40e9}
+FACTS: dict[str, Any] = {
+    "accelerators": [CARD],
+    "usb4": [CABLE],
+    "firmware": {"board": "MPG", "vendor": "AMI", "version": "1", "date": "2026", "uefi": True},
+    "numa_nodes": 1,
+    "cpus_online": "0-15",
+    "temperatures_celsius": {"coretemp": 50.0},
+    "kernel": "6.12",
+}
+
+
+def test_a_node_that_is_well(profile: Profile) -> None:
+    assert bad(list(judge_node(profile, "node0", FACTS))) == {}
+
+
+@pytest.mark.parametrize(
+    ("changes", "what", "evidence"),
+    [
+        ({"accelerators": []}, "accelerator", "0 found; expected 1 Intel Arc A770"),
+        ({"accelerators": [{**CARD, "driver": "xe"}]}, "driver", "bound to xe; expected i915"),
+        ({"accelerators": [{**CARD, "driver": None}]}, "driver", "bound to no driver"),
+        ({"accelerators": [{**CARD, "largest_window_bytes": 2**28}]}, "Resizable BAR", "256 MiB"),
+        ({"accelerators": [{**CARD, "link": {**CARD["link"], "lanes": 4}}]}, "PCIe", "4 lanes"),
+        (
+            {"accelerators": [{**CARD, "link": {**CARD["link"], "most_transfers_per_second": 8e9}}]},
+            "PCIe",
+            "expected 16",
+        ),
+        ({"accelerators": [{**CARD, "link": None}]}, "PCIe", "tells no link"),
+        ({"accelerators": [{**CARD, "temperature_celsius": 97.0}]}, "accelerator's temperature", "97"),
+        ({"usb4": []}, "USB4", "0 hosts"),
+        ({"usb4": [{**CABLE, "receive_bits_per_second": 5e9}]}, "USB4", "5 Gbit/s"),
+        ({"firmware": {**FACTS["firmware"], "uefi": False}}, "firmware", "booted by bios; expected uefi"),
+        ({"temperatures_celsius": {"nvme": 95.0}}, "temperature", "nvme: 95"),
+    ],
+)
+def test_what_is_wrong_on_a_node_is_named_with_its_mend(
+    profile: Profile, changes: dict[str, Any], what: str, evidence: str
+) -> None:
+    found = bad(list(judge_node(profile, "node0", {**FACTS, **changes})))
+    assert list(found) == [what]
+    assert evidence in found[what].evidence
+    assert found[what].mend
+
+
+def test_a_chip_on_the_processor_beside_the_card_is_no_second_card(profile: Profile) -> None:
+    onboard = {**CARD, "address": "0000:00:02.0", "driver": None, "link": None}
+    assert bad(list(judge_node(profile, "node0", {**FACTS, "accelerators": [onboard, CARD]}))) == {}
+
+
+def test_a_node_that_is_silent(profile: Profile) -> None:
+    (found,) = judge_node(profile, "node1", None)
+    assert (found.status, found.what) == ("failed", "Salt")
+
+
+def test_the_question_for_other_servers_is_what_rfc_2131_says() -> None:
+    packet = discover()
+    assert len(packet) == 240 + 9
+    assert packet[:4] == bytes([1, 1, 6, 0])
+    assert packet[10:12] == b"\x80\x00"
+    assert packet[28] & 0x03 == 2, "a locally administered address of one station"
+    assert packet[236:243] == bytes.fromhex("63825363") + bytes([53, 1, 1])
+
+
+def test_an_offer_is_read_and_nothing_else_is() -> None:
+    transaction = b"abcd"
+    offer = bytes([2, 1, 6, 0]) + transaction + bytes(228) + bytes.fromhex("63825363")
+    options = bytes([0, 53, 1, 2, 54, 4, 10, 0, 0, 7, 255])
+    assert server_of(offer + options, transaction) == "10.0.0.7"
+    assert server_of(offer + options, b"efgh") is None
+    assert server_of(bytes([1]) + offer[1:] + options, transaction) is None
+    assert server_of(offer + bytes([54, 4, 10]), transaction) is None
+    for length in range(len(offer + options)):
+        server_of((offer + options)[:length], transaction)
+
+
+class FakeControl:
+    lab = ""
+
+
+def test_the_command_prints_each_line_and_ends_with_what_was_found(
+    profile: Profile, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.setattr(command, "check_reach", lambda target: Check("laptop", "control node", "ok", "yes"))
+    monkeypatch.setattr(command, "connect", lambda profile, lab: FakeControl())
+    monkeypatch.setattr(command, "inspect", lambda control, profile, target: ({**WELL, "salt": None}, 0.0))
+    monkeypatch.setattr(command, "node_facts", lambda control, profile: {"node0": FACTS})
+    words = ["--control", "root@nuc", "doctor", "--profile", "arc-a770/v0.1", "--problems"]
+    result = CliRunner().invoke(app, [*words, "--json"])
+    assert result.exit_code == 1
+    document = json.loads(result.stdout)
+    failed = {(each["place"], each["what"]) for each in document["checks"] if each["status"] == "failed"}
+    assert {("control", "Salt"), ("node1", "Salt")} <= failed
+    text = CliRunner().invoke(app, words).output
+    assert "not installed" in text
+    assert "mend: cluster control init" in text
+
+
+def test_a_control_node_out_of_reach_ends_with_4(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    gone = Check("laptop", "control node", "failed", "cannot reach root@nuc: No route to host", "cluster doctor")
+    monkeypatch.setattr(command, "check_reach", lambda target: gone)
+    result = CliRunner().invoke(app, ["--control", "root@nuc", "doctor", "--profile", "arc-a770/v0.1"])
+    assert result.exit_code == 4
+    assert "No route to host" in result.output
+
+
+def test_the_lock_file_names_a_version_of_salt() -> None:
+    assert command.locked_salt().startswith("3008.")
