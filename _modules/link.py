@@ -83,7 +83,7 @@ def configure_mesh(interface, address, mtu, peers):
         salt node0 link.configure_mesh mesh0 10.42.1.10 9000 '{"10.42.1.11": "thunderbolt0"}'
 
     interface
-        made (a dummy device) to hold the address: cables come and go, the address stays
+        made to hold the address: cables come and go, the address stays
     address
         the node's address on the mesh
     mtu
@@ -92,7 +92,11 @@ def configure_mesh(interface, address, mtu, peers):
         peer address -> the interface whose cable leads to it
     """
     if not show(interface):
-        _ip("link", "add", "dev", interface, "type", "dummy")
+        try:
+            _ip("link", "add", "dev", interface, "type", "dummy")
+        except RuntimeError:
+            # A kernel without dummy devices: a bridge without ports holds an address too, but has no carrier.
+            _ip("link", "add", "dev", interface, "type", "bridge")
     configure(interface, f"{address}/32", mtu)
     for peer, cable in sorted(peers.items()):
         _ip("link", "set", "dev", cable, "mtu", str(mtu), "up")

@@ -36,9 +36,9 @@ def nodes():
     return {name: {"hostname": nodes.minion(name), "up": bool(answer)} for name, answer in answers.items()}
 
 
-def apply(test=False, states=None):
+def apply(test=False, states=None, only=None):
     """
-    Apply the states to every node, or with ``test`` say what that would change.
+    Apply the states to every node, or to ``only`` these, or with ``test`` say what that would change.
 
     CLI Example:
 
@@ -49,7 +49,7 @@ def apply(test=False, states=None):
     nodes = Nodes(__opts__)
     if not test:
         _refuse_open(nodes.profile)
-    return _apply(nodes, nodes.names, test, states)
+    return _apply(nodes, list(only or nodes.names), test, states)
 
 
 def node_started(minion):

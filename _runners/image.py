@@ -123,7 +123,9 @@ def activate(image, canary=None, deadline_seconds=operations.DEFAULT_DEADLINE_SE
         give it to this node alone until it came back; when it does not, the image is rolled back by itself
     """
     with _sentences():
-        return operations.activate(_store(), profile_of(__opts__), str(image), canary, float(deadline_seconds))
+        found = operations.activate(_store(), profile_of(__opts__), str(image), canary, float(deadline_seconds))
+    _announce(found)
+    return found
 
 
 def rollback(profile=None):
@@ -140,7 +142,9 @@ def rollback(profile=None):
         a profile's name; the master's own when left out
     """
     with _sentences():
-        return operations.rollback(_store(), profile or profile_of(__opts__).name)
+        found = operations.rollback(_store(), profile or profile_of(__opts__).name)
+    _announce(found)
+    return found
 
 
 def gc(keep=3):
@@ -198,3 +202,8 @@ def _sentences():
         yield
     except (BuildError, StoreError, ProfileError) as error:
         raise CommandExecutionError(str(error)) from error
+
+
+def _announce(found):
+    """Tell the reactor that nodes may be due to boot again."""
+    __salt__["event.send"]("cluster/image/changed", {"profile": found["profile"]})

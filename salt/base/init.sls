@@ -15,6 +15,16 @@ base-init-node-slice-file-serialize:
     - require:
       - file: base-init-directory-etc-cluster-file-directory
 
+{# Under which profile this node was configured, for whoever asks whether that is still the one. #}
+base-init-profile-file-serialize:
+  file.serialize:
+    - name: /etc/cluster/profile.json
+    - dataset_pillar: cluster
+    - serializer: json
+    - mode: '0644'
+    - require:
+      - file: base-init-directory-etc-cluster-file-directory
+
 {% for hostname, address in pillar['hosts'] | dictsort %}
 base-init-host-{{ hostname }}-host-present:
   host.present:

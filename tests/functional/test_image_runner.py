@@ -33,6 +33,8 @@ def runner(tmp_path: Path) -> Any:
         "cluster_images": str(tmp_path / "images"),
         "cluster_directory": str(tmp_path / "cluster"),
     }
+    module.sent = []
+    module.__salt__ = {"event.send": lambda tag, data: module.sent.append((tag, data))}
     return module
 
 
@@ -56,6 +58,7 @@ def test_the_way_of_an_image(runner: Any, store: Store) -> None:
     assert {each["digest"] for each in runner.list_()["images"]} == {old.digest, new.digest}
     assert runner.diff()["old"] == old.digest
     assert runner.rollback(profile="embedded")["active"] == old.digest
+    assert runner.sent == [("cluster/image/changed", {"profile": "embedded"})] * 3
     assert runner.lock()["lines"] == ["iproute2=6.15.0-1"]
 
 

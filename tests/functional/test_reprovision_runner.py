@@ -1,0 +1,284 @@
+"""The runner that reprovisions, with stand-ins for Salt's client, the boot record and the image store."""
+
+import importlib.util
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import salt._logging
+from salt.exceptions import CommandExecutionError
+
+from bottleneck.overlay import set_mac
+from bottleneck.places import repository_directory
+from bottleneck.profile import load_profile
+from control import reprovisioning
+
+REPOSITORY = Path(__file__).parents[2]
+PROFILE = repository_directory() / "profiles" / "arc-a770" / "v0.1.yaml"
+RECORD = {
+    "deployment": "pp2",
+    "overrides": {"max_num_seqs": 4},
+    "workers": [
+        {"node": "node0", "name": "pp2-0", "head": True, "api_port": 8000},
+        {"node": "node1", "name": "pp2-0", "head": False, "api_port": None},
+    ],
+}
+
+
+class World:
+    """Two nodes that boot what is active, the boot record, the images; `broken` images do not come back."""
+
+    def __init__(self) -> None:
+        self.active, self.previous, self.canary = "new", "old", None
+        self.runs = {"node0": "old", "node1": "old"}
+        self.boots = {"node0": 1, "node1": 1}
+        self.broken: set[str] = set()
+        self.silent: set[str] = set()
+        self.requests = {"running": 0.0, "waiting": 0.0}
+        self.deployed: dict[str, Any] = dict(RECORD)
+        self.said: list[str] = []
+        self.states_fail = False
+
+    def reboot(self, node: str) -> None:
+        self.said.append(f"reboot {node}")
+        if self.active not in self.broken:
+            self.runs[node] = self.active
+            self.boots[node] += 1
+
+    # Runners
+
+    def functions(self) -> dict[str, Callable[..., Any]]:
+        return {
+            "image.active": lambda: {"digest": self.active, "previous": self.previous, "canary": self.canary},
+            "image.rollback": self.rollback,
+            "boot.status": lambda node: {
+                **{"node": node, "boot": str(self.boots[node]), "image": self.runs[node], "stuck": None},
+                "stages": {"script": {"at": 1.0}, "enrolled": {"at": 2.0}},
+            },
+            "boot.arm": lambda node: self.said.append(f"arm {node}"),
+            "cluster.undeploy": self.undeploy,
+            "cluster.deploy": self.deploy,
+            "cluster.apply": self.apply,
+            "cluster.deployment_record": lambda: self.deployed,
+        }
+
+    def rollback(self) -> None:
+        self.said.append("rollback")
+        self.active = self.previous
+
+    def undeploy(self) -> None:
+        self.said.append("undeploy")
+        self.deployed = {}
+        if self.silent:
+            raise CommandExecutionError("node1 did not answer: its workers may still run")
+
+    def deploy(self, deployment: str, overrides: dict[str, Any] | None) -> None:
+        self.said.append(f"deploy {deployment} {overrides}")
+
+    def apply(self, only: list[str]) -> dict[str, Any]:
+        self.said.append(f"apply {only[0]}")
+        failed = [{"id": "base", "comment": "it broke"}] if self.states_fail else []
+        return {only[0]: {"failed": failed}}
+
+
+class Client:
+    """Stands in for Salt's client."""
+
+    world: World
+
+    def __init__(self, mopts: Any) -> None:
+        pass
+
+    def cmd(self, hosts: list[str], function: str, arguments: Any = (), **keywords: Any) -> dict[str, Any]:
+        world, answers = self.world, {}
+        for host in hosts:
+            if host in world.silent:
+                continue
+            if function == "vllm.status":
+                requests = world.requests if host == "node0" else {}
+                answers[host] = {"pp2-0": {"stage": "stopped", "requests": requests}}
+            elif function == "file.read":
+                answers[host] = json.dumps({"digest": "0" * 16}) if host == "node0" else "no such file"
+            elif function.startswith("admission."):
+                world.said.append(f"{function} {host}")
+                answers[host] = True
+            else:
+                answers[host] = True
+        return answers
+
+    def cmd_async(self, host: str, function: str) -> None:
+        assert function == "system.reboot"
+        self.world.reboot(host)
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    return World()
+
+
+@pytest.fixture
+def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, world: World) -> Any:
+    # Salt's early handler would write to a stream that pytest has closed by then.
+    salt._logging.shutdown_temp_handler()
+    (tmp_path / "arc-a770").mkdir()
+    shutil.copy(PROFILE.parents[1] / "engines.yaml", tmp_path)
+    profile = tmp_path / "arc-a770" / "v0.1.yaml"
+    text = PROFILE.read_text().replace("drain: 5 min", "drain: 1 ms").replace("return: 15 min", "return: 1 ms")
+    profile.write_text(
+        text.replace("power: {by: wake-on-lan}", f"power: {{by: command, cycle: [touch, {tmp_path}/on]}}")
+    )
+    for number, node in enumerate(("node0", "node1")):
+        set_mac(profile, node, "ethernet", f"02:77:00:00:00:1{number}")
+    monkeypatch.setattr("control.nodes.salt.client.LocalClient", type("Local", (Client,), {"world": world}))
+    monkeypatch.setattr(reprovisioning, "POLL_SECONDS", 0.001)
+    monkeypatch.setattr(reprovisioning, "PROMOTION_SECONDS", 0.0)
+    specification = importlib.util.spec_from_file_location("reprovision", REPOSITORY / "_runners" / "reprovision.py")
+    assert specification and specification.loader
+    module: Any = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    module.__opts__ = {"cluster_profile": str(profile), "cluster_directory": str(tmp_path / "state")}
+    module.__salt__ = world.functions()
+    return module
+
+
+def one(node: str) -> list[str]:
+    return [f"arm {node}", f"reboot {node}", f"apply {node}"]
+
+
+DOWN = ["admission.close node0", "undeploy", "admission.open node0"]
+UP = "deploy pp2 {'max_num_seqs': 4}"
+
+
+def test_all_nodes_come_back_with_the_new_image(runner: Any, world: World) -> None:
+    result = runner.run()
+    assert result["ok"], result["summary"]
+    assert world.said == [*DOWN, *one("node0"), *one("node1"), UP]
+    assert world.runs == {"node0": "new", "node1": "new"}
+    assert runner.status()["summary"] == "node0, node1 came back"
+
+
+def test_a_dry_run_touches_nothing(runner: Any, world: World) -> None:
+    planned = runner.run(["node1"], test=True)
+    assert (planned["waiting"], planned["renewed"], planned["image"]) == (("node1",), ["node1"], "new")
+    assert world.said == [] and runner.status() == {}
+
+
+def test_an_image_that_does_not_come_back_is_rolled_back(runner: Any, world: World) -> None:
+    world.broken = {"new"}
+    result = runner.run()
+    assert not result["ok"] and result["restored"] == ("node0",) and result["image"] == "old"
+    assert world.said == [*DOWN, "arm node0", "reboot node0", "rollback", *one("node0"), UP]
+    assert "boot node0 failed: not back" in result["summary"] and "reached: nothing yet" in result["summary"]
+
+
+def test_an_image_that_was_rolled_back_by_itself_is_not_rolled_back_twice(runner: Any, world: World) -> None:
+    world.broken = {"new"}
+    original = world.reboot
+
+    def reboot(node: str) -> None:
+        original(node)
+        # The boot service ends a trial whose canary stays away.
+        world.active, world.previous = "old", "older"
+
+    world.reboot = reboot  # type: ignore[method-assign]
+    result = runner.run()
+    assert "rollback" not in world.said and world.active == "old"
+    assert result["restored"] == ("node0",)
+
+
+def test_states_that_fail_are_named(runner: Any, world: World) -> None:
+    world.runs = {"node0": "new", "node1": "new"}
+    world.states_fail = True
+    result = runner.run(["node1"])
+    assert "apply node1 failed: base: it broke" in result["summary"]
+    assert "rollback" not in world.said, "the image is the one that it ran before"
+
+
+def test_requests_that_do_not_end_keep_it_serving(runner: Any, world: World) -> None:
+    world.requests = {"running": 2.0, "waiting": 1.0}
+    result = runner.run()
+    assert world.said == ["admission.close node0", "admission.open node0"]
+    assert "3 requests did not end" in result["summary"] and "--force" in result["summary"]
+    world.said.clear()
+    assert runner.run(force=True)["ok"]
+    assert world.said[:3] == DOWN
+
+
+def test_a_silent_node_is_switched_by_its_power_hook(runner: Any, world: World, tmp_path: Path) -> None:
+    world.silent = {"node1"}
+    result = runner.run(["node1"])
+    assert (tmp_path / "on").exists()
+    # Nothing booted it here, so it is missed; but that it was silent did not keep the deployment from being taken down.
+    assert "undeploy" in world.said and "reboot node1" not in world.said
+    assert [failure["kind"] for failure in result["failures"]] == ["boot", "boot"]
+
+
+def test_a_run_that_was_cut_off_still_knows_what_was_deployed(runner: Any, world: World, tmp_path: Path) -> None:
+    def interrupted(only: list[str]) -> None:
+        raise KeyboardInterrupt
+
+    runner.__salt__["cluster.apply"] = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        runner.run()
+    assert runner.status()["summary"] == "cut off before it ended, at: apply node0"
+    runner.__salt__["cluster.apply"] = world.apply
+    assert runner.run()["ok"]
+    assert world.said[-1] == UP
+
+
+def test_two_at_the_same_time_are_refused(runner: Any, tmp_path: Path) -> None:
+    with (
+        reprovisioning.alone(tmp_path / "state" / "reprovision.lock"),
+        pytest.raises(CommandExecutionError, match="being reprovisioned already"),
+    ):
+        runner.run()
+
+
+def test_what_cannot_be_booted_is_refused(runner: Any, world: World, tmp_path: Path) -> None:
+    with pytest.raises(CommandExecutionError, match="no node node7"):
+        runner.run(["node7"])
+    (tmp_path / "arc-a770" / "v0.1.local.yaml").unlink()
+    with pytest.raises(CommandExecutionError, match=r"mac: unknown; expected the MAC address of node0"):
+        runner.run()
+    runner.__opts__["cluster_profile"] = str(repository_directory() / "profiles" / "embedded.yaml")
+    with pytest.raises(CommandExecutionError, match="do not boot over the network"):
+        runner.run()
+    assert world.said == []
+
+
+def test_who_is_due_is_told_by_the_records(runner: Any, world: World) -> None:
+    world.runs["node1"] = "new"
+    digest = load_profile(runner.__opts__["cluster_profile"]).digest
+    assert runner.due() == {
+        "node0": ["it runs image old; active is new", f"configured under profile {'0' * 16}; now {digest}"]
+    }
+
+
+def test_the_reactor_starts_nothing_unless_it_may(runner: Any, world: World) -> None:
+    assert runner.changed()["started"] is False
+    assert world.said == []
+    runner.__opts__["cluster_reprovision_on_change"] = True
+    assert runner.changed()["ok"] is True
+    assert "reboot node0" in world.said
+    # A forged event finds nobody due whose records do not say so.
+    world.said.clear()
+    world.runs = {"node0": "new", "node1": "new"}
+    runner.__salt__["image.active"] = lambda: {"digest": "new", "previous": "old", "canary": None}
+    Client.cmd = _same_digest(load_profile(runner.__opts__["cluster_profile"]).digest, Client.cmd)  # type: ignore[method-assign]
+    try:
+        assert runner.changed() == {"due": {}} and world.said == []
+    finally:
+        Client.cmd = Client.cmd.original  # type: ignore[attr-defined,method-assign]
+
+
+def _same_digest(digest: str, original: Any) -> Any:
+    def cmd(self: Any, hosts: list[str], function: str, *arguments: Any, **keywords: Any) -> Any:
+        if function == "file.read":
+            return {host: json.dumps({"digest": digest}) for host in hosts}
+        return original(self, hosts, function, *arguments, **keywords)
+
+    cmd.original = original  # type: ignore[attr-defined]
+    return cmd

@@ -1,0 +1,156 @@
+"""Modules that set up a node's network, in namespaces of this test's own: a full mesh, and a port held off."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+pytestmark = [
+    pytest.mark.lab,
+    pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("ip"), reason="namespaces need root and iproute2"),
+]
+NODES = ("0", "1", "2", "3")
+CALL = """
+import importlib.util, json, sys
+where, name, arguments = json.loads(sys.stdin.read())
+specification = importlib.util.spec_from_file_location("module", where)
+module = importlib.util.module_from_spec(specification)
+specification.loader.exec_module(module)
+print(json.dumps(getattr(module, name)(*arguments)))
+"""
+
+
+def ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True)
+
+
+def call(space: str, module: str, function: str, *arguments: Any) -> Any:
+    request = json.dumps([str(REPOSITORY / "_modules" / f"{module}.py"), function, arguments])
+    command = ["ip", "netns", "exec", space, sys.executable, "-c", CALL]
+    finished = subprocess.run(command, input=request, capture_output=True, text=True, timeout=60)
+    assert finished.returncode == 0, finished.stderr
+    return json.loads(finished.stdout)
+
+
+REACH = """
+import socket, sys
+try:
+    socket.create_connection((sys.argv[2], 9), timeout=20, source_address=(sys.argv[1], 0))
+except ConnectionRefusedError:
+    sys.exit(0)
+sys.exit(1)
+"""
+
+
+def reaches(space: str, source: str, address: str) -> bool:
+    """Return whether an address answers, if only to refuse a connection."""
+    command = ["ip", "netns", "exec", space, sys.executable, "-c", REACH, source, address]
+    return subprocess.run(command, capture_output=True, timeout=60).returncode == 0
+
+
+@pytest.fixture
+def spaces() -> Iterator[list[str]]:
+    names = [f"mesh{os.getpid()}-{node}" for node in NODES]
+    try:
+        for name in names:
+            ip("netns", "add", name)
+            ip("-n", name, "link", "set", "lo", "up")
+        for first, second in combinations(range(len(NODES)), 2):
+            ends = (f"to{second}", "netns", names[first]), (f"to{first}", "netns", names[second])
+            ip("link", "add", *ends[0], "type", "veth", "peer", "name", *ends[1])
+        yield names
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "delete", name], capture_output=True)
+
+
+def test_every_node_of_a_full_mesh_reaches_every_other_over_their_cable(spaces: list[str]) -> None:
+    addresses = [f"10.242.1.{number}" for number in range(10, 10 + len(NODES))]
+    for node, space in enumerate(spaces):
+        peers = {addresses[other]: f"to{other}" for other in range(len(NODES)) if other != node}
+        for _ in range(2):
+            assert call(space, "link", "configure_mesh", "mesh0", addresses[node], 9000, peers) == peers
+        assert call(space, "link", "mesh", "mesh0") == peers
+        assert call(space, "link", "show", "to0" if node else "to1")["mtu"] == 9000
+    for node, space in enumerate(spaces):
+        for other, address in enumerate(addresses):
+            if other != node:
+                assert reaches(space, addresses[node], address), f"{node} -> {other}"
+    # The address is the node's: one cable less takes away one peer, and nothing else.
+    ip("-n", spaces[0], "link", "set", "to3", "down")
+    assert call(spaces[0], "link", "mesh", "mesh0") == {addresses[1]: "to1", addresses[2]: "to2"}
+    assert call(spaces[0], "link", "show", "mesh0")["addresses"] == [f"{addresses[0]}/32"]
+
+
+SERVER = """
+import socket, sys
+server = socket.create_server(("0.0.0.0", 8000))
+print("up", flush=True)
+held, _ = server.accept()
+for line in held.makefile():
+    held.sendall(line.encode())
+"""
+
+
+@pytest.mark.skipif(not shutil.which("nft"), reason="needs nft")
+def test_a_port_is_held_off_while_an_open_connection_goes_on(spaces: list[str]) -> None:
+    space = spaces[0]
+    server = subprocess.Popen(
+        ["ip", "netns", "exec", space, sys.executable, "-c", SERVER], stdout=subprocess.PIPE, text=True
+    )
+    client = subprocess.Popen(
+        ["ip", "netns", "exec", space, sys.executable, "-c", CLIENT],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert server.stdout and client.stdin and client.stdout
+
+    def said(word: str) -> str:
+        client.stdin.write(word + "\n")  # type: ignore[union-attr]
+        client.stdin.flush()  # type: ignore[union-attr]
+        return client.stdout.readline().strip()  # type: ignore[union-attr]
+
+    try:
+        assert server.stdout.readline() == "up\n"
+        assert said("connect") == "connected"
+        assert call(space, "admission", "closed") is False
+        assert call(space, "admission", "close", 8000) is True
+        assert call(space, "admission", "close", 8000) is True
+        assert call(space, "admission", "closed") is True
+        assert said("echo") == "echo"
+        assert said("new") == "refused"
+        assert call(space, "admission", "open") is True
+        assert call(space, "admission", "open") is False
+        assert said("new") == "accepted"
+    finally:
+        for process in (client, server):
+            process.kill()
+            process.wait()
+
+
+CLIENT = """
+import socket, sys
+for word in map(str.strip, iter(sys.stdin.readline, "")):
+    if word == "connect":
+        held = socket.create_connection(("127.0.0.1", 8000), timeout=20)
+        answer = "connected"
+    elif word == "new":
+        try:
+            socket.create_connection(("127.0.0.1", 8000), timeout=20).close()
+            answer = "accepted"
+        except ConnectionRefusedError:
+            answer = "refused"
+    else:
+        held.sendall((word + "\\n").encode())
+        answer = held.recv(100).decode().strip()
+    print(answer, flush=True)
+"""
