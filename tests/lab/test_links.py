@@ -87,7 +87,7 @@ def test_every_node_of_a_full_mesh_reaches_every_other_over_their_cable(spaces: 
     # The address is the node's: one cable less takes away one peer, and nothing else.
     ip("-n", spaces[0], "link", "set", "to3", "down")
     assert call(spaces[0], "link", "mesh", "mesh0") == {addresses[1]: "to1", addresses[2]: "to2"}
-    assert call(spaces[0], "link", "show", "mesh0")["addresses"] == [f"{addresses[0]}/32"]
+    assert f"{addresses[0]}/32" in call(spaces[0], "link", "show", "mesh0")["addresses"]
 
 
 SERVER = """

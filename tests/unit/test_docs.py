@@ -305,7 +305,10 @@ def test_every_part_of_a_profile_is_valid(part: dict[str, Any], tmp_path: Path) 
 @pytest.mark.parametrize("path", written_by_hand(), ids=named)
 def test_every_metric_of_ours_exists(path: Path) -> None:
     code = "\n".join([*blocks(path, "yaml", "promql"), *(text for _, text in INLINE_CODE.findall(prose(path)))])
-    settings = {"cluster_profile", "cluster_store", "cluster_directory", "cluster_images"}
+    settings = {
+        *("cluster_profile", "cluster_store", "cluster_directory", "cluster_images"),
+        "cluster_reprovision_on_change",
+    }
     assert set(METRIC.findall(code)) - settings <= {metric.name for metric in exposition.METRICS} | {
         name for name, _, _ in boot_metrics.GAUGES
     }
