@@ -20,6 +20,9 @@ from bottleneck.topology import Group, Topology
 CACHE_FULL = 0.85
 CACHE_ROOMY = 0.7
 
+# Counters whose series the engine makes when it first needs them.
+_ON_FIRST_USE = ("vllm:request_success", "vllm:prompt_tokens_cached")
+
 Readings = Sequence[tuple[float, MetricsText]]
 
 
@@ -41,7 +44,7 @@ class EngineFacts:
     """One engine over the interval; times are sums over its finished requests, in seconds; None is unknown.
 
     `counted_seconds` is how much time lies between the two readings the counts are from: less than the interval when
-    they are those inside a window.
+    they are those inside a window. `watched_share` is how much of the interval the readings during it reach over, 0 to 1.
     """
 
     head: str
@@ -59,6 +62,7 @@ class EngineFacts:
     reset: bool = False
     readings: int = 0
     counted_seconds: float | None = None
+    watched_share: float | None = None
     busy_share: float | None = None
     running_mean: float | None = None
     running_max: float | None = None
@@ -74,6 +78,12 @@ class EngineFacts:
     first_token_seconds: float | None = None
     front_cpu_seconds: float | None = None
     front_cpu_share: float | None = None
+
+    @property
+    def adds_up(self) -> bool:
+        """Whether the phases' sums go with the sum of the whole latencies, as far as both are known."""
+        parts = (self.queue_seconds or 0.0) + (self.prefill_seconds or 0.0) + (self.decode_seconds or 0.0)
+        return not self.latency_seconds or 0.3 * self.latency_seconds < parts < 1.1 * self.latency_seconds
 
     @property
     def has_times(self) -> bool:
@@ -111,7 +121,12 @@ def _totals(facts: EngineFacts, before: MetricsText | None, after: MetricsText |
     facts.unusable = after.unusable + (before.unusable if before else 0)
     resets: list[bool] = []
 
+    known = before.names() if before is not None else set()
+
     def grown(name: str) -> float | None:
+        if known and name not in known and not name.startswith(_ON_FIRST_USE):
+            # The engine has these from its start: a reading without one lost it, and it does not count from zero.
+            return None
         found: Delta | None = delta(before, after, name)
         if found is None or not math.isfinite(found.value):
             return None
@@ -122,8 +137,14 @@ def _totals(facts: EngineFacts, before: MetricsText | None, after: MetricsText |
     facts.prefill_seconds = grown("vllm:request_prefill_time_seconds_sum")
     facts.decode_seconds = grown("vllm:request_decode_time_seconds_sum")
     facts.latency_seconds = grown("vllm:e2e_request_latency_seconds_sum")
+    inference = grown("vllm:request_inference_time_seconds_sum")
+    _complete(facts, inference)
     facts.requests = grown("vllm:e2e_request_latency_seconds_count") or grown("vllm:request_success_total") or 0.0
     facts.prompt_tokens = grown("vllm:prompt_tokens_total")
+    cached = grown("vllm:prompt_tokens_cached_total")
+    if facts.prompt_tokens is not None and cached:
+        # A prompt whose beginning is in the cache is computed from there on only.
+        facts.prompt_tokens = max(0.0, facts.prompt_tokens - cached)
     facts.generation_tokens = grown("vllm:generation_tokens_total")
     # Tokens of the finished requests: what the sums above belong to. A window cuts others in two.
     facts.finished_tokens = grown("vllm:request_generation_tokens_sum")
@@ -138,6 +159,24 @@ def _totals(facts: EngineFacts, before: MetricsText | None, after: MetricsText |
     facts.preemptions = grown("vllm:num_preemptions_total")
     facts.itl = histogram_delta(before, after, "vllm:inter_token_latency_seconds")
     facts.reset = any(resets)
+
+
+def _complete(facts: EngineFacts, inference: float | None) -> None:
+    """Work out one missing sum from the others: latency is queue, prefill and decode; inference the last two."""
+    queue, prefill, decode, whole = (
+        facts.queue_seconds,
+        facts.prefill_seconds,
+        facts.decode_seconds,
+        facts.latency_seconds,
+    )
+    if inference is None and prefill is not None and decode is not None:
+        inference = prefill + decode
+    if decode is None and prefill is not None and inference is not None:
+        facts.decode_seconds = max(0.0, inference - prefill)
+    if prefill is None and decode is not None and inference is not None:
+        facts.prefill_seconds = max(0.0, inference - decode)
+    if queue is None and whole is not None and inference is not None:
+        facts.queue_seconds = max(0.0, whole - inference)
 
 
 def _column(readings: Readings, name: str, **labels: str) -> np.ndarray[Any, np.dtype[np.float64]]:

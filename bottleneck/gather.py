@@ -11,7 +11,7 @@ from bottleneck.node_signals import node_facts
 from bottleneck.run import Run, engine_readings
 from bottleneck.samples import node_samples
 from bottleneck.settings import EngineSettings, read_settings
-from bottleneck.signals import BEYOND, EIGHT_BIT, Signals, busy_time, client_facts
+from bottleneck.signals import BEYOND, Signals, busy_time, client_facts
 from bottleneck.topology import find_topology
 from bottleneck.weakness import STEP_CLASSES, Weakness
 
@@ -40,6 +40,12 @@ def gather(run: Run) -> Signals:
             engine.counted_seconds = max(taken) - min(taken) if taken else None
     if run.client is not None:
         signals.client = client_facts(run.client)
+    for engine in signals.engines:
+        moments = [moment for moment, _ in readings.get(engine.head, only)]
+        if len(moments) > 1 and run.seconds > 0:
+            # The last reading stands for the time until the next one would have come.
+            reach = (max(moments) - min(moments)) * len(moments) / (len(moments) - 1)
+            engine.watched_share = min(1.0, reach / run.seconds)
     _busy(signals, run)
     samples = node_samples(run.batches)
     for engine in signals.engines:
@@ -63,8 +69,7 @@ def _check_ceilings(signals: Signals) -> None:
         facts = signals.nodes.get(group.head)
         if facts is None or signals.busy_seconds <= 0:
             continue
-        # Eight-bit arithmetic is up to twice as fast as the 16-bit product that was measured.
-        allowed = EIGHT_BIT if signals.settings.weight_bytes == 1.0 else 1.0
+        allowed = signals.settings.arithmetic_gain
         for what, done, ceiling in (
             ("operations", engine.flops, (facts.gemm_flops_per_second or math.inf) * allowed),
             ("bytes read", engine.read_bytes, facts.memory_read_bytes_per_second or math.inf),
@@ -124,6 +129,12 @@ def _busy(signals: Signals, run: Run) -> None:
         if run.client is not None and run.client.duration_seconds > 0:
             signals.span_seconds = run.client.duration_seconds
         signals.busy_seconds = signals.span_seconds
+    if not timed and signals.client is not None:
+        # Nor can requests overlap more than the client lets them, or than there are.
+        most = signals.client.concurrency or signals.client.requests
+        least = signals.client.latency_seconds / max(most, 1)
+        if signals.span_seconds >= least > signals.busy_seconds:
+            signals.busy_seconds, signals.busy_source = least, "client timings: the sum of all requests / concurrency"
     # However they overlap, requests cannot keep the engine busy for longer than they last together.
     if signals.client is not None and not timed and 0 < signals.client.latency_seconds < signals.busy_seconds:
         signals.busy_seconds = signals.client.latency_seconds

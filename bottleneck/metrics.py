@@ -259,11 +259,13 @@ def delta(before: MetricsText | None, after: MetricsText | None, name: str, **la
     Delta or None
         None when the later reading does not have it.
     """
-    if after is None or not (points := after.select(name, **labels)):
+    if after is None or before is None:
         return None
-    if before is None:
+    # A counter below zero is none.
+    points = [point for point in after.select(name, **labels) if not point.value < 0]
+    if not points:
         return None
-    earlier = {point.labels: point.value for point in before.select(name, **labels)}
+    earlier = {point.labels: max(0.0, point.value) for point in before.select(name, **labels)}
     total, reset = 0.0, False
     for point in points:
         start = earlier.get(point.labels, 0.0)

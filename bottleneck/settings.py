@@ -12,6 +12,7 @@ _WEIGHT_BYTES = (
     (("fp8", "w8a8", "int8", "8bit", "8-bit", "w8a16"), 1.0),
     (("bf16", "bfloat16", "fp16", "float16"), 2.0),
 )
+_EIGHT_BIT_ARITHMETIC = ("fp8", "w8a8")
 _NO_GRAPHS = re.compile(r"cudagraph_mode\W+(NONE|0)\b|(^|\s)-O\s?0(\s|$)|--optimization-level[ =]0\b")
 
 
@@ -26,11 +27,14 @@ class EngineSettings:
         not known.
     weight_bytes : float or None
         Bytes of one weight.
+    arithmetic_gain : float
+        How much faster its arithmetic may be than the 16-bit product that the ceilings measure: twice in 8 bit.
     """
 
     eager: bool = False
     graphs: bool = False
     weight_bytes: float | None = None
+    arithmetic_gain: float = 1.0
 
 
 def read_settings(argv: Sequence[str], names: str, whole: bool) -> EngineSettings:
@@ -49,4 +53,5 @@ def read_settings(argv: Sequence[str], names: str, whole: bool) -> EngineSetting
     eager = "--enforce-eager" in argv or _NO_GRAPHS.search(text) is not None
     lowered = f"{names} {text}".lower()
     width = next((size for words, size in _WEIGHT_BYTES if any(word in lowered for word in words)), None)
-    return EngineSettings(eager, whole and not eager, width)
+    gain = 2.0 if any(word in lowered for word in _EIGHT_BIT_ARITHMETIC) else 1.0
+    return EngineSettings(eager, whole and not eager, width, gain)

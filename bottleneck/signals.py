@@ -42,8 +42,8 @@ class ClientFacts:
 
 # Of a matrix-multiply ceiling, what a whole model reaches; and from which share of that on it is called used up.
 REACHED, SATURATING = 0.7, 0.7
-# How much faster 8-bit arithmetic is than the 16-bit ceiling, and how far beyond a ceiling nothing honest goes.
-EIGHT_BIT, BEYOND = 2.0, 1.1
+# How far beyond a ceiling nothing honest goes.
+BEYOND = 1.1
 
 
 @dataclass
@@ -88,7 +88,8 @@ class Signals:
             facts = self.nodes.get(group.head)
             if engine.flops and facts is not None and facts.gemm_flops_per_second and self.busy_seconds > 0:
                 rate = engine.flops / self.busy_seconds
-                used = max(used, rate / facts.gemm_flops_per_second / REACHED)
+                ceiling = facts.gemm_flops_per_second * self.settings.arithmetic_gain
+                used = max(used, rate / ceiling / REACHED)
         return min(1.0, used) if used > SATURATING else 0.0
 
     @property
