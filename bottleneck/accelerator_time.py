@@ -18,12 +18,16 @@ from bottleneck.signals import Signals
 from bottleneck.step_parts import DECODE, PREFILL, Part, Work
 from bottleneck.topology import Group
 
-# Share of the roofline that the kernels of a step reach: no sane kernel is below the first, and from the second on
-# kernels alone explain a step.
-LEAST_REACHED, SURELY_REACHED = 0.15, 0.3
-# What is usual, by the bytes of a weight: the narrower, the more a kernel does beside reading (measured on an H200:
-# 0.83 for bf16 and 0.35 for 4 bit, in decode; 0.72 for bf16 in prefill).
-USUALLY_REACHED = {2.0: 0.8, 1.0: 0.65, 0.5: 0.5, None: 0.6}
+# Share of the roofline that the kernels of a decoding step usually reach, by the bytes of a weight: the narrower, the
+# more a kernel does beside reading (measured on an H200: 0.83 for bf16, 0.35 for 4 bit).
+USUALLY_REACHED = {2.0: 0.8, 1.0: 0.6, 0.5: 0.4}
+# Where the width is not known: no sane kernel is below the first, from the second on kernels alone explain a step, and
+# below the first they are taken to reach the third.
+LEAST_REACHED, SURELY_REACHED, UNKNOWN_REACHED = 0.15, 0.3, 0.6
+# What whole steps with prompts reach, whatever the width.
+PREFILL_REACHED = 0.7
+# A host's share of a step between these, with nothing known of graphs, may as well be slow kernels.
+DOUBTFUL = (0.25, 0.75)
 # With captured graphs a step costs the host about this much, and this much more for every sequence in it.
 GRAPH_STEP_SECONDS, GRAPH_SEQUENCE_SECONDS = 0.004, 3e-5
 # Without graphs, kernels that fill less than this share of a step hide beneath their launches; where they seem to fill
@@ -116,20 +120,40 @@ def _weights_read(signals: Signals, facts: EngineFacts, tokens: float, read_per_
     return read_per_step, False
 
 
-def usual_efficiency(reached: float, eager: bool, usual: float) -> float:
-    """Return what share of the roofline the kernels are taken to reach, given what the whole step reached."""
-    if eager or reached <= LEAST_REACHED:
-        return max(reached, usual)
+def _width_by_reads(facts: EngineFacts, both: tuple[Work, Work]) -> float | None:
+    """Return the bytes of a weight where what a step reads is little more than all weights of one width; else None."""
+    tokens, steps = sum(work.tokens for work in both), sum(work.steps for work in both)
+    if not facts.flops or not facts.read_bytes or tokens <= 0 or steps <= 0:
+        return None
+    a_weight = facts.read_bytes / steps / (facts.flops / tokens / 2)
+    return next((width for width in USUALLY_REACHED if 0.9 * width <= a_weight <= 1.25 * width), None)
+
+
+def usual_efficiency(reached: float, width: float | None) -> float:
+    """Return what share of the roofline the kernels are taken to reach.
+
+    Parameters
+    ----------
+    reached : float
+        What the whole step reached.
+    width : float or None
+        Bytes of a weight. Where it is not known no efficiency is usual: a step that reaches a third is all kernels.
+    """
+    if width is not None:
+        return max(reached, USUALLY_REACHED[width])
+    if reached <= LEAST_REACHED:
+        return UNKNOWN_REACHED
     if reached >= SURELY_REACHED:
         return reached
     along = math.log(reached / LEAST_REACHED) / math.log(SURELY_REACHED / LEAST_REACHED)
-    return math.exp(along * math.log(SURELY_REACHED) + (1.0 - along) * math.log(usual))
+    return math.exp(along * math.log(SURELY_REACHED) + (1.0 - along) * math.log(UNKNOWN_REACHED))
 
 
 def fill_work(signals: Signals, group: Group, facts: EngineFacts, both: tuple[Work, Work]) -> list[str]:
     """Fill the parts of both kinds of work; return what is to be noted."""
     node, found, notes = group.head or None, floors(signals, group, facts, both), []
     doubtful = False
+    width = signals.settings.weight_bytes or _width_by_reads(facts, both)
     for work in both:
         floor = found[work.kind]
         if floor.seconds <= 0 or work.wall_seconds <= 0:
@@ -141,8 +165,11 @@ def fill_work(signals: Signals, group: Group, facts: EngineFacts, both: tuple[Wo
                 f"{work.kind}: bytes and operations at the ceilings would take {reached:.2f} times the measured time: "
                 "the ceilings are another machine's, or too low"
             )
-        usual = USUALLY_REACHED[signals.settings.weight_bytes]
-        kernels = min(work.wall_seconds, floor.seconds / usual_efficiency(reached, signals.settings.eager, usual))
+        if work.kind == DECODE:
+            usual = usual_efficiency(reached, width)
+        else:
+            usual = reached if reached >= LEAST_REACHED else PREFILL_REACHED
+        kernels = min(work.wall_seconds, floor.seconds / usual)
         host = work.wall_seconds - kernels
         if signals.settings.eager:
             # Kernels run while the next ones are launched: one of the two hides beneath the other.
@@ -165,7 +192,8 @@ def fill_work(signals: Signals, group: Group, facts: EngineFacts, both: tuple[Wo
         ]
         work.parts = [part for part in work.parts if part.seconds > 1e-6 * work.wall_seconds]
         told = signals.settings.eager or signals.settings.graphs
-        doubtful = doubtful or (work.kind == DECODE and not told and LEAST_REACHED < reached < SURELY_REACHED)
+        share = host / work.wall_seconds
+        doubtful = doubtful or (work.kind == DECODE and not told and DOUBTFUL[0] < share < DOUBTFUL[1])
         if doubtful:
             signals.unsure.add(frozenset({"host_overhead", "decode_memory_bandwidth", "decode_compute"}))
     return notes

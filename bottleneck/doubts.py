@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+from bottleneck.clocks import LEAST_SECONDS, clock_difference
 from bottleneck.run import Run
+from bottleneck.samples import NodeSamples
 from bottleneck.signals import Signals
 from bottleneck.weakness import STEP_CLASSES, Weakness
 
@@ -54,6 +56,33 @@ def weaknesses(signals: Signals, run: Run) -> Iterable[Weakness]:
             yield Weakness(0.7, f"no samples of link {signals.link.name}: its bytes are not known", STEP_CLASSES)
         if signals.link.capacity_bytes_per_second is None:
             yield Weakness(0.6, f"link {signals.link.name} has no ceiling: measure it with cluster probe", STEP_CLASSES)
+
+
+def clock_weaknesses(signals: Signals, run: Run, samples: dict[str, NodeSamples]) -> Iterable[Weakness]:
+    """Yield what the nodes' clocks make doubtful: samples of another time than the run, clocks that differ."""
+    start, end = run.interval
+    for node, facts in signals.nodes.items():
+        series = samples.get(node)
+        if series is None or series.times.size == 0 or facts.covered_share >= 0.8:
+            continue
+        outside = max(start - series.times.min(), series.times.max() - end)
+        if outside > 0.2 * (end - start):
+            yield Weakness(
+                0.9, f"samples of {node} lie up to {outside:.0f} s outside: its clock may be off", STEP_CLASSES
+            )
+    link = signals.link
+    for group in signals.topology.groups:
+        for node in group.nodes[1:]:
+            if link is None or node not in samples or group.head not in samples:
+                continue
+            apart = clock_difference(samples[group.head], samples[node], link.name, start, end)
+            if apart is not None and abs(apart) >= LEAST_SECONDS:
+                yield Weakness(
+                    0.7,
+                    f"the clock of {node} is about {apart:+.1f} s off that of {group.head}, by the bytes between them: "
+                    "what the two did at one moment cannot be compared; let them follow one time server",
+                    STEP_CLASSES,
+                )
 
 
 def _unseen_queue(signals: Signals) -> Iterable[Weakness]:

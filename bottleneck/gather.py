@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from bottleneck.doubts import weaknesses
+from bottleneck.doubts import clock_weaknesses, weaknesses
 from bottleneck.engine_signals import engine_facts
 from bottleneck.link_signals import doubt_ceiling, link_facts
 from bottleneck.node_signals import node_facts
@@ -60,6 +60,7 @@ def gather(run: Run) -> Signals:
     if signals.link is not None:
         doubt_ceiling(signals.link, signals.nodes, signals.busy_seconds, _prompt_share(signals))
     signals.weaknesses += weaknesses(signals, run)
+    signals.weaknesses += clock_weaknesses(signals, run, samples)
     return signals
 
 
