@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from bottleneck.engine_signals import EngineFacts
 from bottleneck.node_signals import NodeFacts
 from bottleneck.node_time import roofline
-from bottleneck.signals import Signals
+from bottleneck.signals import BEYOND, Signals
 from bottleneck.step_parts import DECODE, PREFILL, Part, Work
 from bottleneck.topology import Group
+from bottleneck.weakness import STEP_CLASSES, Weakness
 
 # Share of the roofline that the kernels of a decoding step usually reach, by the bytes of a weight: the narrower, the
 # more a kernel does beside reading (measured on an H200: 0.83 for bf16, 0.35 for 4 bit).
@@ -24,6 +25,10 @@ USUALLY_REACHED = {2.0: 0.8, 1.0: 0.6, 0.5: 0.4}
 # Where the width is not known: no sane kernel is below the first, from the second on kernels alone explain a step, and
 # below the first they are taken to reach the third.
 LEAST_REACHED, SURELY_REACHED, UNKNOWN_REACHED = 0.15, 0.3, 0.6
+# Kernels below this share of the ceilings are not believed, nor steps that take less than their floor, nor a host that
+# makes a step of so many bytes last so many times its floor; confidence is multiplied by the second then.
+IMPLAUSIBLE, CONTRADICTED = 0.08, 0.4
+LARGE_BYTES, LEAST_OF_LARGE = 2e9, 0.03
 # What whole steps with prompts reach, whatever the width.
 PREFILL_REACHED = 0.7
 # A host's share of a step between these, with nothing known of graphs, may as well be slow kernels.
@@ -98,7 +103,7 @@ def floors(signals: Signals, group: Group, facts: EngineFacts, both: tuple[Work,
     weights, known = _weights_read(signals, facts, tokens, read / max(decode.steps, 1.0))
     weights = min(read, weights * decode.steps)
     seconds = 1.0 / rate if rate else 0.0
-    work = 1.0 / speed if speed else 0.0
+    work = 1.0 / speed / signals.settings.arithmetic_gain if speed else 0.0
     return {
         PREFILL: Floor((facts.flops - decoding) * work, ((facts.read_bytes or 0.0) - read) * seconds),
         DECODE: Floor(decoding * work, weights * seconds, (read - weights) * seconds, known),
@@ -149,9 +154,9 @@ def usual_efficiency(reached: float, width: float | None) -> float:
     return math.exp(along * math.log(SURELY_REACHED) + (1.0 - along) * math.log(UNKNOWN_REACHED))
 
 
-def fill_work(signals: Signals, group: Group, facts: EngineFacts, both: tuple[Work, Work]) -> list[str]:
-    """Fill the parts of both kinds of work; return what is to be noted."""
-    node, found, notes = group.head or None, floors(signals, group, facts, both), []
+def fill_work(signals: Signals, group: Group, facts: EngineFacts, both: tuple[Work, Work]) -> None:
+    """Fill the parts of both kinds of work; what contradicts itself is a weakness of the signals."""
+    node, found = group.head or None, floors(signals, group, facts, both)
     doubtful = False
     width = signals.settings.weight_bytes or _width_by_reads(facts, both)
     for work in both:
@@ -160,11 +165,14 @@ def fill_work(signals: Signals, group: Group, facts: EngineFacts, both: tuple[Wo
             continue
         work.floor_seconds, work.floor_words, work.floor_source = floor.seconds, floor.words(), f"{COUNTERS} / ceilings"
         reached = floor.seconds / work.wall_seconds
-        if reached > 1.1 and work.kind == DECODE:
-            notes.append(
+        if reached > BEYOND and work.kind == DECODE:
+            words = (
                 f"{work.kind}: bytes and operations at the ceilings would take {reached:.2f} times the measured time: "
-                "the ceilings are another machine's, or too low"
+                "the ceilings are another machine's, or the engine's counts do not belong to this load"
             )
+            signals.weaknesses.append(Weakness(CONTRADICTED, words, STEP_CLASSES))
+            work.floor_seconds = 0.0
+            continue
         if work.kind == DECODE:
             usual = usual_efficiency(reached, width)
         else:
@@ -183,6 +191,14 @@ def fill_work(signals: Signals, group: Group, facts: EngineFacts, both: tuple[Wo
             running = max(facts.running_mean or 1.0, 1.0)
             host = min(host, work.steps * (GRAPH_STEP_SECONDS + GRAPH_SEQUENCE_SECONDS * running))
             kernels = work.wall_seconds - host
+        large = (facts.read_bytes or 0.0) > LARGE_BYTES * sum(each.steps for each in both)
+        slow = kernels > 0 and floor.seconds / kernels < IMPLAUSIBLE
+        if work.kind == DECODE and (slow or (large and reached < LEAST_OF_LARGE)):
+            words = (
+                f"{work.kind}: steps that reach {reached:.2%} of the ceilings are hard to believe: "
+                "the ceilings may be another machine's"
+            )
+            signals.weaknesses.append(Weakness(CONTRADICTED, words, STEP_CLASSES))
         memory = kernels * floor.memory_share if work.kind == DECODE else 0.0
         source = f"{COUNTERS} / ceilings, and what kernels lose against them"
         work.parts = [
@@ -196,4 +212,3 @@ def fill_work(signals: Signals, group: Group, facts: EngineFacts, both: tuple[Wo
         doubtful = doubtful or (work.kind == DECODE and not told and DOUBTFUL[0] < share < DOUBTFUL[1])
         if doubtful:
             signals.unsure.add(frozenset({"host_overhead", "decode_memory_bandwidth", "decode_compute"}))
-    return notes

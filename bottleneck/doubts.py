@@ -32,11 +32,26 @@ def weaknesses(signals: Signals, run: Run) -> Iterable[Weakness]:
     elif not run.live and not any(engine.readings for engine in signals.engines):
         yield Weakness(0.8, "no engine readings during the run: why requests waited was not seen")
     yield from _unseen_queue(signals)
+    if not run.live:
+        for engine in signals.engines:
+            if engine.readings and (engine.watched_share or 0.0) < 0.5:
+                share = engine.watched_share or 0.0
+                yield Weakness(
+                    0.5 + share, f"the readings during the load reach over {share:.0%} of it: the rest was not seen"
+                )
+    for engine in signals.engines:
+        if engine.has_times and not engine.adds_up:
+            yield Weakness(
+                0.5, "the engine's queue, prefill and decode do not add up to its whole latency: counts are lost"
+            )
     for engine in signals.engines:
         if engine.reset:
             yield Weakness(0.5, f"a counter of the engine on {engine.head or 'the head'} went backwards: it restarted")
         if engine.unusable:
-            yield Weakness(0.9, f"{engine.unusable} engine metrics of {engine.head or 'the head'} are not numbers")
+            yield Weakness(
+                0.9 if engine.unusable < 10 else 0.6,
+                f"{engine.unusable} engine metrics of {engine.head or 'the head'} are not numbers",
+            )
     if run.scenario:
         return
     if not any(facts.covered_share > 0 for facts in signals.nodes.values()):
@@ -90,11 +105,13 @@ def _unseen_queue(signals: Signals) -> Iterable[Weakness]:
     for engine in signals.engines:
         times = (engine.queue_seconds, engine.prefill_seconds, engine.decode_seconds)
         whole = math.fsum(part or 0.0 for part in times)
-        if engine.waiting is not None or engine.readings or not engine.queue_seconds or whole <= 0:
+        unseen = 1.0 - (engine.watched_share or 0.0) if engine.waiting is None else 0.0
+        if unseen < 0.3 or not engine.queue_seconds or whole <= 0:
             continue
-        share = engine.queue_seconds / whole
+        share = unseen * engine.queue_seconds / whole
         if share > 0.05:
-            yield Weakness(1.0 - share, f"requests waited {share:.0%} of their time, and no reading shows for what")
+            waited = engine.queue_seconds / whole
+            yield Weakness(1.0 - share, f"requests waited {waited:.0%} of their time, and no reading shows for what")
 
 
 def _scenario_weaknesses(signals: Signals) -> Iterable[Weakness]:

@@ -44,7 +44,7 @@ class EngineFacts:
     """One engine over the interval; times are sums over its finished requests, in seconds; None is unknown.
 
     `counted_seconds` is how much time lies between the two readings the counts are from: less than the interval when
-    they are those inside a window. `watched_share` is how much of the interval the readings during it reach over, 0 to 1.
+    they are those inside a window. `watched_share` is how much of the interval the readings during it reach over.
     """
 
     head: str

@@ -79,7 +79,7 @@ def engine_time(signals: Signals, group: Group, facts: EngineFacts) -> EngineTim
         return None
     prefill, decode = _divide(signals, facts, times)
     if watched_from_outside(signals, group):
-        times.notes += fill_work(signals, group, facts, (prefill, decode))
+        fill_work(signals, group, facts, (prefill, decode))
     else:
         for work in (prefill, decode):
             _take_apart(signals, group, work, (prefill, decode), times)

@@ -7,6 +7,7 @@ import gzip
 import json
 import math
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -226,3 +227,48 @@ def test_one_request_says_so() -> None:
     run = scenario_run(Simulation(server).document())
     add_ceilings(run, ceilings(server))
     assert analyse(run).confidence <= 0.5
+
+
+def damaged(document: dict[str, Any], random: Random) -> dict[str, Any]:
+    """Damage a scenario in one to four ways that nobody thought of one by one."""
+    for _ in range(random.randint(1, 4)):
+        key = random.choice(["metrics_before", "metrics_after"])
+        lines = str(document.get(key) or "").splitlines()
+        metrics = [index for index, line in enumerate(lines) if line.startswith("vllm:")]
+        how = random.choice(["key", "type", "rows", "lines", "NaN", "negative", "family"])
+        if how == "key":
+            document.pop(random.choice([name for name in document if name != "metrics_after"]), None)
+        elif how == "type":
+            document[random.choice(list(document))] = random.choice([None, 3, "x", [], {}, [{}], [[1]]])
+        elif how == "rows":
+            rows = document.get("metrics_during")
+            document["metrics_during"] = rows[: random.randint(0, 5)] if isinstance(rows, list) else rows
+        elif metrics and how == "family":
+            family = lines[random.choice(metrics)].split("{")[0].rpartition("_")[0]
+            document[key] = "\n".join(line for line in lines if not line.startswith(family))
+        elif metrics:
+            value = {"lines": None, "NaN": "NaN", "negative": "-5"}[how]
+            for index in random.sample(metrics, min(len(metrics), random.randint(1, 60))):
+                lines[index] = "#" if value is None else f"{lines[index].rpartition(' ')[0]} {value}"
+            document[key] = "\n".join(lines)
+    return document
+
+
+def test_damage_of_every_kind_is_survived_and_hardly_ever_confidently_wrong() -> None:
+    expected, wrong, judged_ones = dict(LABELLED), [], 0
+    whole = {name: recorded(name) for name in expected}
+    for seed in range(150):
+        random = Random(seed)
+        name = random.choice(sorted(expected))
+        try:
+            run = scenario_run(damaged(copy.deepcopy(whole[name]), random))
+        except ScenarioError:
+            continue
+        add_ceilings(run, read_document(CEILINGS))
+        verdict = analyse(run)
+        json.dumps(verdict.to_json(), allow_nan=False)
+        assert not any("could not be analysed" in note for note in verdict.notes), (seed, verdict.notes)
+        judged_ones += 1
+        if verdict.name not in (expected[name], "inconclusive") and verdict.confidence >= 0.6:
+            wrong.append((seed, name, verdict.name, verdict.confidence, verdict.notes))
+    assert judged_ones > 120 and len(wrong) <= 0.02 * judged_ones, wrong
