@@ -34,7 +34,8 @@ CALIBRATION_POINTS = 6
 _WEIGHT = {"bf16": 0.94, "w8a16": 0.7, "w4a16": 0.56, "fp8": 0.82, "w8a8": 0.82}
 _OVERLAP = {"bf16": 1.2, "w8a16": 0.5, "w4a16": 0.35, "fp8": 2.0, "w8a8": 2.0}
 _KERNELS = {"bf16": 4.0, "w4a16": 7.0}
-_SPREADS = np.array([0.12, 0.1, 0.5, 0.4, 0.12, 0.25, 0.6, 0.5, 0.8, 0.2])
+_STARTS = 70.0
+_SPREADS = np.array([0.12, 0.1, 0.5, 0.4, 0.12, 0.25, 0.6, 0.5, 0.8, 0.2, 0.4])
 
 
 @dataclass(frozen=True)
@@ -56,13 +57,13 @@ class ErrorModel:
         How many measurements the error model's scale is worth.
     """
 
-    batch: float = 0.02
-    smooth: float = 0.02
-    prefill: float = 0.016
-    arrival: float = 0.13
-    noise: float = 0.009
-    timer: float = 0.0035
-    weight: float = 4.5
+    batch: float = 0.036
+    smooth: float = 0.022
+    prefill: float = 0.017
+    arrival: float = 0.2
+    noise: float = 0.007
+    timer: float = 0.0024
+    weight: float = 3.5
 
     @classmethod
     def of(cls, precision: Precision) -> ErrorModel:
@@ -70,7 +71,7 @@ class ErrorModel:
         plain = cls()
         if precision.bits == 16:
             return plain
-        more = 1.9
+        more = 1.6
         return replace(plain, batch=more * plain.batch, smooth=more * plain.smooth, prefill=more * plain.prefill)
 
 
@@ -78,7 +79,19 @@ def prior(precision: Precision, accelerator: Accelerator) -> tuple[Floats, Float
     """Return means and standard deviations of the logarithms of `PARAMETERS`."""
     name = precision.name
     layer = _KERNELS.get(name, 4.5) * accelerator.launch_seconds
-    medians = [_WEIGHT[name], 0.84, _OVERLAP[name], layer, 0.95, 0.68, 7e-6, 3e-3, 100e-6, 1.0]
+    medians = [
+        _WEIGHT[name],
+        0.84,
+        _OVERLAP[name],
+        layer,
+        0.95,
+        0.68,
+        7e-6,
+        3e-3,
+        100e-6,
+        1.0,
+        _STARTS * accelerator.launch_seconds,
+    ]
     return np.log(medians), _SPREADS
 
 

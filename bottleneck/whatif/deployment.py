@@ -15,7 +15,7 @@ from bottleneck.whatif.accelerators import TRANSFER_SPREAD
 from bottleneck.whatif.calibrate import Calibration, Forecast, Interval, Transfer, prior
 from bottleneck.whatif.split import Split
 from bottleneck.whatif.step import PARAMETERS
-from bottleneck.whatif.sweep import Accelerator, Precision, Served
+from bottleneck.whatif.sweep import MOST_BATCH_TOKENS, Accelerator, Precision, Served
 from bottleneck.whatif.workpoints import WorkPoints
 
 COVERAGE = 0.9
@@ -69,6 +69,8 @@ class Scenario:
                 f"{self.input_tokens} input and {self.output_tokens} output tokens; expected at most "
                 f"{shape.context_length} together, the model's context length"
             )
+        if self.batch * self.input_tokens > MOST_BATCH_TOKENS:
+            return f"batch {self.batch} of {self.input_tokens} tokens; expected at most {MOST_BATCH_TOKENS} together"
         return self.split.problem(shape) or self._memory_problem()
 
     def _memory_problem(self) -> str | None:

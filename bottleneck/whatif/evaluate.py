@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bottleneck.whatif.calibrate import LEAST_POINTS, Calibration, ErrorModel, calibrate
+from bottleneck.whatif.calibrate import LEAST_POINTS, Calibration, calibrate
 from bottleneck.whatif.sweep import Accelerator, Sweep, SweepError
 
 COVERAGE = 0.9
@@ -73,12 +73,12 @@ class Evaluation:
 
 
 def held_out_draw(
-    sweep: Sweep, accelerator: Accelerator, points: int, seed: int, errors: ErrorModel | None = None
+    sweep: Sweep, accelerator: Accelerator, points: int, seed: int, loose: float = 1.0
 ) -> tuple[Draw, Calibration]:
-    """Calibrate on `points` random points of a sweep and compare with all others."""
+    """Calibrate on `points` random points of a sweep and compare with all others; `loose` as in `calibrate`."""
     order = np.random.default_rng(seed).permutation(len(sweep.points))
     chosen, others = ([sweep.points[index] for index in part] for part in (order[:points], order[points:]))
-    calibration = calibrate(sweep.served, accelerator, chosen, sweep.output_tokens, errors)
+    calibration = calibrate(sweep.served, accelerator, chosen, sweep.output_tokens, loose=loose)
     forecast = calibration.forecast(calibration.at([(point.batch, point.prompt) for point in others]))
     measured = np.log([*(point.prefill_seconds for point in others), *(point.decode_step_seconds for point in others)])
     error = np.abs(np.expm1(forecast.center - measured))

@@ -3,24 +3,27 @@
 ::
 
     step = layers x layer_seconds
-         + ((weights / memory)^p + (operations / arithmetic)^p)^(1/p)
+         + ((passes x weights / memory)^p + (operations / arithmetic)^p)^(1/p)
          + activations / memory + keys and values / memory + attention operations / arithmetic
          + sequences x sequence_seconds + messages x message_factor
 
 Reading weights and multiplying overlap, but not perfectly: the exponent p is 1 where they take turns and large where
-the longer one hides the other (a smooth roofline). The rest is done by other kernels, one after the other.
+the longer one hides the other (a smooth roofline). The rest is done by other kernels, one after the other. `passes` is
+1 but for some kernels that read weights more often (`kernels`). Large steps wait for the host if it cannot start their
+kernels as fast (`eager_seconds` a layer).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bottleneck.fit import ACTIVATION_BYTES, flops_per_token, kv_bytes_per_token
 from bottleneck.profile_types import Shape
-from bottleneck.whatif.schedule import Floats, Steps
+from bottleneck.whatif.kernels import weight_passes
+from bottleneck.whatif.schedule import CAPTURED_SIZES, Floats, Steps
 from bottleneck.whatif.split import Split
 from bottleneck.whatif.sweep import Accelerator, Served
 
@@ -37,12 +40,16 @@ PARAMETERS = (
     "run_seconds",
     "request_seconds",
     "message_factor",
+    "eager_seconds",
 )
 """What is fitted, as logarithms: of the share of a ceiling that is reached, of seconds, of the overlap's p - 1.
 
 `run_seconds` and `request_seconds` are spent around the steps, once for a batch of requests and for each of them;
 `message_factor` is what messages between ranks take over what link and message size would have them take.
+`eager_seconds` is what the host takes to start a layer's kernels one by one, in steps too large for a recorded graph.
 """
+
+_STARTS_OVERLAP = 8.0
 
 
 @dataclass(frozen=True)
@@ -87,28 +94,36 @@ def step_parts(
         How the layers are shared. Pipeline stages take turns, so their times add up to one whole step, whose
         transfers between stages are among the messages.
     """
-    weight, gemm, overlap, layer, cache, attention, sequence = np.exp(parameters[:7])
+    weight, gemm, overlap, layer, cache, attention, sequence, _, _, factor, eager = np.exp(parameters)
     shape, memory, ranks = served.shape, accelerator.memory_bytes_per_second, split.tensor_parallel
     messages = split.allreduces_seconds(shape, steps.tokens) + split.sends_seconds(shape, steps.tokens)
     peak = accelerator.flops_per_second
     head = flops_per_token(shape) - flops_per_token(shape, output_head=False)
     operations = steps.tokens * flops_per_token(shape, output_head=False) + steps.sequences * head
-    weights = np.full(steps.count, served.weight_read_bytes / ranks / (memory * weight))
+    passes = weight_passes(served.precision, accelerator, shape, steps.tokens)
+    weights = passes * served.weight_read_bytes / ranks / (memory * weight)
     arithmetic = operations / ranks / (peak * served.precision.arithmetic * gemm)
     power = 1.0 + overlap
-    longer, shorter = np.maximum(weights, arithmetic), np.minimum(weights, arithmetic)
     kv = kv_bytes_per_token(shape) * served.kv_value_bytes / ACTIVATION_BYTES / ranks
     pair = 4 * shape.layers * shape.attention_heads * shape.head_dim / ranks
-    return Parts(
+    parts = Parts(
         weights=weights,
         arithmetic=arithmetic,
-        linear=longer * (1.0 + (shorter / longer) ** power) ** (1.0 / power),
+        linear=_smooth_maximum(weights, arithmetic, power),
         activations=steps.tokens * activation_bytes_per_token(shape) / ranks / memory,
         cache=steps.context * kv / (memory * cache),
         attention=steps.pairs * pair / (peak * attention),
         host=shape.layers * layer + steps.sequences * sequence,
-        messages=messages * np.exp(parameters[9]),
+        messages=messages * factor,
     )
+    # Above the largest recorded graph the host starts every kernel itself, and the accelerator may wait for it.
+    started = np.where(steps.tokens > CAPTURED_SIZES[-1], shape.layers * eager, 0.0)
+    return replace(parts, host=parts.host + _smooth_maximum(parts.total, started, _STARTS_OVERLAP) - parts.total)
+
+
+def _smooth_maximum(one: Floats, two: Floats, power: float) -> Floats:
+    longer, shorter = np.maximum(one, two), np.minimum(one, two)
+    return np.asarray(longer * (1.0 + (shorter / longer) ** power) ** (1.0 / power))
 
 
 def prefill_overhead(batch: NDArray[np.int64], parameters: NDArray[np.float64]) -> Floats:

@@ -20,6 +20,8 @@ DEFAULT_BATCHED_TOKENS = 8192
 """Tokens of a forward pass when a sweep does not say: vLLM's default of a server on a data-centre GPU."""
 DEFAULT_OUTPUT_TOKENS = 49
 LARGEST_COUNT = 2**24
+MOST_BATCH_TOKENS = 2**27
+"""Of all prompts of a batch: more would take the scheduler's replay minutes."""
 SWEEP_COMMAND = "bench/sweep_gpu.py makes files of this form"
 
 
@@ -186,16 +188,15 @@ class _Ceilings(_Document):
     launch_s: _Positive | None = None
 
 
-def precision_of(text: str) -> Precision | None:
-    """Return the precision that a word or sentence names; None when it names none that is known."""
+def named_precisions(text: str) -> list[Precision]:
+    """Return the precisions that a sentence names, fewest bits first: weights are what is stored with the fewest."""
     lowered = text.lower()
-    # The first word of the sentence decides: "w4a16 (of a bfloat16 model)" is 4 bit.
     found = [
-        (match.start(), name)
+        PRECISIONS[name]
         for name, pattern in _SPELLINGS.items()
-        if (match := re.search(rf"(?<![a-z0-9])(?:{pattern})(?![a-z0-9])", lowered))
+        if re.search(rf"(?<![a-z0-9])(?:{pattern})(?![a-z0-9])", lowered)
     ]
-    return PRECISIONS[min(found)[1]] if found else None
+    return sorted(found, key=lambda precision: precision.bits)
 
 
 def read_sweep(path: Path) -> Sweep:
@@ -224,19 +225,7 @@ def read_sweep(path: Path) -> Sweep:
         context_length=config.max_position_embeddings,
     )
     notes: list[str] = []
-    precision = _precision(path, document)
-    read = float(bytes_read_per_token(shape, precision.quantization(shape)))
-    loaded = re.search(r"([\d.]+)\s*GiB loaded", document.weights)
-    if loaded:
-        # What the engine says it holds, less the embedding table, of which a step reads a few rows.
-        table = shape.vocabulary_size * shape.hidden_size * ACTIVATION_BYTES
-        told = float(loaded[1]) * GIB - table
-        if told > 0 and not 0.9 < told / read < 1.1:
-            notes.append(
-                f"weights: {loaded[1]} GiB loaded, but {precision.name} would be {(read + table) / GIB:.2f} GiB; "
-                "the loaded size is used"
-            )
-        read = told if told > 0 else read
+    precision, read = _weights(path, document, shape, notes)
     budget = re.search(r"max_num_batched_tokens\D{0,3}(\d+)", document.engine)
     if not budget:
         notes.append(f"engine: no max_num_batched_tokens; {DEFAULT_BATCHED_TOKENS} is taken")
@@ -255,6 +244,11 @@ def read_sweep(path: Path) -> Sweep:
                 f"{path}: points[{index}]: batch {each.batch} x prompt {each.prompt} is there twice; expected one"
             )
         seen.add((each.batch, each.prompt))
+        if each.batch * each.prompt > MOST_BATCH_TOKENS:
+            raise SweepError(
+                f"{path}: points[{index}]: batch {each.batch} x prompt {each.prompt}; expected at most "
+                f"{MOST_BATCH_TOKENS} tokens in a batch"
+            )
     return Sweep(path.name, served, _output_tokens(path, document), points, tuple(notes))
 
 
@@ -282,25 +276,56 @@ def _mapping(value: object) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _precision(path: Path, document: _Sweep) -> Precision:
+def _weights(path: Path, document: _Sweep, shape: Shape, notes: list[str]) -> tuple[Precision, float]:
+    """Return how weights are stored and the bytes of them that a step reads.
+
+    What the engine says it loaded is evidence; what the sweep calls it, a name: a checkpoint can be loaded as another.
+    """
+    named = _named(path, document)
+    # A step reads a few rows of the embedding table.
+    table = shape.vocabulary_size * shape.hidden_size * ACTIVATION_BYTES
+    loaded = re.search(r"(\d+(?:\.\d+)?)\s*GiB loaded", document.weights)
+    told = float(loaded[1]) * GIB - table if loaded else 0.0
+    if told <= 0:
+        return named[0], _read_bytes(shape, named[0])
+
+    def distance(precision: Precision) -> float:
+        return abs(math.log(_read_bytes(shape, precision) / told))
+
+    best = min(named, key=distance)
+    if distance(best) > 0.25:
+        other = min(PRECISIONS.values(), key=distance)
+        notes.append(
+            f"weights: {loaded[1] if loaded else 0} GiB loaded, but {best.name} would be "
+            f"{(_read_bytes(shape, best) + table) / GIB:.2f} GiB; {other.name} is taken"
+        )
+        best = other
+    return best, told
+
+
+def _read_bytes(shape: Shape, precision: Precision) -> float:
+    return float(bytes_read_per_token(shape, precision.quantization(shape)))
+
+
+def _named(path: Path, document: _Sweep) -> list[Precision]:
+    """Return the precisions that a sweep may mean; the model's own configuration goes before the sentence."""
     quantized = document.config.quantization_config
     if quantized:
         groups = quantized.get("config_groups")
         group = _mapping(next(iter(groups.values()), {}) if isinstance(groups, dict) else {})
         weights = _mapping(group.get("weights"))
         bits = weights.get("num_bits", quantized.get("bits"))
-        activations = group.get("input_activations")
-        named = precision_of(f"{quantized.get('quant_method', '')} {quantized.get('format', '')}")
         if bits == 4:
             size = (weights or quantized).get("group_size")
-            return replace(PRECISIONS["w4a16"], group_size=size if isinstance(size, int) and size > 0 else None)
+            return [replace(PRECISIONS["w4a16"], group_size=size if isinstance(size, int) and size > 0 else None)]
         if bits == 8:
-            kind = "w8a16" if not activations else "fp8" if weights.get("type") == "float" else "w8a8"
-            return PRECISIONS[kind]
+            plain = not group.get("input_activations")
+            return [PRECISIONS["w8a16" if plain else "fp8" if weights.get("type") == "float" else "w8a8"]]
+        named = named_precisions(f"{quantized.get('quant_method', '')} {quantized.get('format', '')}")
         if named:
             return named
-    named = precision_of(document.weights)
-    if named is None:
+    named = named_precisions(document.weights)
+    if not named:
         raise SweepError(
             f"{path}: weights: {shown(document.weights)} names no known quantisation; expected one of "
             f"{', '.join(PRECISIONS)}, such as 'w4a16 (11.26 GiB loaded)'"
