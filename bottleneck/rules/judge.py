@@ -168,7 +168,7 @@ def _undecided(
         found.between = (first.name, second.name)
         found.say(
             f"not sure: {first.name} ({percent(first.score)} of the time in steps) or {second.name} "
-            f"({percent(second.score)}); slowing each a little while the load runs would tell",
+            f"({percent(second.score)}); run --causal: slowing each a little while the load runs tells",
             None,
             "",
             "analysis",

@@ -132,8 +132,8 @@ LIMITS = (
         signals=("the two largest causes are within the error of each other",),
         neighbours=(("inconclusive", "there the measurements do not tell; here they do, and the shares are equal"),),
         advice=(
-            "Mend the first two together, or find out which one counts by slowing each a little: cluster lab slow, "
-            "cluster lab throttle, then cluster bench and cluster run compare",
+            "Mend the first two together, or find out which one counts by slowing each a little while the load runs: "
+            "cluster bottleneck --causal",
         ),
         fault=False,
         tried=LAB,
@@ -145,6 +145,7 @@ LIMITS = (
         signals=("measurements are missing, contradict each other, or leave most of the time unexplained",),
         neighbours=(("balanced", "there the measurements are good and the shares about equal"),),
         advice=(
+            "Where it is between two, slowing each a little while the load runs tells: cluster bottleneck --causal",
             "Record a longer run: cluster bench --requests 32",
             "See which part does not report: cluster status",
         ),
