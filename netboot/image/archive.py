@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from netboot.image.recipe import Package, Recipe, read_lock
 
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 # Documentation, and every language but English, is of no use on a node. Copyright files stay.
-_LEFT_OUT = (
+LEFT_OUT = (
     "path-exclude=/usr/share/doc/*",
     "path-include=/usr/share/doc/*/copyright",
     "path-exclude=/usr/share/man/*",
@@ -69,7 +68,7 @@ def make_root(recipe: Recipe, root: Path, temporary: Path, on_step: Step) -> tup
         "--aptopt=APT::Install-Recommends false",
         "--aptopt=Acquire::Retries 5",
         "--aptopt=Acquire::Languages none",
-        *(f"--dpkgopt={option}" for option in _LEFT_OUT),
+        *(f"--dpkgopt={option}" for option in LEFT_OUT),
         f"--include={','.join([recipe.kernel.package, *recipe.packages])}",
     ]
     if lock:
@@ -104,34 +103,28 @@ def installed(root: Path, environment: dict[str, str]) -> dict[str, str]:
     return {name: version for state, name, version in (line.split() for line in lines if line.strip()) if state == "ii"}
 
 
-def unpack_packages(packages: list[Package], root: Path, into: Path, temporary: Path, recipe: Recipe) -> dict[str, str]:
-    """Unpack packages of the suite into a folder, without installing them; return their versions.
+def install_packages(packages: list[Package], root: Path, recipe: Recipe) -> dict[str, str]:
+    """Install packages, with what they depend on, into a root filesystem; return all versions that it has then.
 
-    Meant for content without maintainer scripts, such as firmware.
+    This machine's apt fetches, with its network and its certificates; the root's own installs.
     """
-    environment = clean_environment(recipe.source_date_epoch, temporary)
-    downloads = temporary / "layer-packages"
-    downloads.mkdir()
-    options = [
-        "-o", f"Dir={root}",
-        "-o", f"Dir::Etc::Trusted={root}/etc/apt/trusted.gpg",
-        "-o", f"Dir::Etc::TrustedParts={root}/etc/apt/trusted.gpg.d/",
-        "-o", f"Dir::State::status={root}/var/lib/dpkg/status",
-        "-o", f"APT::Architecture={recipe.architecture}",
-        "-o", "Acquire::Languages=none",
+    environment = clean_environment(recipe.source_date_epoch) | {"INITRD": "No"}
+    outside = [
+        "apt-get", "-q", "-o", f"Dir={root}", "-o", f"Dir::State::status={root}/var/lib/dpkg/status",
+        "-o", f"APT::Architecture={recipe.architecture}", "-o", "Acquire::Languages=none", "-o", "Acquire::Retries=5",
     ]  # fmt: skip
-    run(["apt-get", *options, "update", "-q"], environment)
-    run(["apt-get", *options, "download", "-q", *packages], environment, cwd=downloads)
-    shutil.rmtree(root / "var/lib/apt/lists", ignore_errors=True)
-    versions = {}
-    for archive in sorted(downloads.glob("*.deb")):
-        run(["dpkg-deb", "-x", archive, into], environment)
-        name, version = run(["dpkg-deb", "-W", "--showformat=${Package} ${Version}", archive], environment)[0].split()
-        versions[name] = version
-    shutil.rmtree(downloads)
-    for page in ("usr/share/man", "usr/share/bug", "usr/share/lintian"):
-        shutil.rmtree(into / page, ignore_errors=True)
-    return versions
+    install = ["install", "--yes", "--no-install-recommends", "-o", "Debug::NoLocking=true"]
+    run([*outside, "update"], environment)
+    run([*outside, *install, "--download-only", *packages], environment)
+    # Nothing that is installed starts: there is no system here to start it in.
+    policy = root / "usr/sbin/policy-rc.d"
+    policy.write_text("#!/bin/sh\nexit 101\n")
+    policy.chmod(0o755)
+    try:
+        run(["chroot", root, "apt-get", "-q", *install, "--no-download", *packages], environment)
+    finally:
+        policy.unlink()
+    return installed(root, environment)
 
 
 def _line(recipe: Recipe, address: str, suite: str) -> str:

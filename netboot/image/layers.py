@@ -6,41 +6,93 @@ A layer is mounted over the base image, below the writable one, by `init`.
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
-from netboot.image.archive import unpack_packages
+from netboot.image.archive import install_packages
 from netboot.image.commands import BuildError, Progress, clean_environment, run
 from netboot.image.manifest import Layer, file_of
 from netboot.image.recipe import LayerSource, Recipe
+from netboot.image.root import clean
 from netboot.image.squash import make_squashfs
 
 
-def make_layer(
-    source: LayerSource, recipe: Recipe, root: Path, workspace: Path, temporary: Path, progress: Progress
-) -> tuple[Layer, Path, dict[str, str]]:
-    """Make one layer; return its description, its file, and the versions of packages in it.
+@dataclass(frozen=True)
+class Made:
+    """A layer that was made.
 
     Parameters
     ----------
-    root
-        The base image's root filesystem, whose apt is asked for packages.
+    content : Path
+        Its files, which the next layer is made over.
+    packages : dict
+        Name -> version of every package in base and layers so far; empty when the layer has none of its own.
+    """
+
+    layer: Layer
+    path: Path
+    content: Path
+    packages: dict[str, str]
+
+
+def make_layer(
+    source: LayerSource,
+    recipe: Recipe,
+    below: list[Path],
+    workspace: Path,
+    temporary: Path,
+    progress: Progress,
+) -> Made:
+    """Make one layer.
+
+    Parameters
+    ----------
+    below
+        The base's root filesystem and the content of the layers under this one, lowest first.
     """
     progress({"stage": "layer", "detail": source.name})
     content = temporary / f"layer-{source.name}"
     content.mkdir()
     versions: dict[str, str] = {}
     if source.packages:
-        versions = unpack_packages(source.packages, root, content, temporary, recipe)
+        versions = _install(source.packages, recipe, below, content, temporary)
     if source.directory:
-        _take_folder(Path(source.directory), content / source.prefix.lstrip("/"))
-        _compile(content / source.prefix.lstrip("/"), source.prefix, root, recipe, progress)
+        inside = content / source.prefix.lstrip("/")
+        _take_folder(Path(source.directory), inside)
+        _compile(inside, source.prefix, below[0], recipe, progress)
     if not any(content.iterdir()):
         raise BuildError(f"layer {source.name} is empty; expected packages or a directory")
     path = workspace / f"layer-{source.name}.squashfs"
     make_squashfs(content, path, recipe.compression_level, clean_environment(recipe.source_date_epoch, temporary))
-    shutil.rmtree(content)
     file = file_of(path)
-    return Layer(name=source.name, sha256=file.sha256, bytes=file.bytes), path, versions
+    return Made(Layer(name=source.name, sha256=file.sha256, bytes=file.bytes), path, content, versions)
+
+
+def _install(packages: list[str], recipe: Recipe, below: list[Path], content: Path, temporary: Path) -> dict[str, str]:
+    """Install packages over what is below; what that changed is the layer, as the node's overlay sees it too."""
+    merged, work = temporary / "merged", temporary / "overlay-work"
+    merged.mkdir()
+    work.mkdir()
+    environment = clean_environment(None)
+    lower = ":".join(str(folder) for folder in reversed(below))
+    mounts: list[Path] = []
+    try:
+        overlay = f"lowerdir={lower},upperdir={content},workdir={work}"
+        for arguments, place in (
+            (["-t", "overlay", "-o", overlay, "overlay"], merged),
+            (["-t", "proc", "proc"], merged / "proc"),
+            (["--bind", "/dev"], merged / "dev"),
+        ):
+            run(["mount", *arguments, place], environment)
+            mounts.append(place)
+        versions = install_packages(packages, merged, recipe)
+    finally:
+        for place in reversed(mounts):
+            run(["umount", "--lazy", place], environment)
+    merged.rmdir()
+    shutil.rmtree(work)
+    clean(content)
+    return versions
 
 
 def _take_folder(source: Path, target: Path) -> None:

@@ -76,7 +76,7 @@ class LayerSource(Section):
     """Content that goes over the base image, in a squashfs of its own."""
 
     name: Name = Field(description="The layer's name.")
-    packages: list[Package] = Field(default=[], description="Debian packages to unpack, such as firmware.")
+    packages: list[Package] = Field(default=[], description="Debian packages to install, such as a driver's.")
     directory: AbsolutePath | None = Field(default=None, description="A folder of the control node to take.")
     prefix: AbsolutePath = Field(default="/", description="Where the folder's content stands on the node.")
 

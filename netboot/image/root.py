@@ -9,6 +9,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from netboot.image.archive import LEFT_OUT
 from netboot.image.commands import BuildError, Step, clean_environment, run
 from netboot.image.recipe import FILES, Kernel, Recipe, SaltEnvironment
 
@@ -180,6 +181,8 @@ def configure(root: Path, recipe: Recipe, environment: dict[str, str], files: Pa
         run([*systemctl, "mask", *recipe.units.mask], environment)
     if recipe.units.enable:
         run([*systemctl, "enable", *recipe.units.enable], environment)
+    # For what is installed later, in a layer or on the node, as well.
+    (root / "etc/dpkg/dpkg.cfg.d/cluster").write_text("\n".join([*LEFT_OUT, ""]))
     if recipe.load_modules:
         (root / "etc/modules-load.d/cluster.conf").write_text("\n".join([*recipe.load_modules, ""]))
     # systemd asks these whether /usr changed since the last start: it has not, and what it would do takes seconds.
@@ -211,14 +214,19 @@ def compile_python(root: Path, salt: SaltEnvironment, environment: dict[str, str
     )
 
 
-def normalise(root: Path) -> None:
-    """Take out what differs between two builds of the same recipe."""
+def clean(root: Path) -> None:
+    """Take out what a build leaves that says when and where it was."""
     for pattern in _LEFT_BEHIND:
         for path in root.glob(pattern):
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
                 path.unlink()
+
+
+def normalise(root: Path) -> None:
+    """Leave the root filesystem as a node is to find it, the same for two builds of the same recipe."""
+    clean(root)
     # Programs expect these to be there.
     for folder, mode in (
         ("var/log/salt", 0o750),

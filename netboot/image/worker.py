@@ -71,12 +71,12 @@ def build(recipe: Recipe, workspace: Path, cache: Path, progress: Any) -> dict[s
     kernel = image_root.take_kernel(root, recipe.kernel, workspace / manifest.KERNEL, environment, step)
     image_root.configure(root, recipe, environment)
     image_root.compile_python(root, recipe.salt, environment)
-    made = []
-    for source in recipe.layers:
-        layer, path, versions = layers.make_layer(source, recipe, root, workspace, scratch, progress)
-        made.append({"layer": layer.model_dump(by_alias=True), "path": str(path)})
-        packages.update(versions)
     image_root.normalise(root)
+    made: list[layers.Made] = []
+    for source in recipe.layers:
+        below = [root, *(each.content for each in made)]
+        made.append(layers.make_layer(source, recipe, below, workspace, scratch, progress))
+        packages.update(made[-1].packages)
     progress({"stage": "initramfs", "detail": kernel})
     initramfs.make_initramfs(
         root, kernel, recipe.initramfs.modules, temporary / "initramfs", workspace / manifest.INITRD, environment
@@ -92,7 +92,7 @@ def build(recipe: Recipe, workspace: Path, cache: Path, progress: Any) -> dict[s
         "python": python,
         "sources": sources,
         "files": files,
-        "layers": made,
+        "layers": [{"layer": each.layer.model_dump(by_alias=True), "path": str(each.path)} for each in made],
     }
 
 
