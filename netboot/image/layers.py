@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from netboot.image.archive import install_packages
+from netboot.image.bytecode import compile_trees
 from netboot.image.commands import BuildError, Progress, clean_environment, run
 from netboot.image.manifest import Layer, file_of
 from netboot.image.recipe import LayerSource, Recipe
@@ -110,22 +111,20 @@ def _compile(folder: Path, prefix: str, root: Path, recipe: Recipe, progress: Pr
     """
     for cached in folder.rglob("__pycache__"):
         shutil.rmtree(cached)
-    environments = [path for path in folder.glob("lib/python3*") if path.is_dir()]
-    for environment in environments:
+    for environment in (path for path in folder.glob("lib/python3*") if path.is_dir()):
         if environment.name != f"python{recipe.salt.python}":
             detail = f"{prefix} is for {environment.name}, which the image has not: it goes without bytecode"
             progress({"stage": "layer", "detail": detail})
             continue
         # Seen from the image, whose interpreter it is for; the mount ends with this build.
         inside = root / "mnt"
-        clean = clean_environment(recipe.source_date_epoch)
-        run(["mount", "--bind", folder, inside], clean)
+        clean_one = clean_environment(recipe.source_date_epoch)
+        run(["mount", "--bind", folder, inside], clean_one)
         try:
-            where = ["-s", "/mnt", "-p", prefix, f"/mnt/lib/{environment.name}"]
-            options = ["-q", "-j", "0", "--invalidation-mode", "unchecked-hash"]
-            run(["chroot", root, "python3", "-m", "compileall", *options, *where], clean)
-        except BuildError as error:
-            # A template among the sources that is no Python stops nothing: all the others are compiled.
-            progress({"stage": "layer", "detail": f"not all of {prefix} could be compiled: {error}"[:200]})
+            tree = f"/mnt/lib/{environment.name}/site-packages"
+            said = compile_trees(root, [tree], clean_one, ("-s", "/mnt", "-p", prefix))
         finally:
-            run(["umount", inside], clean)
+            run(["umount", inside], clean_one)
+        # A template among the sources that is no Python stops nothing: all the others are compiled.
+        for text in said:
+            progress({"stage": "layer", "detail": text[:200]})

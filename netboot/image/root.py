@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from netboot.image.archive import LEFT_OUT
+from netboot.image.bytecode import compile_trees
 from netboot.image.commands import BuildError, Step, clean_environment, run
 from netboot.image.recipe import FILES, Kernel, Recipe, SaltEnvironment
 
@@ -191,27 +192,20 @@ def configure(root: Path, recipe: Recipe, environment: dict[str, str], files: Pa
 
 
 def compile_python(root: Path, salt: SaltEnvironment, environment: dict[str, str]) -> None:
-    """Compile every module once, here, so that no node does; such files are not checked against their source."""
+    """Compile every module of the image's Python and of Salt's environment.
+
+    Raises
+    ------
+    BuildError
+        When one cannot be compiled.
+    """
     for cached in root.rglob("__pycache__"):
         shutil.rmtree(cached)
-    places = [f"/usr/lib/python{salt.python}", "/usr/lib/python3/dist-packages", f"/{SALT}/lib"]
-    there = [place for place in places if (root / place[1:]).is_dir()]
-    run(
-        [
-            "chroot",
-            root,
-            "python3",
-            "-m",
-            "compileall",
-            "-q",
-            "-j",
-            "0",
-            "--invalidation-mode",
-            "unchecked-hash",
-            *there,
-        ],
-        environment,
-    )
+    library = f"/usr/lib/python{salt.python}"
+    trees = [library, "/usr/lib/python3/dist-packages", f"/{SALT}/lib/python{salt.python}/site-packages"]
+    said = compile_trees(root, [tree for tree in trees if (root / tree[1:]).is_dir()], environment)
+    if said:
+        raise BuildError(said[0])
 
 
 def clean(root: Path) -> None:
