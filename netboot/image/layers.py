@@ -5,6 +5,7 @@ A layer is mounted over the base image, below the writable one, by `init`.
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,7 +94,18 @@ def _install(packages: list[str], recipe: Recipe, below: list[Path], content: Pa
     merged.rmdir()
     shutil.rmtree(work)
     clean(content)
+    _forget_overlay(content)
     return versions
+
+
+def _forget_overlay(content: Path) -> None:
+    """Take out what the overlay noted about files of below: inode numbers, other ones each time."""
+    for folder, names, files in os.walk(content):
+        for path in (folder, *(str(Path(folder, name)) for name in [*names, *files])):
+            for name in os.listxattr(path, follow_symlinks=False):
+                # That a folder hides what lies below it is content, and stays.
+                if name.startswith("trusted.overlay.") and name != "trusted.overlay.opaque":
+                    os.removexattr(path, name, follow_symlinks=False)
 
 
 def _take_folder(source: Path, target: Path) -> None:

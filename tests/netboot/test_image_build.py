@@ -25,10 +25,11 @@ PROGRAM = """
 import json, os, sys
 from pathlib import Path
 from netboot.image.build import build
-from netboot.image.recipe import load_recipe
+from netboot.image.recipe import LayerSource, load_recipe
 from netboot.image.store import Store
 os.umask(int(sys.argv[2], 8))
-recipe = load_recipe().model_copy(update={"compression_level": 1})
+driver = LayerSource(name="driver", packages=["clinfo"])
+recipe = load_recipe().model_copy(update={"compression_level": 1, "layers": [driver]})
 build(recipe, Store(sys.argv[1]), lambda report: print(json.dumps(report), flush=True))
 """
 
@@ -98,6 +99,9 @@ def test_the_same_inputs_give_the_same_bytes(tmp_path: Path) -> None:
     ]
     assert contents[0] == contents[1]
     assert first.files == second.files
+    assert first.layers == second.layers and [layer.name for layer in first.layers] == ["driver"]
+    # What the package depends on came with it.
+    assert {"clinfo", "ocl-icd-libopencl1"} <= first.packages.keys()
     assert first.digest == second.digest
     assert Store(other).verify(second.digest) == []
     assert first.files["root.squashfs"].bytes <= 200e6
