@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from cli.completion import node_names
 from cli.control import Control, ControlError, connect
 from cli.options import DEFAULT_LAB, DEFAULT_PROFILE, JsonOption, LabOption, ProfileOption
 from cli.output import console, emit, fail, out, step
@@ -20,7 +21,7 @@ app = typer.Typer()
 node_app = typer.Typer()
 REFUSALS_SHOWN = 5
 FOLLOW_SECONDS = 3600
-NodeArgument = Annotated[str, typer.Argument(help="A node of the profile.")]
+NodeArgument = Annotated[str, typer.Argument(help="A node of the profile.", autocompletion=node_names)]
 View = dict[str, Any]
 
 

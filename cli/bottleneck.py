@@ -14,6 +14,7 @@ from bottleneck.samples import node_samples
 from bottleneck.units import DURATION
 from bottleneck.verdict import Verdict
 from cli.causal import experiment, show_result
+from cli.completion import run_names
 from cli.control import connect
 from cli.options import DEFAULT_LAB, DEFAULT_PROFILE, JsonOption, LabOption, ProfileOption
 from cli.output import USAGE, console, emit, fail, out
@@ -35,7 +36,8 @@ def show_verdict(verdict: Verdict) -> None:
 
 def bottleneck(
     run: Annotated[
-        str | None, typer.Argument(help="A run's id or its beginning.", show_default="the newest run")
+        str | None,
+        typer.Argument(help="A run's id or its beginning.", show_default="the newest run", autocompletion=run_names),
     ] = None,
     again: Annotated[
         bool, typer.Option("--again", help="Analyse the recorded measurements anew, not the verdict kept with them.")

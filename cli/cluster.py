@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from cli.completion import node_names
 from cli.control import Control, ControlError, Progress, connect
 from cli.options import DEFAULT_LAB, DEFAULT_PROFILE, JsonOption, LabOption, ProfileOption
 from cli.output import Step, console, emit, fail, out, step
@@ -188,7 +189,7 @@ def status(profile: ProfileOption = DEFAULT_PROFILE, lab: LabOption = DEFAULT_LA
 
 
 def logs(
-    node: Annotated[str, typer.Argument(help="A node of the profile.")],
+    node: Annotated[str, typer.Argument(help="A node of the profile.", autocompletion=node_names)],
     lines: Annotated[int, typer.Option("--lines", "-n", min=1, max=2000, help="How many lines from the end.")] = 50,
     worker: Annotated[str | None, typer.Option(help="Only this worker.")] = None,
     profile: ProfileOption = DEFAULT_PROFILE,

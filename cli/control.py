@@ -6,6 +6,7 @@ from pathlib import Path
 from bottleneck.profile import ProfileError, find_profile, load_profile
 from cli import config
 from cli import lab as lab_module
+from cli.completion import remember_nodes
 from cli.control_interface import PROGRESS_MARK, Completed, Control, ControlError, Progress
 from cli.control_local import HereControl, LabControl
 from cli.output import UNREACHABLE, USAGE, fail
@@ -37,6 +38,7 @@ def connect(profile: str, lab: str) -> Control:
         loaded = load_profile(path)
     except ProfileError as error:
         fail(str(error), f"cluster profile check {profile}", USAGE)
+    remember_nodes(loaded)
     if loaded.kind != "lab":
         target = control_target()
         return RemoteControl(loaded, path, target) if target else HereControl(loaded, path)

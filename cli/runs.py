@@ -13,6 +13,7 @@ from bottleneck.client import client_result
 from bottleneck.compare import compare as compare_runs
 from bottleneck.run import Run
 from bottleneck.units import duration_text
+from cli.completion import run_names
 from cli.control import runs_directory
 from cli.options import JsonOption
 from cli.output import console, emit, out
@@ -23,7 +24,7 @@ from cli.run_folders import RunHead, open_run, read_json, run_heads
 from cli.verdict_text import headline
 
 app = typer.Typer(help="List, show and compare recorded runs.", no_args_is_help=True)
-RunArgument = Annotated[str, typer.Argument(help="A run's id or its beginning.")]
+RunArgument = Annotated[str, typer.Argument(help="A run's id or its beginning.", autocompletion=run_names)]
 
 
 def figures_json(figures: Figures | None) -> dict[str, Any]:
@@ -176,7 +177,7 @@ def _facts(run: Run, figures: Figures | None, batches: dict[str, int]) -> list[t
 
 @app.command("compare")
 def compare(
-    first: Annotated[str, typer.Argument(metavar="A", help="A run's id or its beginning.")],
+    first: Annotated[str, typer.Argument(metavar="A", help="A run's id or its beginning.", autocompletion=run_names)],
     second: Annotated[str, typer.Argument(metavar="B", help="The run that is compared with it.")],
     as_json: JsonOption = False,
 ) -> None:

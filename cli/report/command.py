@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from bottleneck.run import Run, load_run
+from cli.completion import run_names
 from cli.options import JsonOption
 from cli.output import console, emit, fail, out
 from cli.report.page import render
@@ -41,7 +42,8 @@ def _write(runs: Sequence[Run], path: Path) -> Path:
 
 def report(
     run: Annotated[
-        list[str] | None, typer.Argument(help="A run's id or its beginning; more are compared with the first.")
+        list[str] | None,
+        typer.Argument(help="A run's id or its beginning; more are compared with the first.", autocompletion=run_names),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The file to write.", show_default="report.html of the run")
