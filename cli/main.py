@@ -25,6 +25,7 @@ from cli import (
     runs,
     sync,
     top,
+    verify,
     whatif,
 )
 
@@ -79,6 +80,7 @@ TOP_VERBS: tuple[Callable[..., None], ...] = (
     report.report,
     top.top,
     demo.demo,
+    verify.verify_verdicts,
     sync.sync,
     doctor.doctor,
 )

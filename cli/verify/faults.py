@@ -1,0 +1,194 @@
+"""Put a fault into the lab and take it out again, whatever happens in between."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+from cli import lab
+from cli.control import Control
+from cli.lab.cgroups import QUOTA_PERIOD_MICROSECONDS, Hierarchy
+from cli.lab.layout import REPOSITORY
+from cli.lab.requirements import find_hierarchy
+
+READY_SECONDS = 10.0
+# Where the causal experiment looks for a delay that is there already.
+CONTROL_FOLDER = "/run/cluster/perturb"
+_HOLD = """
+import pathlib, sys, time
+wanted = int(sys.argv[1])
+held = bytearray(wanted)
+while True:
+    # Every page again and again: what is not touched would be taken away without a stall.
+    for place in range(0, wanted, 4096):
+        held[place] = (held[place] + 1) % 256
+    time.sleep(0.01)
+"""
+
+
+class FaultError(Exception):
+    """A fault could not be put in; the text says why."""
+
+
+@contextmanager
+def injected(control: Control, injections: Sequence[Mapping[str, Any]]) -> Iterator[None]:
+    """Have faults in the lab while the block runs."""
+    with contextlib.ExitStack() as stack:
+        for injection in injections:
+            stack.enter_context(_KINDS[str(injection["kind"])](control, injection))
+        yield
+
+
+@contextmanager
+def _throttle(control: Control, injection: Mapping[str, Any]) -> Iterator[None]:
+    try:
+        lab.throttle(control.lab, injection["link"], float(injection["bytes_per_second"]))
+        yield
+    finally:
+        lab.throttle(control.lab, injection["link"], None)
+
+
+@contextmanager
+def _slow(control: Control, injection: Mapping[str, Any]) -> Iterator[None]:
+    try:
+        lab.slow(control.lab, injection["node"], float(injection["cores"]))
+        yield
+    finally:
+        lab.slow(control.lab, injection["node"], None)
+
+
+@contextmanager
+def _hog(control: Control, injection: Mapping[str, Any]) -> Iterator[None]:
+    """Let other programs run on a node's cores."""
+    argv = [sys.executable, "-S", "-E", "-c", "while True: pass"]
+    with contextlib.ExitStack() as stack:
+        for _ in range(int(injection["processes"])):
+            stack.enter_context(_running(control, injection["node"], argv))
+        yield
+
+
+@contextmanager
+def _delay(control: Control, injection: Mapping[str, Any]) -> Iterator[None]:
+    """Hold back what both ends of a link send, with the node's own relay."""
+    link, seconds = str(injection["link"]), float(injection["seconds"])
+    nodes = control.profile.nodes
+    ends = [name for name, node in nodes.items() if link in node.links]
+    with contextlib.ExitStack() as stack:
+        for node in ends:
+            own = nodes[node].links[link]
+            peers = [
+                f"{nodes[peer].links[link].address}={nodes[peer].links[link].mac}"
+                for one, peer in permutations(ends, 2)
+                if one == node
+            ]
+            path = f"{CONTROL_FOLDER}/delay-{own.interface}"
+            _shell(control, node, f"mkdir -p {CONTROL_FOLDER} && echo {seconds} > {path}")
+            # The relay ends when its control file goes, and its routes with it.
+            stack.callback(_shell, control, node, f"rm -f {path}")
+            program = str(REPOSITORY / "_modules" / "delay.py")
+            stack.enter_context(_running(control, node, [sys.executable, program, path, own.interface, *peers]))
+            _wait(partial(_works, control, node, path), f"the relay on {node}")
+        yield
+
+
+def _works(control: Control, node: str, path: str) -> bool:
+    return bool(_shell(control, node, f"cat {path}.lock || true").strip())
+
+
+@contextmanager
+def _memory(control: Control, injection: Mapping[str, Any]) -> Iterator[None]:
+    """Take a node's memory until it has less than its programs use: the rest is reclaimed and read again."""
+    node = str(injection["node"])
+    usage = find_hierarchy().usage(control.lab, node)
+    if usage.memory_limit_bytes is None:
+        raise FaultError(f"{node} has no memory limit: its memory cannot be made scarce")
+    wanted = usage.memory_limit_bytes - usage.memory_bytes - int(injection["bytes_left"])
+    with _running(control, node, [sys.executable, "-S", "-E", "-c", _HOLD, str(max(wanted, 2**20))]):
+        yield
+
+
+@contextmanager
+def _front(control: Control, injection: Mapping[str, Any]) -> Iterator[None]:
+    """Hold the process in front of the engine to a little CPU time: a group of its own inside the node's."""
+    node, hierarchy = str(injection["node"]), find_hierarchy()
+    if hierarchy.version != 1:
+        raise FaultError("control groups version 2 do not let a node's processes be divided this way")
+    front = _front_process(hierarchy, control.lab, node)
+    parent = hierarchy.directory("cpu", control.lab, node)
+    group = parent / "front"
+    try:
+        group.mkdir(exist_ok=True)
+        (group / "cpu.cfs_period_us").write_text(str(QUOTA_PERIOD_MICROSECONDS * 10))
+        (group / "cpu.cfs_quota_us").write_text(str(round(float(injection["cores"]) * QUOTA_PERIOD_MICROSECONDS * 10)))
+        (group / "cgroup.procs").write_text(str(front))
+        yield
+    finally:
+        for pid in (group / "cgroup.procs").read_text().split() if group.is_dir() else []:
+            with contextlib.suppress(ProcessLookupError):
+                (parent / "cgroup.procs").write_text(pid)
+        if group.is_dir():
+            group.rmdir()
+
+
+def _front_process(hierarchy: Hierarchy, name: str, node: str) -> int:
+    """Return the process that serves the API: `vllm serve` itself, whose name no other process of it has."""
+    for pid in hierarchy.processes(name, node):
+        with contextlib.suppress(OSError):
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            if b"serve" in words[:4] and any(word.endswith(b"/vllm") for word in words[:3]):
+                return pid
+    raise FaultError(f"no process of an API server on {node}: is it a head?")
+
+
+_KINDS: dict[str, Callable[[Control, Mapping[str, Any]], AbstractContextManager[None]]] = {
+    "throttle": _throttle,
+    "slow": _slow,
+    "hog": _hog,
+    "delay": _delay,
+    "memory": _memory,
+    "front": _front,
+}
+
+
+@contextmanager
+def _running(control: Control, node: str, argv: Sequence[str]) -> Iterator[None]:
+    """Run a program on a node while the block runs."""
+    process = subprocess.Popen(
+        lab.command(control.lab, node, list(argv)),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _shell(control: Control, node: str, text: str) -> str:
+    finished = subprocess.run(
+        lab.command(control.lab, node, ["sh", "-c", text]), capture_output=True, text=True, timeout=30, check=False
+    )
+    if finished.returncode:
+        raise FaultError(f"{node}: {text}: {finished.stderr.strip()}")
+    return finished.stdout
+
+
+def _wait(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + READY_SECONDS
+    while not condition():
+        if time.monotonic() > deadline:
+            raise FaultError(f"{what} did not come up within {READY_SECONDS:.0f} s")
+        time.sleep(0.05)

@@ -1,0 +1,142 @@
+"""The causal runner drives a whole experiment, with stand-ins for the nodes and for the waves."""
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from salt.exceptions import CommandExecutionError
+
+from bottleneck.plan import worker_specs
+from bottleneck.profile import find_profile, load_profile
+
+REPOSITORY = Path(__file__).parents[2]
+SHARES = {"link_rate": 0.6, "cpu_speed": 0.3}
+
+
+class Nodes:
+    """Both nodes of the cluster as the runner sees them: what is slowed, and what was asked."""
+
+    def __init__(self) -> None:
+        self.slowed: dict[str, list[dict[str, Any]]] = {}
+        self.calls: list[str] = []
+        self.silent: set[str] = set()
+
+    def cmd(self, hosts: Any, function: str, arguments: Any = (), **_: Any) -> dict[str, Any]:
+        hosts = [hosts] if isinstance(hosts, str) else hosts
+        self.calls.append(function)
+        answers: dict[str, Any] = {}
+        for host in hosts:
+            if host in self.silent:
+                continue
+            if function == "actuator.look":
+                answers[host] = {"cores": 1, "quota_cores": None, "rate_bytes_per_second": 5e6, "delay_seconds": None}
+            elif function == "perturb.set":
+                self.slowed[host] = list(arguments[0].get(host, []))
+                answers[host] = {"armed": True, "applied": self.slowed[host]}
+            elif function == "perturb.undo":
+                answers[host] = self.slowed.pop(host, [])
+            else:
+                answers[host] = True
+        return answers
+
+    def slowdown(self, actuator: str) -> float:
+        """How much slower the slowest node is by an actuator."""
+        changes = [change for each in self.slowed.values() for change in each if change["actuator"] == actuator]
+        if actuator == "link_rate":
+            return max([5e6 / change["bytes_per_second"] for change in changes], default=1.0)
+        return max([change["slowdown"] for change in changes], default=1.0)
+
+
+@pytest.fixture
+def causal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    specification = importlib.util.spec_from_file_location("causal_runner", REPOSITORY / "_runners" / "causal.py")
+    assert specification and specification.loader
+    module: Any = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    nodes = Nodes()
+    monkeypatch.setattr(module.salt.client, "LocalClient", lambda mopts: nodes)
+    clock = {"now": 1000.0}
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock["now"])
+    profile = load_profile(find_profile("embedded"))
+    module.__opts__ = {"cluster_profile": str(find_profile("embedded")), "cluster_directory": str(tmp_path)}
+    record = {
+        "deployment": "tp2",
+        "overrides": {},
+        "workers": [spec.as_dict() for spec in worker_specs(profile, "tp2")],
+    }
+
+    def send(heads: list[str], model: str, vocabulary: int, requests: int, *lengths: int, **load: Any) -> Any:
+        assert heads == ["10.77.0.10:8000"] and requests == 4
+        seconds = 1.0 + sum(share * (nodes.slowdown(name) - 1) for name, share in SHARES.items())
+        begun, clock["now"] = clock["now"], clock["now"] + seconds
+        # A little noise that is the same every time.
+        seconds *= 1 + 0.01 * ((load["seed"] * 7) % 5 - 2)
+        times = [begun + seconds * (number + 1) / 8 for number in range(8)]
+        return [{"sent": begun, "token_times": times, "error": module.failing} for _ in range(requests)]
+
+    module.__salt__ = {
+        "cluster.deployment_record": lambda: module.record,
+        "probe.fresh": lambda: {"measured": [], "left": []},
+        "wave.send": send,
+    }
+    module.nodes, module.record, module.failing = nodes, record, None
+    return module
+
+
+def test_an_experiment_finds_what_the_waves_depend_on_and_puts_everything_back(causal: Any) -> None:
+    found = causal.run(budget=60, resources=["link_rate:direct", "cpu"], upgrades={"link_rate:direct": 4})
+    assert found["conclusion"]["class"] == "link_bandwidth" and found["conclusion"]["confirmed"]
+    shares = {row["resource"]: row["metrics"]["time"]["share"] for row in found["sensitivity"]}
+    assert shares["link_rate:direct"]["value"] == pytest.approx(0.6, abs=0.05)
+    assert shares["cpu"]["value"] == pytest.approx(0.3, abs=0.05)
+    (upgrade,) = found["upgrades"]
+    # A link four times as fast really saves 0.6 * 3 / 4 here: the stand-in computes it, the prediction does not know.
+    assert upgrade["metrics"]["time"]["real"]["saved"]["value"] == pytest.approx(0.45, abs=0.03)
+    assert abs(upgrade["metrics"]["time"]["error_points"]) < 5
+    assert causal.nodes.slowed == {} and causal.nodes.calls[-1] == "perturb.undo"
+    assert found["problems"] == [] and found["deployment"] == "tp2"
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, CommandExecutionError])
+def test_whatever_ends_it_everything_is_put_back(causal: Any, failure: type[BaseException]) -> None:
+    sent = causal.__salt__["wave.send"]
+
+    def send(*arguments: Any, **load: Any) -> Any:
+        if any(causal.nodes.slowed.values()):
+            raise failure
+        return sent(*arguments, **load)
+
+    causal.__salt__["wave.send"] = send
+    with pytest.raises(failure):
+        causal.run(budget=60)
+    assert causal.nodes.slowed == {} and causal.nodes.calls[-1] == "perturb.undo"
+
+
+def test_a_node_that_does_not_answer_ends_it_and_is_named(causal: Any) -> None:
+    looked = causal.nodes.cmd
+
+    def cmd(hosts: Any, function: str, *arguments: Any, **keywords: Any) -> Any:
+        if function == "perturb.set":
+            causal.nodes.silent.add("node1")
+        return looked(hosts, function, *arguments, **keywords)
+
+    causal.nodes.cmd = cmd
+    with pytest.raises(CommandExecutionError, match="node1 is silent"):
+        causal.run(budget=60)
+    assert causal.nodes.calls[-1] == "perturb.undo", "the other one is put back"
+
+
+def test_a_wave_that_fails_measures_nothing(causal: Any) -> None:
+    causal.failing = "connection refused"
+    with pytest.raises(CommandExecutionError, match=r"4 of 4 failed: connection refused.*cluster logs"):
+        causal.run(budget=60)
+
+
+def test_what_is_asked_for_must_be_there(causal: Any) -> None:
+    with pytest.raises(CommandExecutionError, match="no resource link_rate:token-ring under tp2: expected link_rate"):
+        causal.run(resources=["link_rate:token-ring"])
+    causal.record = {}
+    with pytest.raises(CommandExecutionError, match="nothing is deployed"):
+        causal.run()
