@@ -27,6 +27,9 @@ LEASE_SECONDS = 45.0
 RENEW_SECONDS = 15.0
 CALL_SECONDS = 15
 UPGRADE_ROUNDS = 4
+# An experiment needs about so many waves; where they are too long for that, prompts and answers are cut alike.
+WANTED_BLOCKS = 40
+LEAST_INPUT_TOKENS, LEAST_OUTPUT_TOKENS = 16, 4
 
 
 def run(
@@ -108,6 +111,7 @@ class _Driver:
         self.hostnames = {node: profile.nodes[node].hostname for node in self.nodes}
         self.heads = [f"{each['api_address']}:{each['api_port']}" for each in record["workers"] if each["head"]]
         self.begun = time.monotonic()
+        self.input_tokens, self.output_tokens = point.input_tokens, point.output_tokens
         self.problems, self.slowed, self.armed = [], False, False
 
     def run(self, budget, tolerance, names, upgrades, upgrade_rounds, probe):
@@ -125,7 +129,9 @@ class _Driver:
         wanted = self.choose(found, names, upgrades)
         session = Session(wanted, self.groups(), budget_seconds=budget, tolerance=tolerance, seed=self.point.seed)
         self.report("warming", "one wave that does not count")
+        begun = time.monotonic()
         self.wave(Block(-1))
+        self.shorten((time.monotonic() - begun) * WANTED_BLOCKS / budget)
         self.session_begun = time.monotonic()
         while (block := session.next_block(self.elapsed())) is not None:
             done = len(session.measurements)
@@ -136,7 +142,7 @@ class _Driver:
         known = Circumstances(
             waits_for_slots=bool(self.point.concurrency and allowed and allowed < self.point.concurrency),
             has_stages=self.profile.deployments[self.record["deployment"]].pipeline_parallel > 1,
-            output_tokens=self.point.output_tokens,
+            output_tokens=self.output_tokens,
         )
         result = report(session, known, upgrades)
         return {
@@ -144,11 +150,25 @@ class _Driver:
             "deployment": self.record["deployment"],
             "overrides": self.record.get("overrides") or {},
             "workload": {key: value for key, value in self.point.to_json().items() if key != "index"},
+            "wave": {"input_tokens": self.input_tokens, "output_tokens": self.output_tokens},
             "upgrades": [self.upgrade(session, name, factor, upgrade_rounds) for name, factor in upgrades.items()],
             "problems": self.problems,
             "experiment_seconds": round(seconds, 1),
             "seconds": round(time.monotonic() - self.begun, 1),
         }
+
+    def shorten(self, excess):
+        """Cut the waves' prompts and answers in proportion when they take `excess` times what they may."""
+        if excess <= 1:
+            return
+        whole = self.input_tokens, self.output_tokens
+        self.input_tokens = max(min(LEAST_INPUT_TOKENS, whole[0]), round(whole[0] / excess))
+        self.output_tokens = max(min(LEAST_OUTPUT_TOKENS, whole[1]), round(whole[1] / excess))
+        if (self.input_tokens, self.output_tokens) != whole:
+            self.problems.append(
+                f"waves of {self.input_tokens} input and {self.output_tokens} output tokens stand for {whole[0]} and "
+                f"{whole[1]}: with a longer --budget they are cut less"
+            )
 
     def elapsed(self):
         return time.monotonic() - self.session_begun
@@ -246,8 +266,8 @@ class _Driver:
                 self.profile.model.name,
                 shape.vocabulary_size,
                 self.wave_requests(),
-                point.input_tokens,
-                point.output_tokens,
+                self.input_tokens,
+                self.output_tokens,
                 concurrency=point.concurrency,
                 rate=rate,
                 slots=slots,

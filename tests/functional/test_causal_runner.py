@@ -69,6 +69,7 @@ def causal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
     def send(heads: list[str], model: str, vocabulary: int, requests: int, *lengths: int, **load: Any) -> Any:
         assert heads == ["10.77.0.10:8000"] and requests == 4
+        module.lengths = lengths
         seconds = 1.0 + sum(share * (nodes.slowdown(name) - 1) for name, share in SHARES.items())
         begun, clock["now"] = clock["now"], clock["now"] + seconds
         # A little noise that is the same every time.
@@ -97,6 +98,14 @@ def test_an_experiment_finds_what_the_waves_depend_on_and_puts_everything_back(c
     assert abs(upgrade["metrics"]["time"]["error_points"]) < 5
     assert causal.nodes.slowed == {} and causal.nodes.calls[-1] == "perturb.undo"
     assert found["problems"] == [] and found["deployment"] == "tp2"
+    assert causal.lengths == (256, 32)
+
+
+def test_waves_too_long_for_the_budget_are_cut_alike(causal: Any) -> None:
+    found = causal.run(budget=20, resources=["link_rate:direct"])
+    # A wave of one second, of which 40 are to fit into 20 s.
+    assert found["wave"] == {"input_tokens": 128, "output_tokens": 16} and causal.lengths == (128, 16)
+    assert "stand for 256 and 32" in found["problems"][0]
 
 
 @pytest.mark.parametrize("failure", [KeyboardInterrupt, CommandExecutionError])
