@@ -1,0 +1,115 @@
+"""Which resources a deployment has, and what every node is told to slow them."""
+
+from typing import Any
+
+import pytest
+
+from bottleneck.causal.resources import Resource, allowed_sequences, candidates, exchanging_pairs
+from bottleneck.engine_types import Actuator
+from bottleneck.plan import worker_specs
+from bottleneck.profile import find_profile, load_profile
+
+PROFILE = load_profile(find_profile("embedded"))
+GIGABYTE = 1e9
+
+
+def found(deployment: str = "tp2", **changes: Any) -> dict[str, Resource]:
+    seen = {"cores": 1, "quota_cores": None, "rate_bytes_per_second": GIGABYTE, "delay_seconds": None}
+    record = {"workers": [spec.as_dict() for spec in worker_specs(PROFILE, deployment)]}
+    looked = {"node0": dict(seen), "node1": {**seen, **changes.pop("node1", {})}}
+    ceilings = changes.pop("ceilings", {})
+    listed = candidates(PROFILE, record, looked, ceilings, changes.pop("concurrency", 4), changes.pop("rate", None))
+    assert not changes
+    return {resource.name: resource for resource in listed}
+
+
+def test_two_nodes_that_share_every_layer() -> None:
+    resources = found()
+    assert list(resources) == [
+        *("link_rate:direct", "link_latency:direct", "cpu", "cpu:node0", "cpu:node1", "sequences")
+    ]
+    slowed = resources["link_rate:direct"].changes_at(4)
+    assert slowed["node0"] == {"actuator": "link_rate", "interface": "usb4", "bytes_per_second": GIGABYTE / 4}
+    assert slowed["node1"] == slowed["node0"]
+    faster = resources["link_rate:direct"].changes_at(0.5)
+    assert faster["node0"]["bytes_per_second"] == 2 * GIGABYTE, "an upgrade that is really made"
+    assert resources["cpu:node1"].changes_at(2) == {"node1": {"actuator": "cpu_speed", "slowdown": 2}}
+    assert set(resources["cpu"].changes_at(2)) == {"node0", "node1"}
+    assert resources["sequences"].changes_at(2) == {}, "the load generator does it"
+
+
+def test_what_a_link_carries_is_the_least_that_is_known() -> None:
+    way = {"bandwidth_bytes_per_second": {"median": 4e8}, "latency_seconds": {"median": 3e-5}}
+    ceilings = {"links": {"direct": {"node0->node1": way, "node1->node0": way}}}
+    assert found()["link_rate:direct"].amount == GIGABYTE
+    assert found(ceilings=ceilings)["link_rate:direct"].amount == 4e8
+    assert found(node1={"rate_bytes_per_second": 5e6}, ceilings=ceilings)["link_rate:direct"].amount == 5e6
+    delay = found(ceilings=ceilings)["link_latency:direct"]
+    assert delay.amount == 3e-5 and delay.has_placebo
+    assert delay.changes_at(11)["node0"] == {
+        "actuator": "link_latency",
+        "interface": "usb4",
+        "peers": {"10.77.1.11": "02:77:00:00:01:11"},
+        "seconds": pytest.approx(3e-4),
+    }
+    assert delay.changes_at(1)["node0"]["seconds"] == 0.0, "its placebo: the relay without a delay"
+
+
+def test_a_delay_that_is_there_is_made_longer_or_shorter() -> None:
+    delay = found(node1={"delay_seconds": 0.01})["link_latency:direct"]
+    assert not delay.has_placebo
+    assert delay.changes_at(2)["node1"]["seconds"] == pytest.approx(0.01 + delay.amount)
+    assert delay.changes_at(0.5)["node1"]["seconds"] == pytest.approx(0.01 - delay.amount / 2)
+    assert delay.changes_at(1e-9)["node0"]["seconds"] == 0.0, "never below nothing"
+
+
+def test_a_node_under_a_quota_is_slowed_by_its_quota() -> None:
+    resources = found(node1={"quota_cores": 0.4})
+    assert resources["cpu:node1"].amount == 0.4
+    assert resources["cpu:node1"].changes_at(2) == {"node1": {"actuator": "cpu_quota", "cores": 0.2}}
+    assert resources["cpu:node1"].changes_at(0.4)["node1"]["cores"] == pytest.approx(1.0), "lifted"
+    assert resources["cpu"].changes_at(2) == {
+        "node0": {"actuator": "cpu_speed", "slowdown": 2},
+        "node1": {"actuator": "cpu_quota", "cores": 0.2},
+    }
+    assert found(node1={"quota_cores": 2.0})["cpu:node1"].changes_at(2)["node1"]["actuator"] == "cpu_speed"
+
+
+def test_replicas_exchange_nothing_and_a_single_node_is_the_only_one() -> None:
+    assert list(found("replicas")) == ["cpu", "cpu:node0", "cpu:node1", "sequences"]
+    assert list(found("single")) == ["cpu:node0", "sequences"]
+    assert "sequences" not in found(concurrency=1)
+    assert found(concurrency=None, rate=0.5)["arrivals"].at(2) == 0.25
+
+
+def test_pairs_and_slots_are_read_off_the_workers() -> None:
+    record = {"workers": [spec.as_dict() for spec in worker_specs(PROFILE, "replicas", {"max_num_seqs": 3})]}
+    assert exchanging_pairs(record) == [] and allowed_sequences(record) == 6
+    record = {"workers": [spec.as_dict() for spec in worker_specs(PROFILE, "tp2")]}
+    assert exchanging_pairs(record) == [("node0", "node1")] and allowed_sequences(record) == 16
+
+
+def test_a_limit_that_the_engine_map_names_is_a_resource(monkeypatch: pytest.MonkeyPatch) -> None:
+    limit = Actuator(unit="W", read=["show"], write=["set", "{value}"])
+    monkeypatch.setitem(PROFILE.engines["cpu"].actuators, "power", limit)
+    seen = {"cores": 1, "quota_cores": None, "settings": {"power": "300.00"}}
+    record = {"workers": [spec.as_dict() for spec in worker_specs(PROFILE, "single")]}
+    (power,) = [each for each in candidates(PROFILE, record, {"node0": seen}, {}, None) if each.kind == "setting"]
+    assert power.amount == 300.0 and power.largest == 2.0
+    assert power.changes_at(1.5) == {
+        "node0": {"actuator": "setting", "name": "power", "read": ["show"], "write": ["set", "{value}"], "value": 200}
+    }
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {},
+        {"path": "/sys/x", "read": ["a"], "write": ["b", "{value}"]},
+        {"read": ["a"]},
+        {"read": ["a"], "write": ["b"]},
+    ],
+)
+def test_a_limit_has_exactly_one_way(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        Actuator(unit="W", **wrong)
