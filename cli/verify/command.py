@@ -70,11 +70,14 @@ def verify_verdicts(
     waiting = [case for case in chosen if case.name not in record.done()][:limit]
     if waiting:
         control = connect(profile, lab)
-        for case in _in_turn(control, waiting):
+        turn = _Turn(control, waiting)
+        for case in turn.cases():
             document = (
                 _upgrade(control, case, seed) if isinstance(case, Upgrade) else _ask(control, case, settle).to_json()
             )
             record.add(document)
+            if document["error"]:
+                turn.distrust()
             console.print(_line(document), soft_wrap=True)
     names = {case.name for case in chosen}
     lines = {case: document for case, document in record.lines().items() if case in names}
@@ -104,21 +107,31 @@ def _list(chosen: Sequence[Case | Upgrade], as_json: bool) -> None:
     emit({"cases": rows}, as_json, lambda: typer.echo("\n".join(str(row["case"]) for row in rows)))
 
 
-def _in_turn(control: Control, waiting: Sequence[Case | Upgrade]) -> Iterator[Case | Upgrade]:
-    """Give the cases one by one, with what each needs deployed, and say how long the rest takes."""
-    current: tuple[str, str] | None = None
-    begun = time.monotonic()
-    for number, case in enumerate(waiting):
-        wanted = case.deployed if isinstance(case, Case) else (case.deployment, "{}")
-        if wanted != current:
-            undeploy_model(control)
-            deploy_model(control, wanted[0], json.loads(wanted[1]) or None)
-            current = wanted
-        left = (time.monotonic() - begun) / number * (len(waiting) - number) if number else None
-        more = f", about {duration_text(left)} left" if left is not None else ""
-        console.rule(f"{number + 1} of {len(waiting)}: {case.name}{more}", align="left")
-        yield case
-    undeploy_model(control)
+class _Turn:
+    """Gives the cases one by one, with what each needs deployed, and says how long the rest takes."""
+
+    def __init__(self, control: Control, waiting: Sequence[Case | Upgrade]) -> None:
+        self._control, self._waiting = control, waiting
+        self._deployed: tuple[str, str] | None = None
+
+    def distrust(self) -> None:
+        """Have everything deployed anew for the next case: the last one may have broken it."""
+        self._deployed = None
+
+    def cases(self) -> Iterator[Case | Upgrade]:
+        """Return the cases, each once everything it needs is up; nothing is left deployed after the last one."""
+        begun, count = time.monotonic(), len(self._waiting)
+        for number, case in enumerate(self._waiting):
+            wanted = case.deployed if isinstance(case, Case) else (case.deployment, "{}")
+            if wanted != self._deployed:
+                undeploy_model(self._control)
+                deploy_model(self._control, wanted[0], json.loads(wanted[1]) or None)
+                self._deployed = wanted
+            left = (time.monotonic() - begun) / number * (count - number) if number else None
+            more = f", about {duration_text(left)} left" if left is not None else ""
+            console.rule(f"{number + 1} of {count}: {case.name}{more}", align="left")
+            yield case
+        undeploy_model(self._control)
 
 
 def _ask(control: Control, case: Case, settle: bool) -> Outcome:

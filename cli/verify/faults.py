@@ -92,7 +92,7 @@ def _delay(control: Control, injection: Mapping[str, Any]) -> Iterator[None]:
                 if one == node
             ]
             path = f"{CONTROL_FOLDER}/delay-{own.interface}"
-            _shell(control, node, f"mkdir -p {CONTROL_FOLDER} && echo {seconds} > {path}")
+            _shell(control, node, f"mkdir -p {CONTROL_FOLDER} && rm -f {path}.lock && echo {seconds} > {path}")
             # The relay ends when its control file goes, and its routes with it.
             stack.callback(_shell, control, node, f"rm -f {path}")
             program = str(REPOSITORY / "_modules" / "delay.py")

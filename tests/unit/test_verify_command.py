@@ -1,0 +1,109 @@
+"""`cluster verify-verdicts` goes through its cases, keeps each as it is done, and goes on where it stopped."""
+
+import json
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+import cli.verify.command as command
+from bottleneck.verdict import Verdict
+from cli.main import app
+
+
+class Lab:
+    """Stands in for the lab: what was deployed, sent and put in, and what the verdict is."""
+
+    def __init__(self) -> None:
+        self.deployed: list[str] = []
+        self.put_in: list[str] = []
+        self.sent: list[dict[str, Any]] = []
+        self.answer = "sequence_limit"
+        self.breaks_at: int | None = None
+
+
+@pytest.fixture
+def lab(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Lab:
+    found = Lab()
+
+    @contextmanager
+    def injected(control: Any, injections: Any) -> Any:
+        found.put_in.append(json.dumps([injection["kind"] for injection in injections]))
+        yield
+
+    def record_run(control: Any, settings: dict[str, Any]) -> Any:
+        if found.breaks_at == len(found.sent):
+            found.breaks_at = None
+            raise typer.Exit(1)
+        found.sent.append(settings)
+        return type("Recorded", (), {"result": {"failed": 0}, "folder": tmp_path})
+
+    def deploy(control: Any, name: str, overrides: Any) -> None:
+        found.deployed.append(f"{name} {overrides}")
+
+    experiment = {"conclusion": {"class": "straggler", "confirmed": True}}
+    monkeypatch.setattr(command, "connect", lambda profile, lab: None)
+    monkeypatch.setattr(command, "undeploy_model", lambda control: None)
+    monkeypatch.setattr(command, "deploy_model", deploy)
+    monkeypatch.setattr(command, "injected", injected)
+    monkeypatch.setattr(command, "record_run", record_run)
+    monkeypatch.setattr(command, "load_run", lambda folder: type("Run", (), {"seconds": 12.0}))
+    monkeypatch.setattr(command, "analyse", lambda run: Verdict(found.answer, "t", {"node": None, "link": None}, 0.8))
+    monkeypatch.setattr(command, "experiment", lambda *arguments: experiment)
+    monkeypatch.chdir(tmp_path)
+    return found
+
+
+def ask(*arguments: str) -> Any:
+    result = CliRunner().invoke(app, ["verify-verdicts", "--json", *arguments])
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def test_it_stops_at_the_limit_and_goes_on_later(lab: Lab, tmp_path: Path) -> None:
+    first = ask("--only", "tp2/sequence_limit", "--limit", "2")
+    assert first["all"]["cases"] == 2 and first["all"]["top1"]["rate"] == 1.0
+    whole = ask("--only", "tp2/sequence_limit")
+    assert whole["all"]["cases"] == 4 and len(lab.sent) == 4, "none was run twice"
+    assert ask("--only", "tp2/sequence_limit")["all"]["cases"] == 4 and len(lab.sent) == 4
+    lines = (tmp_path / "verify" / "verdicts-seed1.jsonl").read_text().splitlines()
+    assert len(lines) == 4 and json.loads(lines[0])["data_seconds"] == 12.0
+    assert "| `sequence_limit` | 4 | 100%" in (tmp_path / "verify" / "verdicts-seed1.md").read_text()
+
+
+def test_one_deployment_serves_its_cases(lab: Lab) -> None:
+    ask("--only", "tp2/sequence_limit")
+    assert lab.deployed == ["tp2 {'max_num_seqs': 1}", "tp2 {'max_num_seqs': 2}"]
+
+
+def test_a_case_that_breaks_is_named_and_the_next_gets_a_fresh_engine(lab: Lab) -> None:
+    lab.breaks_at = 1
+    found = ask("--only", "1seqs", "--limit", "3")
+    assert len(found["errors"]) == 1 and found["all"]["cases"] == 2
+    assert len(lab.deployed) == 2
+    again = ask("--only", "1seqs", "--limit", "1")
+    assert again["errors"] == {} and again["all"]["cases"] == 3, "what broke is run again"
+
+
+def test_what_is_not_sure_is_settled_by_the_experiment_and_told_apart(lab: Lab) -> None:
+    lab.answer = "inconclusive"
+    found = ask("--only", "tp2/straggler", "--limit", "2")
+    assert found["all"]["top1"]["hits"] == 0 and found["all"]["unsure"]["hits"] == 2
+    assert found["all"]["settled_by_causal"]["rate"] == 1.0
+    assert lab.put_in == ['["slow"]', '["slow"]']
+    kept = ask("--only", "tp2/straggler", "--limit", "1", "--no-settle", "--seed", "2")
+    assert kept["all"]["settled_by_causal"]["of"] == 0
+
+
+def test_the_cases_are_listed_without_a_lab(monkeypatch: pytest.MonkeyPatch) -> None:
+    def connect(profile: str, lab: str) -> None:
+        raise AssertionError("no lab is needed")
+
+    monkeypatch.setattr(command, "connect", connect)
+    assert len(ask("--list")["cases"]) >= 60
+    assert len(ask("--list", "--upgrades")["cases"]) >= 12
+    result = CliRunner().invoke(app, ["verify-verdicts", "--only", "unicorn"])
+    assert result.exit_code == 2
