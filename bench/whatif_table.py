@@ -21,12 +21,13 @@ from scipy import optimize
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from bottleneck.whatif.calibrate import CALIBRATION_POINTS  # noqa: E402 - the path comes first
-from bottleneck.whatif.evaluate import Evaluation, held_out_draw  # noqa: E402
+from bottleneck.whatif.calibrate import CALIBRATION_POINTS, calibrate  # noqa: E402 - the path comes first
+from bottleneck.whatif.evaluate import COVERAGE, Evaluation, held_out_draw  # noqa: E402
 from bottleneck.whatif.sweep import Accelerator, Point, Sweep, read_accelerator, read_sweep  # noqa: E402
 
 DATA = ROOT / "tests" / "data" / "h200"
 PAGE = ROOT / "doc" / "reference" / "what-if-accuracy.md"
+SMALL = 8
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.9, 0.95, 1.0)
 SWEEPS = {
     "sweep_bf16.json": "22 B, bfloat16",
@@ -90,7 +91,40 @@ def measure(sweep: Sweep, accelerator: Accelerator, seeds: int) -> dict[str, Any
     }
 
 
-def page(results: dict[str, dict[str, Any]], seeds: int) -> str:
+def extrapolated(sweep: Sweep, accelerator: Accelerator, seeds: int) -> str:
+    """Return a row: calibrated on six random points of batch 8 and below, held against all of batch 16 and above."""
+    small = [point for point in sweep.points if point.batch <= SMALL]
+    large = [point for point in sweep.points if point.batch >= 2 * SMALL]
+    measured = np.log([*(p.prefill_seconds for p in large), *(p.decode_step_seconds for p in large)])
+    errors, inside = [], []
+    for seed in range(seeds):
+        order = np.random.default_rng(seed).permutation(len(small))[:CALIBRATION_POINTS]
+        chosen = [small[index] for index in order]
+        known = calibrate(sweep.served, accelerator, chosen, sweep.output_tokens)
+        found = known.forecast(known.at([(point.batch, point.prompt) for point in large]))
+        off = found.center - measured
+        errors.append(np.abs(np.expm1(off)).reshape(2, -1).mean(axis=1))
+        inside.append((np.abs(off) <= known.quantile(COVERAGE) * found.spread).reshape(2, -1).mean(axis=1))
+    middle, high, covered = np.median(errors, axis=0), np.quantile(errors, 0.9, axis=0), np.mean(inside, axis=0)
+    cells = [f"{100 * middle[phase]:.1f} | {100 * high[phase]:.1f} | {covered[phase]:.0%}" for phase in (1, 0)]
+    return f"| {SWEEPS[sweep.name]} | {' | '.join(cells)} |"
+
+
+def extrapolation(rows: list[str]) -> list[str]:
+    """Return the section on batches larger than all that were calibrated on."""
+    return [
+        "## Extrapolation, error in percent",
+        "",
+        f"Calibrated on {CALIBRATION_POINTS} random points of batch {SMALL} and below, held against all points of "
+        f"batch {2 * SMALL} and above.",
+        "",
+        "| sweep | decode: median | p90 | in the 90 % interval | prefill: median | p90 | in the 90 % interval |",
+        "|---|---|---|---|---|---|---|",
+        *rows,
+    ]
+
+
+def page(results: dict[str, dict[str, Any]], seeds: int, rows: list[str]) -> str:
     """Return the page."""
     lines = [
         "# Accuracy of the what-if model",
@@ -117,7 +151,7 @@ def page(results: dict[str, dict[str, Any]], seeds: int) -> str:
                 inside = f"{result['coverage'][f'{phase}_coverage']['mean']:.0%}" if method == "model" else ""
                 lines.append(f"| {SWEEPS[name]} | {method} | {row(values)} | {inside} |")
         lines.append("")
-    return "\n".join(lines).rstrip() + "\n"
+    return "\n".join([*lines, *extrapolation(rows)]) + "\n"
 
 
 def main() -> None:
@@ -127,11 +161,13 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="write the page instead of printing it")
     arguments = parser.parse_args()
     accelerator = read_accelerator(DATA / "ceilings.json")
-    results = {}
+    results, rows = {}, []
     for name in SWEEPS:
         print(name, file=sys.stderr, flush=True)
-        results[name] = measure(read_sweep(DATA / name), accelerator, arguments.seeds)
-    text = page(results, arguments.seeds)
+        sweep = read_sweep(DATA / name)
+        results[name] = measure(sweep, accelerator, arguments.seeds)
+        rows.append(extrapolated(sweep, accelerator, arguments.seeds))
+    text = page(results, arguments.seeds, rows)
     if arguments.write:
         PAGE.write_text(text, encoding="utf-8")
         return
