@@ -32,7 +32,7 @@ lint: ## ruff, mypy, import-linter, salt-lint, yamllint, shellcheck
 	@.venv/bin/lint-imports
 	@git ls-files '*.sls' | xargs .venv/bin/salt-lint
 	@git ls-files '*.yaml' '*.yml' | xargs .venv/bin/yamllint -s
-	@shellcheck setup/packages setup/venv setup/control-node .ci/run setup/control-node netboot/image/files/init netboot/image/files/udhcpc netboot/image/files/stage
+	@shellcheck setup/packages setup/venv setup/control-node .ci/run netboot/image/files/init netboot/image/files/udhcpc netboot/image/files/stage
 
 reference: ## Write the generated pages of doc/reference again
 	@setup/venv
