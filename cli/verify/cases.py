@@ -72,8 +72,15 @@ class Case:
 
     @property
     def workload(self) -> dict[str, Any]:
-        """What the load generator is told."""
+        """The load, as the causal experiment takes it."""
         return {**LOADS[self.load], **self.changes, "seed": self.seed}
+
+    @property
+    def bench(self) -> dict[str, Any]:
+        """The load, as a bench takes it: a sweep of one point."""
+        load = self.workload
+        points = {key: [load[key]] for key in ("concurrency", "rate") if load.get(key) is not None}
+        return {**load, "concurrency": None, "rate": None, **points}
 
     @property
     def deployed(self) -> tuple[str, str]:

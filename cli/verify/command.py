@@ -148,7 +148,7 @@ def _ask(control: Control, case: Case, settle: bool) -> Outcome:
     }
     try:
         with injected(control, case.injections):
-            recorded = record_run(control, case.workload)
+            recorded = record_run(control, case.bench)
             if recorded.result["failed"]:
                 return Outcome(**put, answered="inconclusive", error=str(recorded.result["first_error"]))
             begun = time.perf_counter()

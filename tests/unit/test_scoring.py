@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from bottleneck.profile import find_profile, load_profile
 from bottleneck.scoring import HEALTHY, SPLITS, Outcome, markdown, rate, score, split_of
 from bottleneck.taxonomy import CLASSES
+from bottleneck.workload import points
 from cli.verify.cases import NOT_INJECTED, Case, cases
 from cli.verify.faults import _KINDS
 from cli.verify.record import Record
@@ -101,6 +103,16 @@ def test_a_case_does_not_carry_its_answer_into_the_run() -> None:
         assert set(case.workload) <= {"concurrency", "rate", "input_tokens", "output_tokens", "requests", "seed"}
         assert case.workload["seed"] == 3
         assert case.fault not in str(case.workload)
+
+
+def test_a_bench_is_told_a_sweep_of_one_point() -> None:
+    profile = load_profile(find_profile("embedded"))
+    for case in cases(1):
+        told = dict(case.bench)
+        (point,) = points(
+            profile.workload, concurrency=told.pop("concurrency"), rate_per_second=told.pop("rate"), **told
+        )
+        assert (point.concurrency is None) == ("client_limited" in case.name)
 
 
 def test_a_record_goes_on_where_it_stopped(tmp_path: Any) -> None:
