@@ -46,7 +46,7 @@ def reprovision(
         known = ", ".join(control.profile.nodes)
         fail(f"no node {', '.join(strangers)} in {control.profile.name}: expected {known}", None, USAGE)
     if due:
-        with runner_step("Asking which nodes are due", "cluster boot status"):
+        with runner_step("Asking which nodes are due", "cluster boot watch"):
             reasons: dict[str, list[str]] = control.runner("reprovision.due")
         emit({"due": reasons}, as_json, lambda: _print_due(reasons))
         return
