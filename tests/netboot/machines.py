@@ -246,6 +246,16 @@ class Machine:
             *self.extra,
         )
 
+    def gave_up(self) -> bool:
+        """Return whether its firmware has tried everything and waits for somebody to press a key."""
+        return self.uefi and "Shell>" in self.said()
+
+    def power_cycle(self) -> None:
+        """Switch it off and on, as whoever stands before it would."""
+        self.power_off()
+        self.console.rename(self.console.with_suffix(f".{time.time():.0f}"))
+        self.power_on()
+
     def power_off(self) -> None:
         """Pull the plug."""
         if self._process:
