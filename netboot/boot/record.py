@@ -18,8 +18,10 @@ BOOTS_KEPT = 8
 NOTES_KEPT = 24
 UNKNOWN_KEPT = 64
 REFUSALS_KEPT = 200
-# A boot's script belongs to the DHCP exchange that came at most this long before it.
-DHCP_BELONGS_SECONDS = 180.0
+# A request for an address begins a new power-on when the one before was this long ago.
+ASKING_SECONDS = 180.0
+# iPXE asks for its script again and again while there is nothing to boot: that is one power-on, and its wait counts.
+SCRIPT_BELONGS_SECONDS = 3600.0
 
 Arming = Literal["", "first", "reprovision", "down"]
 ORDER: Mapping[str, int] = {stage: number for number, stage in enumerate(BOOT_STAGES)}
@@ -303,7 +305,7 @@ def _dhcp(event: DhcpAsked, state: State) -> State:
     if node is None:
         return state
     asking = node.asking
-    if asking is None or event.now - asking.last > DHCP_BELONGS_SECONDS:
+    if asking is None or event.now - asking.last > ASKING_SECONDS:
         asking = Asking(event.now, event.now)
     detail = event.detail or asking.detail
     return _node(state, event.node, asking=replace(asking, last=event.now, detail=detail))
@@ -341,7 +343,7 @@ def _script(event: ScriptGiven, state: State) -> State:
     node = state.nodes.get(event.node)
     if node is None:
         return state
-    asking = node.asking if node.asking and event.now - node.asking.last <= DHCP_BELONGS_SECONDS else None
+    asking = node.asking if node.asking and event.now - node.asking.last <= SCRIPT_BELONGS_SECONDS else None
     reached: tuple[Reached, ...] = (Reached("script", event.now),)
     began = event.now
     if asking:

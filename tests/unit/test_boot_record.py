@@ -53,6 +53,12 @@ def test_a_boot_begins_with_its_first_dhcp_packet() -> None:
     assert [reached.stage for reached in boot.reached] == list(BOOT_STAGES[:7])
 
 
+def test_the_wait_for_an_image_is_part_of_the_boot() -> None:
+    boot = told(DhcpAsked(2.0, "node0"), script(602.0)).nodes["node0"].boot
+    assert boot is not None and boot.began == 2.0
+    assert [(span.stage, span.seconds) for span in watching.trace(boot)] == [("dhcp", 0.0), ("script", 600.0)]
+
+
 def test_power_on_is_the_beginning_when_it_is_known() -> None:
     state = told(Armed(1.0, "node0", "reprovision", powered_on=True), DhcpAsked(20.0, "node0"), script(25.0))
     boot = state.nodes["node0"].boot
