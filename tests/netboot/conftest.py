@@ -71,7 +71,7 @@ def control(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     profile = boot_profile.write(folder / "netboot.yaml", described)
     settings = Settings.of(load_profile(profile))
     network: Network
-    with namespace(f"netboot{os.getpid()}", BRIDGE, [f"{CONTROL}/24", advertised_address(settings)]) as network:
+    with namespace(BRIDGE, [f"{CONTROL}/24", advertised_address(settings)]) as network:
         node = ControlNode(network, folder, profile, images)
         node.start()
         wait_for(node.listens, 90, "the boot service listens")

@@ -32,6 +32,7 @@ FIRMWARE = Path("/usr/share/OVMF/OVMF_CODE.fd")
 FIRMWARE_VARIABLES = Path("/usr/share/OVMF/OVMF_VARS.fd")
 EFI_ROM = Path("/usr/lib/ipxe/qemu/efi-virtio.rom")
 MEMORY_MIB = 1024
+PREFIX = "netboot"
 
 
 def wait_for(condition: Callable[[], Any], seconds: float, what: str, interval: float = 0.5) -> Any:
@@ -267,10 +268,20 @@ class Machine:
         return self.console.read_text(errors="replace") if self.console.exists() else ""
 
 
+def sweep() -> None:
+    """Take away the networks of runs that were killed."""
+    for line in _run("ip", "netns", "list").stdout.splitlines():
+        name = line.split()[0]
+        pid = name.removeprefix(PREFIX)
+        if name.startswith(PREFIX) and pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            Network(name, "").down()
+
+
 @contextlib.contextmanager
-def namespace(name: str, bridge: str, addresses: Sequence[str]) -> Iterator[Network]:
+def namespace(bridge: str, addresses: Sequence[str]) -> Iterator[Network]:
     """Give a network that is gone afterwards."""
-    network = Network(name, bridge)
+    sweep()
+    network = Network(f"{PREFIX}{os.getpid()}", bridge)
     try:
         network.up(addresses)
         yield network
