@@ -13,7 +13,7 @@ import sys
 
 VERSION_1, VERSION_2 = 1, 2
 _ETHERNET_HEADER_BYTES = 18
-_LARGEST_QUEUE_BYTES = 8 * 2**20
+_LEAST_QUEUE_BYTES, _LARGEST_QUEUE_BYTES = 2**20, 8 * 2**20
 # A short period makes a quota a steady slowdown instead of a stall of tens of milliseconds.
 QUOTA_PERIOD_MICROSECONDS = 10_000
 # Queueing disciplines that come back by themselves once ours is deleted.
@@ -100,6 +100,8 @@ def _link_rate(change, _directory):
     burst = max(round(rate) // 1000, 2 * (mtu + _ETHERNET_HEADER_BYTES))
     queue = min(round(rate) // 20, _LARGEST_QUEUE_BYTES)
     limit = burst + max(queue, 4 * (mtu + _ETHERNET_HEADER_BYTES))
+    # Never less room than there was: a queue that drops more is a worse link by more than its rate.
+    limit = max(limit, _limit(current["options"]) if current["kind"] == "tbf" else _LEAST_QUEUE_BYTES)
     return current["options"].get("rate"), [["run", _tbf(interface, rate, burst, limit)]], [undo]
 
 
