@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from scipy import stats
+import scipy
 
 from bottleneck.taxonomy import CLASSES, DECIDED
 
@@ -106,7 +106,7 @@ def rate(hits: int, of: int) -> dict[str, Any]:
     """Return a proportion with its 95 % interval (Wilson's score)."""
     if of == 0:
         return {"hits": 0, "of": 0, "rate": None, "low": None, "high": None}
-    interval = stats.binomtest(hits, of).proportion_ci(method="wilson")
+    interval = scipy.stats.binomtest(hits, of).proportion_ci(method="wilson")
     return {"hits": hits, "of": of, "rate": hits / of, "low": float(interval.low), "high": float(interval.high)}
 
 

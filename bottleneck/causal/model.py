@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import optimize, stats
+import scipy
 
 from bottleneck.causal.blocks import TIME, Measurement
 from bottleneck.causal.resources import CPU, Resource
@@ -139,7 +139,7 @@ class Fit:
         """Return a parameter with its interval."""
         place = self.layout.index[name]
         value = float(self.parameters[place])
-        reach = float(stats.t.ppf(0.5 + confidence / 2, self.degrees)) * math.sqrt(
+        reach = float(scipy.stats.t.ppf(0.5 + confidence / 2, self.degrees)) * math.sqrt(
             max(0.0, self.covariance[place, place])
         )
         return Interval(value, value - reach, value + reach)
@@ -215,12 +215,12 @@ def fit(
 
     degrees = max(1, len(known) - free)
     for _ in range(2):
-        solved = optimize.least_squares(residuals, start, bounds=(low, high), loss="soft_l1", f_scale=1.5)
+        solved = scipy.optimize.least_squares(residuals, start, bounds=(low, high), loss="soft_l1", f_scale=1.5)
         start = np.clip(solved.x, low + 1e-9, high - 1e-9)
         # From the median: what a disturbed block adds is bounded (1.4826 makes it a normal's deviation).
         typical = 1.4826 * float(np.median(np.abs(misses(solved.x))))
         deviation = max(_LEAST_DEVIATION, typical * math.sqrt(len(known) / degrees))
-    solved = optimize.least_squares(residuals, start, bounds=(low, high), loss="soft_l1", f_scale=1.5)
+    solved = scipy.optimize.least_squares(residuals, start, bounds=(low, high), loss="soft_l1", f_scale=1.5)
     jacobian = np.asarray(solved.jac, dtype=np.float64)
     information = jacobian.T @ jacobian
     covariance: Array = np.asarray(np.linalg.pinv(information, rcond=1e-12, hermitian=True), dtype=np.float64)

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import optimize
 
 from bottleneck.whatif.deployment import CannotTell, Scenario
 from bottleneck.whatif.split import Link, Split
@@ -97,5 +97,5 @@ def _crossing(gain: Callable[[float], float], low: float, high: float) -> float 
     """Return where a function of a positive number changes its sign, None when it does not."""
     if (gain(low) > 0) == (gain(high) > 0):
         return None
-    root = optimize.brentq(lambda logarithm: gain(math.exp(logarithm)), math.log(low), math.log(high), xtol=1e-9)
+    root = scipy.optimize.brentq(lambda logarithm: gain(math.exp(logarithm)), math.log(low), math.log(high), xtol=1e-9)
     return float(math.exp(root))

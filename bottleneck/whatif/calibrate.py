@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import linalg, optimize, stats
 
 from bottleneck.whatif.split import Split
 from bottleneck.whatif.step import ALONE, PARAMETERS
@@ -133,7 +133,7 @@ class Calibration:
 
     def quantile(self, coverage: float) -> float:
         """Return how many scales an interval reaches to each side."""
-        return float(stats.t.ppf((1 + coverage) / 2, self.freedom))
+        return float(scipy.stats.t.ppf((1 + coverage) / 2, self.freedom))
 
     def predict(
         self, points: Sequence[tuple[int, int]], coverage: float = 0.9
@@ -304,20 +304,20 @@ def calibrate(
     covariance = np.eye(measured.size)
     for _ in range(2):  # the size of absolute errors depends on the times, which the first round finds
         covariance = discrepancy(at, at, errors) + np.diag(noise(at, errors, mean))
-        whiten = linalg.cholesky(covariance, lower=True)
+        whiten = scipy.linalg.cholesky(covariance, lower=True)
 
         def cost(parameters: Floats, whiten: Floats = whiten) -> Floats:
-            misfit = linalg.solve_triangular(whiten, np.log(at.seconds(parameters)) - measured, lower=True)
+            misfit = scipy.linalg.solve_triangular(whiten, np.log(at.seconds(parameters)) - measured, lower=True)
             return np.concatenate([misfit, (parameters - middle) / spread])
 
-        found = optimize.least_squares(cost, mean, method="trf", x_scale=spread, max_nfev=60)
+        found = scipy.optimize.least_squares(cost, mean, method="trf", x_scale=spread, max_nfev=60)
         mean = found.x
-    inverse = linalg.inv(covariance)
+    inverse = scipy.linalg.inv(covariance)
     jacobian = _jacobian(at, mean)
     # Under the model the cost at the mode is chi-squared with as many degrees of freedom as measurements.
     freedom = errors.weight + measured.size
     scale = math.sqrt((errors.weight + 2 * float(found.cost)) / freedom)
-    posterior = linalg.inv(jacobian.T @ inverse @ jacobian / scale**2 + np.diag(spread**-2.0))
+    posterior = scipy.linalg.inv(jacobian.T @ inverse @ jacobian / scale**2 + np.diag(spread**-2.0))
     return Calibration(
         served,
         accelerator,
