@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bottleneck.evidence import Candidate, Case, percent
 from bottleneck.node_signals import HOT_CELSIUS, NodeFacts
+from bottleneck.rules.straggler import common_wait, crowded_share
 
 # Tasks must stall for memory this share of the busy time.
 STALLED = 0.1
@@ -13,14 +14,26 @@ REMOTE_COST = 0.5
 
 def score_host_overhead(case: Case) -> Candidate:
     """The host, not the kernels, is what steps wait for."""
-    found = Candidate("host_overhead", case.share("host"))
+    own, crowded = case.share("host"), crowded_share(case)
+    found = Candidate("host_overhead", min(1.0, own + crowded))
     if found.score <= 0:
         return found
-    found.gain_share = case.ledger.of("host")
-    entries = [entry for entry in case.ledger.entries if entry.resource == "host"]
+    found.gain_share = min(1.0, found.score * case.norm)
+    resources = ("host", "cpu_wait") if crowded > 0 else ("host",)
+    entries = [entry for entry in case.ledger.entries if entry.resource in resources]
     found.node = max(entries, key=lambda entry: entry.seconds).node
-    sources = "; ".join(sorted({entry.source for entry in entries}))
-    found.say(f"the host takes {percent(found.score)} of the time in steps", found.score, "1", f"ledger: {sources}")
+    if own > 0:
+        sources = "; ".join(sorted({entry.source for entry in entries if entry.resource == "host"}))
+        found.say(f"the host takes {percent(own)} of the time in steps", own, "1", f"ledger: {sources}")
+    if crowded > 0:
+        wait = common_wait(case)
+        found.say(
+            f"the workers of every node were ready to run but had no core {percent(wait)} of the time in steps, and "
+            f"their own work is {percent(case.work)}: other processes have the nodes' cores",
+            wait,
+            "1",
+            "samples: run delay while other processes ran, and steal",
+        )
     if case.signals.settings.eager:
         found.say("the engine was told not to capture graphs (enforce_eager)", None, "", "server settings")
     for work in case.ledger.work:

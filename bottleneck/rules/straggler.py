@@ -20,6 +20,21 @@ def held_share(case: Case, facts: NodeFacts) -> float:
     return case.busy_share_of(_throttled(facts) + (facts.cpu_wait_seconds or 0.0))
 
 
+def common_wait(case: Case) -> float:
+    """Return the share of the time in steps in which the workers of every node alike waited for a core."""
+    waits = [case.busy_share_of(facts.cpu_wait_seconds) for facts in case.signals.nodes.values()]
+    return min(case.share("cpu_wait"), min(waits, default=0.0))
+
+
+def crowded_share(case: Case) -> float:
+    """Return how much of `common_wait` is more than the nodes' own work.
+
+    A little of it comes with any machine and only makes the nodes smaller. Where it outweighs their work, not the nodes
+    are small: other processes have their cores.
+    """
+    return max(0.0, common_wait(case) - case.work)
+
+
 def _throttled(facts: NodeFacts) -> float:
     if facts.quota_cores is not None and facts.cores is not None and not facts.restricted:
         return 0.0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bottleneck.evidence import Candidate, Case, percent
 from bottleneck.node_signals import slower_by
-from bottleneck.rules.straggler import held_share, standing_out
+from bottleneck.rules.straggler import crowded_share, held_share, standing_out
 from bottleneck.steps import DECODE, PREFILL
 from bottleneck.topology import Group
 
@@ -42,6 +42,7 @@ def _score(name: str, case: Case, kind: str, resources: tuple[str, ...]) -> Cand
     nodes = list(signals.nodes.values())
     held = case.share("throttled", "cpu_wait")
     common = held if len(nodes) == 1 else min(held, min((held_share(case, facts) for facts in nodes), default=0.0))
+    common = max(0.0, common - crowded_share(case))
     alike = nature * common * (case.share_of_kind(kind, "throttled", "cpu_wait") / held if held > 0 else 0.0)
     eliminated, reason = _by_elimination(case)
     unexplained = case.share("unexplained")

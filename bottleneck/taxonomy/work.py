@@ -90,6 +90,7 @@ WORK = (
             ("straggler", "there one node alone lacks CPU; here every node has its host's cost alike"),
         ),
         advice=(
+            "End what else runs on the nodes' cores, if something does: cluster top shows each core.",
             "Let the engine capture graphs: no enforce_eager in the deployment's server settings, "
             "where the accelerator and the split allow it.",
             "Give the engine's processes cores of their own, and faster ones; more sequences per step share the cost.",

@@ -52,6 +52,13 @@ def test_waiting_for_a_core_beside_bytes_on_the_link_is_no_straggler() -> None:
     assert all(item["confidence"] < 0.2 for item in verdict.runners_up)
 
 
+def test_a_machine_full_of_other_work_is_not_called_compute() -> None:
+    verdict = analyse(recorded("crowded-machine"))
+    assert verdict.name == "host_overhead" and verdict.confidence > 0.5
+    assert any("other processes have the nodes' cores" in item.statement for item in verdict.evidence)
+    assert verdict.ledger.of("cpu_wait") > 0.5
+
+
 def test_nothing_is_wrong_with_the_healthy_one() -> None:
     verdict = analyse(recorded("healthy"))
     assert verdict.name in WORK_CLASSES and verdict.confidence > 0.5
