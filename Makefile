@@ -17,7 +17,8 @@ demo: ## From nothing to a verdict on this machine, and a report
 test: ## Every test: unit, functional, integration, lab, browser, netboot
 	@setup/packages test
 	@setup/venv
-	@$(AS_ROOT) $(PYTEST) tests
+	@$(AS_ROOT) $(PYTEST) -q -n 2 tests/unit tests/functional
+	@$(AS_ROOT) $(PYTEST) tests/integration tests/lab tests/netboot
 
 test-fast: ## Unit and functional tests: under a minute, no daemon
 	@setup/venv

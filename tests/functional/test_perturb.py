@@ -145,7 +145,7 @@ def test_a_driver_that_dies_leaves_nothing_slow(perturb: Any, limit: Path, tmp_p
     assert driver.stdout.readline() == "1200\n"
     # The whole session of the driver, as when a minion is killed with its jobs.
     os.killpg(driver.pid, number)
-    driver.wait()
+    driver.wait(30)
     driver.stdout.close()
     wait_for(lambda: limit.read_text() == "2400")
 
