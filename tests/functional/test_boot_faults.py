@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -43,6 +44,15 @@ def get(url: str) -> tuple[int, bytes]:
         return error.code, error.read()
 
 
+def fetch_kernel(service: Bench, boot: hostile.Boot) -> None:
+    """Fetch the last file that iPXE fetches, and wait until the service knows that it was sent."""
+    assert get(f"{service.url}/images/{boot.image}/initrd.img?boot={boot.boot}")[0] == 200
+    deadline = time.monotonic() + 30
+    while "kernel" not in service.reached():
+        assert time.monotonic() < deadline, service.reached()
+        time.sleep(0.01)
+
+
 def report(service: Bench, boot: hostile.Boot, stage: str, detail: str = "", failed: bool = False) -> int:
     form = {"boot": boot.boot, "stage": stage, "detail": detail, **({"failed": "1"} if failed else {})}
     try:
@@ -61,7 +71,7 @@ def begin(service: Bench, name: str = "node0") -> hostile.Boot:
 
 def up_to(service: Bench, boot: hostile.Boot, stage: str) -> None:
     """Bring a boot to a stage that the node reports."""
-    assert get(f"{service.url}/images/{boot.image}/initrd.img?boot={boot.boot}")[0] == 200
+    fetch_kernel(service, boot)
     for each in ("initramfs", "image", "systemd", "minion"):
         service.now += 1
         assert report(service, boot, each) == 204
@@ -343,7 +353,7 @@ def test_kernel_that_ipxe_cannot_start(service: Bench) -> None:
 
 def test_kernel_that_does_not_come_up(service: Bench) -> None:
     boot = begin(service)
-    assert get(f"{service.url}/images/{boot.image}/initrd.img?boot={boot.boot}")[0] == 200
+    fetch_kernel(service, boot)
     stage, cause = service.stuck(after=70)
     assert stage == "initramfs" and "driver" in cause
 
