@@ -20,9 +20,9 @@ test: ## Every test: unit, functional, integration, lab, browser, netboot
 	@$(AS_ROOT) $(PYTEST) -q -n 2 tests/unit tests/functional
 	@$(AS_ROOT) $(PYTEST) tests/integration tests/lab tests/netboot
 
-test-fast: ## Unit and functional tests: under a minute, no daemon
+test-fast: ## Unit and functional tests but the slow ones: under a minute, no daemon
 	@setup/venv
-	@$(PYTEST) -q -n 2 tests/unit tests/functional
+	@$(PYTEST) -q -n 2 -m "not slow" tests/unit tests/functional
 
 lint: ## ruff, mypy, import-linter, salt-lint, yamllint, shellcheck
 	@setup/packages test

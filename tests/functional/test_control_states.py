@@ -18,6 +18,8 @@ from saltfactories.utils.functional import Loaders
 from bottleneck.profile import Profile, find_profile, load_profile
 from netboot.control_node import ControlNodeError, control_pillar
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).parents[2]
 PROFILES = ["arc-a770/v0.1", "ryzen-ai-max/v0.2"]
 STATES = sorted(

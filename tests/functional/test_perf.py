@@ -16,6 +16,8 @@ import yaml
 from bottleneck.store import Store
 from tests import run_builder
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).parents[2]
 SHAPE = run_builder.Shape()
 

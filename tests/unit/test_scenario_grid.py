@@ -16,6 +16,8 @@ from bottleneck.scenario import add_ceilings, scenario_run
 from bottleneck.verdict import Verdict, analyse
 from tests.unit.server_simulator import MENDED, Server, Simulation, ceilings
 
+pytestmark = pytest.mark.slow
+
 DECODE = ("decode_memory_bandwidth", "decode_compute")
 DEVELOPMENT, HELD_OUT = range(0, 35), range(1000, 1035)
 # A cause must gain this much, and this much more than any other, to be the truth.
