@@ -38,6 +38,7 @@ except ImportError as error:
 log = logging.getLogger(__name__)
 
 PING_SECONDS = 3
+PINGS = 3
 APPLIED_FUNCTIONS = ("state.apply", "state.highstate")
 STORE_TRIES = 3
 
@@ -131,7 +132,12 @@ class Master:
         # Without a connection there is nobody to ask; a proxied network gives addresses we do not know.
         if self._settings.dhcp == "serve" and not neighbours.connected(node.address, int(self._opts["publish_port"])):
             return False
-        return await asyncio.to_thread(self._ping, node.minion_id)
+        # A board whose power was cut leaves its connection behind, so a connection alone is no sign of life. A busy
+        # minion may miss one question; taken for dead, it would be replaced by whoever asks in its name.
+        for _ in range(PINGS):
+            if await asyncio.to_thread(self._ping, node.minion_id):
+                return True
+        return False
 
     def _ping(self, minion_id):
         with salt.client.LocalClient(mopts=self._opts) as client:
