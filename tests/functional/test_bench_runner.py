@@ -18,6 +18,8 @@ from salt.exceptions import CommandExecutionError
 from bottleneck.profile import find_profile
 from bottleneck.run import load_run
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).parents[2]
 DATA = REPOSITORY / "tests" / "data" / "bench"
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = """
 import json, os, sys, time
 command, specification = sys.argv[1], json.loads(sys.argv[2])

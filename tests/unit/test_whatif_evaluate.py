@@ -17,6 +17,8 @@ from bottleneck.whatif.sweep import Point, Sweep, SweepError, read_accelerator, 
 from bottleneck.whatif.workpoints import WorkPoints
 from cli.main import app
 
+pytestmark = pytest.mark.slow
+
 DATA = Path(__file__).resolve().parents[1] / "data" / "h200"
 EVALUATE_BF16 = ["whatif", "--evaluate", str(DATA / "sweep_bf16.json"), "--ceilings", str(DATA / "ceilings.json")]
 ACCELERATOR = read_accelerator(DATA / "ceilings.json")
