@@ -6,8 +6,6 @@ by the nodes' ``perturb`` modules, whose dead-man timers undo it when this proce
 """
 
 import contextlib
-import json
-import sys
 import threading
 import time
 from pathlib import Path
@@ -21,7 +19,7 @@ from bottleneck.causal.blocks import Block, BlockError, measurement
 from bottleneck.causal.predict import Circumstances, measured_gain, predict, report
 from bottleneck.causal.resources import ARRIVALS, SEQUENCES, allowed_sequences, candidates, exchanging_pairs
 from bottleneck.causal.session import BUDGET_SECONDS, TOLERANCE, Session
-from bottleneck.profile import ProfileError, load_profile
+from control.nodes import profile_of, progress
 
 LEASE_SECONDS = 45.0
 RENEW_SECONDS = 15.0
@@ -64,7 +62,7 @@ def run(
         resource -> factor: predict it, then make it, in blocks that take turns, and compare
     """
     try:
-        profile = load_profile(__opts__["cluster_profile"])
+        profile = profile_of(__opts__)
         record = __salt__["cluster.deployment_record"]()
         if not record:
             raise CommandExecutionError("nothing is deployed; deploy it first: cluster deploy")
@@ -77,7 +75,7 @@ def run(
             requests=requests,
             seed=int(seed),
         )[0]
-    except (ProfileError, workload.WorkloadError) as error:
+    except workload.WorkloadError as error:
         raise CommandExecutionError(str(error)) from error
     driver = _Driver(profile, record, point)
     try:
@@ -96,7 +94,7 @@ def undo():
 
         salt-run causal.undo
     """
-    profile = load_profile(__opts__["cluster_profile"])
+    profile = profile_of(__opts__)
     return _local().cmd(
         [node.hostname for node in profile.nodes.values()], "perturb.undo", tgt_type="list", timeout=CALL_SECONDS
     )
@@ -338,9 +336,7 @@ class _Driver:
             )
 
     def report(self, stage, detail, **more):
-        seconds = round(time.monotonic() - self.begun, 1)
-        report_ = {"stage": stage, "node": "", "detail": detail, "seconds": seconds, **more}
-        print("@progress " + json.dumps(report_), file=sys.stderr, flush=True)
+        progress(stage, "", detail, self.begun, **more)
 
 
 def _local():
