@@ -75,6 +75,7 @@ async def _run(settings, images, dhcp_log):
         images_directory=images,
         record_directory=pathlib.Path(__opts__["cluster_directory"]) / "boot",
         keys=SaltKeys(__opts__),
+        connection=master.connection,
         alive=master.alive,
         neighbour=neighbours.neighbour_mac,
         announce=master.announce,
@@ -127,11 +128,15 @@ class Master:
         self._failures = {}
         self.service = None
 
+    def connection(self, node):
+        """Return which connection a node's minion holds to the master, or None: then there is nobody to ask."""
+        # A proxied network gives addresses that we do not know.
+        if self._settings.dhcp != "serve":
+            return 0
+        return neighbours.connection(node.address, int(self._opts["publish_port"]))
+
     async def alive(self, node):
         """Return whether a node's minion answers."""
-        # Without a connection there is nobody to ask; a proxied network gives addresses we do not know.
-        if self._settings.dhcp == "serve" and not neighbours.connected(node.address, int(self._opts["publish_port"])):
-            return False
         # A board whose power was cut leaves its connection behind, so a connection alone is no sign of life. A busy
         # minion may miss one question; taken for dead, it would be replaced by whoever asks in its name.
         for _ in range(PINGS):
@@ -183,9 +188,9 @@ class Master:
         for node in self._settings.nodes.values():
             boot = self.service.state.nodes[node.name].boot
             last = boot.last if boot else None
-            if last is None or last.stage != "enrolled" or self._settings.dhcp != "serve":
+            if last is None or last.stage != "enrolled":
                 continue
-            if not neighbours.connected(node.address, int(self._opts["publish_port"])):
+            if self.connection(node) is None:
                 text = "its minion is not connected to the master (port 4505): is it running, is its clock right?"
                 self.service.tell(Troubled(self.service.clock(), node.name, "applied", text))
 

@@ -53,6 +53,7 @@ class Bench:
         self.folder = folder
         self.keys = FakeKeys()
         self.neighbours: dict[str, str] = {}
+        self.connections: dict[str, int] = {}
         self.alive: set[str] = set()
         self.master_down = False
         self.now = 1_000_000.0
@@ -67,6 +68,9 @@ class Bench:
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._runner: web.AppRunner | None = None
         self._reader = Reader()
+
+    def _connection(self, node: BootNode) -> int | None:
+        return self.connections.get(node.name)
 
     async def _is_alive(self, node: BootNode) -> bool:
         if self.master_down:
@@ -96,6 +100,7 @@ class Bench:
                 images_directory=self.images,
                 record_directory=self.folder / "boot",
                 keys=self.keys,
+                connection=self._connection,
                 alive=self._is_alive,
                 neighbour=self.neighbours.get,
                 announce=lambda tag, data: self.announced.append((tag, data)),

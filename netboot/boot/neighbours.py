@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import struct
 from pathlib import Path
@@ -25,17 +26,13 @@ def neighbour_mac(address: str, table: Path = ARP_TABLE) -> str | None:
     return None
 
 
-def connected(address: str, port: int, table: Path = TCP_TABLE) -> bool:
-    """Return whether a machine at `address` holds a TCP connection to `port` here.
+def connection(address: str, port: int, table: Path = TCP_TABLE) -> int | None:
+    """Return the far port of the TCP connection that a machine at `address` holds to `port` here, or None.
 
-    A machine that lost its power still does, until the kernel notices; one that is not
-    connected has no minion that works.
+    A machine that lost its power still holds one, until the kernel notices; one that has none has no minion
+    that works. Another far port is another connection: the machine has come back since.
     """
     # The kernel prints an address as one number in the order of its own bytes.
     far = f"{struct.unpack('=I', socket.inet_aton(address))[0]:08X}"
-    for line in table.read_text().splitlines()[1:]:
-        words = line.split()
-        near_port, far_address = words[1].rpartition(":")[2], words[2].partition(":")[0]
-        if words[3] == _ESTABLISHED and far_address == far and int(near_port, 16) == port:
-            return True
-    return False
+    found = re.search(rf":{port:04X} {far}:([0-9A-F]{{4}}) {_ESTABLISHED} ", table.read_text())
+    return int(found[1], 16) if found else None

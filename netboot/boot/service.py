@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from netboot.boot import enrolment, images, orders, rendering, storage, watching
 from netboot.boot.dhcp_log import SUPPORTED, Seen
@@ -50,6 +50,14 @@ UNKNOWN_WAIT_SECONDS = 30
 ALIVE_SECONDS = 8.0
 
 
+class Asked(NamedTuple):
+    """A question whether a node's minion answers, and over which connection it was put."""
+
+    at: float
+    connection: int
+    answer: asyncio.Task[bool]
+
+
 class Keys(Protocol):
     """The master's keys."""
 
@@ -80,6 +88,7 @@ class BootService:
         images_directory: Path,
         record_directory: Path,
         keys: Keys,
+        connection: Callable[[BootNode], int | None],
         alive: Alive,
         neighbour: Callable[[str], str | None],
         announce: Announce = lambda _tag, _data: None,
@@ -89,6 +98,7 @@ class BootService:
         self.images_directory = images_directory
         self._directory = record_directory
         self._keys = keys
+        self._connection = connection
         self._alive = alive
         self._neighbour = neighbour
         self._announce = announce
@@ -97,7 +107,7 @@ class BootService:
         self._dirty = True
         self._budget = Budget()
         self._admitting = asyncio.Lock()
-        self._asked: dict[str, tuple[float, asyncio.Task[bool]]] = {}
+        self._asked: dict[str, Asked] = {}
         self._stuck: dict[str, tuple[str, float]] = {}
 
     def tell(self, event: Event, durable: bool = False) -> None:
@@ -167,14 +177,10 @@ class BootService:
         return ""
 
     async def is_alive(self, node: BootNode) -> bool:
-        """Return whether the node's minion answers; one question for everyone who asks at the same time."""
-        now = self.clock()
-        asked = self._asked.get(node.name)
-        if asked is None or not 0 <= now - asked[0] <= ALIVE_SECONDS:
-            asked = (now, asyncio.ensure_future(self._alive(node)))
-            self._asked[node.name] = asked
+        """Return whether the node's minion is connected and answers."""
         try:
-            return await asyncio.shield(asked[1])
+            question = self._question(node)
+            return question is not None and await asyncio.shield(question)
         except Exception as error:
             # Whoever cannot be asked is not replaced.
             log.error("Whether %s is alive cannot be told: %s", node.name, error)
@@ -200,18 +206,26 @@ class BootService:
                 self.tell(Troubled(now, node.name, "script", text))
             if seen.kind == "asked":
                 # By the time it asks for its script, it is known whether it is a machine that is up already.
-                self._ask_ahead(node)
+                self._question(node)
         elif seen.kind == "trouble":
             self.tell(Troubled(now, node.name, "script", seen.text))
 
-    def _ask_ahead(self, node: BootNode) -> None:
+    def _question(self, node: BootNode) -> asyncio.Task[bool] | None:
+        """Return the question to the node's minion, one for all who ask at about the same time; None: nobody is there.
+
+        An answer is about one connection: whoever has come back since is asked anew.
+        """
         now = self.clock()
+        connection = self._connection(node)
+        if connection is None:
+            return None
         asked = self._asked.get(node.name)
-        if asked is None or now - asked[0] > ALIVE_SECONDS:
-            task = asyncio.ensure_future(self._alive(node))
+        if asked is None or asked.connection != connection or not 0 <= now - asked.at <= ALIVE_SECONDS:
+            asked = Asked(now, connection, asyncio.ensure_future(self._alive(node)))
             # Its failure is told to whoever waits for it; nobody may.
-            task.add_done_callback(lambda done: done.cancelled() or done.exception())
-            self._asked[node.name] = (now, task)
+            asked.answer.add_done_callback(lambda done: done.cancelled() or done.exception())
+            self._asked[node.name] = asked
+        return asked.answer
 
     def _by_address(self, address: str) -> BootNode | None:
         return next((node for node in self.settings.nodes.values() if node.address == address), None)

@@ -21,6 +21,7 @@ from netboot.boot.settings import BootNode
 from tests import hostile
 from tests.boot_bench import Bench, bench
 
+NODE = BootNode("node0", "node0", "02:77:00:00:00:10", "10.9.0.10", "eth0")
 ENGINE = Path(__file__).parents[2] / "_engines" / "boot.py"
 
 
@@ -94,20 +95,20 @@ def test_the_node_s_key_is_one_that_salt_reads(tmp_path: Path) -> None:
     assert salt.crypt.PublicKey.from_str(public.stdout)
 
 
-def test_a_node_without_a_connection_is_not_asked(engine: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_busy_minion_may_miss_a_question(engine: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A board whose power was cut misses them all."""
     master = engine.Master({"publish_port": 4505}, SimpleNamespace(dhcp="serve"))
-    asked: list[str] = []
-    monkeypatch.setattr(master, "_ping", lambda minion: asked.append(minion) or True)
-    node = BootNode("node0", "node0", "02:77:00:00:00:10", "10.9.0.10", "eth0")
-    monkeypatch.setattr(engine.neighbours, "connected", lambda *_: False)
-    assert not asyncio.run(master.alive(node)) and not asked
-    monkeypatch.setattr(engine.neighbours, "connected", lambda *_: True)
-    assert asyncio.run(master.alive(node)) and asked == ["node0"]
-    # One question may be missed by a busy minion; a board whose power was cut misses them all.
-    for answers, alive in (([False, True], True), ([False] * engine.PINGS, False)):
+    for answers, alive in (([True], True), ([False, True], True), ([False] * engine.PINGS, False)):
         left = list(answers)
         monkeypatch.setattr(master, "_ping", lambda minion, left=left: left.pop(0))
-        assert asyncio.run(master.alive(node)) is alive and not left
+        assert asyncio.run(master.alive(NODE)) is alive and not left
+
+
+def test_whoever_proxies_another_s_addresses_asks_always(engine: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine.neighbours, "connection", lambda *_: None)
+    for dhcp, connection in (("serve", None), ("proxy", 0)):
+        master = engine.Master({"publish_port": 4505}, SimpleNamespace(dhcp=dhcp))
+        assert master.connection(NODE) == connection
 
 
 def enrolled(service: Bench) -> None:
@@ -140,7 +141,7 @@ def test_a_minion_that_does_not_connect_is_named(engine: ModuleType, tmp_path: P
         master.service = service.service
         enrolled(service)
         service.now += 901
-        monkeypatch.setattr(engine.neighbours, "connected", lambda *_: False)
+        monkeypatch.setattr(engine.neighbours, "connection", lambda *_: None)
         service.do(master.see_minions())
         stage, cause = service.stuck()
         assert stage == "applied" and "not connected to the master" in cause

@@ -288,6 +288,7 @@ def test_image_without_its_kernel(service: Bench) -> None:
 
 
 def test_master_down(service: Bench) -> None:
+    service.connections["node0"] = 50000
     service.master_down = True
     service.asks()
     text = asyncio.run(service.node("node0").script())
@@ -295,10 +296,16 @@ def test_master_down(service: Bench) -> None:
     stage, cause = service.stuck(after=70)
     assert stage == "script" and "the master cannot be asked" in cause
     service.master_down = False
+    service.connections.clear()
     begin(service)
 
 
 def test_duplicate_of_a_node_that_is_up(service: Bench) -> None:
+    """Also of one that has come up a moment after it was asked for."""
+    begin(service)
+    service.connections["node0"] = 50000
+    assert begin(service)
+    service.connections["node0"] = 50001
     service.alive.add("node0")
     text = asyncio.run(service.node("node0").script())
     assert "nonce" not in text

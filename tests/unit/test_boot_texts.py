@@ -209,6 +209,6 @@ def test_the_kernels_tables_are_read(tmp_path: Path) -> None:
         "   0: 0100090A:1199 0A00090A:C350 01 00000000:00000000\n"
         "   1: 0100090A:1199 0B00090A:C350 06 00000000:00000000\n"
     )
-    assert neighbours.connected("10.9.0.10", 4505, tcp)
-    assert not neighbours.connected("10.9.0.10", 4506, tcp)
-    assert not neighbours.connected("10.9.0.11", 4505, tcp)
+    assert neighbours.connection("10.9.0.10", 4505, tcp) == 0xC350
+    assert neighbours.connection("10.9.0.10", 4506, tcp) is None
+    assert neighbours.connection("10.9.0.11", 4505, tcp) is None
