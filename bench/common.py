@@ -3,12 +3,11 @@
 import json
 import math
 import os
-import random
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -78,21 +77,6 @@ class Lab:
         for node, status in self.samplers().items():
             if status["running"]:
                 self.on(node, "kill", f"-{name}", str(status["pid"]))
-
-
-def paired(pairs: int, arms: dict[str, Callable[[], dict[str, Any]]], seed: int) -> list[dict[str, dict[str, Any]]]:
-    """Measure both arms once in each pair, in random order, so that slow drifts hit both alike."""
-    generator = random.Random(seed)
-    found = []
-    for index in range(pairs):
-        order = list(arms)
-        generator.shuffle(order)
-        pair = {}
-        for name in order:
-            print(f"pair {index + 1} of {pairs}: {name}", file=sys.stderr, flush=True)
-            pair[name] = arms[name]()
-        found.append(pair)
-    return found
 
 
 def paired_ratio(tops: Sequence[float], bottoms: Sequence[float], confidence: float = 0.95) -> dict[str, float]:

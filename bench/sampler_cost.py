@@ -50,7 +50,10 @@ def main() -> None:
         raise SystemExit(f"no sampler runs in lab {options.lab}: cluster apply --lab {options.lab}")
     try:
         chooser = random.Random(options.seed)
-        pairs = [pair for _ in range(options.rounds) for pair in decode_in_blocks(lab, samplers, options, chooser)]
+        pairs = []
+        for number in range(options.rounds):
+            print(f"decode {number + 1} of {options.rounds} ...", file=sys.stderr, flush=True)
+            pairs += decode_in_blocks(lab, samplers, options, chooser)
         if len(pairs) < 3:
             raise SystemExit(f"only {len(pairs)} pairs of blocks hold enough tokens: raise --tokens")
         cpu = quiet_cpu(lab, samplers, options.quiet_seconds)

@@ -1,27 +1,36 @@
 """Does it cost anything? `cluster deploy` against the same `vllm serve` commands typed by hand.
 
-Both arms run in the same lab, on the same nodes, with the same arguments and environment, under the same load from
-the same generator. One arm is the whole product: supervisor, samplers, engine. The other is vLLM alone: no supervisor,
-samplers frozen. Pairs are interleaved in random order; the result is the ratio of output throughput with its 95 %
-interval. The lab must be up and configured (`cluster lab up`, `cluster apply`), with nothing deployed.
+Both arms stand in the same lab, on the same nodes, with the same arguments (but for the ports) and environment. One is
+the whole product: supervisor, samplers, engine. The other is vLLM alone: no supervisor, samplers frozen. Both are
+started, then the same load from the same generator goes to one after the other, in pairs of random order: while one is
+measured the other has nothing to do. A start of vLLM has a speed of its own, so both are started afresh for each round,
+in random order. The result is the ratio of output throughput with its 95 % interval. The lab must be up and configured
+(`cluster lab up`, `cluster apply`), with nothing deployed.
 """
 
 import argparse
 import json
+import random
+import subprocess
 import sys
 import tempfile
 import time
 import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from common import Lab, end_marked, finish, paired, paired_ratio, print_table
+from common import Lab, end_marked, finish, paired_ratio, print_table
 
 from bottleneck.places import model_directory
 from bottleneck.plan import worker_specs
 from bottleneck.workload import Point, client_arguments, headline, points
 
 READY_SECONDS = 300.0
+ARMS = ("cluster", "by hand")
+PORT_OFFSET = 500
 
 
 def main() -> None:
@@ -29,7 +38,8 @@ def main() -> None:
     parser.add_argument("--profile", default="embedded")
     parser.add_argument("--lab", default="demo")
     parser.add_argument("--deployment", default="tp2")
-    parser.add_argument("--pairs", type=int, default=4, help="each takes two starts of vLLM, about 3 minutes")
+    parser.add_argument("--rounds", type=int, default=3, help="each starts both, about 2 minutes")
+    parser.add_argument("--pairs", type=int, default=4, help="of measurements in each round, about a minute each")
     parser.add_argument("--concurrency", type=int, default=4)
     parser.add_argument("--requests", type=int, default=24)
     parser.add_argument("--seed", type=int, default=1, help="of the order of the arms and of the prompts")
@@ -40,88 +50,133 @@ def main() -> None:
         lab.profile.workload, concurrency=[options.concurrency], requests=options.requests, seed=options.seed
     )
     lab.run("undeploy")
-    arms = {
-        "cluster": lambda: deployed(lab, options.deployment, point),
-        "by hand": lambda: by_hand(lab, options.deployment, point),
-    }
-    found = paired(options.pairs, arms, options.seed)
-    rates = {name: [pair[name]["output_tokens_per_second"] for pair in found] for name in arms}
+    chooser = random.Random(options.seed)
+    found = [pair for number in range(options.rounds) for pair in one_round(lab, options, point, chooser, number)]
+    rates = {name: [pair[name]["output_tokens_per_second"] for pair in found] for name in ARMS}
     ratio = paired_ratio(rates["cluster"], rates["by hand"])
     rows = [(index + 1, *values) for index, values in enumerate(zip(*rates.values(), strict=True))]
     print_table(("pair", *(f"{name}, tokens/s" for name in rates)), rows)
-    print(f"cluster / by hand: {ratio['ratio']:.3f} ({ratio['low']:.3f} to {ratio['high']:.3f})", file=sys.stderr)
+    print(f"cluster / by hand: {ratio['ratio']:.4f} ({ratio['low']:.4f} to {ratio['high']:.4f})", file=sys.stderr)
     finish({"deployment": options.deployment, "point": point.to_json(), "pairs": found, "ratio": ratio}, options.output)
 
 
-def deployed(lab: Lab, deployment: str, point: Point) -> dict[str, Any]:
-    """Measure with everything the product brings."""
-    started = time.monotonic()
+def one_round(
+    lab: Lab, options: argparse.Namespace, point: Point, chooser: random.Random, number: int
+) -> list[dict[str, dict[str, Any]]]:
+    """Start both arms and measure them in pairs."""
+    starts = {"cluster": deployed, "by hand": by_hand}
+    with ExitStack() as stack:
+        urls = {}
+        for name in chooser.sample(ARMS, len(ARMS)):
+            print(f"round {number + 1} of {options.rounds}: starting {name}", file=sys.stderr, flush=True)
+            urls[name] = stack.enter_context(starts[name](lab, options.deployment))
+        for url in urls.values():
+            # The first load after a start is not counted.
+            load(lab, url, replace(point, requests=point.concurrency or 2, seed=point.seed + 1000))
+        pairs = []
+        for index in range(options.pairs):
+            same = replace(point, seed=point.seed + number * options.pairs + index)
+            pair = {}
+            for name in chooser.sample(ARMS, len(ARMS)):
+                with frozen_samplers(lab) if name == "by hand" else nullcontext():
+                    pair[name] = load(lab, urls[name], same)
+            rates = ", ".join(f"{name} {pair[name]['output_tokens_per_second']:.2f}" for name in ARMS)
+            print(f"  pair {index + 1} of {options.pairs}: {rates} tokens/s", file=sys.stderr, flush=True)
+            pairs.append(pair)
+        return pairs
+
+
+@contextmanager
+def frozen_samplers(lab: Lab) -> Iterator[None]:
+    """Keep every sampler from running."""
+    lab.signal_samplers("STOP")
+    try:
+        yield
+    finally:
+        lab.signal_samplers("CONT")
+
+
+@contextmanager
+def deployed(lab: Lab, deployment: str) -> Iterator[str]:
+    """Deploy with everything the product brings; give the API's address."""
     record = lab.json("deploy", deployment)
-    ready = time.monotonic() - started
     try:
         (head,) = [worker for worker in record["workers"] if worker["head"]]
-        return {**load(lab, f"http://{head['api_address']}:{head['api_port']}", point), "ready_seconds": ready}
+        yield f"http://{head['api_address']}:{head['api_port']}"
     finally:
         lab.run("undeploy", check=False)
 
 
-def by_hand(lab: Lab, deployment: str, point: Point) -> dict[str, Any]:
-    """Measure with vLLM alone."""
-    profile = lab.profile
+@contextmanager
+def by_hand(lab: Lab, deployment: str) -> Iterator[str]:
+    """Start vLLM alone, beside whatever is deployed; give the API's address."""
     marker = f"CLUSTER_BY_HAND={uuid.uuid4().hex}"
-    specs = worker_specs(profile, deployment)
+    specs = worker_specs(lab.profile, deployment)
     (head,) = [spec for spec in specs if spec.head]
-    url = f"http://{head.api_address}:{head.api_port}"
-    lab.signal_samplers("STOP")
-    started = time.monotonic()
+    url = f"http://{head.api_address}:{(head.api_port or 0) + PORT_OFFSET}"
     processes = []
     with tempfile.TemporaryDirectory() as logs:
         try:
             for spec in specs:
-                engine = profile.engine_of(spec.node)
+                engine = lab.profile.engine_of(spec.node)
                 preload = ":".join(f"{engine.directory()}/{path}" for path in engine.preload)
                 environment = [f"{key}={value}" for key, value in spec.environment.items()] + [marker]
                 environment += [f"LD_PRELOAD={preload}"] if preload else []
                 environment.append(f"PATH={engine.directory()}/bin:/usr/sbin:/usr/bin:/sbin:/bin")
-                argv = ["env", *environment, f"{engine.directory()}/bin/vllm", *spec.argv]
+                argv = ["env", *environment, f"{engine.directory()}/bin/vllm", *other_ports(spec.argv)]
                 log = Path(logs, f"{spec.node}.log")
                 processes.append((lab.popen("lab", "exec", spec.node, "--", *argv, log=log), log))
-            while "200" not in lab.on(
-                "control", "curl", "-so", "/dev/null", "-w", "%{http_code}", f"{url}/health", check=False
-            ):
-                dead = [
-                    log.read_text(errors="replace")[-2000:] for process, log in processes if process.poll() is not None
-                ]
-                if dead or time.monotonic() - started > READY_SECONDS:
-                    raise SystemExit(f"vLLM by hand did not become ready:\n{''.join(dead)}")
-                # Asking costs the nodes' own cores, so not often.
-                time.sleep(5)
-            return {**load(lab, url, point), "ready_seconds": time.monotonic() - started}
+            wait_until_ready(lab, url, processes)
+            yield url
         finally:
             end_marked(marker)
             for process, _ in processes:
                 process.wait(30)
-            lab.signal_samplers("CONT")
+
+
+def other_ports(argv: Sequence[str]) -> list[str]:
+    """Return the arguments with ports that whatever is deployed does not hold."""
+    return [
+        str(int(word) + PORT_OFFSET) if before in ("--port", "--master-port") else word
+        for before, word in zip(["", *argv], argv, strict=False)
+    ]
+
+
+def wait_until_ready(lab: Lab, url: str, processes: Sequence[tuple["subprocess.Popen[bytes]", Path]]) -> None:
+    """Return once vLLM answers.
+
+    Raises
+    ------
+    SystemExit
+        With the end of the logs, when a worker has ended or the time is up.
+    """
+    deadline = time.monotonic() + READY_SECONDS
+    while "200" not in lab.on(
+        "control", "curl", "-so", "/dev/null", "-w", "%{http_code}", f"{url}/health", check=False
+    ):
+        dead = [log.read_text(errors="replace")[-2000:] for process, log in processes if process.poll() is not None]
+        if dead or time.monotonic() > deadline:
+            raise SystemExit(f"vLLM by hand did not become ready:\n{''.join(dead)}")
+        # Asking costs the nodes' own cores, so not often.
+        time.sleep(5)
 
 
 def load(lab: Lab, url: str, point: Point) -> dict[str, Any]:
-    """Send a short load that is not counted, then the point; return its headline numbers."""
+    """Send a load; return its headline numbers."""
     engine = lab.profile.engine_of(next(iter(lab.profile.nodes)))
     environment = [f"{key}={value}" for key, value in engine.environment.items()]
-    warm = Point(**{**point.to_json(), "requests": point.concurrency or 2, "seed": point.seed + 7})
     folder = lab.on("control", "mktemp", "-d").strip()
     try:
-        for name, each in (("warm", warm), ("measured", point)):
-            arguments = client_arguments(
-                each,
-                base_url=url,
-                model=lab.profile.model.name,
-                tokenizer=model_directory(lab.profile.model),
-                result_directory=folder,
-                result_name=f"{name}.json",
-            )
-            lab.on("control", "env", *environment, f"{engine.directory()}/bin/vllm", *arguments)
-        numbers = headline(json.loads(lab.on("control", "cat", f"{folder}/measured.json")))
+        arguments = client_arguments(
+            point,
+            base_url=url,
+            model=lab.profile.model.name,
+            tokenizer=model_directory(lab.profile.model),
+            result_directory=folder,
+            result_name="load.json",
+        )
+        lab.on("control", "env", *environment, f"{engine.directory()}/bin/vllm", *arguments)
+        numbers = headline(json.loads(lab.on("control", "cat", f"{folder}/load.json")))
     finally:
         lab.on("control", "rm", "-rf", folder, check=False)
     if numbers["failed"]:
