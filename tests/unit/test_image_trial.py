@@ -51,6 +51,7 @@ class Trial:
             images_directory=self.store.root,
             record_directory=folder / "boot",
             keys=Keys(),
+            connection=lambda _: None,
             alive=self.alive,
             neighbour=lambda _: None,
             announce=lambda tag, data: self.announced.append((tag, data)),
