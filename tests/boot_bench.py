@@ -17,9 +17,8 @@ from typing import Any, TypeVar
 from aiohttp import web
 
 from bottleneck.profile import load_profile
-from netboot.boot import watching
+from netboot.boot import http, watching
 from netboot.boot.dhcp_log import Reader
-from netboot.boot.http import application
 from netboot.boot.service import BootService
 from netboot.boot.settings import BootNode, Settings
 from tests import boot_profile, fake_image, hostile
@@ -106,7 +105,7 @@ class Bench:
                 announce=lambda tag, data: self.announced.append((tag, data)),
                 clock=lambda: self.now,
             )
-            self._runner = web.AppRunner(application(self.service), access_log=None)
+            self._runner = http.runner_of(self.service)
             await self._runner.setup()
             # The first time any port will do; after that it is the one that the nodes know.
             port = getattr(self, "port", 0)
@@ -133,6 +132,11 @@ class Bench:
         self.kill()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
+
+    def close_excess(self) -> None:
+        """Do what the service does by itself, twice a second."""
+        assert self._runner
+        self.call(http.close_excess, self._runner)
 
     @property
     def url(self) -> str:

@@ -22,6 +22,10 @@ log = logging.getLogger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 # At one time from one address: a node fetches one file at a time.
 REQUESTS_PER_SOURCE = 16
+CONNECTIONS_PER_SOURCE = 32
+# A request's headers have to be there so long after its connection was made, or after the request before it: what
+# arrives a byte at a time (slow loris) is cut off. aiohttp calls it the keep-alive timeout and counts it like this.
+HEADER_SECONDS = 10.0
 BODY_SECONDS = 10.0
 LOG_INTERVAL_SECONDS = 0.5
 TICK_SECONDS = 2.0
@@ -29,10 +33,14 @@ LISTEN_AGAIN_SECONDS = 5.0
 _SHORT = 64
 
 
+WIRE: web.AppKey[Wire] = web.AppKey("wire")
+
+
 def application(service: BootService) -> web.Application:
     """Return the HTTP application of `service`."""
     wire = Wire(service)
     app = web.Application(client_max_size=enrolment.CLAIM_BYTES, middlewares=[wire.guard])
+    app[WIRE] = wire
     app.router.add_get("/script", wire.script)
     app.router.add_get("/images/{digest}/{name}", wire.image)
     app.router.add_get("/layers/{name}", wire.layer)
@@ -51,7 +59,9 @@ class _SentFile(web.FileResponse):
         self._sent = sent
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        """Send the headers and the file."""
+        """Send the headers and the file, once."""
+        if self.prepared:
+            return await web.StreamResponse.prepare(self, request)
         try:
             writer = await super().prepare(request)
         except (ConnectionError, asyncio.CancelledError):
@@ -68,6 +78,7 @@ class Wire:
     def __init__(self, service: BootService) -> None:
         self._service = service
         self._under_way: collections.Counter[str] = collections.Counter()
+        self._answering: set[asyncio.BaseTransport | None] = set()
 
     @web.middleware
     async def guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -76,12 +87,33 @@ class Wire:
         if self._under_way[source] >= REQUESTS_PER_SOURCE:
             return web.Response(status=429, headers={"Retry-After": "1"})
         self._under_way[source] += 1
+        transport = request.transport
+        self._answering.add(transport)
         try:
             return await handler(request)
         finally:
+            self._answering.discard(transport)
             self._under_way[source] -= 1
             if not self._under_way[source]:
                 del self._under_way[source]
+
+    def close_excess(self, server: web.Server) -> None:
+        """Close what one source has open beyond its share: the oldest connections on which nothing was asked yet.
+
+        Who asks at once is served, whatever else comes from the same address.
+        """
+        opened: dict[str, list[asyncio.Transport]] = {}
+        for connection in server.connections:
+            if isinstance(connection.peername, tuple) and isinstance(connection.transport, asyncio.Transport):
+                opened.setdefault(connection.peername[0], []).append(connection.transport)
+        for source, transports in opened.items():
+            excess = len(transports) - CONNECTIONS_PER_SOURCE
+            if excess <= 0:
+                continue
+            idle = [transport for transport in transports if transport not in self._answering]
+            for transport in idle[:excess]:
+                transport.abort()
+            log.warning("Closed %d idle connections of %s", min(excess, len(idle)), source)
 
     async def script(self, request: web.Request) -> web.StreamResponse:
         """Answer iPXE."""
@@ -107,7 +139,10 @@ class Wire:
         if path is None:
             self._service.fetched(boot, clean(name)[:_SHORT], "404, the control node has no such file")
             return web.Response(status=404)
-        return _SentFile(path, lambda trouble: self._service.fetched(boot, name, trouble))
+        response = _SentFile(path, lambda trouble: self._service.fetched(boot, name, trouble))
+        # Here, and not after the guard: a file on its way is a request under way.
+        await response.prepare(request)
+        return response
 
     async def failed(self, request: web.Request) -> web.StreamResponse:
         """Take that iPXE could not start the kernel."""
@@ -158,9 +193,20 @@ class Wire:
             raise web.HTTPRequestTimeout from None
 
 
+def runner_of(service: BootService) -> web.AppRunner:
+    """Return what puts `service` on a socket."""
+    return web.AppRunner(application(service), access_log=None, keepalive_timeout=HEADER_SECONDS)
+
+
+def close_excess(runner: web.AppRunner) -> None:
+    """Close the connections that a source has open beyond its share."""
+    if runner.server is not None:
+        runner.app[WIRE].close_excess(runner.server)
+
+
 async def listen(service: BootService, address: str, port: int) -> web.AppRunner:
     """Listen on `address`, as soon as it is up."""
-    runner = web.AppRunner(application(service), access_log=None, keepalive_timeout=15.0)
+    runner = runner_of(service)
     await runner.setup()
     told = False
     while True:
@@ -192,6 +238,7 @@ async def run(service: BootService, dhcp_log: Path, sources: list[Callable[[], A
                     if seen:
                         service.dhcp(seen)
                 service.obey()
+                close_excess(runner)
                 if time.monotonic() - ticked >= TICK_SECONDS:
                     ticked = time.monotonic()
                     service.tick()
