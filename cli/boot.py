@@ -15,7 +15,7 @@ from cli.completion import node_names
 from cli.control import Control, ControlError, connect
 from cli.options import DEFAULT_LAB, DEFAULT_PROFILE, JsonOption, LabOption, ProfileOption
 from cli.output import console, emit, fail, out, step
-from cli.report.figures import quantity
+from cli.report.quantity import quantity
 
 app = typer.Typer()
 node_app = typer.Typer()

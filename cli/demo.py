@@ -20,7 +20,7 @@ from cli.control import Control, connect
 from cli.options import DEFAULT_PROFILE, ProfileOption
 from cli.output import USAGE, console, fail, out, step
 from cli.probe import measure
-from cli.report import write_report
+from cli.report.command import write_report
 
 DEMO_LAB = "make-demo"
 TENSOR_PARALLEL, PIPELINE_PARALLEL = "tp2", "pp2"

@@ -1,36 +1,46 @@
 """The `cluster` command."""
 
-from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
-from cli import (
-    bench,
-    boot,
-    bottleneck,
-    cluster,
-    config,
-    config_commands,
-    control_commands,
-    demo,
-    doctor,
-    image,
-    lab,
-    probe,
-    profile,
-    prometheus,
-    report,
-    reprovision,
-    runs,
-    sync,
-    top,
-    verify,
-    whatif,
-)
+from cli import config
+from cli.lazy import Lazy, lazy_group
+
+# In the order of `cluster --help`. Nothing of these is imported before it is asked for.
+COMMANDS = {
+    "plan": Lazy("cli.cluster:plan"),
+    "apply": Lazy("cli.cluster:apply"),
+    "probe": Lazy("cli.probe:probe"),
+    "deploy": Lazy("cli.cluster:deploy"),
+    "undeploy": Lazy("cli.cluster:undeploy"),
+    "reprovision": Lazy("cli.reprovision:reprovision"),
+    "status": Lazy("cli.cluster:status"),
+    "logs": Lazy("cli.cluster:logs"),
+    "bench": Lazy("cli.bench:bench"),
+    "bottleneck": Lazy("cli.bottleneck:bottleneck"),
+    "whatif": Lazy("cli.whatif:whatif"),
+    "report": Lazy("cli.report.command:report"),
+    "top": Lazy("cli.top:top"),
+    "demo": Lazy("cli.demo:demo"),
+    "verify-verdicts": Lazy("cli.verify:verify_verdicts"),
+    "sync": Lazy("cli.sync:sync"),
+    "doctor": Lazy("cli.doctor:doctor"),
+    "salt": Lazy("cli.cluster:salt", context_settings={"allow_extra_args": True, "ignore_unknown_options": True}),
+    "profile": Lazy("cli.profile:app", "Read and check profiles."),
+    "lab": Lazy("cli.lab:app", "The embedded cluster: nodes as namespaces on this machine."),
+    "run": Lazy("cli.runs:app", "List, show and compare recorded runs."),
+    "image": Lazy("cli.image:app", "The Linux image that the nodes boot: build, compare, make active, go back."),
+    "control": Lazy("cli.control_commands:app", "The control node, from a laptop."),
+    "config": Lazy("cli.config_commands:app", "Settings, and where each comes from."),
+    "boot": Lazy("cli.boot:app", "Boots of the nodes: watch, look at one, expect one."),
+    "node": Lazy("cli.boot:node_app", "Machines that ask to boot."),
+    "prometheus": Lazy("cli.prometheus:app", "Scrape configuration, alert rules and dashboard."),
+}
 
 app = typer.Typer(
     name="cluster",
+    cls=lazy_group(COMMANDS),
     help="Run one large language model across unlike machines and learn what holds it back.",
     no_args_is_help=True,
     rich_markup_mode="rich",
@@ -50,40 +60,3 @@ def settings(
 ) -> None:
     """Run one large language model across unlike machines and learn what holds it back."""
     config.set_flags({"control.host": (control, "--control")})
-
-
-for name, room, summary in (
-    ("profile", profile.app, "Read and check profiles."),
-    ("lab", lab.app, "The embedded cluster: nodes as namespaces on this machine."),
-    ("run", runs.app, "List, show and compare recorded runs."),
-    ("image", image.app, "The Linux image that the nodes boot: build, compare, make active, go back."),
-    ("control", control_commands.app, "The control node, from a laptop."),
-    ("config", config_commands.app, "Settings, and where each comes from."),
-    ("boot", boot.app, "Boots of the nodes: watch, look at one, expect one."),
-    ("node", boot.node_app, "Machines that ask to boot."),
-    ("prometheus", prometheus.app, "Scrape configuration, alert rules and dashboard."),
-):
-    app.add_typer(room, name=name, help=summary, no_args_is_help=True)
-
-TOP_VERBS: tuple[Callable[..., None], ...] = (
-    cluster.plan,
-    cluster.apply,
-    probe.probe,
-    cluster.deploy,
-    cluster.undeploy,
-    reprovision.reprovision,
-    cluster.status,
-    cluster.logs,
-    bench.bench,
-    bottleneck.bottleneck,
-    whatif.whatif,
-    report.report,
-    top.top,
-    demo.demo,
-    verify.verify_verdicts,
-    sync.sync,
-    doctor.doctor,
-)
-for command in TOP_VERBS:
-    app.command()(command)
-app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(cluster.salt)

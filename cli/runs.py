@@ -18,8 +18,9 @@ from cli.control import runs_directory
 from cli.options import JsonOption
 from cli.output import console, emit, out
 from cli.report.comparison import change_words, estimate_words, metric_words
-from cli.report.figures import Figures, client_figures, quantity
+from cli.report.figures import Figures, client_figures
 from cli.report.page import verdict_of
+from cli.report.quantity import quantity
 from cli.run_folders import RunHead, open_run, read_json, run_heads
 from cli.verdict_text import headline
 

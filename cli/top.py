@@ -25,8 +25,8 @@ from bottleneck.units import size_text
 from cli.control import Control, ControlError, connect
 from cli.options import DEFAULT_LAB, DEFAULT_PROFILE, JsonOption, LabOption, ProfileOption
 from cli.output import emit, fail, out
-from cli.report.figures import quantity
 from cli.report.page import confidence_word
+from cli.report.quantity import quantity
 from cli.verdict_text import bar
 
 Latest = dict[str, Any]

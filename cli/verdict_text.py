@@ -13,9 +13,9 @@ from rich.text import Text
 
 from bottleneck.ledger import PER_REQUEST
 from bottleneck.taxonomy import WORK_CLASSES
-from cli.report.figures import quantity
 from cli.report.ledger import ledger_rows
 from cli.report.page import confidence_word
+from cli.report.quantity import quantity
 from cli.report.usage import Use
 
 BAR_WIDTH = 20

@@ -8,7 +8,7 @@ from typing import Any
 from bottleneck.compare import Comparison, compare
 from bottleneck.estimate import Estimate
 from bottleneck.run import Run
-from cli.report.figures import quantity
+from cli.report.quantity import quantity
 
 METRICS = {
     "ttft": "time to first token",

@@ -10,7 +10,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from cli.report.figures import PERCENTILES, Distribution, quantity
+from cli.report.figures import PERCENTILES, Distribution
+from cli.report.quantity import quantity
 from cli.report.series import Chart, Edges, Line, Values
 
 WIDTH, HEIGHT = 1000.0, 100.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cli.report.figures import quantity
+from cli.report.quantity import quantity
 
 # Resource in the ledger -> words for a person. The order is that of the legend.
 RESOURCES = {

@@ -21,8 +21,9 @@ from bottleneck.units import duration_text
 from bottleneck.verdict import analyse
 from cli.report.comparison import comparison_table
 from cli.report.drawing import cdf_picture, chart_picture, hover_data, time_ticks
-from cli.report.figures import Figures, client_figures, quantity
+from cli.report.figures import Figures, client_figures
 from cli.report.ledger import ledger_picture
+from cli.report.quantity import quantity
 from cli.report.series import run_charts, time_edges
 from cli.report.usage import usage
 

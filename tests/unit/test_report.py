@@ -15,11 +15,12 @@ from typer.testing import CliRunner
 
 from bottleneck.run import Run, load_run
 from bottleneck.samples import Steps, node_samples
-from cli.report import report, write_report
+from cli.report.command import report, write_report
 from cli.report.drawing import chart_picture, line_path, nice_step, ticks, time_ticks
-from cli.report.figures import client_figures, quantity
+from cli.report.figures import client_figures
 from cli.report.ledger import ledger_picture
 from cli.report.page import render, with_commands
+from cli.report.quantity import quantity
 from cli.report.series import Chart, Line, Reference, node_chart, rates, time_edges
 from cli.report.usage import usage
 from tests.run_builder import Shape, build_run
