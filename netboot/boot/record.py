@@ -9,8 +9,21 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
+from netboot.boot.events import (
+    Armed,
+    Arming,
+    Deploying,
+    DhcpAsked,
+    Enrolled,
+    Event,
+    Held,
+    Refused,
+    ScriptGiven,
+    StageReached,
+    Troubled,
+    UnknownAsked,
+)
 from netboot.boot.stages import BOOT_STAGES, BootStage
 
 # Bounds of what is kept: a machine on the wire can ask for as many scripts as it likes.
@@ -23,7 +36,6 @@ ASKING_SECONDS = 180.0
 # iPXE asks for its script again and again while there is nothing to boot: that is one power-on, and its wait counts.
 SCRIPT_BELONGS_SECONDS = 3600.0
 
-Arming = Literal["", "first", "reprovision", "down"]
 ORDER: Mapping[str, int] = {stage: number for number, stage in enumerate(BOOT_STAGES)}
 
 
@@ -139,116 +151,6 @@ class State:
     nodes: Mapping[str, NodeState]
     unknown: Mapping[str, Unknown] = field(default_factory=dict)
     refusals: tuple[Refusal, ...] = ()
-
-
-# -- events
-
-
-@dataclass(frozen=True)
-class Armed:
-    """A node is expected to boot."""
-
-    now: float
-    node: str
-    reason: Arming
-    powered_on: bool = False
-
-
-@dataclass(frozen=True)
-class Held:
-    """A node is not to boot until it is armed again."""
-
-    now: float
-    node: str
-
-
-@dataclass(frozen=True)
-class DhcpAsked:
-    """A node's firmware or iPXE asked for an address."""
-
-    now: float
-    node: str
-    detail: str = ""
-    given: bool = False
-
-
-@dataclass(frozen=True)
-class Troubled:
-    """Evidence of trouble at a stage of a node (of one boot, when it is known)."""
-
-    now: float
-    node: str
-    stage: BootStage
-    text: str
-    boot: str = ""
-
-
-@dataclass(frozen=True)
-class UnknownAsked:
-    """A machine that is no node asked for an address or a script."""
-
-    now: float
-    mac: str
-    address: str = ""
-    detail: str = ""
-
-
-@dataclass(frozen=True)
-class ScriptGiven:
-    """A boot script was given to a node that is expected to boot."""
-
-    now: float
-    node: str
-    boot: str
-    nonce: str
-    expires: float
-    image: str
-    mac: str
-    minion_id: str
-
-
-@dataclass(frozen=True)
-class StageReached:
-    """A boot completed a stage."""
-
-    now: float
-    node: str
-    boot: str
-    stage: BootStage
-    detail: str = ""
-
-
-@dataclass(frozen=True)
-class Enrolled:
-    """A boot proved that it has its nonce, and its key is the node's key now."""
-
-    now: float
-    node: str
-    boot: str
-    key: str
-
-
-@dataclass(frozen=True)
-class Refused:
-    """A request for a script or a claim was refused."""
-
-    now: float
-    what: str
-    node: str
-    source: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Deploying:
-    """A deployment that a node is part of was started, or ended (`since` None)."""
-
-    now: float
-    node: str
-    since: float | None
-
-
-Event = Armed | Held | DhcpAsked | Troubled | UnknownAsked | ScriptGiven | StageReached | Enrolled | Refused | Deploying
 
 
 def begin(nodes: list[str], now: float, known: State | None = None) -> State:

@@ -15,9 +15,7 @@ from typing import Any, NamedTuple, Protocol
 
 from netboot.boot import enrolment, images, orders, rendering, storage, watching
 from netboot.boot.dhcp_log import SUPPORTED, Seen
-from netboot.boot.limits import Budget
-from netboot.boot.record import (
-    ORDER,
+from netboot.boot.events import (
     Armed,
     DhcpAsked,
     Enrolled,
@@ -26,9 +24,13 @@ from netboot.boot.record import (
     Refused,
     ScriptGiven,
     StageReached,
-    State,
     Troubled,
     UnknownAsked,
+)
+from netboot.boot.limits import Budget
+from netboot.boot.record import (
+    ORDER,
+    State,
     apply,
     begin,
     find,

@@ -6,7 +6,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from netboot.boot.record import ORDER, Boot, NodeState, Note, State
+from netboot.boot.record import (
+    ORDER,
+    Boot,
+    NodeState,
+    Note,
+    State,
+)
 from netboot.boot.stages import DEADLINES_SECONDS, BootStage
 
 # What it means when a stage does not come and nothing was seen that says why.

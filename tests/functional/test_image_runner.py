@@ -12,7 +12,12 @@ from salt.exceptions import CommandExecutionError
 
 from bottleneck.profile import find_profile
 from netboot.boot import storage
-from netboot.boot.record import Boot, NodeState, Reached, State
+from netboot.boot.record import (
+    Boot,
+    NodeState,
+    Reached,
+    State,
+)
 from netboot.image import operations
 from netboot.image.store import Store
 from tests.unit.image_store_builder import put_image

@@ -14,7 +14,15 @@ from cli import boot
 from cli.control import ControlError
 from cli.main import app
 from netboot.boot import watching
-from netboot.boot.record import DhcpAsked, Refused, ScriptGiven, StageReached, Troubled, UnknownAsked, apply, begin
+from netboot.boot.events import (
+    DhcpAsked,
+    Refused,
+    ScriptGiven,
+    StageReached,
+    Troubled,
+    UnknownAsked,
+)
+from netboot.boot.record import apply, begin
 
 LIMITS = watching.deadlines({})
 

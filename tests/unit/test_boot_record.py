@@ -7,10 +7,7 @@ from dataclasses import replace
 import pytest
 
 from netboot.boot import storage, watching
-from netboot.boot.record import (
-    BOOTS_KEPT,
-    REFUSALS_KEPT,
-    UNKNOWN_KEPT,
+from netboot.boot.events import (
     Armed,
     Deploying,
     DhcpAsked,
@@ -19,9 +16,14 @@ from netboot.boot.record import (
     Refused,
     ScriptGiven,
     StageReached,
-    State,
     Troubled,
     UnknownAsked,
+)
+from netboot.boot.record import (
+    BOOTS_KEPT,
+    REFUSALS_KEPT,
+    UNKNOWN_KEPT,
+    State,
     apply,
     begin,
     find,

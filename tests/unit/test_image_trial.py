@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bottleneck.profile import load_profile
-from netboot.boot.record import Enrolled, ScriptGiven
+from netboot.boot.events import Enrolled, ScriptGiven
 from netboot.boot.service import BootService
 from netboot.boot.settings import BootNode, Settings
 from netboot.image.canary import Canary
