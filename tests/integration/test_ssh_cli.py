@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -13,12 +14,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from cli.control import ControlError, control_target
 from cli.main import app
+from cli.remote import consequences
 from cli.remote import sync as transfer
 from cli.remote.tree import EXCLUDES, compare, manifest
 from tests.integration.sshd import Server, laptop_environment, server
@@ -218,6 +221,104 @@ def test_a_sync_that_is_cut_leaves_the_tree_in_use_whole(
     assert trusted("sync", "--source", str(source)).returncode == 0
     assert (there / "src" / "profiles" / "x").read_text() == "2"
     assert list((there / "releases").glob(".partial-*")) == []
+
+
+@dataclass
+class Systemd:
+    """What stands for the control node's systemd and Salt: it notes what it is asked, and says what it is told to."""
+
+    folder: Path
+    configuration: Path
+
+    @property
+    def asked(self) -> list[str]:
+        """Return what it was asked since the last time."""
+        log = self.folder / "asked"
+        lines = log.read_text().splitlines() if log.exists() else []
+        log.unlink(missing_ok=True)
+        return [line for line in lines if not line.startswith("systemctl show")]
+
+
+@pytest.fixture
+def systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Systemd:
+    programs = tmp_path / "there" / "venv" / "bin"
+    programs.mkdir(parents=True)
+    found = Systemd(tmp_path / "systemd", tmp_path / "master")
+    found.folder.mkdir()
+    note = f"""#!/bin/sh
+echo "${{0##*/}} $*" >>{found.folder}/asked
+"""
+    state = f"""case "$1" in
+  show) echo ActiveState=active; echo "ExecStart={{ path={programs}/salt-master ; argv[]=x }}" ;;
+  restart) [ ! -e {found.folder}/broken ] || {{ echo "Job for $2 failed"; exit 1; }} ;;
+esac
+"""
+    for name, rest in (("systemctl", state), ("salt-run", "echo true")):
+        (programs / name).write_text(note + rest)
+        (programs / name).chmod(0o755)
+    found.configuration.write_text(f"cluster_directory: {found.folder}\n")
+    text = consequences._TAKEUP.read_text().replace('"/etc/salt/master"', repr(str(found.configuration)))
+    (tmp_path / "takeup.py").write_text(text)
+    monkeypatch.setattr(consequences, "_TAKEUP", tmp_path / "takeup.py")
+    return found
+
+
+def test_a_sync_has_the_master_take_up_what_it_has_in_memory(
+    trusted: Cluster, systemd: Systemd, tmp_path: Path
+) -> None:
+    source = small_tree(tmp_path / "tree", "1")
+    (source / "_engines").mkdir()
+    sync = ("sync", "--source", str(source), "--json")
+
+    def change(path: str, *options: str) -> dict[str, Any]:
+        (source / path).write_text((source / path).read_text() + "#" if (source / path).exists() else "")
+        found: dict[str, Any] = json.loads(trusted(*sync, *options).stdout)
+        return found
+
+    first = json.loads(trusted(*sync).stdout)
+    assert (first["master"], first["event"]) == ("restarted", "cluster/profile/changed")
+    restarted, fired = systemd.asked
+    assert restarted == "systemctl restart salt-master.service"
+    assert fired.endswith("event.send cluster/profile/changed")
+    # An engine's code: no profile changed, so nobody is told of one.
+    engine = change("_engines/boot.py")
+    assert (engine["master"], engine["event"], engine["init_needed"]) == ("restarted", None, False)
+    assert systemd.asked == ["systemctl restart salt-master.service"]
+    # States are read at each use, the program of the laptop never runs there.
+    assert change("salt/top.sls")["master"] == "untouched"
+    assert change("_engines/boot.py", "--no-restart")["master"] == "untouched"
+    assert systemd.asked == []
+    # The MAC addresses that were filled in lie beside the profile, out of git: they go along.
+    local = change("profiles/x.local.yaml")
+    assert (tmp_path / "there" / "src" / "profiles" / "x.local.yaml").exists()
+    assert (local["event"], local["init_needed"]) == ("cluster/profile/changed", True)
+    assert not json.loads(trusted(*sync).stdout)["sent"]
+
+
+def test_a_master_that_is_busy_or_broken_is_said(trusted: Cluster, systemd: Systemd, tmp_path: Path) -> None:
+    source = small_tree(tmp_path / "tree", "1")
+    sync = ("sync", "--source", str(source))
+    with (systemd.folder / "reprovision.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        busy = trusted(*sync)
+    assert busy.returncode == 0
+    assert "nodes are being reprovisioned" in busy.stderr
+    assert "systemctl restart salt-master" in busy.stderr
+    assert systemd.asked == []
+    (systemd.folder / "broken").touch()
+    (source / "profiles" / "x").write_text("2")
+    broken = trusted(*sync)
+    assert broken.returncode == 1
+    assert "did not come up again: Job for salt-master.service failed" in broken.stderr
+
+
+def test_a_lab_has_nothing_to_send(
+    cluster: Cluster, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CLUSTER_CONTROL")
+    refused = cluster("sync")
+    assert refused.returncode == 2
+    assert "reads this tree where it is" in refused.stderr
 
 
 def small_tree(root: Path, content: str) -> Path:
