@@ -64,6 +64,7 @@ EVERYTHING = [LINK, DELAY, ALL, core("node0"), core("node1")]
 PARALLEL = [["node0", "node1"]]
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
     inside = trials = 0
     for seed in range(24):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from bottleneck.compare import Comparison, compare
 from bottleneck.run import Run
 
@@ -19,6 +21,7 @@ def test_the_same_world_twice_is_within_noise() -> None:
     assert all(item.better is None for item in found.values())
 
 
+@pytest.mark.slow
 def test_false_alarms_are_rare() -> None:
     words = [
         item.word
@@ -45,6 +48,7 @@ def test_faster_is_better_for_the_other_side() -> None:
     assert found["throughput"].better == "b"
 
 
+@pytest.mark.slow
 def test_several_runs_a_side_count_the_noise_between_runs() -> None:
     slow, fast = [0.0016, 0.0011, 0.0013], [0.0012, 0.0015, 0.0011]
     sides = [[simulate(prefill_token_seconds=seconds).run() for seconds in side] for side in (slow, fast)]

@@ -254,6 +254,7 @@ def damaged(document: dict[str, Any], random: Random) -> dict[str, Any]:
     return document
 
 
+@pytest.mark.slow
 def test_damage_of_every_kind_is_survived_and_hardly_ever_confidently_wrong() -> None:
     expected, wrong, judged_ones = dict(LABELLED), [], 0
     whole = {name: recorded(name) for name in expected}

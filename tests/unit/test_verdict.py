@@ -279,7 +279,16 @@ DAMAGES = [
 
 
 @pytest.mark.parametrize("how", DAMAGES)
-@pytest.mark.parametrize("name", ["healthy", "link at 20 Mbit/s", "quota on node1", "few slots", "low rate"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "link at 20 Mbit/s",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("healthy", "quota on node1", "few slots", "low rate")
+        ),
+    ],
+)
 def test_damage_never_gives_a_confident_wrong_answer(name: str, how: str) -> None:
     world, expected = next((cause[1], cause[2]) for cause in CAUSES if cause[0] == name)
     whole = analyse(simulate(**world).run())
