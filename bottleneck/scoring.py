@@ -36,6 +36,8 @@ class Outcome:
         What the causal experiment made of an answer that was not sure; None when it was not asked.
     data_seconds, analysis_seconds
         Length of what was measured, and how long judging it took.
+    run
+        The recorded run that the answer is about.
     """
 
     case: str
@@ -53,6 +55,7 @@ class Outcome:
     analysis_seconds: float = math.nan
     split: str = DEVELOPMENT
     seed: int = 1
+    run: str = ""
     error: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
 
@@ -96,10 +99,25 @@ class Outcome:
         return cls(**values)
 
 
-def split_of(case: str, seed: int) -> str:
-    """Return which half a case belongs to: by the digest of its name and the seed, so never by how it came out."""
-    digest = hashlib.sha256(f"{seed}/{case}".encode()).digest()
-    return SPLITS[digest[0] % 2]
+def halves(strata: Mapping[str, str], seed: int) -> dict[str, str]:
+    """Return which half each case belongs to: by digests of names and seed, so never by how it came out.
+
+    Parameters
+    ----------
+    strata
+        The stratum of each case, by the case's name. The cases of a stratum are dealt out in turns, so that both halves
+        have every kind of case that there are two of.
+    """
+
+    def digest(text: str) -> bytes:
+        return hashlib.sha256(f"{seed}/{text}".encode()).digest()
+
+    found = {}
+    for stratum in dict.fromkeys(strata.values()):
+        names = sorted((name for name, own in strata.items() if own == stratum), key=digest)
+        first = digest(stratum)[0]
+        found.update({name: SPLITS[(first + place) % 2] for place, name in enumerate(names)})
+    return found
 
 
 def rate(hits: int, of: int) -> dict[str, Any]:

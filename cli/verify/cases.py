@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from bottleneck.scoring import HEALTHY, split_of
+from bottleneck.scoring import DEVELOPMENT, HEALTHY, halves
 
 LINK = "direct"
 MEGABIT = 1e6 / 8
@@ -26,8 +26,14 @@ _READING: Mapping[str, Any] = {"concurrency": 2, "input_tokens": 768, "output_to
 _WRITING: Mapping[str, Any] = {"concurrency": 4, "input_tokens": 32, "output_tokens": 48, "requests": 8}
 _ALONE: Mapping[str, Any] = {"concurrency": 1, "input_tokens": 32, "output_tokens": 48, "requests": 3}
 _CROWD: Mapping[str, Any] = {"concurrency": 8, "input_tokens": 128, "output_tokens": 24, "requests": 16}
+# Where every step takes long: one wave of few steps.
+_WAVE: Mapping[str, Any] = {"concurrency": 4, "input_tokens": 32, "output_tokens": 12, "requests": 4}
+_BRIEF: Mapping[str, Any] = {"concurrency": 1, "input_tokens": 32, "output_tokens": 12, "requests": 2}
 _LONG: Mapping[str, Any] = {"concurrency": 12, "input_tokens": 256, "output_tokens": 96, "requests": 12}
-LOADS = {"normal": _NORMAL, "reading": _READING, "writing": _WRITING, "alone": _ALONE, "crowd": _CROWD, "long": _LONG}
+LOADS = {
+    "normal": _NORMAL, "reading": _READING, "writing": _WRITING, "alone": _ALONE, "crowd": _CROWD, "wave": _WAVE,
+    "brief": _BRIEF, "long": _LONG,
+}  # fmt: skip
 _SMALL_CACHE = {"max_model_len": 512, "kv_cache_memory": "8 MiB"}
 
 
@@ -58,6 +64,7 @@ class Case:
     node: str | None = None
     link: str | None = None
     seed: int = 1
+    split: str = DEVELOPMENT
 
     @property
     def name(self) -> str:
@@ -66,9 +73,9 @@ class Case:
         return f"{self.deployment}/{self.fault}{place}/{self.strength}/{self.load}"
 
     @property
-    def split(self) -> str:
-        """Which half it belongs to."""
-        return split_of(self.name, self.seed)
+    def stratum(self) -> str:
+        """Cases that are put in alike: the two halves get as many of each."""
+        return " ".join((self.fault, *dict.fromkeys(str(each["kind"]) for each in self.injections)))
 
     @property
     def workload(self) -> dict[str, Any]:
@@ -115,7 +122,7 @@ def _links(seed: int) -> Iterator[Case]:
             injection = {"kind": "throttle", "link": LINK, "bytes_per_second": megabits * MEGABIT}
             yield Case("link_bandwidth", f"{megabits}Mbit/s", deployment, load, ("link_bandwidth",),
                        injections=(injection,), link=LINK, seed=seed)  # fmt: skip
-    for load, delays in (("writing", (5, 10, 20)), ("alone", (5, 10))):
+    for load, delays in (("wave", (5, 10, 20)), ("brief", (5, 10))):
         for milliseconds in delays:
             injection = {"kind": "delay", "link": LINK, "seconds": milliseconds / 1e3}
             yield Case("link_latency", f"{milliseconds}ms", "tp2", load, ("link_latency",),
@@ -137,12 +144,21 @@ def _nodes(seed: int) -> Iterator[Case]:
     for deployment, node, hogs in (("tp2", "node1", 1), ("tp2", "node1", 3), ("replicas", "node0", 2)):
         yield Case("straggler", f"{hogs}hogs", deployment, "normal", ("straggler",),
                    injections=({"kind": "hog", "node": node, "processes": hogs},), node=node, seed=seed)  # fmt: skip
-    for strength, bytes_left in (("tight", -32 * 2**20), ("tighter", -96 * 2**20)):
-        yield Case("memory_capacity", strength, "single", "normal", ("memory_capacity",),
-                   injections=({"kind": "memory", "node": "node0", "bytes_left": bytes_left},), node="node0",
+    for deployment, load, hogs in (
+        ("tp2", "normal", 2), ("tp2", "writing", 4), ("replicas", "normal", 3), ("single", "normal", 3),
+    ):  # fmt: skip
+        crowded = ("node0",) if deployment == "single" else ("node0", "node1")
+        injections = tuple({"kind": "hog", "node": node, "processes": hogs} for node in crowded)
+        yield Case("host_overhead", f"{hogs}hogs", deployment, load, ("host_overhead",),
+                   injections=injections, seed=seed)  # fmt: skip
+    for load, left in (("normal", 220), ("normal", 180), ("writing", 220), ("writing", 180)):
+        yield Case("memory_capacity", f"{left}MiB", "single", load, ("memory_capacity",),
+                   injections=({"kind": "memory", "node": "node0", "bytes": left * 2**20},), node="node0",
                    seed=seed)  # fmt: skip
-    for share in (0.03, 0.06):
-        yield Case("api_server", f"{share:g}cores", "single", "writing", ("api_server",),
+    for deployment, load, share in (
+        ("tp2", "writing", 0.015), ("single", "writing", 0.01), ("single", "writing", 0.02), ("single", "crowd", 0.015),
+    ):  # fmt: skip
+        yield Case("api_server", f"{share:g}cores", deployment, load, ("api_server",),
                    injections=({"kind": "front", "node": "node0", "cores": share},), node="node0",
                    seed=seed)  # fmt: skip
 
@@ -178,5 +194,7 @@ def _loads(seed: int) -> Iterator[Case]:
 def cases(seed: int) -> list[Case]:
     """Return every case in an order with few restarts: grouped by what is deployed, healthy ones first."""
     found = list(_cases(seed))
+    split = halves({case.name: case.stratum for case in found}, seed)
+    found = [replace(case, split=split[case.name]) for case in found]
     groups = list(dict.fromkeys(case.deployed for case in found))
     return sorted(found, key=lambda case: (groups.index(case.deployed), case.fault != HEALTHY))

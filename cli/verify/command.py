@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from bottleneck.run import load_run
-from bottleneck.scoring import Outcome, markdown, score
+from bottleneck.run import RunError, load_run
+from bottleneck.scoring import SPLITS, Outcome, markdown, score
+from bottleneck.taxonomy import DECIDED
 from bottleneck.units import duration_text
 from bottleneck.verdict import analyse
 from cli.bench import record_run
 from cli.causal import experiment
 from cli.cluster import deploy_model, undeploy_model
-from cli.control import Control, connect
+from cli.control import Control, connect, runs_directory
 from cli.options import DEFAULT_LAB, DEFAULT_PROFILE, JsonOption, LabOption, ProfileOption
 from cli.output import USAGE, console, emit, fail, out
 from cli.verify import upgrades as upgrade_cases
 from cli.verify.cases import NOT_INJECTED, Case, cases
 from cli.verify.faults import FaultError, injected
 from cli.verify.record import Record
+from cli.verify.tables import confusion, every_case
 from cli.verify.upgrades import UPGRADES, Upgrade
 
 SETTLE_SECONDS = 60.0
@@ -32,6 +35,7 @@ SETTLE_SECONDS = 60.0
 def verify_verdicts(
     seed: Annotated[int, typer.Option(min=1, help="Of the prompts, and of the split in two halves.")] = 1,
     only: Annotated[str | None, typer.Option(help="Only cases with this in their name, such as straggler.")] = None,
+    split: Annotated[str | None, typer.Option(help="Only one half of the cases: development or held-out.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many cases; the next call goes on.")] = None,
     upgrades: Annotated[
         bool, typer.Option("--upgrades", help="Instead: predict what taking a throttle away gives, do it, compare.")
@@ -39,6 +43,10 @@ def verify_verdicts(
     settle: Annotated[
         bool, typer.Option(help="Have the causal experiment settle what a verdict is not sure of.")
     ] = True,
+    again: Annotated[
+        bool, typer.Option("--again", help="Instead: judge the recorded runs again, by the rules as they are now.")
+    ] = False,
+    table: Annotated[bool, typer.Option("--table", help="Only the tables of what is recorded; run nothing.")] = False,
     output: Annotated[Path, typer.Option(help="Folder of the record; a case that is in it is not run again.")] = Path(
         "verify"
     ),
@@ -57,10 +65,26 @@ def verify_verdicts(
 
       cluster verify-verdicts --seed 1 --limit 12
 
+      cluster verify-verdicts --split development
+
+      cluster verify-verdicts --again
+
+      cluster verify-verdicts --table --output tests/data/verdicts
+
       cluster verify-verdicts --upgrades --json
     """
+    # A fault is taken out for SIGTERM as for Ctrl-C, also where a script started this in the background and the shell
+    # had it ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     chosen: Sequence[Case | Upgrade] = list(UPGRADES) if upgrades else cases(seed)
-    chosen = [case for case in chosen if only is None or only in case.name]
+    if split is not None and (upgrades or split not in SPLITS):
+        fail(f"--split {split}: expected {' or '.join(SPLITS)}, of verdicts", "cluster verify-verdicts --help", USAGE)
+    chosen = [
+        case
+        for case in chosen
+        if (only is None or only in case.name) and (split is None or (isinstance(case, Case) and case.split == split))
+    ]
     if not chosen:
         fail(f"--only {only}: no case has that in its name", "cluster verify-verdicts --list", USAGE)
     if listed:
@@ -68,7 +92,9 @@ def verify_verdicts(
         return
     record = Record(output / f"{'upgrades' if upgrades else 'verdicts'}-seed{seed}.jsonl")
     waiting = [case for case in chosen if case.name not in record.done()][:limit]
-    if waiting:
+    if again:
+        _judge_again(record, {case.name: case for case in chosen if isinstance(case, Case)})
+    elif waiting and not table:
         control = connect(profile, lab)
         turn = _Turn(control, waiting)
         for case in turn.cases():
@@ -85,8 +111,9 @@ def verify_verdicts(
         figures = upgrade_cases.summary(lines)
         text = upgrade_cases.markdown(figures)
     else:
-        figures = {**score(Outcome.from_json(document) for document in lines.values()), "not_injected": NOT_INJECTED}
-        text = markdown(figures)
+        outcomes = [Outcome.from_json(lines[case.name]) for case in chosen if case.name in lines]
+        figures = {**score(outcomes), "not_injected": NOT_INJECTED}
+        text = "\n".join((markdown(figures), confusion(figures), every_case(outcomes)))
     for suffix, content in ((".json", json.dumps(figures, indent=1) + "\n"), (".md", text)):
         record.path.with_suffix(suffix).write_text(content, encoding="utf-8")
 
@@ -151,26 +178,48 @@ def _ask(control: Control, case: Case, settle: bool) -> Outcome:
             recorded = record_run(control, case.bench)
             if recorded.result["failed"]:
                 return Outcome(**put, answered="inconclusive", error=str(recorded.result["first_error"]))
-            begun = time.perf_counter()
-            run = load_run(recorded.folder)
-            verdict = analyse(run)
-            spent = time.perf_counter() - begun
+            told = _judge(recorded.folder)
             confirmed = None
-            if settle and verdict.name in ("balanced", "inconclusive") and verdict.name not in case.expected:
+            if settle and told["answered"] in DECIDED and told["answered"] not in case.expected:
                 confirmed = _settle(control, case)
     except (FaultError, typer.Exit) as error:
         return Outcome(**put, answered="inconclusive", error=str(error) or "the command ended")
-    return Outcome(
-        **put,
-        answered=verdict.name,
-        runners_up=tuple(str(each["class"]) for each in verdict.runners_up),
-        confidence=verdict.confidence,
-        answered_node=verdict.where.get("node"),
-        answered_link=verdict.where.get("link"),
-        confirmed=confirmed,
-        data_seconds=run.seconds,
-        analysis_seconds=spent,
-    )
+    return Outcome(**put, **told, confirmed=confirmed)
+
+
+def _judge(folder: Path) -> dict[str, Any]:
+    """Return what the verdict on a recorded run says, and how long it took."""
+    begun = time.perf_counter()
+    run = load_run(folder)
+    verdict = analyse(run)
+    return {
+        "answered": verdict.name,
+        "runners_up": tuple(str(each["class"]) for each in verdict.runners_up),
+        "confidence": verdict.confidence,
+        "answered_node": verdict.where.get("node"),
+        "answered_link": verdict.where.get("link"),
+        "data_seconds": run.seconds,
+        "analysis_seconds": time.perf_counter() - begun,
+        "run": folder.name,
+    }
+
+
+def _judge_again(record: Record, chosen: Mapping[str, Case]) -> None:
+    """Judge the recorded runs again; needs no lab."""
+    for name, line in record.lines().items():
+        if name not in chosen or line["error"]:
+            continue
+        folder = runs_directory() / line["run"]
+        try:
+            told = _judge(folder)
+        except RunError as error:
+            fail(f"{name}: {error}", "cluster verify-verdicts --again with CLUSTER_RUNS at the folder of the runs")
+        case = chosen[name]
+        known = {**line, "expected": case.expected, "split": case.split, **told}
+        if told["answered"] not in DECIDED:
+            known["confirmed"] = None
+        record.add(Outcome.from_json(known).to_json())
+        console.print(_line(known), soft_wrap=True)
 
 
 def _settle(control: Control, case: Case) -> str:

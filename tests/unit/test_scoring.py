@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from bottleneck.profile import find_profile, load_profile
-from bottleneck.scoring import HEALTHY, SPLITS, Outcome, markdown, rate, score, split_of
+from bottleneck.scoring import HEALTHY, SPLITS, Outcome, halves, markdown, rate, score
 from bottleneck.taxonomy import CLASSES
 from bottleneck.workload import points
 from cli.verify.cases import NOT_INJECTED, Case, cases
@@ -75,12 +75,20 @@ def test_an_outcome_comes_back_as_it_was_written() -> None:
     assert math.isnan(Outcome.from_json(outcome().to_json()).data_seconds)
 
 
-def test_the_halves_are_settled_by_name_and_seed() -> None:
-    names = [case.name for case in cases(1)]
-    halves = [split_of(name, 1) for name in names]
-    assert halves == [split_of(name, 1) for name in names]
-    assert halves != [split_of(name, 2) for name in names]
-    assert 0.3 < halves.count(SPLITS[0]) / len(halves) < 0.7
+def test_the_halves_are_settled_by_name_and_seed_and_have_every_kind_of_case() -> None:
+    strata = {f"case {number}": f"kind {number % 5}" for number in range(25)}
+    found = halves(strata, 1)
+    assert found == halves(dict(reversed(strata.items())), 1), "the order of the cases is no matter"
+    assert found != halves(strata, 2)
+    for stratum in set(strata.values()):
+        sizes = [sum(found[name] == split for name, own in strata.items() if own == stratum) for split in SPLITS]
+        assert sorted(sizes) == [2, 3]
+
+
+def test_both_halves_of_the_benchmark_have_every_fault() -> None:
+    for seed in (1, 2, 3):
+        faults = {split: {case.stratum for case in cases(seed) if case.split == split} for split in SPLITS}
+        assert faults[SPLITS[0]] == faults[SPLITS[1]] != set()
 
 
 def test_there_are_cases_enough_and_few_restarts() -> None:
@@ -88,6 +96,7 @@ def test_there_are_cases_enough_and_few_restarts() -> None:
     assert len(found) >= 60 and len({case.name for case in found}) == len(found)
     assert {case.deployment for case in found} == {"tp2", "pp2", "replicas", "single"}
     assert sum(case.fault == HEALTHY for case in found) >= 10
+    assert len({case.fault for case in found} - {HEALTHY}) >= 12
     deployed = [case.deployed for case in found]
     restarts = sum(one != other for one, other in itertools.pairwise(deployed)) + 1
     assert restarts == len(set(deployed)), "cases of one deployment follow each other"

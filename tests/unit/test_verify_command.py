@@ -98,6 +98,27 @@ def test_what_is_not_sure_is_settled_by_the_experiment_and_told_apart(lab: Lab) 
     assert kept["all"]["settled_by_causal"]["of"] == 0
 
 
+def test_recorded_runs_are_judged_again_without_a_lab(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    ask("--only", "tp2/sequence_limit", "--limit", "2")
+
+    def connect(profile: str, lab: str) -> None:
+        raise AssertionError("no lab is needed")
+
+    monkeypatch.setattr(command, "connect", connect)
+    lab.answer = "straggler"
+    found = ask("--only", "tp2/sequence_limit", "--again")
+    assert found["all"]["cases"] == 2 and found["all"]["top1"]["hits"] == 0, "by the rules as they are now"
+    assert len(lab.sent) == 2
+
+
+def test_one_half_can_be_run_alone(lab: Lab) -> None:
+    found = ask("--only", "sequence_limit", "--split", "development")
+    assert found["all"]["cases"] == found["splits"]["development"]["cases"] > 0
+    assert found["splits"]["held-out"]["cases"] == 0
+    wrong = CliRunner().invoke(app, ["verify-verdicts", "--split", "both"])
+    assert wrong.exit_code == 2 and "development or held-out" in wrong.output
+
+
 def test_the_cases_are_listed_without_a_lab(monkeypatch: pytest.MonkeyPatch) -> None:
     def connect(profile: str, lab: str) -> None:
         raise AssertionError("no lab is needed")
