@@ -44,7 +44,9 @@ class EngineFacts:
     """One engine over the interval; times are sums over its finished requests, in seconds; None is unknown.
 
     `counted_seconds` is how much time lies between the two readings the counts are from: less than the interval when
-    they are those inside a window. `watched_share` is how much of the interval the readings during it reach over.
+    they are those inside a window. `front_cpu_share` is how much of a core the process in front of the engine used,
+    `front_wait_share` how much of the time it was held back where the other processes of its node were not.
+    `watched_share` is how much of the interval the readings during it reach over.
     """
 
     head: str
@@ -78,6 +80,7 @@ class EngineFacts:
     first_token_seconds: float | None = None
     front_cpu_seconds: float | None = None
     front_cpu_share: float | None = None
+    front_wait_share: float | None = None
 
     @property
     def adds_up(self) -> bool:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bottleneck.client import number
+from bottleneck.engine_signals import EngineFacts
 from bottleneck.ledger import Ledger
 from bottleneck.signals import Signals
 
@@ -125,8 +126,14 @@ def percent(value: float) -> str:
     return f"{value:.0%}"
 
 
-# A front process that uses this much of a core or less is not what limits; from the second number on it is full.
+# A front process that runs, or wants to, for this share of the time or less is not what limits; from the second number
+# on it is full.
 FRONT_EASY, FRONT_FULL = 0.6, 0.9
+
+
+def front_need(engine: EngineFacts) -> float:
+    """Return the share of the time in which the process in front of an engine ran or wanted to."""
+    return min(1.0, (engine.front_cpu_share or 0.0) + (engine.front_wait_share or 0.0))
 
 
 def build_case(signals: Signals, ledger: Ledger) -> Case:
@@ -145,7 +152,7 @@ def build_case(signals: Signals, ledger: Ledger) -> Case:
         # A slot more does nothing where arithmetic has no room left: that wait is for the work.
         useful = engine.waiting.slots * (1.0 - signals.saturation)
         slots, cache, total = slots + weight * useful, cache + weight * by_cache, total + weight
-    front = max((engine.front_cpu_share or 0.0 for engine in signals.engines), default=0.0)
+    front = max((front_need(engine) for engine in signals.engines), default=0.0)
     return Case(
         signals,
         ledger,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from bottleneck.doubts import clock_weaknesses, weaknesses
-from bottleneck.engine_signals import engine_facts
+from bottleneck.engine_signals import EngineFacts, engine_facts
 from bottleneck.link_signals import doubt_ceiling, link_facts
 from bottleneck.node_signals import node_facts
 from bottleneck.run import Run, engine_readings
@@ -53,6 +53,8 @@ def gather(run: Run) -> Signals:
         if engine.front_cpu_seconds is not None and seconds > 0 and not engine.reset:
             engine.front_cpu_share = engine.front_cpu_seconds / seconds
     signals.nodes = node_facts(run, topology, samples, signals.busy_seconds)
+    for engine in signals.engines:
+        _front_wait(engine, signals)
     signals.settings = _settings(signals, run)
     if run.scenario:
         _check_ceilings(signals)
@@ -62,6 +64,21 @@ def gather(run: Run) -> Signals:
     signals.weaknesses += weaknesses(signals, run)
     signals.weaknesses += clock_weaknesses(signals, run, samples)
     return signals
+
+
+def _front_wait(engine: EngineFacts, signals: Signals) -> None:
+    """Note how long the process in front of an engine was ready to run and was not let, beyond what its node was."""
+    facts = signals.nodes.get(engine.head)
+    if facts is None or facts.front_wait_seconds is None or signals.span_seconds <= 0:
+        return
+    # A quota of the whole node, or other programs on its cores, hold the front back too: then it is the node's. What of
+    # its wait is so, the engine's other processes tell: how long they waited for each second that they ran.
+    throttled = facts.throttled_seconds or 0.0
+    ran = facts.front_cpu_seconds or 0.0
+    others_ran = (facts.worker_cpu_seconds or 0.0) - ran
+    others_waited = (facts.run_delay_seconds or 0.0) - facts.front_wait_seconds - throttled
+    shared = throttled + (ran * max(0.0, others_waited) / others_ran if others_ran > 0 else 0.0)
+    engine.front_wait_share = min(1.0, max(0.0, facts.front_wait_seconds - shared) / signals.span_seconds)
 
 
 def _check_ceilings(signals: Signals) -> None:

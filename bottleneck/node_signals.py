@@ -47,6 +47,8 @@ class NodeFacts:
     memory_read_bytes_per_second: float | None = None
     memory_read_interval: tuple[float, float] | None = None
     worker_system_seconds: float | None = None
+    front_cpu_seconds: float | None = None
+    front_wait_seconds: float | None = None
     disk_read_bytes: float | None = None
     disk_bytes_per_second: float | None = None
     dispatch_seconds: float | None = None
@@ -165,6 +167,8 @@ def _measure(
     system = series.workers("cpu_system_s", start, end, prefix)
     facts.run_delay_seconds = series.workers("run_delay_s", start, end, prefix)
     facts.worker_user_seconds, facts.worker_system_seconds = user, system
+    facts.front_cpu_seconds = series.workers("front_cpu_s", start, end, prefix)
+    facts.front_wait_seconds = series.workers("front_run_delay_s", start, end, prefix)
     facts.worker_cpu_seconds = None if user is None else user + (system or 0.0)
     if facts.core_busy_seconds is not None and facts.worker_cpu_seconds is not None:
         facts.foreign_cpu_seconds = max(0.0, facts.core_busy_seconds - facts.worker_cpu_seconds)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bottleneck.evidence import Candidate, Case, percent
+from bottleneck.evidence import Candidate, Case, front_need, percent
 
 # Idle for this share of the time: the load does not find the limit.
 IDLE = 0.3
@@ -69,7 +69,7 @@ def score_api_server(case: Case) -> Candidate:
     found.score = found.gain_share = saturated * max(lost, case.signals.idle_share or 0.0)
     if found.score <= 0:
         return found
-    seen = max(case.signals.engines, key=lambda engine: engine.front_cpu_share or 0.0)
+    seen = max(case.signals.engines, key=front_need)
     found.node = seen.head or None
     found.say(
         f"the server's front process used {seen.front_cpu_share or 0:.2f} of a core; it does its work on one",
@@ -77,6 +77,14 @@ def score_api_server(case: Case) -> Candidate:
         "cores",
         "engine metrics: process_cpu_seconds_total",
     )
+    if seen.front_wait_share:
+        found.say(
+            f"it was ready to run but not let for {percent(seen.front_wait_share)} of the time, longer than the other "
+            "processes of its node: something holds this process back",
+            seen.front_wait_share,
+            "1",
+            "samples: run delay of the front process",
+        )
     found.say(
         f"{percent(lost)} of an output token's time is spent before or after the engine's queue, prefill and decode",
         lost,

@@ -28,7 +28,9 @@ FAULT = 0.15
 # Causes inside a step: two of them about equal are a balance. The others are limits of their own kind.
 STEP_CAUSES = frozenset({*WORK_CLASSES, "host_overhead", "link_bandwidth", "link_latency", "straggler"})
 # Faults that leave as much time to the work as they add.
-_OUTRANKING = ("straggler", "kv_cache_capacity", "thermal_throttling", "memory_capacity", "pipeline_bubble")
+_OUTRANKING = (
+    "straggler", "kv_cache_capacity", "thermal_throttling", "memory_capacity", "pipeline_bubble", "api_server",
+)  # fmt: skip
 
 
 def judge(signals: Signals, ledger: Ledger) -> tuple[Candidate, list[Candidate], list[str]]:

@@ -140,6 +140,7 @@ class _Worker:
         self.processes = {}
         self.retired = [0.0, 0.0, 0.0]
         self.busy = []
+        self.front = None
 
     def follow(self, pids, proc):
         for pid in list(self.processes):
@@ -148,6 +149,8 @@ class _Worker:
         for pid in pids:
             if pid not in self.processes:
                 self.processes[pid] = _Process(pid, proc)
+        # The keeper's own child comes first: on a head, the process that serves the API.
+        self.front = self.processes[pids[0]] if pids else None
 
     def _retire(self, pid):
         process = self.processes.pop(pid)
@@ -175,11 +178,15 @@ class _Worker:
             if name in process.threads:
                 process.threads[name].refresh()
         processes = self.processes.values()
-        return {
+        counters = {
             "cpu_user_s": self.retired[0] + sum(process.user for process in processes),
             "cpu_system_s": self.retired[1] + sum(process.system for process in processes),
             "run_delay_s": self.retired[2] + sum(process.waited for process in processes),
         }
+        if self.front is not None:
+            counters["front_cpu_s"] = self.front.user + self.front.system
+            counters["front_run_delay_s"] = self.front.waited
+        return counters
 
     def close(self):
         for process in self.processes.values():
