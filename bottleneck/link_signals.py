@@ -225,6 +225,34 @@ def _peak(steps: Any) -> float:
     return float(np.max((later - total)[inside]) / 0.5)
 
 
+# One-way trips of a hop in a collective over gloo: the receiver's word that it is ready, then the message.
+GLOO_TRIPS = 2
+
+
+def _slower_since(facts: LinkFacts, run: Run, topology: Topology, probe: object) -> tuple[float, str] | None:
+    """Return the time of a collective over a link that became slower after collectives were probed; None if not so.
+
+    A bench measures the link before the load, collectives only `cluster probe` does. Where a collective goes over TCP
+    (gloo) it takes no less than its trips: if the lowest of newer trips come to more than it took, it is out of date.
+    """
+    ranks = topology.tensor_parallel
+    if ranks < 2 or branch(probe, "backend") != "gloo" or not facts.allreduce_seconds:
+        return None
+    trips = [
+        (span[0], number(branch(measured, "measured")))
+        for pair, measured in (branch(run.ceilings, "links", facts.name) or {}).items()
+        if all(end in topology.nodes for end in str(pair).split("->"))
+        and (span := interval_of(branch(measured, "latency_seconds"))) is not None
+    ]
+    hops = 2 * (ranks - 1)
+    taken = median_of(min(branch(probe, "sizes").items(), key=lambda item: number(item[0]))[1])
+    newer = [trip for trip, measured in trips if measured > number(branch(probe, "measured"))]
+    if not newer or taken is None or hops * min(newer) <= taken:
+        return None
+    source = f"one-way latency probe of {facts.name}, {hops} hops of {GLOO_TRIPS} trips; collectives were probed before"
+    return hops * GLOO_TRIPS * min(newer), source
+
+
 def _message_latency(facts: LinkFacts, run: Run, topology: Topology) -> None:
     """Find the time that the link itself takes for one collective of a message without size.
 
@@ -254,7 +282,10 @@ def _message_latency(facts: LinkFacts, run: Run, topology: Topology) -> None:
             size, seconds = known[0]
             wire = 2 * (ranks - 1) / ranks * size / (facts.probe_bytes_per_second or math.inf)
             choices.append((max(0.0, seconds - wire), f"all-reduce probe, {size:.0f} B over {facts.name}"))
-    if one_way:
+    slower = _slower_since(facts, run, topology, probe)
+    if slower is not None:
+        choices = [slower]
+    elif one_way:
         hops = 2 * (ranks - 1) if ranks > 1 else 1
         source = f"one-way latency probe of {facts.name}, {hops} hops a message"
         choices.append((hops * max(one_way), source))
