@@ -2,7 +2,7 @@
 Take the samplers' batches, store each once, say what is stored, close windows, export to Prometheus.
 
 Configured on the master with ``engines: [{perf: {}}]``. What is known of the cluster is a value
-(``bottleneck.live``); this module only feeds it with events and does what it announces.
+(``bottleneck.telemetry.live``); this module only feeds it with events and does what it announces.
 
 An accepted minion can fire any event, and with a list of events even under another minion's
 id. So a batch is measurements and nothing more: it can be wrong, it can never act.
@@ -17,9 +17,9 @@ import time
 import salt.client
 import salt.utils.event
 
-from bottleneck import exposition, live
 from bottleneck.profile import load_profile
-from bottleneck.store import Store
+from bottleneck.telemetry import exposition, live
+from bottleneck.telemetry.store import Store
 
 try:
     from prometheus_client import CollectorRegistry, make_wsgi_app, start_http_server
@@ -62,7 +62,7 @@ def start(address=None, port=None):
 
 
 class Collector:
-    """Feeds ``bottleneck.live`` and does what it announces."""
+    """Feeds ``bottleneck.telemetry.live`` and does what it announces."""
 
     def __init__(self, opts, profile, store, clock=time.time):
         self._opts = opts

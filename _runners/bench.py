@@ -19,11 +19,12 @@ from pathlib import Path
 import salt.version
 from salt.exceptions import CommandExecutionError, SaltException
 
-from bottleneck import probing, workload
-from bottleneck.generator import Generator, GeneratorError
-from bottleneck.overlay import copy_profile
-from bottleneck.places import commit, find_engine_map, model_directory
-from bottleneck.run import read_batches
+from bottleneck.load import workload
+from bottleneck.load.generator import Generator, GeneratorError
+from bottleneck.plan import probing
+from bottleneck.profile.overlay import copy_profile
+from bottleneck.profile.places import commit, find_engine_map
+from bottleneck.runs.run import read_batches
 from control.nodes import Nodes, progress
 
 SCHEMA = 1
@@ -232,7 +233,7 @@ class _Bench:
             share,
             base_url=_url(head),
             model=self.profile.model.name,
-            tokenizer=model_directory(self.profile.model),
+            tokenizer=self.profile.model.directory(),
             directory=self.folder / "generator",
             stem=f"{share.index}.{head['name']}",
             environment=self.engine.environment,

@@ -13,12 +13,12 @@ from pathlib import Path
 import salt.client
 from salt.exceptions import CommandExecutionError, SaltException
 
-from bottleneck import ceilings as ceilings_file
-from bottleneck import workload
 from bottleneck.causal.blocks import Block, BlockError, measurement
 from bottleneck.causal.predict import Circumstances, measured_gain, predict, report
 from bottleneck.causal.resources import ARRIVALS, SEQUENCES, allowed_sequences, candidates, exchanging_pairs
 from bottleneck.causal.session import BUDGET_SECONDS, TOLERANCE, Session
+from bottleneck.load import workload
+from bottleneck.runs import ceilings as ceilings_file
 from control.nodes import profile_of, progress
 
 LEASE_SECONDS = 45.0

@@ -12,9 +12,9 @@ import time
 import salt.utils.event
 from salt.exceptions import CommandExecutionError
 
-from bottleneck.hardware_checks import refuse_open
-from bottleneck.plan import worker_specs
+from bottleneck.plan.nodes import worker_specs
 from bottleneck.profile import ProfileError
+from bottleneck.profile.hardware_checks import refuse_open
 from control.nodes import Nodes, engine_slice, progress
 
 POLL_SECONDS = 2.0

@@ -11,10 +11,10 @@ import time
 import salt.utils.event
 from salt.exceptions import CommandExecutionError
 
-from bottleneck.rates import recent
-from bottleneck.run import window_run, write_batches
-from bottleneck.store import Store, StoreError
-from bottleneck.verdict import analyse
+from bottleneck.runs.run import window_run, write_batches
+from bottleneck.telemetry.rates import recent
+from bottleneck.telemetry.store import Store, StoreError
+from bottleneck.verdict.verdict import analyse
 from control.nodes import Nodes, profile_of
 
 log = logging.getLogger(__name__)

@@ -1,8 +1,8 @@
 """
 Measure ceilings: what each node, each link and the deployments' messages can do at most.
 
-Says who measures what (``bottleneck.probing``), has the nodes do it, keeps the result
-with its spread (``bottleneck.ceilings``). Whatever was started is ended when it fails.
+Says who measures what (``bottleneck.plan.probing``), has the nodes do it, keeps the result
+with its spread (``bottleneck.runs.ceilings``). Whatever was started is ended when it fails.
 """
 
 import contextlib
@@ -12,7 +12,8 @@ from pathlib import Path
 
 from salt.exceptions import CommandExecutionError
 
-from bottleneck import ceilings, probing
+from bottleneck.plan import probing
+from bottleneck.runs import ceilings
 from control.nodes import Nodes, engine_slice, progress
 
 NODE_SECONDS = 55

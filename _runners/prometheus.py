@@ -6,7 +6,7 @@ from pathlib import Path
 
 from salt.exceptions import CommandExecutionError
 
-from bottleneck import prometheus
+from bottleneck.plan import prometheus
 from bottleneck.profile import ProfileError
 from control.nodes import profile_of
 

@@ -24,9 +24,8 @@ from typing import Any
 
 from common import Lab, end_marked, finish, paired_ratio, print_table
 
-from bottleneck.places import model_directory
-from bottleneck.plan import worker_specs
-from bottleneck.workload import Point, client_arguments, headline, points
+from bottleneck.load.workload import Point, client_arguments, headline, points
+from bottleneck.plan.nodes import worker_specs
 
 READY_SECONDS = 300.0
 ARMS = ("cluster", "by hand")
@@ -171,7 +170,7 @@ def load(lab: Lab, url: str, point: Point) -> dict[str, Any]:
             point,
             base_url=url,
             model=lab.profile.model.name,
-            tokenizer=model_directory(lab.profile.model),
+            tokenizer=lab.profile.model.directory(),
             result_directory=folder,
             result_name="load.json",
         )

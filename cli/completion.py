@@ -9,7 +9,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from bottleneck.profile_types import Profile
+from bottleneck.profile.types import Profile
 from cli import config
 
 _FILE = "nodes.json"

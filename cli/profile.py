@@ -7,8 +7,6 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from bottleneck.hardware_checks import assumptions, open_points
-from bottleneck.overlay import set_mac
 from bottleneck.profile import (
     ProfileError,
     find_profile,
@@ -17,7 +15,9 @@ from bottleneck.profile import (
     profile_name,
     profiles_directory,
 )
-from bottleneck.profile_diff import profile_differences
+from bottleneck.profile.diff import profile_differences
+from bottleneck.profile.hardware_checks import assumptions, open_points
+from bottleneck.profile.overlay import set_mac
 from cli.options import DEFAULT_PROFILE, JsonOption, ProfileOption
 from cli.output import FAILED, USAGE, console, emit, fail, out
 from cli.profile_text import (

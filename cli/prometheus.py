@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from bottleneck import prometheus
+from bottleneck.plan import prometheus
 from bottleneck.profile import Profile, ProfileError, find_profile, load_profile
 from cli.options import DEFAULT_PROFILE, ProfileOption
 from cli.output import USAGE, console, fail

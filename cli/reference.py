@@ -6,7 +6,9 @@ from pathlib import Path
 import typer.main
 from typer.cli import get_docs_for_click
 
-from bottleneck import exposition, schema, taxonomy_page
+from bottleneck.profile import schema
+from bottleneck.telemetry import exposition
+from bottleneck.verdict import taxonomy_page
 
 DOC = Path(__file__).resolve().parents[1] / "doc"
 

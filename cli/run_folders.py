@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bottleneck.client import number
-from bottleneck.run import Run, RunError, load_run
+from bottleneck.numbers import number
+from bottleneck.runs.run import Run, RunError, load_run
 from cli.control import runs_directory
 from cli.output import USAGE, fail
 

@@ -9,9 +9,9 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from bottleneck.client import client_result
-from bottleneck.compare import compare as compare_runs
-from bottleneck.run import Run
+from bottleneck.load.client import client_result
+from bottleneck.runs.compare import compare as compare_runs
+from bottleneck.runs.run import Run
 from bottleneck.units import duration_text
 from cli.completion import run_names
 from cli.control import runs_directory

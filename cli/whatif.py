@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from bottleneck.fit import bytes_read_per_token
+from bottleneck.profile.fit import bytes_read_per_token
 from bottleneck.units import DURATION, RATE, Dimension
 from bottleneck.whatif.accelerators import DATASHEETS
 from bottleneck.whatif.break_even import BreakEven, break_even

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from salt.exceptions import CommandExecutionError, SaltException
 
-from bottleneck.hardware_checks import refuse_open
 from bottleneck.profile import ProfileError
+from bottleneck.profile.hardware_checks import refuse_open
 from control.nodes import progress
 from netboot.reprovision import power, sequence
 

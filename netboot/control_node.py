@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
-from bottleneck import prometheus
-from bottleneck.profile_types import Profile
+from bottleneck.plan import prometheus
+from bottleneck.profile.types import Profile
 from netboot.boot import rendering
 from netboot.boot.settings import Settings
 

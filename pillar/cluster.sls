@@ -4,7 +4,7 @@
 import sys
 from pathlib import Path
 
-from bottleneck.plan import node_pillar
+from bottleneck.plan.nodes import node_pillar
 from bottleneck.profile import load_profile
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from typing import Any
 
-from bottleneck.profile_types import Profile
+from bottleneck.profile.types import Profile
 
 LINK_RATE, LINK_LATENCY, CPU, SETTING = "link_rate", "link_latency", "cpu", "setting"
 # These two are slowed by the load generator.

@@ -1,6 +1,6 @@
 """Every bottleneck this system can name, in one place.
 
-A class is data: to add one, add an entry in `work`, `between` or `limits` and a scorer in `bottleneck/rules/`.
+A class is data: to add one, add an entry in `work`, `between` or `limits` and a scorer in `bottleneck/verdict/rules/`.
 """
 
 from __future__ import annotations

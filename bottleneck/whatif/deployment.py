@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bottleneck.fit import kv_bytes_per_token, weight_bytes
+from bottleneck.profile.fit import kv_bytes_per_token, weight_bytes
 from bottleneck.units import size_text
 from bottleneck.whatif.accelerators import TRANSFER_SPREAD
 from bottleneck.whatif.calibrate import Calibration, Forecast, Interval, Transfer, prior

@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 
-from bottleneck.profile_types import Shape
+from bottleneck.profile.types import Shape
 from bottleneck.whatif.schedule import Floats
 from bottleneck.whatif.sweep import Accelerator, Precision
 

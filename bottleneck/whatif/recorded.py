@@ -7,12 +7,12 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from bottleneck.ceilings import Ceilings, CeilingsError, CollectiveCeilings, Spread
-from bottleneck.ceilings import parse as parse_ceilings
-from bottleneck.client import ClientRequest
-from bottleneck.fit import DEFAULT_BATCHED_TOKENS, bytes_read_per_token
-from bottleneck.profile_types import Deployment, Profile
-from bottleneck.run import Run
+from bottleneck.load.client import ClientRequest
+from bottleneck.profile.fit import DEFAULT_BATCHED_TOKENS, bytes_read_per_token
+from bottleneck.profile.types import Deployment, Profile
+from bottleneck.runs.ceilings import Ceilings, CeilingsError, CollectiveCeilings, Spread
+from bottleneck.runs.ceilings import parse as parse_ceilings
+from bottleneck.runs.run import Run
 from bottleneck.whatif.calibrate import Calibration, calibrate
 from bottleneck.whatif.deployment import Scenario
 from bottleneck.whatif.split import Link, Split

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bottleneck.fit import allreduce_messages, pipeline_messages
-from bottleneck.profile_types import Shape
+from bottleneck.profile.fit import allreduce_messages, pipeline_messages
+from bottleneck.profile.types import Shape
 from bottleneck.whatif.schedule import Floats
 
 

@@ -20,8 +20,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from bottleneck.fit import ACTIVATION_BYTES, flops_per_token, kv_bytes_per_token
-from bottleneck.profile_types import Shape
+from bottleneck.profile.fit import ACTIVATION_BYTES, flops_per_token, kv_bytes_per_token
+from bottleneck.profile.types import Shape
 from bottleneck.whatif.kernels import weight_passes
 from bottleneck.whatif.schedule import CAPTURED_SIZES, Floats, Steps
 from bottleneck.whatif.split import Split

@@ -12,8 +12,8 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from bottleneck.fit import ACTIVATION_BYTES, bytes_read_per_token
-from bottleneck.profile_types import Quantization, Shape
+from bottleneck.profile.fit import ACTIVATION_BYTES, bytes_read_per_token
+from bottleneck.profile.types import Quantization, Shape
 from bottleneck.units import GIB, shown
 
 DEFAULT_BATCHED_TOKENS = 8192

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from bottleneck.profile_types import Profile
+from bottleneck.profile.types import Profile
 from cli.doctor.check import Check, judged
 
 PLACE = "control"

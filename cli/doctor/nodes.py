@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from bottleneck.profile_types import Accelerator, Node, Profile
+from bottleneck.profile.types import Accelerator, Node, Profile
 from cli.doctor.check import Check, judged
 
 # Transfers per second of each generation of PCI Express.

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from bottleneck.run import Run, load_run
+from bottleneck.runs.run import Run, load_run
 from cli.completion import run_names
 from cli.options import JsonOption
 from cli.output import console, emit, fail, out

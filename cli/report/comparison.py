@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from bottleneck.compare import Comparison, compare
 from bottleneck.estimate import Estimate
-from bottleneck.run import Run
+from bottleneck.runs.compare import Comparison, compare
+from bottleneck.runs.run import Run
 from cli.report.quantity import quantity
 
 METRICS = {

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bottleneck.client import ClientResult
+from bottleneck.load.client import ClientResult
 
 PERCENTILES = (50, 95, 99)
 

@@ -1,4 +1,4 @@
-"""What a run did over time, as lines on one shared time axis. Rates come from `bottleneck.samples`."""
+"""What a run did over time, as lines on one shared time axis. Rates come from `bottleneck.telemetry.samples`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from bottleneck.metrics import MetricsText
-from bottleneck.node_signals import median_of
-from bottleneck.run import Run, engine_readings
-from bottleneck.samples import NodeSamples, Steps
-from bottleneck.topology import find_topology
+from bottleneck.runs.run import Run
+from bottleneck.runs.topology import find_topology
+from bottleneck.signals.node_signals import median_of
+from bottleneck.telemetry.batches import engine_readings
+from bottleneck.telemetry.metrics import MetricsText
+from bottleneck.telemetry.samples import NodeSamples, Steps
 from bottleneck.units import rate_text
 
 Edges = npt.NDArray[np.float64]

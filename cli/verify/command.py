@@ -11,11 +11,11 @@ from typing import Annotated, Any
 
 import typer
 
-from bottleneck.run import RunError, load_run
-from bottleneck.scoring import SPLITS, Outcome, markdown, score
+from bottleneck.runs.run import RunError, load_run
 from bottleneck.taxonomy import DECIDED
 from bottleneck.units import duration_text
-from bottleneck.verdict import analyse
+from bottleneck.verdict.scoring import SPLITS, Outcome, markdown, score
+from bottleneck.verdict.verdict import analyse
 from cli.bench import record_run
 from cli.causal import experiment
 from cli.cluster import deploy_model, undeploy_model

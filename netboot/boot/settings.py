@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from bottleneck.profile_types import Profile
+from bottleneck.profile.types import Profile
 from netboot.boot.watching import deadlines
 
 MAC = re.compile(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, get_args
 
-from bottleneck.boot_types import Stage as BootStage
+from bottleneck.profile.boot_types import Stage as BootStage
 
 BOOT_STAGES: Final[tuple[BootStage, ...]] = get_args(BootStage)
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from bottleneck.value_types import Section
+from bottleneck.profile.value_types import Section
 
 SCHEMA = 1
 MANIFEST, CONTENTS, ROOT, KERNEL, INITRD = "manifest.json", "contents.json", "root.squashfs", "vmlinuz", "initrd.img"

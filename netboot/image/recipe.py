@@ -9,11 +9,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError
 
-from bottleneck.boot_types import Image
 from bottleneck.profile import validation_problems
+from bottleneck.profile.boot_types import Image
+from bottleneck.profile.value_types import Name, Section
+from bottleneck.profile.yaml_lines import Problem, ProfileError, read
 from bottleneck.units import shown
-from bottleneck.value_types import Name, Section
-from bottleneck.yaml_lines import Problem, ProfileError, read
 
 FILES = Path(__file__).parent / "files"
 BASE = FILES / "base.yaml"

@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from bottleneck.machine_types import ByHand, Ipmi, Node, PowerCommand, WakeOnLan
+from bottleneck.profile.machine_types import ByHand, Ipmi, Node, PowerCommand, WakeOnLan
 
 SECRETS = Path("/etc/cluster/secrets")
 WAKE_PORT = 9

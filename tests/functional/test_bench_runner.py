@@ -16,7 +16,7 @@ import pytest
 from salt.exceptions import CommandExecutionError
 
 from bottleneck.profile import find_profile
-from bottleneck.run import load_run
+from bottleneck.runs.run import load_run
 
 pytestmark = pytest.mark.slow
 
@@ -102,7 +102,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: ThreadingHTTP
     executable.parent.mkdir(parents=True)
     executable.write_text(GENERATOR.format(python=sys.executable, result=str(DATA / "result.json")))
     executable.chmod(0o755)
-    monkeypatch.setattr("bottleneck.profile_types.EngineSpec.directory", lambda self: str(tmp_path / "engine"))
+    monkeypatch.setattr("bottleneck.profile.types.EngineSpec.directory", lambda self: str(tmp_path / "engine"))
     monkeypatch.setattr(module.salt.client, "LocalClient", type("Client", (Local,), {}))
     module.salt.client.LocalClient.stages = {"node0": "ready", "node1": "ready"}
     monkeypatch.setattr(module, "POLL_SECONDS", 0.02)

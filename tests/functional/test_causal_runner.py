@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from salt.exceptions import CommandExecutionError
 
-from bottleneck.plan import worker_specs
+from bottleneck.plan.nodes import worker_specs
 from bottleneck.profile import find_profile, load_profile
 
 REPOSITORY = Path(__file__).parents[2]

@@ -13,7 +13,7 @@ import salt.loader
 import salt.template
 import yaml
 
-from bottleneck.store import Store
+from bottleneck.telemetry.store import Store
 from tests import run_builder
 
 pytestmark = pytest.mark.slow
@@ -183,7 +183,7 @@ def test_a_forged_window_is_refused(runners: Any, odd: Any) -> None:
 
 
 def test_an_interval_is_exported_whole(runners: Any, tmp_path: Path) -> None:
-    from bottleneck.run import read_batches
+    from bottleneck.runs.run import read_batches
 
     path = tmp_path / "run" / "samples.jsonl.gz"
     found = runners["perf.export"](run_builder.STARTED, run_builder.STARTED + 5, str(path))

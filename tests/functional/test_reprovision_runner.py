@@ -11,9 +11,9 @@ import pytest
 import salt._logging
 from salt.exceptions import CommandExecutionError
 
-from bottleneck.overlay import set_mac
-from bottleneck.places import repository_directory
 from bottleneck.profile import load_profile
+from bottleneck.profile.overlay import set_mac
+from bottleneck.profile.places import repository_directory
 from control import reprovisioning
 
 REPOSITORY = Path(__file__).parents[2]

@@ -20,7 +20,7 @@ import salt.utils.event
 import yaml
 from saltfactories.utils import random_string
 
-from bottleneck.store import Store
+from bottleneck.telemetry.store import Store
 from tests import run_builder
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]

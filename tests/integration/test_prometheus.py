@@ -18,9 +18,9 @@ import pytest
 import salt._logging
 import yaml
 
-from bottleneck import prometheus
+from bottleneck.plan import prometheus
 from bottleneck.profile import load_profile
-from bottleneck.store import Store
+from bottleneck.telemetry.store import Store
 from tests import run_builder
 
 pytestmark = [

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from bottleneck.run import load_run
+from bottleneck.runs.run import load_run
 from cli.report.page import render
 from tests.run_builder import Shape, build_run
 

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from bottleneck.metrics import MetricsText
 from bottleneck.profile import load_profile
-from bottleneck.run import ClientRequest, ClientResult, Run, engine_readings, window_run
+from bottleneck.runs.run import ClientRequest, ClientResult, Run, window_run
+from bottleneck.telemetry.batches import engine_readings
+from bottleneck.telemetry.metrics import MetricsText
 
 EPOCH = 1_790_000_000.0
 PROFILE = Path(__file__).parents[2] / "profiles" / "embedded.yaml"

@@ -10,7 +10,7 @@ import typer
 from typer.testing import CliRunner
 
 from bottleneck.profile import find_profile, load_profile
-from bottleneck.run import Run, client_result, save_run
+from bottleneck.runs.run import Run, client_result, save_run
 from cli import bench, probe
 from cli.control import ControlError
 

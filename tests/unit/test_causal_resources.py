@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from bottleneck.causal.resources import Resource, allowed_sequences, candidates, exchanging_pairs
-from bottleneck.engine_types import Actuator
-from bottleneck.plan import worker_specs
+from bottleneck.plan.nodes import worker_specs
 from bottleneck.profile import find_profile, load_profile
+from bottleneck.profile.engine_types import Actuator
 
 PROFILE = load_profile(find_profile("embedded"))
 GIGABYTE = 1e9

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bottleneck import ceilings
+from bottleneck.runs import ceilings
 
 MACHINE = {"cpu_model": "x", "cores": 1, "memory_bytes": 2**30, "kernel": "6.1", "machine_id_digest": "aa"}
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from bottleneck.compare import Comparison, compare
-from bottleneck.run import Run
+from bottleneck.runs.compare import Comparison, compare
+from bottleneck.runs.run import Run
 
 from .simulator import simulate
 

@@ -14,11 +14,11 @@ import typer
 import typer.main
 import yaml
 
-from bottleneck import exposition
-from bottleneck.places import ENGINE_MAP, profiles_directory
 from bottleneck.profile import load_profile
+from bottleneck.profile.places import ENGINE_MAP, profiles_directory
 from bottleneck.taxonomy import CLASSES
-from bottleneck.taxonomy_page import advice_commands
+from bottleneck.telemetry import exposition
+from bottleneck.verdict.taxonomy_page import advice_commands
 from netboot.boot import metrics as boot_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -266,7 +266,7 @@ def test_generated_pages_are_current() -> None:
 
 
 def test_the_page_of_bottlenecks_has_every_class_and_no_gap() -> None:
-    from bottleneck import taxonomy_page
+    from bottleneck.verdict import taxonomy_page
 
     text = taxonomy_page.page()
     for name in CLASSES:

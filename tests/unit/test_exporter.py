@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import salt._logging
 
-from bottleneck import exposition, live
 from bottleneck.profile import load_profile
-from bottleneck.store import Store
+from bottleneck.telemetry import exposition, live
+from bottleneck.telemetry.store import Store
 from tests import run_builder
 
 prometheus_client = pytest.importorskip("prometheus_client")
@@ -115,7 +115,9 @@ def test_names_follow_the_conventions() -> None:
 
 def test_the_reference_page_is_what_the_registry_has(collector: Any) -> None:
     page = (REPOSITORY / "doc" / "reference" / "metrics.md").read_text()
-    assert page == exposition.reference(), "write it again: python -m bottleneck.exposition > doc/reference/metrics.md"
+    assert page == exposition.reference(), (
+        "write it again: python -m bottleneck.telemetry.exposition > doc/reference/metrics.md"
+    )
     for family in collector.describe():
         name = family.name + ("_total" if family.type == "counter" else "")
         assert f"| `{name}` | {family.type} |" in page

@@ -5,9 +5,8 @@ from types import ModuleType
 
 import pytest
 
-from bottleneck import fit
-from bottleneck.places import repository_directory
-from bottleneck.profile import Deployment, Quantization, Server, Shape
+from bottleneck.profile import Deployment, Quantization, Server, Shape, fit
+from bottleneck.profile.places import repository_directory
 
 # Mistral-Small-Instruct-2409.
 MISTRAL_SMALL = Shape(

@@ -5,11 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from bottleneck.fit import bytes_read_per_token, parameters
-from bottleneck.hardware_checks import HARDWARE_NUMBERS, assumptions, covers, open_points, refuse_open, source_of
-from bottleneck.places import repository_directory
-from bottleneck.plan import hosts, node_pillar, worker_specs
+from bottleneck.plan.nodes import hosts, node_pillar, worker_specs
 from bottleneck.profile import Profile, ProfileError, find_profile, load_profile
+from bottleneck.profile.fit import bytes_read_per_token, parameters
+from bottleneck.profile.hardware_checks import (
+    HARDWARE_NUMBERS,
+    assumptions,
+    covers,
+    open_points,
+    refuse_open,
+    source_of,
+)
+from bottleneck.profile.places import repository_directory
 
 PROFILES = repository_directory() / "profiles"
 ARC, RYZEN, H200 = "arc-a770/v0.1", "ryzen-ai-max/v0.2", "nvidia-h200/v1"

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bottleneck.boot_types import Image
-from bottleneck.yaml_lines import ProfileError
+from bottleneck.profile.boot_types import Image
+from bottleneck.profile.yaml_lines import ProfileError
 from netboot.image import recipe as recipes
 from netboot.image import root
 from netboot.image.archive import _check_lock

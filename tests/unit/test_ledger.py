@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from bottleneck.gather import gather
-from bottleneck.ledger import Ledger, build_ledger
-from bottleneck.metrics import MetricsText
-from bottleneck.run import Run
-from bottleneck.signals import busy_time
+from bottleneck.ledger.ledger import Ledger, build_ledger
+from bottleneck.runs.run import Run
+from bottleneck.signals.gather import gather
+from bottleneck.signals.signals import busy_time
 from bottleneck.taxonomy import WORK_CLASSES
-from bottleneck.verdict import analyse
+from bottleneck.telemetry.metrics import MetricsText
+from bottleneck.verdict.verdict import analyse
 
 from .simulator import LABELS, Simulation, simulate
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from bottleneck import live
-from bottleneck.live import Arrived, Asked, Event, Rejected, State, Tick
+from bottleneck.telemetry import live
+from bottleneck.telemetry.live import Arrived, Asked, Event, Rejected, State, Tick
 
 SETTINGS = live.Settings(
     senders={"node0": "host0", "node1": "host1"},

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from bottleneck.hardware_checks import open_points
-from bottleneck.overlay import copy_profile, overlay_path, set_mac
-from bottleneck.places import repository_directory
 from bottleneck.profile import ProfileError, find_profile, list_profiles, load_profile
-from bottleneck.profile_diff import profile_differences
+from bottleneck.profile.diff import profile_differences
+from bottleneck.profile.hardware_checks import open_points
+from bottleneck.profile.overlay import copy_profile, overlay_path, set_mac
+from bottleneck.profile.places import repository_directory
 from cli.profile import app
 
 PROFILES = repository_directory() / "profiles"

@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 
-from bottleneck import places
-from bottleneck.placement import places as placed
-from bottleneck.plan import deployment_memory, node_pillar, worker_specs
-from bottleneck.profile import Deployment, Profile, ProfileError, load_profile
+from bottleneck.plan.nodes import deployment_memory, node_pillar, worker_specs
+from bottleneck.profile import Deployment, Profile, ProfileError, load_profile, places
+from bottleneck.profile.placement import places as placed
 
 EMBEDDED = places.repository_directory() / "profiles" / "embedded.yaml"
 
@@ -35,7 +34,7 @@ def test_tensor_parallel_over_two_nodes(profile: Profile) -> None:
     assert (follower.interface, follower.link_address) == ("usb4", "10.77.1.11")
     assert head.argv == [
         "serve",
-        places.model_directory(profile.model),
+        profile.model.directory(),
         *("--served-model-name", "mistral-tiny-w4a16"),
         *("--host", "10.77.0.10", "--port", "8000"),
         *("--tensor-parallel-size", "2", "--pipeline-parallel-size", "1"),
@@ -219,11 +218,11 @@ def test_engine_directory_changes_with_what_is_installed(
 
 def test_model_directory(profile: Profile) -> None:
     model = profile.model
-    made = places.model_directory(model)
+    made = model.directory()
     assert made.startswith("/var/cache/cluster/models/mistral-tiny-w4a16-")
-    assert places.model_directory(model.model_copy(update={"seed": 2})) != made
-    assert places.model_directory(model.model_copy(update={"source": "/srv/model"})) == "/srv/model"
-    hub = places.model_directory(model.model_copy(update={"source": "mistralai/Mistral-Small-Instruct-2409"}))
+    assert model.model_copy(update={"seed": 2}).directory() != made
+    assert model.model_copy(update={"source": "/srv/model"}).directory() == "/srv/model"
+    hub = model.model_copy(update={"source": "mistralai/Mistral-Small-Instruct-2409"}).directory()
     assert hub.startswith("/var/cache/cluster/models/mistral-tiny-w4a16-")
 
 

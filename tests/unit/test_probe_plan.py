@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from bottleneck import probing
+from bottleneck.plan import probing
 from bottleneck.profile import Profile, find_profile, load_profile
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bottleneck.places import repository_directory
 from bottleneck.profile import ProfileError, find_profile, list_profiles, load_profile, profile_name
+from bottleneck.profile.places import repository_directory
 from tests.unit.profile_mistakes import SINGLE_PROBLEMS
 
 PROFILES = repository_directory() / "profiles"

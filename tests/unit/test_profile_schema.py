@@ -5,8 +5,8 @@ import re
 import yaml
 
 from bottleneck.profile import list_profiles
-from bottleneck.profile_types import EngineSpec, Profile
-from bottleneck.schema import COMMAND, json_schema, reference_page, stale_files
+from bottleneck.profile.schema import COMMAND, json_schema, reference_page, stale_files
+from bottleneck.profile.types import EngineSpec, Profile
 
 
 def test_the_reference_is_current() -> None:

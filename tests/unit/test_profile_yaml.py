@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from bottleneck.profile import ProfileError, load_profile
-from bottleneck.yaml_lines import MAXIMUM_BYTES, read
+from bottleneck.profile.yaml_lines import MAXIMUM_BYTES, read
 
 
 def message(path: Path, content: str | bytes) -> str:

@@ -8,9 +8,10 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from bottleneck import exposition, prometheus
+from bottleneck.plan import prometheus
 from bottleneck.profile import ProfileError, find_profile, load_profile
-from bottleneck.scenario import read_document
+from bottleneck.runs.scenario import read_document
+from bottleneck.telemetry import exposition
 from cli.prometheus import app
 from tests import run_builder
 

@@ -6,7 +6,7 @@ import random
 import pytest
 
 from bottleneck.profile import load_profile
-from bottleneck.rates import recent
+from bottleneck.telemetry.rates import recent
 from tests import run_builder
 
 SHAPE = run_builder.Shape()

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from bottleneck.rules.straggler import QUOTA
-from bottleneck.run import Run, load_run
+from bottleneck.runs.run import Run, load_run
 from bottleneck.taxonomy import WORK_CLASSES
-from bottleneck.verdict import analyse
+from bottleneck.verdict.rules.straggler import QUOTA
+from bottleneck.verdict.verdict import analyse
 
 RUNS = Path(__file__).parents[1] / "data" / "runs"
 

@@ -13,8 +13,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from bottleneck.run import Run, load_run
-from bottleneck.samples import Steps, node_samples
+from bottleneck.runs.run import Run, load_run
+from bottleneck.telemetry.samples import Steps, node_samples
 from cli.report.command import report, write_report
 from cli.report.drawing import chart_picture, line_path, nice_step, ticks, time_ticks
 from cli.report.figures import client_figures

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bottleneck.machine_types import Node
+from bottleneck.profile.machine_types import Node
 from netboot.reprovision import power, sequence
 from netboot.reprovision.sequence import Action, State, after, begin, next_action
 

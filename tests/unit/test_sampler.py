@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bottleneck.scenario import read_document
+from bottleneck.runs.scenario import read_document
 
 FILES = Path(__file__).parents[2] / "salt" / "sampler" / "files"
 sys.path.insert(0, str(FILES))

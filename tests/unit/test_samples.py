@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bottleneck.samples import node_samples
+from bottleneck.telemetry.samples import node_samples
 
 
 def batch(sequence: Any, times: list[float], sent: list[Any], node: str = "a", boot: str = "x") -> dict[str, Any]:

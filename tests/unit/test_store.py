@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bottleneck.store import Store, StoreError
+from bottleneck.telemetry.store import Store, StoreError
 
 
 def batch(sequence: int, node: str = "node0", boot: str = "b1", **more: Any) -> dict[str, Any]:

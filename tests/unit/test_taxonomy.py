@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from bottleneck.rules import SCORERS
 from bottleneck.taxonomy import CLASSES, DECIDED, fill, title
+from bottleneck.verdict.rules import SCORERS
 
 CONTRACT = {
     "prefill_compute",

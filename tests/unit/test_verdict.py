@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from bottleneck.metrics import MetricsText
-from bottleneck.run import ClientRequest, Run, window_run
+from bottleneck.runs.run import ClientRequest, Run, window_run
 from bottleneck.taxonomy import WORK_CLASSES
-from bottleneck.verdict import Verdict, analyse
+from bottleneck.telemetry.metrics import MetricsText
+from bottleneck.verdict.verdict import Verdict, analyse
 
 from .simulator import LABELS, simulate
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bottleneck.fit import bytes_read_per_token
-from bottleneck.profile_types import Shape
-from bottleneck.run import load_run
+from bottleneck.profile.fit import bytes_read_per_token
+from bottleneck.profile.types import Shape
+from bottleneck.runs.run import load_run
 from bottleneck.whatif.break_even import break_even
 from bottleneck.whatif.calibrate import Calibration, calibrate
 from bottleneck.whatif.deployment import CannotTell, Scenario, compare, forecast, outcome

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from bottleneck import workload
-from bottleneck.client import client_result
-from bottleneck.profile_types import Workload
-from bottleneck.workload import Point, WorkloadError
+from bottleneck.load import workload
+from bottleneck.load.client import client_result
+from bottleneck.load.workload import Point, WorkloadError
+from bottleneck.profile.types import Workload
 
 RESULT: dict[str, Any] = json.loads((Path(__file__).parents[1] / "data" / "bench" / "result.json").read_text())
 PROFILE = Workload()

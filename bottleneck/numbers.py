@@ -1,0 +1,27 @@
+"""Numbers from elsewhere and numbers for elsewhere: what JSON, YAML or another program wrote is not always one."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+
+def number(value: object) -> float:
+    """Return a float, NaN for what is not a number."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return math.nan
+    try:
+        return float(value)
+    except ValueError:
+        return math.nan
+
+
+def finite(value: Any) -> Any:
+    """Replace numbers that JSON does not know by None, all the way down."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(part) for part in value]
+    return value

@@ -1,0 +1,312 @@
+"""From a profile to what every node is told: worker command lines and the pillar slice.
+
+A deployment is started the way vLLM starts over several nodes by itself: the same
+`vllm serve` on each, with a node rank; the first node of a replica is its head and
+serves the API, the others are headless.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from bottleneck.profile import validation_problems
+from bottleneck.profile.deployment_checks import NodeFit, deployment_problems, node_fits
+from bottleneck.profile.placement import Place, places
+from bottleneck.profile.sections import unknown
+from bottleneck.profile.types import Deployment, EngineSpec, Link, Profile, Server
+from bottleneck.profile.yaml_lines import Location, Problem, ProfileError
+
+API_PORT = 8000
+FIRST_COORDINATOR_PORT = 29500
+VLLM_CACHE_DIRECTORY = "/var/cache/cluster/vllm"
+_LINK_KEY = "link"
+
+
+@dataclass(frozen=True)
+class WorkerSpec:
+    """How one node's part of one replica is started.
+
+    Attributes
+    ----------
+    name
+        Deployment and replica, such as ``tp2-0``; the same on all nodes of the replica.
+    replica, rank, world
+        Index of the replica; this node's rank among the `world` nodes of the replica.
+    head
+        Whether it serves the API; `api_address` and `api_port` are None when not.
+    argv
+        Arguments after the `vllm` executable.
+    environment
+        Added to the node's own environment.
+    interface, link_address
+        Of this node on the deployment's link.
+    coordinator
+        Where the ranks meet, ``address:port``; None when the replica is on one node.
+    log_name
+        File under /var/log/cluster.
+    """
+
+    node: str
+    name: str
+    deployment: str
+    replica: int
+    rank: int
+    world: int
+    head: bool
+    api_address: str | None
+    api_port: int | None
+    argv: list[str]
+    environment: dict[str, str]
+    link: str
+    interface: str
+    link_address: str
+    coordinator: str | None
+    log_name: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as plain data, for pillar and JSON."""
+        return asdict(self)
+
+
+def worker_specs(
+    profile: Profile, deployment_name: str | None = None, overrides: Mapping[str, Any] | None = None
+) -> list[WorkerSpec]:
+    """Return the workers of a deployment, replica by replica, in rank order.
+
+    Parameters
+    ----------
+    deployment_name
+        None is the profile's default.
+    overrides
+        Server settings to change for this time, written as in a profile
+        (``{"max_num_seqs": 1, "kv_cache_memory": "64 MiB"}``), and ``link``.
+
+    Raises
+    ------
+    ProfileError
+        When the deployment is unknown, or the overrides are not valid or make it one that
+        cannot run.
+    """
+    name = deployment_name or profile.default_deployment
+    deployment = deployment_with(profile, name, overrides)
+    directory = profile.model.directory()
+    return [_worker(profile, name, deployment, place, directory) for place in places(deployment)]
+
+
+def deployment_with(profile: Profile, name: str, overrides: Mapping[str, Any] | None = None) -> Deployment:
+    """Return a deployment with overrides applied and checked; parameters and errors as `worker_specs`."""
+    if name not in profile.deployments:
+        raise ProfileError(profile.path, [Problem((), unknown(name, "deployment", profile.deployments))])
+    deployment = profile.deployments[name]
+    if not overrides:
+        return deployment
+    problems: list[Problem] = []
+    at: Location = ("overrides",)
+    update: dict[str, Any] = {}
+    if _LINK_KEY in overrides:
+        link = overrides[_LINK_KEY]
+        reachable = set.intersection(*(set(profile.nodes[node].links) for node in deployment.nodes))
+        if link not in reachable:
+            problems.append(Problem((*at, _LINK_KEY), unknown(str(link), "network of all its nodes", reachable)))
+        update["link"] = link
+    settings = {key: value for key, value in overrides.items() if key != _LINK_KEY}
+    try:
+        changed = Server.model_validate(settings)
+        values = {key: getattr(changed, key) for key in changed.model_fields_set}
+        update["server"] = deployment.server.model_copy(update=values)
+    except ValidationError as error:
+        problems += validation_problems(Server, error, prefix=at)
+    if not problems:
+        deployment = deployment.model_copy(update=update)
+        nodes = {node: profile.nodes[node] for node in deployment.nodes}
+        # The workload may be overridden as well, so that is not compared.
+        problems += [
+            Problem((*at, *problem.location[1:]), problem.text)
+            for problem in deployment_problems(deployment, profile.model, nodes, profile.engines, None)
+        ]
+    if problems:
+        raise ProfileError(f"deployment {name}", problems)
+    return deployment
+
+
+def deployment_memory(profile: Profile, name: str, overrides: Mapping[str, Any] | None = None) -> list[NodeFit]:
+    """Return the memory arithmetic of every node of a deployment."""
+    deployment = deployment_with(profile, name, overrides)
+    nodes = {node: profile.nodes[node] for node in deployment.nodes}
+    return node_fits(deployment, profile.model, nodes, profile.engines)
+
+
+def _worker(profile: Profile, name: str, deployment: Deployment, place: Place, directory: str) -> WorkerSpec:
+    members = [other for other in places(deployment) if other.replica == place.replica]
+    head, world = members[0].node, len(members)
+    node = profile.nodes[place.node]
+    link = node.links[deployment.link]
+    is_head = place.node == head
+    api_address = profile.nodes[head].links[profile.control.network].address
+    head_address = profile.nodes[head].links[deployment.link].address
+    port = FIRST_COORDINATOR_PORT + place.replica
+    engine = profile.engines[node.accelerator.kind]
+    argv = ["serve", directory, "--served-model-name", profile.model.name]
+    if is_head:
+        argv += ["--host", api_address, "--port", str(API_PORT)]
+    argv += _server_arguments(deployment) + _engine_arguments(engine, deployment)
+    if world > 1:
+        argv += ["--nnodes", str(world), "--node-rank", str(place.node_rank)]
+        argv += ["--master-addr", head_address, "--master-port", str(port)]
+        argv += ["--distributed-executor-backend", "mp"]
+        if not is_head:
+            argv.append("--headless")
+    environment = {
+        **engine.environment,
+        "VLLM_HOST_IP": link.address,
+        **dict.fromkeys(engine.bind_interface_environment, link.interface),
+        "OMP_NUM_THREADS": str(node.cores),
+        "VLLM_CACHE_ROOT": VLLM_CACHE_DIRECTORY,
+        # Compiled kernels outlive the node: without it every start compiles them again (15 s on one core).
+        "TORCHINDUCTOR_CACHE_DIR": "/var/cache/cluster/inductor",
+    }
+    worker = f"{name}-{place.replica}"
+    return WorkerSpec(
+        node=place.node,
+        name=worker,
+        deployment=name,
+        replica=place.replica,
+        rank=place.node_rank,
+        world=world,
+        head=is_head,
+        api_address=api_address if is_head else None,
+        api_port=API_PORT if is_head else None,
+        argv=argv,
+        environment=environment,
+        link=deployment.link,
+        interface=link.interface,
+        link_address=link.address,
+        coordinator=f"{head_address}:{port}" if world > 1 else None,
+        log_name=f"vllm-{worker}.log",
+    )
+
+
+def _server_arguments(deployment: Deployment) -> list[str]:
+    server = deployment.server
+    arguments = [
+        "--tensor-parallel-size",
+        str(deployment.tensor_parallel),
+        "--pipeline-parallel-size",
+        str(deployment.pipeline_parallel),
+    ]
+    for flag, value in (
+        ("--max-model-len", server.max_model_len),
+        ("--max-num-seqs", server.max_num_seqs),
+        ("--max-num-batched-tokens", server.max_num_batched_tokens),
+        ("--kv-cache-memory-bytes", server.kv_cache_memory_bytes),
+        ("--num-gpu-blocks-override", server.num_gpu_blocks_override),
+        ("--gpu-memory-utilization", f"{server.gpu_memory_utilization:g}"),
+    ):
+        if value is not None:
+            arguments += [flag, str(value)]
+    arguments.append("--enable-prefix-caching" if server.prefix_caching else "--no-enable-prefix-caching")
+    arguments.append("--enable-mfu-metrics")
+    return arguments
+
+
+def _engine_arguments(engine: EngineSpec, deployment: Deployment) -> list[str]:
+    arguments = list(engine.arguments)
+    if deployment.pipeline_parallel > 1:
+        arguments += engine.pipeline_parallel_arguments
+    else:
+        arguments += engine.tensor_parallel_arguments
+    eager = deployment.server.enforce_eager
+    if eager is not None:
+        arguments = [argument for argument in arguments if argument not in ("--enforce-eager", "--no-enforce-eager")]
+        arguments.append("--enforce-eager" if eager else "--no-enforce-eager")
+    return arguments + deployment.server.extra_arguments
+
+
+def node_pillar(profile: Profile, node_name: str, active_deployment: str | None = None) -> dict[str, Any]:
+    """Return everything that states and modules on a node need, as plain data.
+
+    Parameters
+    ----------
+    active_deployment
+        The deployment whose worker on this node is under ``worker``; None means no worker.
+
+    Raises
+    ------
+    ProfileError
+        When the node or the deployment is unknown, or the engine's lock file is missing.
+    """
+    if node_name not in profile.nodes:
+        raise ProfileError(profile.path, [Problem((), unknown(node_name, "node", profile.nodes))])
+    if active_deployment is not None and active_deployment not in profile.deployments:
+        raise ProfileError(profile.path, [Problem((), unknown(active_deployment, "deployment", profile.deployments))])
+    workers = {name: _worker_of(profile, name, node_name) for name in profile.deployments}
+    engine = profile.engine_of(node_name)
+    return {
+        "cluster": {
+            "name": profile.name,
+            "version": profile.version,
+            "digest": profile.digest,
+            "profile": str(profile.path),
+            "kind": profile.kind,
+            "control": profile.control.model_dump(mode="json"),
+        },
+        "node": _node_slice(profile, node_name),
+        "hosts": hosts(profile),
+        "engine": {"kind": engine.kind, "directory": engine.directory(), **engine.model_dump(mode="json")},
+        "model": {**profile.model.model_dump(mode="json"), "directory": profile.model.directory()},
+        "sampler": profile.sampler.model_dump(mode="json"),
+        "perf": profile.perf.model_dump(mode="json"),
+        "workload": profile.workload.model_dump(mode="json"),
+        "worker": workers[active_deployment] if active_deployment else None,
+        "deployments": workers,
+        "default_deployment": profile.default_deployment,
+    }
+
+
+def hosts(profile: Profile) -> dict[str, str]:
+    """Return host name -> address on the control network, of every node and the control node."""
+    network = profile.control.network
+    addresses = {node.hostname: node.links[network].address for node in profile.nodes.values()}
+    return {profile.control.hostname: profile.control.address, **addresses}
+
+
+def _worker_of(profile: Profile, deployment_name: str, node_name: str) -> dict[str, Any] | None:
+    for spec in worker_specs(profile, deployment_name):
+        if spec.node == node_name:
+            return spec.as_dict()
+    return None
+
+
+def _peers(profile: Profile, network: str, link: Link) -> dict[str, dict[str, str]]:
+    """Return, on a full mesh, the interface whose cable leads to each other node, and that node's address."""
+    return {
+        peer: {"interface": interface, "address": profile.nodes[peer].links[network].address}
+        for peer, interface in link.peers.items()
+    }
+
+
+def _node_slice(profile: Profile, node_name: str) -> dict[str, Any]:
+    node = profile.nodes[node_name]
+    links = {}
+    for name, link in node.links.items():
+        network = profile.networks[name]
+        links[name] = {
+            "interface": link.interface,
+            "mac": link.mac,
+            "address": link.address,
+            "prefix_length": network.prefix_length,
+            "peers": _peers(profile, name, link),
+            "mtu": network.mtu_bytes,
+            "rate_bytes_per_second": network.rate_bytes_per_second,
+            "kind": network.kind,
+        }
+    return {
+        "name": node_name,
+        "hostname": node.hostname,
+        "cores": node.cores,
+        "memory_bytes": node.memory_bytes,
+        "accelerator": node.accelerator.model_dump(mode="json"),
+        "links": links,
+    }

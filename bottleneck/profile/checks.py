@@ -1,0 +1,198 @@
+"""What the sections of a profile must agree on.
+
+Types are checked one value at a time (`types`); these rules compare values. They
+run on whatever sections are sound, so that one mistake does not hide the others.
+"""
+
+import ipaddress
+from collections.abc import Callable, Iterator
+
+from bottleneck.profile.deployment_checks import deployment_problems
+from bottleneck.profile.hardware_checks import hardware_problems
+from bottleneck.profile.sections import Sections, unknown
+from bottleneck.profile.yaml_lines import Location, Problem
+from bottleneck.units import size_text
+
+
+def check(sections: Sections) -> list[Problem]:
+    """Return every disagreement, without lines."""
+    rules: list[Callable[[Sections], Iterator[Problem]]] = [
+        _control,
+        _networks,
+        _links,
+        _unique,
+        _nodes,
+        _model,
+        _default_deployment,
+        _deployments,
+        hardware_problems,
+    ]
+    return [problem for rule in rules for problem in rule(sections)]
+
+
+def _control(sections: Sections) -> Iterator[Problem]:
+    control = sections.control
+    if control is None:
+        return
+    stranger = sections.stranger("networks", control.network, "network")
+    if stranger:
+        yield Problem(("control", "network"), stranger)
+        return
+    yield from _inside(sections, ("control", "address"), control.address, control.network)
+    for name, node in sections.nodes.items():
+        if control.network not in node.links:
+            text = f"no link on {control.network}; expected one, because the control node reaches nodes there"
+            yield Problem(("nodes", name, "links"), text)
+
+
+def _inside(sections: Sections, location: Location, address: str, network_name: str) -> Iterator[Problem]:
+    network = sections.networks.get(network_name)
+    if network is None:
+        return
+    subnet, value = ipaddress.IPv4Network(network.subnet), ipaddress.IPv4Address(address)
+    if value not in subnet:
+        yield Problem(location, f"{address}; expected an address in {subnet}, the subnet of {network_name}")
+    elif value in (subnet.network_address, subnet.broadcast_address):
+        what = "network" if value == subnet.network_address else "broadcast"
+        yield Problem(location, f"{address}, the {what} address of {network_name}; expected a host's address")
+
+
+def _networks(sections: Sections) -> Iterator[Problem]:
+    seen: list[tuple[str, ipaddress.IPv4Network]] = []
+    for name, network in sections.networks.items():
+        subnet = ipaddress.IPv4Network(network.subnet)
+        for other_name, other in seen:
+            if subnet.overlaps(other):
+                text = f"{subnet} overlaps {other} of {other_name}; expected a range of its own"
+                yield Problem(("networks", name, "subnet"), text)
+        seen.append((name, subnet))
+        ends = [node for node, entry in sections.nodes.items() if name in entry.links]
+        if network.kind == "point-to-point":
+            if sections.control and sections.control.network == name:
+                ends.append("control")
+            if len(ends) > 2:
+                text = f"point-to-point, with links of {', '.join(ends)}; expected two ends, or kind switch"
+                yield Problem(("networks", name, "kind"), text)
+
+
+def _links(sections: Sections) -> Iterator[Problem]:
+    for name, node in sections.nodes.items():
+        interfaces: dict[str, str] = {}
+        for network, link in node.links.items():
+            location: Location = ("nodes", name, "links", network)
+            stranger = sections.stranger("networks", network, "network")
+            if stranger:
+                yield Problem(location, stranger)
+            yield from _inside(sections, (*location, "address"), link.address, network)
+            if link.interface in interfaces:
+                text = f"{link.interface} is also the interface on {interfaces[link.interface]}; expected another"
+                yield Problem((*location, "interface"), text)
+            interfaces.setdefault(link.interface, network)
+
+
+def _unique(sections: Sections) -> Iterator[Problem]:
+    """Host names, addresses and MACs are each used once in the cluster."""
+    hosts: list[tuple[Location, str]] = []
+    addresses: list[tuple[Location, str]] = []
+    macs: list[tuple[Location, str]] = []
+    if sections.control:
+        hosts.append((("control", "hostname"), sections.control.hostname.lower()))
+        addresses.append((("control", "address"), sections.control.address))
+    for name, node in sections.nodes.items():
+        hosts.append((("nodes", name, "hostname"), node.hostname.lower()))
+        for network, link in node.links.items():
+            location: Location = ("nodes", name, "links", network)
+            addresses.append(((*location, "address"), link.address))
+            if link.mac is not None:
+                macs.append(((*location, "mac"), link.mac))
+    for what, entries in (("a host name", hosts), ("an address", addresses), ("a MAC address", macs)):
+        first: dict[str, Location] = {}
+        for place, value in entries:
+            if value in first:
+                where = ".".join(map(str, first[value]))
+                yield Problem(place, f"{value}, as in {where}; expected {what} of its own")
+            first.setdefault(value, place)
+
+
+def _nodes(sections: Sections) -> Iterator[Problem]:
+    for name, node in sections.nodes.items():
+        accelerator = node.accelerator
+        location: Location = ("nodes", name, "accelerator")
+        # Commands and the lab call the control node so.
+        if name == "control":
+            yield Problem(("nodes", name), "control; expected another name, this one means the control node")
+        if not sections.engines:
+            continue
+        engine = sections.engines.get(accelerator.kind)
+        if engine is None:
+            yield Problem((*location, "kind"), unknown(accelerator.kind, "kind of accelerator", sections.engines))
+        elif engine.shares_host_memory and accelerator.count * accelerator.memory_bytes > node.memory_bytes:
+            text = (
+                f"{accelerator.count} x {size_text(accelerator.memory_bytes)}, part of main memory;"
+                f" expected at most {size_text(node.memory_bytes)}, the memory of {name}"
+            )
+            yield Problem((*location, "memory"), text)
+
+
+def _model(sections: Sections) -> Iterator[Problem]:
+    model = sections.model
+    if model is None:
+        return
+    shape, quantization = model.shape, model.quantization
+    if shape.attention_heads % shape.key_value_heads:
+        text = f"{shape.key_value_heads}; expected a divisor of attention_heads {shape.attention_heads}"
+        yield Problem(("model", "shape", "key_value_heads"), text)
+    if shape.head_dim % 2:
+        yield Problem(
+            ("model", "shape", "head_dim"), f"{shape.head_dim}; expected an even number, for rotary positions"
+        )
+    if quantization.bits < 16:
+        for key in ("hidden_size", "intermediate_size"):
+            size = getattr(shape, key)
+            if size % quantization.group_size:
+                text = f"{size}; expected a multiple of the quantization's group_size {quantization.group_size}"
+                yield Problem(("model", "shape", key), text)
+    if model.source == "generate":
+        seen = (quantization.bits, quantization.group_size, quantization.symmetric)
+        if seen != (4, 128, True):
+            text = (
+                f"bits {seen[0]}, group_size {seen[1]}, symmetric {str(seen[2]).lower()};"
+                " expected bits 4, group_size 128, symmetric true, which is what is generated"
+            )
+            yield Problem(("model", "quantization"), text)
+    elif model.source.startswith((".", "~")):
+        text = f"{model.source}; expected generate, a folder that begins with /, or a hub name"
+        yield Problem(("model", "source"), text)
+
+
+def _default_deployment(sections: Sections) -> Iterator[Problem]:
+    name = sections.default_deployment
+    stranger = sections.stranger("deployments", name, "deployment") if name is not None else None
+    if stranger:
+        yield Problem(("default_deployment",), stranger)
+
+
+def _deployments(sections: Sections) -> Iterator[Problem]:
+    for name, deployment in sections.deployments.items():
+        location: Location = ("deployments", name)
+        lost = False
+        for index, node in enumerate(deployment.nodes):
+            stranger = sections.stranger("nodes", node, "node")
+            if stranger:
+                yield Problem((*location, "nodes", index), stranger)
+            elif node in deployment.nodes[:index]:
+                yield Problem((*location, "nodes", index), f"{node} for the second time; expected each node once")
+            lost = lost or node not in sections.nodes or node in deployment.nodes[:index]
+        stranger = sections.stranger("networks", deployment.link, "network")
+        if stranger:
+            yield Problem((*location, "link"), stranger)
+        else:
+            for node in deployment.nodes:
+                if node in sections.nodes and deployment.link not in sections.nodes[node].links:
+                    text = f"{deployment.link}, on which {node} has no link; expected a network of all its nodes"
+                    yield Problem((*location, "link"), text)
+        if not lost and sections.model:
+            nodes = {node: sections.nodes[node] for node in deployment.nodes}
+            problems = deployment_problems(deployment, sections.model, nodes, sections.engines, sections.workload)
+            for problem in problems:
+                yield Problem((*location, *problem.location), problem.text)

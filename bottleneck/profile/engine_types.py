@@ -1,0 +1,119 @@
+"""An entry of the engine map: how the engine for one kind of accelerator is installed and started."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, PrivateAttr, model_validator
+
+from bottleneck.profile.places import ENGINE_MAP, content_directory, lock_file
+from bottleneck.profile.value_types import Count, Name, Section, Size, with_unit
+from bottleneck.profile.yaml_lines import Problem, ProfileError
+
+# What decides the content of an engine's environment; how a worker is started does not.
+_ENVIRONMENT_KEYS = ("engine", "python", "lock", "alias_distribution")
+
+
+class FallbackIndex(Section):
+    """A package index that is asked only when the default one fails."""
+
+    package: str = Field(description="The package it is for.")
+    url: str = Field(description="Its address.")
+
+
+class AliasDistribution(Section):
+    """A second name under which a package's version is looked up."""
+
+    name: str = Field(description="The name.")
+    version: str = Field(description="The version to give.")
+
+
+class Actuator(Section):
+    """A clock or power limit that the causal experiment may lower for a while: a kernel's file, or two commands."""
+
+    unit: str = Field(description="Unit of the value, such as W or MHz.")
+    path: str | None = Field(default=None, description="File with the limit; a pattern that fits one file.")
+    read: list[str] = Field(default=[], description="Command that prints the limit, when there is no file.")
+    write: list[str] = Field(default=[], description="Command that sets it; {value} stands for the number.")
+    largest_slowdown: Annotated[float, Field(gt=1, le=10)] = Field(
+        default=2.0, description="By how much the limit may be divided at most."
+    )
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if bool(self.path) == bool(self.read or self.write) or bool(self.read) != bool(self.write):
+            raise ValueError("expected either path, or both read and write")
+        if self.write and not any("{value}" in part for part in self.write):
+            raise ValueError("write has no {value}; expected it where the number goes")
+        return self
+
+    def commands(self) -> dict[str, Any]:
+        """Return what a node's actuator takes: the file, or the commands."""
+        return {"path": self.path} if self.path else {"read": self.read, "write": self.write}
+
+
+class EngineSpec(Section):
+    """An entry of engines.yaml: the engine for one kind of accelerator."""
+
+    engine: Literal["vllm", "openvino"] = Field(description="The engine.")
+    python: str = Field(default="python3.11", description="Interpreter of its virtual environment.")
+    packages: list[str] = Field(default=[], description="Debian packages it needs.")
+    lock: Name | None = Field(
+        default=None,
+        description="Lock file in salt/engine/files: one pinned package a line.",
+    )
+    untested: str = Field(
+        default="", description="What has not been tried or is missing; an entry without a lock file has to say it."
+    )
+    requirements: list[str] = Field(default=[], description="What the lock file was resolved from, or is to be.")
+    indexes: list[str] = Field(default=[], description="Package indexes to ask besides the default one, every time.")
+    fallback_index: FallbackIndex | None = Field(default=None, description="Index to ask when the default one fails.")
+    alias_distribution: AliasDistribution | None = Field(default=None, description="A second name for the package.")
+    preload: list[str] = Field(default=[], description="Libraries to preload, relative to the environment.")
+    environment: dict[str, str] = Field(default={}, description="Environment of every worker.")
+    arguments: list[str] = Field(default=[], description="Arguments of every worker.")
+    tensor_parallel_arguments: list[str] = Field(default=[], description="Added when there are no pipeline stages.")
+    pipeline_parallel_arguments: list[str] = Field(default=[], description="Added when there are pipeline stages.")
+    bind_interface_environment: list[str] = Field(
+        default=[], description="Variables that name the interface to talk over."
+    )
+    collective_backend: str | None = Field(
+        default=None, description="What torch sends messages between ranks with; measured by `cluster probe`."
+    )
+    shares_host_memory: bool = Field(
+        default=False, description="The accelerator's memory is part of the node's main memory."
+    )
+    runtime_memory_bytes: Size = with_unit(
+        "1 GiB", "runtime_memory", "What the engine's own code and buffers take on each rank; an estimate."
+    )
+    kv_block_tokens: Count = Field(default=16, description="Tokens of one block of the KV cache.")
+    actuators: dict[Name, Actuator] = Field(
+        default={}, description="Clocks and power limits that `cluster bottleneck --causal` may lower."
+    )
+
+    _kind: str = PrivateAttr(default="")
+
+    @property
+    def kind(self) -> str:
+        """The kind of accelerator this entry is for."""
+        return self._kind
+
+    def directory(self) -> str:
+        """Return where the environment is on every node; the name changes with what is in it.
+
+        Raises
+        ------
+        ProfileError
+            When the engine's lock file is not in the repository.
+        """
+        lock = ""
+        if self.lock is not None:
+            path = lock_file(self.lock)
+            try:
+                lock = path.read_text(encoding="utf-8")
+            except OSError as error:
+                problem = Problem((self.kind, "lock"), f"{self.lock}: {error.strerror}; expected the file {path}")
+                raise ProfileError(ENGINE_MAP, [problem]) from None
+        written = self.model_dump(mode="json", by_alias=True)
+        content = {"lock_text": lock, **{key: written[key] for key in _ENVIRONMENT_KEYS}}
+        return content_directory("engines", self.kind, content)

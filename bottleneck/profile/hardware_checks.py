@@ -1,0 +1,166 @@
+"""What a profile must say of its hardware: MACs, cables of a mesh, power, and a source for every number.
+
+Called from `checks`. What a description may leave open but a deployment may not
+is apart: `open_points`.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+
+from bottleneck.profile.machine_types import UNKNOWN, Node, WakeOnLan
+from bottleneck.profile.sections import Sections
+from bottleneck.profile.types import Profile
+from bottleneck.profile.yaml_lines import Location, Problem, ProfileError
+
+# Keys that are numbers of hardware: on a profile of kind hardware, each that is there needs a source.
+HARDWARE_NUMBERS = (
+    "networks.*.rate",
+    "networks.*.mtu",
+    "nodes.*.cores",
+    "nodes.*.memory",
+    "nodes.*.accelerator.count",
+    "nodes.*.accelerator.memory",
+    "nodes.*.accelerator.memory_bandwidth",
+    "nodes.*.accelerator.pcie",
+    "nodes.*.accelerator.interconnect",
+    "model.shape",
+    "model.quantization",
+)
+
+
+def hardware_problems(sections: Sections) -> Iterator[Problem]:
+    """Yield what is wrong with the hardware's description, without lines."""
+    yield from _macs(sections)
+    yield from _meshes(sections)
+    yield from _boot(sections)
+    yield from _sources(sections)
+
+
+def _macs(sections: Sections) -> Iterator[Problem]:
+    control_network = sections.control.network if sections.control else None
+    for name, node in sections.nodes.items():
+        for network, link in node.links.items():
+            at: Location = ("nodes", name, "links", network, "mac")
+            if sections.kind == "lab" and link.mac is None:
+                yield Problem(at, 'nothing; expected a MAC address such as "02:77:00:00:00:10": a lab makes its links')
+            elif network == control_network and "mac" not in link.model_fields_set:
+                text = f"nothing; expected its MAC address in quotes, or {UNKNOWN} until it is known"
+                yield Problem(at, f"{text}: netboot knows {name} by it")
+
+
+def _meshes(sections: Sections) -> Iterator[Problem]:
+    for name, network in sections.networks.items():
+        members = [node for node, entry in sections.nodes.items() if name in entry.links]
+        if network.kind == "full-mesh" and sections.kind == "lab":
+            yield Problem(("networks", name, "kind"), "full-mesh; expected switch or point-to-point in a lab")
+        if network.kind == "full-mesh" and sections.control and sections.control.network == name:
+            yield Problem(("control", "network"), f"{name}, a full mesh; expected a switch, which nodes boot over")
+        for node in members:
+            link = sections.nodes[node].links[name]
+            at: Location = ("nodes", node, "links", name, "peers")
+            if network.kind != "full-mesh":
+                if link.peers:
+                    yield Problem(at, f"cables on {name}, of kind {network.kind}; expected none, or kind full-mesh")
+                continue
+            wanted, seen = set(members) - {node}, set(link.peers)
+            if wanted != seen:
+                text = f"{', '.join(sorted(seen)) or 'none'}; expected one cable to each of {', '.join(sorted(wanted))}"
+                yield Problem(at, text)
+            yield from _cables(sections.nodes[node], name, at)
+
+
+def _cables(node: Node, mesh: str, at: Location) -> Iterator[Problem]:
+    """Each cable of a mesh ends in an interface of its own."""
+    taken = {link.interface: network for network, link in node.links.items()}
+    for peer, interface in node.links[mesh].peers.items():
+        if interface in taken:
+            text = f"{interface} is also the interface to {taken[interface]}; expected another"
+            yield Problem((*at, peer), text)
+        taken.setdefault(interface, peer)
+
+
+def _boot(sections: Sections) -> Iterator[Problem]:
+    boot = sections.boot
+    for name, node in sections.nodes.items():
+        if isinstance(node.power, WakeOnLan) and boot is None:
+            yield Problem(("nodes", name, "power", "by"), "wake-on-lan without a boot section; expected one")
+    if boot is None:
+        return
+    if sections.kind == "lab":
+        yield Problem(("boot",), "a boot section; expected none in a lab, whose nodes do not boot")
+    if sections.control and "interface" not in sections.control.model_fields_set:
+        text = f"nothing; expected the one interface that boots the nodes, such as enp3s0, or {UNKNOWN}"
+        yield Problem(("control", "interface"), text)
+    stranger = sections.stranger("nodes", boot.canary, "node") if boot.canary is not None else None
+    if stranger:
+        yield Problem(("boot", "canary"), stranger)
+
+
+def _sources(sections: Sections) -> Iterator[Problem]:
+    for pattern, source in sections.sources.items():
+        at: Location = ("sources", pattern)
+        if source.basis in ("datasheet", "standard") and source.url is None:
+            yield Problem((*at, "url"), f"nothing, on the basis {source.basis}; expected where that can be read")
+        if not any(covers(pattern, key) for key in sections.keys):
+            yield Problem(at, "no key of this profile is meant; expected a key such as nodes.*.cores")
+    if sections.kind != "hardware":
+        return
+    sourced = sections.names("sources")
+    bare: dict[str, str] = {}
+    for number in HARDWARE_NUMBERS:
+        for key in sections.keys:
+            itself = covers(number, key) and key.count(".") == number.count(".")
+            if itself and not any(covers(pattern, key) for pattern in sourced):
+                bare.setdefault(number, key)
+    for number, key in bare.items():
+        text = f"a number of hardware without a source; expected an entry such as sources.{number}"
+        yield Problem(tuple(key.split(".")), text)
+
+
+def covers(pattern: str, key: str) -> bool:
+    """Return whether a source's key covers a key of the profile: itself, or what is above it."""
+    parts = [r"[^.]+" if part == "*" else re.escape(part) for part in pattern.split(".")]
+    return re.match(r"\.".join(parts) + r"(\.|$)", key) is not None
+
+
+def open_points(profile: Profile) -> list[Problem]:
+    """Return what has to be filled in before anything is deployed on a profile.
+
+    A profile may describe machines whose MACs nobody has read yet. It cannot boot them.
+    """
+    if profile.boot is None:
+        return []
+    network = profile.control.network
+    found = []
+    if profile.control.interface is None:
+        text = f"{UNKNOWN}; expected the one interface of the control node that boots the nodes"
+        found.append(profile.problem(("control", "interface"), text))
+    for name, node in profile.nodes.items():
+        if node.links[network].mac is None:
+            text = f"{UNKNOWN}; expected the MAC address of {name}, which netboot knows it by"
+            found.append(profile.problem(("nodes", name, "links", network, "mac"), text))
+    return found
+
+
+def refuse_open(profile: Profile) -> None:
+    """Raise when something has to be filled in before anything is deployed.
+
+    Raises
+    ------
+    ProfileError
+        With each open point, its file and line.
+    """
+    found = open_points(profile)
+    if found:
+        raise ProfileError(profile.path, found)
+
+
+def assumptions(profile: Profile) -> dict[str, str]:
+    """Return the keys whose numbers are assumed, with what is said of each."""
+    return {key: source.says for key, source in profile.sources.items() if source.basis == "assumed"}
+
+
+def source_of(sources: Mapping[str, object], key: str) -> str | None:
+    """Return the entry that covers a key most closely, or None."""
+    found = [pattern for pattern in sources if covers(pattern, key)]
+    return max(found, key=lambda pattern: (pattern.count("."), -pattern.count("*")), default=None)

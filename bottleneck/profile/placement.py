@@ -1,0 +1,73 @@
+"""Which node runs which rank of a deployment."""
+
+from dataclasses import dataclass
+
+from bottleneck.profile.types import Deployment
+
+
+@dataclass(frozen=True)
+class Place:
+    """One node's part of one replica.
+
+    Attributes
+    ----------
+    replica
+        Index of the replica.
+    node
+        Name of the node.
+    node_rank
+        Its index among the replica's nodes; 0 is the head, which serves the API.
+    ranks
+        Ranks of the replica that run on it; tensor parallel ranks are next to each other.
+    """
+
+    replica: int
+    node: str
+    node_rank: int
+    ranks: range
+
+    def stages(self, tensor_parallel: int) -> list[int]:
+        """Return the pipeline stages that have a rank here."""
+        return sorted({rank // tensor_parallel for rank in self.ranks})
+
+
+def placement_problem(deployment: Deployment, accelerators: list[int]) -> str | None:
+    """Return why the ranks do not spread evenly over the nodes, or None.
+
+    Parameters
+    ----------
+    accelerators
+        Number of accelerators of each of the deployment's nodes.
+    """
+    nodes = len(deployment.nodes)
+    ranks = deployment.ranks_per_replica * deployment.replicas
+    sums = (
+        f"tensor_parallel {deployment.tensor_parallel} x pipeline_parallel {deployment.pipeline_parallel}"
+        f" x replicas {deployment.replicas} = {ranks} ranks over {nodes} nodes with"
+        f" {_counts(accelerators)}"
+    )
+    if ranks % nodes:
+        return f"{sums}; expected the same number of ranks on every node"
+    if nodes % deployment.replicas:
+        return f"{sums}; expected whole nodes for every replica"
+    if ranks // nodes > min(accelerators):
+        return f"{sums}; expected at most one rank for each accelerator"
+    return None
+
+
+def _counts(accelerators: list[int]) -> str:
+    if len(set(accelerators)) == 1:
+        return f"{accelerators[0]} accelerator{'s' if accelerators[0] > 1 else ''} each"
+    return " + ".join(map(str, accelerators)) + " accelerators"
+
+
+def places(deployment: Deployment) -> list[Place]:
+    """Return every node's part; the deployment must have no `placement_problem`."""
+    nodes_per_replica = len(deployment.nodes) // deployment.replicas
+    ranks_per_node = deployment.ranks_per_replica // nodes_per_replica
+    found = []
+    for index, node in enumerate(deployment.nodes):
+        replica, node_rank = divmod(index, nodes_per_replica)
+        first = node_rank * ranks_per_node
+        found.append(Place(replica, node, node_rank, range(first, first + ranks_per_node)))
+    return found

@@ -1,0 +1,221 @@
+"""The types of a profile: what may be written, in which unit, with which default.
+
+YAML keys are the names a person writes (``rate: 1 Gbit/s``), attributes carry the base
+unit (``rate_bytes_per_second``). The descriptions here become the reference page.
+Machines are in `machine_types`, netboot in `boot_types`, the engine map in `engine_types`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, PrivateAttr
+
+from bottleneck.profile.boot_types import Boot, Source
+from bottleneck.profile.engine_types import EngineSpec
+from bottleneck.profile.machine_types import Accelerator, Control, Link, Network, Node
+from bottleneck.profile.places import content_directory
+from bottleneck.profile.value_types import Count, Duration, Frequency, Name, Port, Section, Size, name_text, with_unit
+from bottleneck.profile.yaml_lines import Document, Location, Problem
+
+__all__ = [
+    "Accelerator",
+    "Boot",
+    "Control",
+    "Deployment",
+    "EngineSpec",
+    "Link",
+    "Model",
+    "Network",
+    "Node",
+    "Perf",
+    "Profile",
+    "Quantization",
+    "Sampler",
+    "Section",
+    "Server",
+    "Shape",
+    "Source",
+    "Workload",
+]
+
+
+class Quantization(Section):
+    """How the weights of the linear layers are stored."""
+
+    bits: Literal[4, 8, 16] = Field(description="Bits of one weight; 16 is bfloat16 without quantization.")
+    group_size: Count = Field(default=128, description="Weights that share one bfloat16 scale.")
+    symmetric: bool = Field(default=True, description="False when every group has a zero point of `bits` bits too.")
+
+
+class Shape(Section):
+    """Dimensions of a model of the Mistral architecture."""
+
+    layers: Count = Field(description="Transformer layers.")
+    hidden_size: Count = Field(description="Width of the hidden state.")
+    intermediate_size: Count = Field(description="Width inside the feed-forward block.")
+    attention_heads: Count = Field(description="Query heads.")
+    key_value_heads: Count = Field(description="Key and value heads; divides the query heads.")
+    head_dim: Count = Field(description="Width of one head.")
+    vocabulary_size: Count = Field(description="Entries of the vocabulary.")
+    context_length: Count = Field(description="Most tokens of one sequence.")
+
+
+class Model(Section):
+    """The model that is served."""
+
+    name: Name = Field(description="The name clients ask for.")
+    source: Annotated[str, Field(min_length=1)] = Field(
+        description="`generate` (random weights, made on the node), an absolute folder, or a hub name."
+    )
+    seed: Annotated[int, Field(ge=0)] = Field(default=1, description="Seed of generated weights.")
+    quantization: Quantization = Field(description="How the weights are stored.")
+    shape: Shape = Field(description="Its dimensions.")
+
+    def directory(self) -> str:
+        """Return where the checkpoint is on every node; the name changes with what is in it."""
+        if self.source.startswith("/"):
+            return self.source
+        return content_directory("models", self.name, self.model_dump(mode="json", by_alias=True))
+
+
+class Server(Section):
+    """Settings of vLLM; what is left out is vLLM's own default."""
+
+    max_model_len: Count | None = Field(default=None, description="Most tokens of one sequence; at most the model's.")
+    max_num_seqs: Count | None = Field(default=None, description="Sequences that run at the same time.")
+    max_num_batched_tokens: Count | None = Field(default=None, description="Tokens of one forward pass.")
+    kv_cache_memory_bytes: Size | None = Field(
+        default=None, alias="kv_cache_memory", description="KV cache of each rank."
+    )
+    num_gpu_blocks_override: Count | None = Field(
+        default=None, description="Blocks of the KV cache, whatever memory would allow."
+    )
+    prefix_caching: bool = Field(default=True, description="Reuse the KV cache of equal prompt beginnings.")
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=0.15, description="Share of the accelerator's memory (on a CPU: of the machine's) that vLLM may take."
+    )
+    enforce_eager: bool | None = Field(
+        default=None, description="Run without torch.compile; left out, the engine map decides."
+    )
+    extra_arguments: list[str] = Field(default=[], description="Further arguments of `vllm serve`.")
+
+
+class Deployment(Section):
+    """A model on an engine across nodes."""
+
+    nodes: list[Name] = Field(min_length=1, description="Nodes in rank order; each replica takes the next ones.")
+    tensor_parallel: Count = Field(default=1, description="Ranks that share every layer.")
+    pipeline_parallel: Count = Field(default=1, description="Stages that take turns on the layers.")
+    replicas: Count = Field(default=1, description="Independent copies of the whole.")
+    link: Name = Field(description="Network that carries the traffic between ranks.")
+    server: Server = Field(default_factory=Server, description="Settings of vLLM.")
+
+    @property
+    def ranks_per_replica(self) -> int:
+        """Tensor parallel size times pipeline stages."""
+        return self.tensor_parallel * self.pipeline_parallel
+
+
+class Workload(Section):
+    """What the load generator sends."""
+
+    input_tokens: Count = Field(default=256, description="Tokens of a prompt.")
+    output_tokens: Count = Field(default=32, description="Tokens of an answer.")
+    concurrency: Count = Field(default=4, description="Requests under way at the same time.")
+    requests: Count = Field(default=16, description="Requests in all.")
+    temperature: Annotated[float, Field(ge=0, le=10)] = Field(
+        default=0.0, description="0 is greedy; above 0 the sampler is compiled at the first request."
+    )
+    seed: Annotated[int, Field(ge=0)] = Field(default=1, description="Seed of the random prompts.")
+
+
+class Sampler(Section):
+    """How each node measures itself."""
+
+    rate_hertz: Frequency = with_unit("10 Hz", "rate", "Samples a second.")
+    batch_interval_seconds: Duration = with_unit("1 s", "batch_interval", "Samples are sent in batches of this length.")
+    engine_interval_seconds: Duration = with_unit("2 s", "engine_interval", "How often the engine's metrics are read.")
+    acknowledge_interval_seconds: Duration = with_unit(
+        "10 s", "acknowledge_interval", "How often the control node says which batches it has."
+    )
+    spool_batches: Count = Field(default=600, description="Batches kept while they are not acknowledged.")
+
+
+class Perf(Section):
+    """What the control node makes of the samples."""
+
+    window_seconds: Duration = with_unit("10 s", "window", "Length of one window of aggregation.")
+    heartbeat_deadline_seconds: Duration = with_unit(
+        "5 s", "heartbeat_deadline", "A node whose batches stay away this long is lost."
+    )
+    exporter_port: Port = Field(default=9477, description="Port of the Prometheus exporter.")
+    retention_seconds: Duration = with_unit("24 h", "retention", "How long the store keeps batches.")
+
+
+def _written(section: Section) -> dict[str, Any]:
+    """Return a section as it is written: a default that comes later changes no digest."""
+    return section.model_dump(mode="json", by_alias=True, exclude_unset=True)
+
+
+class Profile(Section):
+    """One cluster: its machines, its networks, its model and how it is watched."""
+
+    schema_version: Literal[1] = Field(alias="schema", description="Version of this form.")
+    name: Name = Field(description="The profile's name.")
+    version: Annotated[str, AfterValidator(name_text)] = Field(description="Its version, in quotes; runs carry it.")
+    description: str = Field(default="", description="One line for people.")
+    kind: Literal["lab", "hardware"] = Field(description="Namespaces on one machine, or machines of their own.")
+    control: Control = Field(description="The control node.")
+    networks: dict[Name, Network] = Field(min_length=1, description="Network name -> network.")
+    nodes: dict[Name, Node] = Field(min_length=1, description="Node name -> compute node.")
+    model: Model = Field(description="The model that is served.")
+    deployments: dict[Name, Deployment] = Field(min_length=1, description="Deployment name -> deployment.")
+    default_deployment: Name = Field(description="The deployment that is meant when none is named.")
+    workload: Workload = Field(default_factory=Workload, description="What the load generator sends.")
+    sampler: Sampler = Field(default_factory=Sampler, description="How each node measures itself.")
+    perf: Perf = Field(default_factory=Perf, description="What the control node makes of the samples.")
+    boot: Boot | None = Field(
+        default=None, description="How the nodes boot over the network; left out, they boot by themselves."
+    )
+    sources: dict[str, Source] = Field(
+        default={},
+        description="Key, such as nodes.*.cores -> where its number is from. Hardware's numbers all need one; `*` is"
+        " any name, and a key covers what is below it.",
+    )
+
+    _engines: dict[str, EngineSpec] = PrivateAttr(default_factory=dict)
+    _path: Path = PrivateAttr(default=Path())
+    _document: Document | None = PrivateAttr(default=None)
+
+    @property
+    def engines(self) -> dict[str, EngineSpec]:
+        """Kind of accelerator -> how its engine is installed and started."""
+        return self._engines
+
+    @property
+    def path(self) -> Path:
+        """The file it was read from."""
+        return self._path
+
+    def problem(self, location: Location, text: str) -> Problem:
+        """Return a problem at a location, with the line it is written on."""
+        return self._document.problem(location, text) if self._document else Problem(location, text)
+
+    @property
+    def digest(self) -> str:
+        """First 16 hexadecimal digits of the SHA-256 of all that is in force: the profile, what is laid over it, and
+        the entries of the engine map that its nodes use.
+        """
+        kinds = {node.accelerator.kind for node in self.nodes.values()}
+        engines = {kind: _written(self._engines[kind]) for kind in sorted(kinds)}
+        content = {"profile": _written(self), "engines": engines}
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def engine_of(self, node: str) -> EngineSpec:
+        """Return the engine of a node's accelerator."""
+        return self._engines[self.nodes[node].accelerator.kind]

@@ -1,0 +1,249 @@
+"""A scenario file: recorded engine metrics before, during and after a load, as anyone with a server can take them.
+
+The form is in doc/reference/scenario-file.md. Only the metrics after are needed; whatever else is missing is named in
+the verdict and lowers its confidence.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import lzma
+import math
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from bottleneck.load.client import ClientRequest, ClientResult
+from bottleneck.numbers import number
+from bottleneck.runs.run import Run
+from bottleneck.telemetry.batches import Batch
+from bottleneck.telemetry.metrics import MetricsText, parse_line
+
+NODE = "server"
+"""The name of a scenario's one node."""
+
+# Ceilings in the short form that goes with a scenario, and what they are in a node's ceilings.
+_MATMUL, _READ, _LAUNCH, _HOST_COPY = "gemm_", "read_Bps", "launch_s", "h2d_Bps"
+
+
+class ScenarioError(ValueError):
+    """The file is no scenario, or no ceilings; it says file, key, what was seen and what was expected."""
+
+
+def read_document(path: Path) -> dict[str, Any]:
+    """Read a JSON object from a file, compressed by gzip or xz or not at all.
+
+    Raises
+    ------
+    ScenarioError
+        When the file cannot be read or is no JSON object.
+    """
+    opener: Any = {".gz": gzip.open, ".xz": lzma.open}.get(path.suffix, open)
+    try:
+        with opener(path, "rt", encoding="utf-8") as stream:
+            document = json.load(stream)
+    except (OSError, EOFError, zlib.error, lzma.LZMAError, ValueError) as error:
+        raise ScenarioError(f"{path}: cannot be read as JSON ({error})") from error
+    if not isinstance(document, dict):
+        raise ScenarioError(f"{path}: a {type(document).__name__}; expected an object with metrics_after")
+    return document
+
+
+def load_scenario(path: Path | str, ceilings: Path | str | None = None) -> Run:
+    """Load a scenario, and its ceilings, as a run of one node.
+
+    Parameters
+    ----------
+    path : Path
+        The scenario.
+    ceilings : Path or None
+        Its machine's ceilings: the short form beside the scenarios, or a `ceilings.json` of `cluster probe`.
+
+    Raises
+    ------
+    ScenarioError
+        When a file is no such thing at all. Parts that are missing or broken are `problems` of the run instead.
+    """
+    path = Path(path)
+    run = scenario_run(read_document(path), str(path))
+    if ceilings is None:
+        run.problems.append("no ceilings were given (--ceilings): how near the steps come to the hardware is not known")
+    else:
+        add_ceilings(run, read_document(Path(ceilings)), str(ceilings))
+    return run
+
+
+def scenario_run(document: dict[str, Any], name: str = "scenario") -> Run:
+    """Make a scenario's document into a run."""
+    problems: list[str] = []
+    after = _metrics(document, "metrics_after", name, problems)
+    if after is None:
+        raise ScenarioError(f"{name}: metrics_after: missing or without a vLLM metric; expected the text of /metrics")
+    before = _metrics(document, "metrics_before", name, problems)
+    seconds = number(document.get("seconds"))
+    rows = _rows(document.get("metrics_during"), name, problems)
+    if not (math.isfinite(seconds) and seconds > 0):
+        seconds = rows[-1]["engine"]["t"] if rows else math.nan
+        problems.append(f"{name}: seconds: {document.get('seconds')!r}; expected how long the load lasted")
+    argv = document.get("server_args")
+    if not isinstance(argv, list):
+        argv = None
+    engine = " ".join(str(document.get(key) or "") for key in ("engine", "hardware", "model", "weights"))
+    load = document.get("load") if isinstance(document.get("load"), dict) else {}
+    return Run(
+        id=str(document.get("scenario") or Path(name).name),
+        interval=(0.0, seconds if math.isfinite(seconds) else 0.0),
+        workload=load or {},
+        note=engine,
+        plan=[{"node": NODE, "name": NODE, "head": True, "argv": ["serve", *(str(word) for word in argv or [])]}],
+        batches=rows,
+        engine_before={NODE: before} if before is not None else {},
+        engine_after={NODE: after},
+        client=_client(document.get("requests"), load or {}, after, before, seconds, name, problems),
+        problems=problems,
+        scenario=True,
+        settings_whole=argv is not None,
+    )
+
+
+def _metrics(document: dict[str, Any], key: str, name: str, problems: list[str]) -> MetricsText | None:
+    value = document.get(key)
+    found: MetricsText | None = None
+    told = 0
+    if isinstance(value, str):
+        found = MetricsText.parse(value)
+        told = sum(line.startswith("vllm:") for line in value.splitlines())
+    elif isinstance(value, dict):
+        found = MetricsText.from_flat(value)
+        told = sum(str(metric).startswith("vllm:") for metric in value)
+    if found is None or not told:
+        problems.append(f"{name}: {key}: no vLLM metric in it; nothing can be counted from before to after the load")
+        return None
+    usable = sum(point.name.startswith("vllm:") for point in found.points)
+    if usable < told:
+        problems.append(f"{name}: {key}: {told - usable} of {told} vLLM metrics are not numbers")
+    return found
+
+
+def _rows(value: object, name: str, problems: list[str]) -> list[Batch]:
+    """Return the readings during the load as batches, in order of time."""
+    found: list[Batch] = []
+    broken = 0
+    for row in value if isinstance(value, list) else []:
+        moment, flat = math.nan, {}
+        if isinstance(row, list) and row:
+            moment = number(row[0])
+            flat = dict(_lines(part for item in row[1:] if isinstance(item, str) for part in item.splitlines()))
+        elif isinstance(row, dict):
+            moment = number(row.get("t"))
+            metrics = row.get("metrics")
+            flat = metrics if isinstance(metrics, dict) else dict(_lines(str(metrics or "").splitlines()))
+        if not math.isfinite(moment) or not flat:
+            broken += 1
+            continue
+        engine = {"t": moment, "metrics": flat}
+        found.append({"node": NODE, "boot": NODE, "sequence": len(found) + 1, "samples": [], "engine": engine})
+    if broken:
+        problems.append(f"{name}: metrics_during: {broken} rows are not [seconds, line, ...]")
+    if not found:
+        problems.append(f"{name}: metrics_during: no reading; why requests waited was not seen")
+    times = [batch["engine"]["t"] for batch in found]
+    if times != sorted(times):
+        problems.append(f"{name}: metrics_during: its times go backwards; the readings are put in order")
+        found.sort(key=lambda batch: float(batch["engine"]["t"]))
+    return found
+
+
+def _lines(lines: Iterable[str]) -> Iterable[tuple[str, float]]:
+    for line in lines:
+        point = parse_line(line)
+        if point is not None:
+            yield point.key(), point.value
+
+
+def _client(
+    value: object,
+    load: dict[str, Any],
+    after: MetricsText,
+    before: MetricsText | None,
+    seconds: float,
+    name: str,
+    problems: list[str],
+) -> ClientResult | None:
+    """Return the requests that the client timed; tokens are the load's, else the engine's mean."""
+    if not isinstance(value, list) or not value:
+        problems.append(f"{name}: requests: missing; the ledger is the engine's own account")
+        return None
+    sizes = []
+    for key, family in (("O", "generation_tokens"), ("L", "prompt_tokens")):
+        told = number(load.get(key))
+        if not math.isfinite(told):
+            count = (after.value(f"vllm:{family}_total") or 0.0) - (
+                before.value(f"vllm:{family}_total") or 0.0 if before else 0.0
+            )
+            told = round(count / len(value))
+        sizes.append(max(0, int(told)))
+    output, prompt = sizes
+    requests = []
+    for item in value:
+        item = item if isinstance(item, dict) else {}
+        tokens = number(item.get("output_tokens"))
+        requests.append(
+            ClientRequest(
+                input_tokens=prompt,
+                output_tokens=int(tokens) if math.isfinite(tokens) else output,
+                ttft_seconds=number(item.get("ttft")),
+                # Its mean gap is no list of gaps: stalls cannot be seen in it.
+                latency_seconds=number(item.get("e2e")),
+                error=str(item.get("error") or ""),
+            )
+        )
+    concurrency, rate = number(load.get("conc")), number(load.get("rate"))
+    return ClientResult(
+        requests,
+        seconds,
+        int(concurrency) if math.isfinite(concurrency) else None,
+        rate if math.isfinite(rate) else math.inf,
+    )
+
+
+def add_ceilings(run: Run, document: dict[str, Any], name: str = "ceilings") -> None:
+    """Give a scenario's run its ceilings.
+
+    Raises
+    ------
+    ScenarioError
+        When the document holds no ceiling of either form.
+    """
+    if isinstance(document.get("nodes"), dict):
+        nodes = document["nodes"]
+        own = nodes.get(NODE) or (next(iter(nodes.values())) if len(nodes) == 1 else None)
+        if own is None:
+            raise ScenarioError(f"{name}: nodes: {', '.join(sorted(nodes))}; expected one node, the scenario's")
+        run.ceilings = {"nodes": {NODE: own}}
+        return
+    matmul = [number(value) for key, value in document.items() if key.startswith(_MATMUL) and key.endswith("_flops")]
+    matmul = [value for value in matmul if math.isfinite(value) and value > 0]
+    node = {
+        "gemm_bf16_flops_per_second": max(matmul, default=None),
+        "memory_read_bytes_per_second": document.get(_READ),
+        "kernel_dispatch_seconds": document.get(_LAUNCH),
+        "host_copy_bytes_per_second": document.get(_HOST_COPY),
+    }
+    if not matmul and not number(document.get(_READ)) > 0:
+        raise ScenarioError(
+            f"{name}: no ceiling in it; expected {_READ} and gemm_bf16_*_flops, or a ceilings.json of a run"
+        )
+    run.ceilings = {"nodes": {NODE: node}}
+    machine = str(document.get("name") or "")
+    if machine and run.note.strip() and not _same_machine(machine, run.note):
+        run.foreign_ceilings = f"the ceilings are of {machine}, the scenario says {run.note.strip()!r}"
+
+
+def _same_machine(machine: str, text: str) -> bool:
+    """Whether a text names a machine: all words of its name that hold a digit, else all of its words."""
+    words = machine.lower().split()
+    telling = [word for word in words if any(letter.isdigit() for letter in word)] or words
+    return all(word in text.lower() for word in telling)

@@ -1,0 +1,213 @@
+"""Samples as time series: from batches to rates and totals per node, link, core and worker.
+
+Counters arrive raw and cumulative. Between two samples of one boot a counter grows, or it has started again (then
+that step says nothing), or a sample is missing in between (then the step is longer, and its mean rate still holds).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bottleneck.numbers import number
+from bottleneck.telemetry.sample_fields import CORE_FIELDS, LINK_FIELDS
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Growth of a counter from sample to sample.
+
+    Attributes
+    ----------
+    start, end : array, shape (n,)
+        Unix seconds of each step.
+    growth : array, shape (n,)
+        How much the counter grew in the step, in its own unit.
+    resets : int
+        Steps left out because the counter went backwards.
+    """
+
+    start: Array
+    end: Array
+    growth: Array
+    resets: int = 0
+
+    @property
+    def rate(self) -> Array:
+        """Growth per second, shape (n,)."""
+        return self.growth / (self.end - self.start)
+
+    @property
+    def seconds(self) -> Array:
+        """Length of each step, shape (n,)."""
+        return self.end - self.start
+
+    def within(self, start: float, end: float) -> Steps:
+        """Cut the steps to an interval; a step across its border is shared out by time."""
+        if self.start.size == 0:
+            return self
+        first, last = np.maximum(self.start, start), np.minimum(self.end, end)
+        keep = last > first
+        share = (last[keep] - first[keep]) / (self.end[keep] - self.start[keep])
+        return Steps(first[keep], last[keep], self.growth[keep] * share, self.resets)
+
+    def increase(self, start: float = -math.inf, end: float = math.inf) -> float | None:
+        """Total growth in an interval; None when no step lies in it."""
+        inside = self.within(start, end)
+        return float(inside.growth.sum()) if inside.growth.size else None
+
+    def covered(self, start: float, end: float) -> float:
+        """Share of an interval that the steps cover, 0 to 1."""
+        if end <= start:
+            return 0.0
+        return min(1.0, float(self.within(start, end).seconds.sum()) / (end - start))
+
+
+@dataclass
+class NodeSamples:
+    """All samples of one node, in order of time.
+
+    Attributes
+    ----------
+    times : array, shape (n,)
+        Unix seconds.
+    boots : array of int, shape (n,)
+        Which boot each sample belongs to; counters are never subtracted across boots.
+    missing_batches : int
+        Sequence numbers that never arrived.
+    dropped : int
+        Samples that the node's sampler says it dropped.
+    """
+
+    node: str
+    times: Array
+    boots: npt.NDArray[np.int64]
+    samples: list[dict[str, Any]] = field(repr=False)
+    missing_batches: int = 0
+    dropped: int = 0
+
+    def values(self, *path: str | int) -> Array:
+        """Return one field of every sample, shape (n,), NaN where a sample does not have it."""
+        return np.array([_follow(sample, path) for sample in self.samples], dtype=np.float64)
+
+    def last(self, *path: str | int) -> float | None:
+        """Return the latest known value of a field."""
+        values = self.values(*path)
+        known = values[np.isfinite(values)]
+        return float(known[-1]) if known.size else None
+
+    def steps(self, *path: str | int) -> Steps:
+        """Return how a cumulative field grows."""
+        values = self.values(*path)
+        known = np.isfinite(values)
+        times, values, boots = self.times[known], values[known], self.boots[known]
+        if times.size < 2:
+            empty = np.empty(0)
+            return Steps(empty, empty, empty)
+        seconds, growth = np.diff(times), np.diff(values)
+        same = (np.diff(boots) == 0) & (seconds > 0)
+        backwards = same & (growth < 0)
+        keep = same & ~backwards
+        return Steps(times[:-1][keep], times[1:][keep], growth[keep], int(backwards.sum()))
+
+    def keys(self, name: str) -> list[str]:
+        """Return the keys that a part of the samples ever had: cores, links, workers."""
+        found: dict[str, None] = {}
+        for sample in self.samples:
+            part = sample.get(name)
+            if isinstance(part, dict):
+                found.update(dict.fromkeys(str(key) for key in part))
+        return sorted(found)
+
+    def link(self, name: str, quantity: str) -> Steps:
+        """Return the growth of one of a link's counters (a name of `LINK_FIELDS`)."""
+        return self.steps("links", name, LINK_FIELDS.index(quantity))
+
+    def cores(self, quantity: str, start: float, end: float) -> float | None:
+        """Return the seconds that all of the node's cores spent in a state (a name of `CORE_FIELDS`)."""
+        index = CORE_FIELDS.index(quantity)
+        parts = [self.steps("cpu", core, index).increase(start, end) for core in self.keys("cpu")]
+        known = [part for part in parts if part is not None]
+        return sum(known) if known else None
+
+    def workers(self, quantity: str, start: float, end: float, prefix: str = "") -> float | None:
+        """Return the growth of a counter summed over the node's workers whose name starts with `prefix`."""
+        names = [name for name in self.keys("workers") if name.startswith(prefix)]
+        parts = [self.steps("workers", name, quantity).increase(start, end) for name in names]
+        known = [part for part in parts if part is not None]
+        return sum(known) if known else None
+
+    @property
+    def resets(self) -> int:
+        """How often a link counter went backwards inside a boot."""
+        return sum(self.link(name, "transmit_bytes").resets for name in self.keys("links"))
+
+
+def _follow(sample: Mapping[str, Any], path: Iterable[str | int]) -> float:
+    value: Any = sample
+    for key in path:
+        if isinstance(value, dict):
+            value = value.get(key)
+        elif isinstance(value, list) and isinstance(key, int) and key < len(value):
+            value = value[key]
+        else:
+            return math.nan
+    return number(value)
+
+
+def node_samples(batches: Iterable[dict[str, Any]]) -> dict[str, NodeSamples]:
+    """Sort batches into one series per node.
+
+    Parameters
+    ----------
+    batches : iterable of dict
+        In any order; a batch that is there twice (same node, boot and sequence) counts once.
+
+    Returns
+    -------
+    dict
+        Node name to its samples. Parts that are not samples are left out.
+    """
+    seen: dict[tuple[str, str, int], dict[str, Any]] = {}
+    for position, batch in enumerate(batches):
+        sequence = number(batch.get("sequence"))
+        # A batch without a number cannot be a copy of another one.
+        identity = int(sequence) if math.isfinite(sequence) else -1 - position
+        seen.setdefault((str(batch.get("node", "")), str(batch.get("boot", "")), identity), batch)
+    by_node: dict[str, dict[str, dict[int, dict[str, Any]]]] = {}
+    for (node, boot, sequence_number), batch in seen.items():
+        by_node.setdefault(node, {}).setdefault(boot, {})[sequence_number] = batch
+    return {node: _one_node(node, boots) for node, boots in sorted(by_node.items())}
+
+
+def _one_node(node: str, boots: dict[str, dict[int, dict[str, Any]]]) -> NodeSamples:
+    rows: list[tuple[float, int, dict[str, Any]]] = []
+    missing = dropped = 0
+    for index, (_, batches) in enumerate(sorted(boots.items())):
+        numbers = [value for value in batches if value >= 0]
+        if numbers:
+            missing += max(numbers) - min(numbers) + 1 - len(numbers)
+        told = [value for batch in batches.values() if math.isfinite(value := _follow(batch, ("sampler", "dropped")))]
+        dropped += int(max(told, default=0.0))
+        for batch in batches.values():
+            samples = batch.get("samples")
+            for sample in samples if isinstance(samples, list) else []:
+                moment = number(sample.get("t")) if isinstance(sample, dict) else math.nan
+                if math.isfinite(moment):
+                    rows.append((moment, index, sample))
+    rows.sort(key=lambda row: row[0])
+    return NodeSamples(
+        node=node,
+        times=np.array([row[0] for row in rows], dtype=np.float64),
+        boots=np.array([row[1] for row in rows], dtype=np.int64),
+        samples=[row[2] for row in rows],
+        missing_batches=missing,
+        dropped=dropped,
+    )

@@ -1,0 +1,282 @@
+"""The control node's store: batches, and the verdicts made of them, in one SQLite file.
+
+Several processes write and read it (the engine that takes batches, the runner that analyses windows, a person's
+query), so it is in WAL mode and every change is one short transaction. A batch may come twice, late or out of order:
+it is kept once, by node, boot and sequence number.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sqlite3
+import threading
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from bottleneck.numbers import number
+
+VERSION = 1
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS batches (
+    node TEXT NOT NULL, boot TEXT NOT NULL, sequence INTEGER NOT NULL,
+    t0 REAL NOT NULL, t1 REAL NOT NULL, payload BLOB NOT NULL,
+    PRIMARY KEY (node, boot, sequence));
+CREATE INDEX IF NOT EXISTS batches_by_time ON batches (t1, t0);
+CREATE INDEX IF NOT EXISTS batches_by_node ON batches (node, t1);
+CREATE TABLE IF NOT EXISTS watermarks (
+    node TEXT NOT NULL, boot TEXT NOT NULL, sequence INTEGER NOT NULL, seen REAL NOT NULL,
+    PRIMARY KEY (node, boot));
+CREATE TABLE IF NOT EXISTS verdicts (
+    window TEXT PRIMARY KEY, start REAL NOT NULL, end REAL NOT NULL,
+    class TEXT NOT NULL, described BLOB NOT NULL, payload BLOB NOT NULL);
+CREATE INDEX IF NOT EXISTS verdicts_by_time ON verdicts (end);
+"""
+
+
+class StoreError(Exception):
+    """The file is not a store of this version, or cannot be used."""
+
+
+def _pack(document: object) -> bytes:
+    return zlib.compress(json.dumps(document, separators=(",", ":")).encode())
+
+
+def _unpack(payload: bytes) -> Any:
+    return json.loads(zlib.decompress(payload))
+
+
+class Store:
+    """Batches and verdicts in a SQLite file.
+
+    Parameters
+    ----------
+    path : Path or str
+        Created with its folder when missing.
+    timeout_seconds : float
+        How long to wait for another process's transaction.
+
+    Raises
+    ------
+    StoreError
+        When the file is something else.
+    """
+
+    def __init__(self, path: Path | str, timeout_seconds: float = 30.0) -> None:
+        self.path = Path(path)
+        self._timeout = timeout_seconds
+        self._lock = threading.RLock()
+        self._connection: sqlite3.Connection | None = None
+        self._process = 0
+        with self._lock:
+            self._open()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection of this process."""
+        with self._lock:
+            if self._connection is not None and self._process == os.getpid():
+                self._connection.close()
+            self._connection = None
+
+    def _open(self) -> sqlite3.Connection:
+        # A connection must not cross a fork (Salt forks its processes): each process opens its own.
+        if self._connection is not None and self._process == os.getpid():
+            return self._connection
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            connection = sqlite3.connect(
+                self.path, timeout=self._timeout, isolation_level=None, check_same_thread=False
+            )
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=NORMAL")
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            if version not in (0, VERSION):
+                raise StoreError(
+                    f"{self.path}: store version {version}, expected {VERSION}; move it away to start anew"
+                )
+            if version == 0:
+                connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version={VERSION}; COMMIT;")
+        except sqlite3.Error as error:
+            raise StoreError(f"{self.path}: cannot be used as a store ({error})") from error
+        self._connection, self._process = connection, os.getpid()
+        return connection
+
+    @contextmanager
+    def _change(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            connection = self._open()
+            # Immediate: two writers that both read first would otherwise fail each other.
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+            except BaseException:
+                connection.execute("ROLLBACK")
+                raise
+            connection.execute("COMMIT")
+
+    def _rows(self, query: str, values: Sequence[object] = ()) -> list[Any]:
+        with self._lock:
+            return self._open().execute(query, tuple(values)).fetchall()
+
+    # -- batches
+
+    def put_batch(self, batch: Mapping[str, Any]) -> bool:
+        """Store a batch once.
+
+        Parameters
+        ----------
+        batch : mapping
+            With `node`, `boot`, `sequence` (from 1), `t0` and `t1` (unix seconds).
+
+        Returns
+        -------
+        bool
+            True when it is new, False when the store has it.
+
+        Raises
+        ------
+        ValueError
+            When it lacks what identifies it.
+        """
+        node, boot = batch.get("node"), batch.get("boot")
+        sequence, t0, t1 = (number(batch.get(name)) for name in ("sequence", "t0", "t1"))
+        if not isinstance(node, str) or not node or not isinstance(boot, str) or not boot:
+            raise ValueError(f"batch without node or boot: node {node!r}, boot {boot!r}; expected two names")
+        if not (math.isfinite(sequence) and sequence >= 1 and sequence == int(sequence)):
+            raise ValueError(f"batch of {node}: sequence {batch.get('sequence')!r}; expected a whole number from 1")
+        if not (math.isfinite(t0) and math.isfinite(t1)):
+            raise ValueError(f"batch {int(sequence)} of {node}: t0 {batch.get('t0')!r}, t1 {batch.get('t1')!r}")
+        row = (node, boot, int(sequence), t0, t1, _pack(dict(batch)))
+        with self._change() as connection:
+            if int(sequence) <= self._watermark(connection, node, boot):
+                return False  # also when it was pruned since
+            added = connection.execute("INSERT OR IGNORE INTO batches VALUES (?, ?, ?, ?, ?, ?)", row).rowcount
+            if added:
+                self._advance(connection, node, boot, self._watermark(connection, node, boot), t1)
+            return bool(added)
+
+    @staticmethod
+    def _watermark(connection: sqlite3.Connection, node: str, boot: str) -> int:
+        found = connection.execute("SELECT sequence FROM watermarks WHERE node=? AND boot=?", (node, boot)).fetchone()
+        return int(found[0]) if found else 0
+
+    @staticmethod
+    def _advance(connection: sqlite3.Connection, node: str, boot: str, mark: int, seen: float) -> int:
+        rows = connection.execute(
+            "SELECT sequence FROM batches WHERE node=? AND boot=? AND sequence>? ORDER BY sequence", (node, boot, mark)
+        )
+        for (sequence,) in rows:
+            if sequence != mark + 1:
+                break
+            mark = sequence
+        connection.execute(
+            "INSERT INTO watermarks VALUES (?, ?, ?, ?) ON CONFLICT (node, boot) "
+            "DO UPDATE SET sequence=excluded.sequence, seen=max(seen, excluded.seen)",
+            (node, boot, mark, seen),
+        )
+        return mark
+
+    def watermark(self, node: str, boot: str) -> int:
+        """Return the highest sequence number up to which nothing of a boot is missing; 0 when the first is."""
+        with self._lock:
+            return self._watermark(self._open(), node, boot)
+
+    def skip(self, node: str, boot: str, below: int) -> int:
+        """Give up the batches below a number, which the node no longer has; return the new watermark.
+
+        Without it a batch that fell out of a node's spool would hold the watermark for ever, and with it everything
+        after.
+        """
+        with self._change() as connection:
+            mark = self._watermark(connection, node, boot)
+            return self._advance(connection, node, boot, max(mark, below - 1), 0.0)
+
+    def batches(self, start: float, end: float, nodes: Iterable[str] | None = None) -> list[dict[str, Any]]:
+        """Return the batches that touch an interval, by time.
+
+        Parameters
+        ----------
+        start, end : float
+            Unix seconds; a batch touches it when `t1 >= start` and `t0 <= end`.
+        nodes : iterable of str, optional
+            Only these nodes.
+        """
+        wanted = None if nodes is None else set(nodes)
+        rows = self._rows("SELECT node, payload FROM batches WHERE t1>=? AND t0<=? ORDER BY t0, node", (start, end))
+        return [_unpack(payload) for node, payload in rows if wanted is None or node in wanted]
+
+    def last_seen(self) -> dict[str, float]:
+        """Return the end of the newest batch of every node, unix seconds."""
+        newest = "SELECT max(t1) FROM batches WHERE batches.node = known.node"
+        rows = self._rows(f"SELECT node, ({newest}) FROM (SELECT DISTINCT node FROM watermarks) AS known")  # noqa: S608
+        return {node: float(seen) for node, seen in rows if seen is not None}
+
+    # -- verdicts
+
+    def put_verdict(self, window: Mapping[str, Any], verdict: Mapping[str, Any]) -> None:
+        """Store the verdict of a window, in place of an earlier one of the same window.
+
+        Parameters
+        ----------
+        window : mapping
+            With `window` (its id), `start` and `end` (unix seconds).
+        verdict : mapping
+            As `Verdict.to_json` gives it.
+        """
+        start, end = number(window.get("start")), number(window.get("end"))
+        if window.get("window") is None or not (math.isfinite(start) and math.isfinite(end)):
+            raise ValueError(f"window {dict(window)!r}; expected window, start and end")
+        row = (
+            str(window["window"]),
+            start,
+            end,
+            str(verdict.get("class", "")),
+            _pack(dict(window)),
+            _pack(dict(verdict)),
+        )
+        with self._change() as connection:
+            connection.execute("INSERT OR REPLACE INTO verdicts VALUES (?, ?, ?, ?, ?, ?)", row)
+
+    def latest_verdict(self) -> dict[str, Any] | None:
+        """Return the newest window's `{"window": ..., "verdict": ...}`, or None."""
+        found = self.verdict_history(limit=1)
+        return found[0] if found else None
+
+    def verdict_history(
+        self, start: float | None = None, end: float | None = None, limit: int | None = None
+    ) -> list[dict[str, Any]]:
+        """Return `{"window": ..., "verdict": ...}` of the windows that touch an interval, the newest first."""
+        rows = self._rows(
+            "SELECT described, payload FROM verdicts WHERE end>=? AND start<=? ORDER BY end DESC, start DESC LIMIT ?",
+            (
+                -math.inf if start is None else start,
+                math.inf if end is None else end,
+                -1 if limit is None else limit,
+            ),
+        )
+        return [{"window": _unpack(described), "verdict": _unpack(payload)} for described, payload in rows]
+
+    def prune(self, before: float) -> int:
+        """Delete what ended before a moment (unix seconds); return how many batches went."""
+        with self._change() as connection:
+            gone = connection.execute("DELETE FROM batches WHERE t1<?", (before,)).rowcount
+            connection.execute("DELETE FROM verdicts WHERE end<?", (before,))
+            connection.execute(
+                "DELETE FROM watermarks WHERE seen<? AND NOT EXISTS "
+                "(SELECT 1 FROM batches WHERE batches.node=watermarks.node AND batches.boot=watermarks.boot)",
+                (before,),
+            )
+            return int(gone)
