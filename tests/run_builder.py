@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.vllm_metrics import exposition, series
+
 PROFILE = Path(__file__).parent.parent / "profiles" / "embedded.yaml"
 STARTED = 1795469400.0  # 2026-11-23T21:30:00Z
 NODES = ("node0", "node1")
@@ -179,7 +181,6 @@ def engine_metrics(shape: Shape, model: str, moment: float) -> dict[str, float]:
     first = wave * shape.concurrency + (shape.concurrency if inside > shape.prefill else 0)
     done = wave * shape.concurrency
     tokens = shape.concurrency * (wave * shape.output_tokens + (decoded + 1 if inside > shape.prefill else 0))
-    labels = f'{{engine="0",model_name="{model}"}}'
     found = {
         "num_requests_running": 0.0 if phase == "idle" else float(shape.concurrency),
         "num_requests_waiting": 0.0,
@@ -202,7 +203,7 @@ def engine_metrics(shape: Shape, model: str, moment: float) -> dict[str, float]:
         "request_decode_time_seconds_sum": done * shape.step * (shape.output_tokens - 1),
         "request_decode_time_seconds_count": done,
     }
-    return {f"vllm:{name}{labels}": value for name, value in found.items()}
+    return series(found, model)
 
 
 def client(shape: Shape, model: str, rng: random.Random) -> dict[str, Any]:
@@ -309,10 +310,6 @@ def verdict(shape: Shape) -> dict[str, Any]:
         "measured": {},
         "notes": ["the head's worker spins between steps: its CPU time is an upper bound of its compute"],
     }
-
-
-def exposition(metrics: dict[str, float]) -> str:
-    return "".join(f"{key} {value!r}\n" for key, value in metrics.items())
 
 
 def build_run(

@@ -1,7 +1,7 @@
-"""Faults of a boot, each injected: the node recovers, or its stage and the cause are named.
+"""Faults of a boot before enrolment, each injected: the node recovers, or its stage and the cause are named.
 
-The boot service is the real one on loopback, with a clock that is turned instead of waited for;
-the enrolment is the node's own program. Prints the table of doc/howto/netboot.md with `pytest -s`.
+The boot service is the real one on loopback, with a clock that is turned instead of waited for. What is shown for each
+fault is the table of doc/howto/netboot.md.
 """
 
 from __future__ import annotations
@@ -11,12 +11,6 @@ import dataclasses
 import json
 import re
 import shutil
-import subprocess
-import sys
-import threading
-import time
-import urllib.error
-import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,186 +19,14 @@ import pytest
 
 from netboot.image.store import Store
 from tests import fake_image, hostile
-from tests.boot_bench import ADDRESSES, FINGER, MACS, Bench, bench
-
-ENROL = Path(__file__).parents[2] / "netboot" / "image" / "files" / "cluster-enrol"
+from tests.boot_bench import ADDRESSES, Bench, bench
+from tests.boot_steps import begin, fetch_kernel, get, report, up_to
 
 
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[Bench]:
     with bench(tmp_path) as found:
         yield found
-
-
-def get(url: str) -> tuple[int, bytes]:
-    try:
-        with urllib.request.urlopen(url, timeout=20) as response:
-            return response.status, response.read()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read()
-
-
-def fetch_kernel(service: Bench, boot: hostile.Boot) -> None:
-    """Fetch the last file that iPXE fetches, and wait until the service knows that it was sent."""
-    assert get(f"{service.url}/images/{boot.image}/initrd.img?boot={boot.boot}")[0] == 200
-    deadline = time.monotonic() + 30
-    while "kernel" not in service.reached():
-        assert time.monotonic() < deadline, service.reached()
-        time.sleep(0.01)
-
-
-def report(service: Bench, boot: hostile.Boot, stage: str, detail: str = "", failed: bool = False) -> int:
-    form = {"boot": boot.boot, "stage": stage, "detail": detail, **({"failed": "1"} if failed else {})}
-    try:
-        with urllib.request.urlopen(f"{service.url}/stage", urllib.parse.urlencode(form).encode(), 20) as response:
-            return int(response.status)
-    except urllib.error.HTTPError as error:
-        return error.code
-
-
-def begin(service: Bench, name: str = "node0") -> hostile.Boot:
-    """Bring a node to its boot script."""
-    service.asks(name)
-    service.now += 3
-    return asyncio.run(service.node(name).begin())
-
-
-def up_to(service: Bench, boot: hostile.Boot, stage: str) -> None:
-    """Bring a boot to a stage that the node reports."""
-    fetch_kernel(service, boot)
-    for each in ("initramfs", "image", "systemd", "minion"):
-        service.now += 1
-        assert report(service, boot, each) == 204
-        if each == stage:
-            return
-
-
-def environment(root: Path, service: Bench, boot: hostile.Boot, **changed: str) -> Path:
-    """Write what the initramfs leaves for the enrolment; return the node's root."""
-    values = {"URL": service.url, "BOOT": boot.boot, "NODE": boot.id, "ID": boot.id, "IMAGE": boot.image}
-    values |= {"NONCE": boot.nonce, "MAC": boot.mac, **changed}
-    path = root / "run" / "cluster" / "boot.env"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(f"CLUSTER_{name}={value}\n" for name, value in values.items()))
-    return root
-
-
-def enrol_command(root: Path, deadline_seconds: float) -> list[str]:
-    """Return what runs the node's own enrolment program in a root of its own."""
-    program = (
-        "import runpy, sys; main = runpy.run_path(sys.argv[1])['main'];"
-        " sys.exit(main(sys.argv[2], deadline_seconds=float(sys.argv[3])))"
-    )
-    return [sys.executable, "-I", "-c", program, str(ENROL), str(root), str(deadline_seconds)]
-
-
-def enrol(root: Path, deadline_seconds: float = 60.0) -> subprocess.CompletedProcess[str]:
-    """Run the node's own enrolment program to its end."""
-    argv = enrol_command(root, deadline_seconds)
-    return subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
-
-
-# -- enrolment by the node's own program
-
-
-def test_a_node_enrols_with_its_own_program(service: Bench, tmp_path: Path) -> None:
-    boot = begin(service)
-    up_to(service, boot, "systemd")
-    root = environment(tmp_path / "node", service, boot)
-    finished = enrol(root)
-    assert finished.returncode == 0, finished.stderr
-    public = (root / "etc/salt/pki/minion/minion.pub").read_text().strip()
-    assert service.keys.accepted == {"node0": public}
-    settings = (root / "etc/salt/minion.d/50-enrolment.conf").read_text()
-    assert f'master_finger: "{FINGER}"' in settings and 'id: "node0"' in settings and 'master: "127.0.0.1"' in settings
-    assert (root / "etc/salt/pki/minion/minion.pem").stat().st_mode & 0o777 == 0o400
-    assert boot.nonce not in (root / "run/cluster/boot.env").read_text()
-    assert service.reached() == ["dhcp", "script", "kernel", "initramfs", "image", "systemd", "minion", "enrolled"]
-
-
-def test_nonce_expired(service: Bench, tmp_path: Path) -> None:
-    boot = begin(service)
-    up_to(service, boot, "systemd")
-    service.now += 301
-    finished = enrol(environment(tmp_path / "node", service, boot))
-    assert finished.returncode == 1 and "refused" in finished.stderr
-    assert not service.keys.accepted
-    assert service.service.state.refusals[-1].reason == "late"
-    assert service.stuck(after=61)[0] == "enrolled"
-    # It boots again, by its watchdog or by hand, and is in.
-    assert enrol(environment(tmp_path / "again", service, begin(service))).returncode == 0
-
-
-def test_another_master_answers(service: Bench, tmp_path: Path) -> None:
-    """Whoever answers the claim without the nonce is not believed, and the right one is found later."""
-    from http.server import BaseHTTPRequestHandler, HTTPServer
-
-    class Impostor(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
-            answer = json.dumps({"master_finger": FINGER.replace("ab", "cd"), "proof": "0" * 64}).encode()
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(answer)
-
-        def log_message(self, *arguments: object) -> None:
-            pass
-
-    boot = begin(service)
-    with HTTPServer(("127.0.0.1", 0), Impostor) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        root = environment(tmp_path / "node", service, boot, URL=f"http://127.0.0.1:{server.server_port}")
-        finished = enrol(root, deadline_seconds=4)
-        server.shutdown()
-    assert finished.returncode == 1 and "without this boot's nonce" in finished.stderr
-    assert not (root / "etc/salt/minion.d/50-enrolment.conf").exists()
-    assert enrol(environment(root, service, boot)).returncode == 0
-
-
-def test_http_killed_during_enrolment(service: Bench, tmp_path: Path) -> None:
-    boot = begin(service)
-    up_to(service, boot, "systemd")
-    root = environment(tmp_path / "node", service, boot)
-    service.kill()
-    with subprocess.Popen(enrol_command(root, 60.0), stderr=subprocess.PIPE, text=True) as node:
-        assert node.stderr
-        # It has asked, found nobody, and will ask again.
-        assert any("again in" in line for line in node.stderr)
-        service.start()
-        node.stderr.read()
-    assert node.returncode == 0
-    assert service.keys.accepted["node0"]
-
-
-def test_answer_lost_on_the_way(service: Bench) -> None:
-    boot, pub = begin(service), hostile.public_key()
-    claim = json.dumps(boot.claim(pub)).encode()
-    first = asyncio.run(hostile.post(service.url, claim, ADDRESSES["node0"]))
-    again = asyncio.run(hostile.post(service.url, claim, ADDRESSES["node0"]))
-    assert first == again and first[0] == 200
-
-
-def test_key_store_full(service: Bench, tmp_path: Path) -> None:
-    boot = begin(service)
-    up_to(service, boot, "systemd")
-    service.keys.broken = "No space left on device"
-    root = environment(tmp_path / "node", service, boot)
-    assert enrol(root, deadline_seconds=3).returncode == 1
-    assert service.stuck(after=61) == ("enrolled", "the key could not be stored: No space left on device")
-    service.keys.broken = ""
-    assert enrol(root).returncode == 0
-
-
-def test_the_right_mac_from_another_machine(service: Bench) -> None:
-    """The kernel knows another MAC address behind the address that claims."""
-    boot = begin(service)
-    service.neighbours[ADDRESSES["node1"]] = MACS["node1"]
-    status, _ = asyncio.run(
-        hostile.post(service.url, json.dumps(boot.claim(hostile.public_key())).encode(), ADDRESSES["node1"])
-    )
-    assert status == 403
-    assert service.service.state.refusals[-1].reason == "sent with another MAC address"
 
 
 # -- before the kernel
@@ -443,14 +265,6 @@ def test_slow_link_is_named_only_past_its_deadline(tmp_path: Path) -> None:
         up_to(service, boot, "initramfs")
         assert service.stuck(after=500) == ("", "")
         assert service.stuck(after=101)[0] == "image"
-
-
-def test_states_that_never_come(service: Bench, tmp_path: Path) -> None:
-    boot = begin(service)
-    up_to(service, boot, "systemd")
-    assert enrol(environment(tmp_path / "node", service, boot)).returncode == 0
-    stage, cause = service.stuck(after=901)
-    assert stage == "applied" and "minion" in cause
 
 
 def test_stuck_is_said_once_and_metrics_show_it(service: Bench) -> None:

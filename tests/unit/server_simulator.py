@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
-LABELS = 'engine="0",model_name="simulated"'
-ITL_BOUNDS = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0)
+from tests.vllm_metrics import exposition, inter_token_buckets, series, series_name
+
+MODEL = "simulated"
 
 
 @dataclass(frozen=True)
@@ -243,14 +244,8 @@ class Simulation:
         }
         for name, values in sums.items():
             numbers[f"{name}_sum"], numbers[f"{name}_count"] = float(np.sum(values)), float(len(values))
-        lines = [f"vllm:{name}{{{LABELS}}} {value!r}" for name, value in numbers.items()]
-        gaps = np.array(self.gaps if end else [])
-        for bound in ITL_BOUNDS:
-            count = float((gaps <= bound).sum())
-            lines.append(f'vllm:inter_token_latency_seconds_bucket{{{LABELS},le="{bound}"}} {count}')
-        lines.append(f'vllm:inter_token_latency_seconds_bucket{{{LABELS},le="+Inf"}} {float(gaps.size)}')
-        lines.append(f"process_cpu_seconds_total {20 + self.front_cpu * scale!r}")
-        return "\n".join(lines) + "\n"
+        found = series(numbers, MODEL) | inter_token_buckets(self.gaps if end else [], MODEL)
+        return exposition(found | {"process_cpu_seconds_total": 20 + self.front_cpu * scale})
 
     def document(self) -> dict[str, Any]:
         """The scenario file."""
@@ -261,11 +256,11 @@ class Simulation:
         rows = [
             [
                 moment,
-                f"vllm:num_requests_running{{{LABELS}}} {running}",
-                f"vllm:num_requests_waiting{{{LABELS}}} {waiting}",
-                f'vllm:num_requests_waiting_by_reason{{{LABELS},reason="capacity"}} {waiting}',
-                f"vllm:kv_cache_usage_perc{{{LABELS}}} {usage}",
-                f"vllm:num_preemptions_total{{{LABELS}}} {preemptions}",
+                f"{series_name('num_requests_running', MODEL)} {running}",
+                f"{series_name('num_requests_waiting', MODEL)} {waiting}",
+                f"{series_name('num_requests_waiting_by_reason', MODEL, reason='capacity')} {waiting}",
+                f"{series_name('kv_cache_usage_perc', MODEL)} {usage}",
+                f"{series_name('num_preemptions_total', MODEL)} {preemptions}",
             ]
             for moment, running, waiting, usage, preemptions in self.rows
         ]

@@ -18,11 +18,11 @@ from bottleneck.profile import load_profile
 from bottleneck.runs.run import ClientRequest, ClientResult, Run, window_run
 from bottleneck.telemetry.batches import engine_readings
 from bottleneck.telemetry.metrics import MetricsText
+from tests.vllm_metrics import inter_token_buckets, series, series_name
 
 EPOCH = 1_790_000_000.0
 PROFILE = Path(__file__).parents[2] / "profiles" / "embedded.yaml"
-ITL_BOUNDS = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
-LABELS = '{engine="0",model_name="m"}'
+MODEL = "m"
 
 
 @dataclass
@@ -176,12 +176,7 @@ class Simulation:
             "inter_token_latency_seconds_sum": float(gaps.sum()),
             "inter_token_latency_seconds_count": float(gaps.size),
         }
-        flat = {f"vllm:{name}{LABELS}": float(value) for name, value in numbers.items()}
-        for bound in (*ITL_BOUNDS, float("inf")):
-            text = "+Inf" if bound == float("inf") else str(bound)
-            key = f'vllm:inter_token_latency_seconds_bucket{{engine="0",le="{text}",model_name="m"}}'
-            flat[key] = float((gaps <= bound).sum())
-        return flat
+        return series(numbers, MODEL) | inter_token_buckets(gaps, MODEL)
 
     def metrics_at(self, moment: float) -> dict[str, float]:
         """Engine metrics as they stood at a moment of the simulation."""
@@ -189,16 +184,13 @@ class Simulation:
         for when, numbers in self.totals:
             if when <= moment:
                 flat = dict(numbers)
-        running = waiting = 0
-        cache = 0.0
-        for when, *gauge in self.gauges:
+        running, waiting, cache = 0, 0, 0.0
+        for when, ran, waited, used in self.gauges:
             if when <= moment:
-                running, waiting, cache = gauge  # type: ignore[assignment]
-        flat[f"vllm:num_requests_running{LABELS}"] = float(running)
-        flat[f"vllm:num_requests_waiting{LABELS}"] = float(waiting)
-        flat['vllm:num_requests_waiting_by_reason{engine="0",model_name="m",reason="capacity"}'] = float(waiting)
-        flat[f"vllm:kv_cache_usage_perc{LABELS}"] = float(cache)
-        return flat
+                running, waiting, cache = ran, waited, used
+        gauges = {"num_requests_running": running, "num_requests_waiting": waiting, "kv_cache_usage_perc": cache}
+        by_reason = series_name("num_requests_waiting_by_reason", MODEL, reason="capacity")
+        return flat | series(gauges, MODEL) | {by_reason: float(waiting)}
 
     def batches(self, engine_interval: float = 2.0) -> list[dict[str, Any]]:
         """Batches of both nodes, one a second, ten samples each."""

@@ -15,8 +15,9 @@ from bottleneck.signals.signals import busy_time
 from bottleneck.taxonomy import WORK_CLASSES
 from bottleneck.telemetry.metrics import MetricsText
 from bottleneck.verdict.verdict import analyse
+from tests.vllm_metrics import series_name
 
-from .simulator import LABELS, Simulation, simulate
+from .simulator import MODEL, Simulation, simulate
 
 WORLDS: dict[str, dict[str, Any]] = {
     "healthy": {},
@@ -100,7 +101,7 @@ def test_the_wait_for_a_running_step_is_what_the_engine_did_not_count() -> None:
         for request in run.client.requests
     ]
     after = run.engine_after["node0"].to_flat()
-    after[f"vllm:e2e_request_latency_seconds_sum{LABELS}"] += unseen
+    after[series_name("e2e_request_latency_seconds_sum", MODEL)] += unseen
     run.engine_after["node0"] = MetricsText.from_flat(after)
     ledger = ledger_of(run)
     assert_identity(ledger)
@@ -141,7 +142,7 @@ def test_stalls_by_other_prompts_carry_the_prompts_parts_into_decode() -> None:
 def test_too_much_is_scaled_down_and_said() -> None:
     run = simulate().run()
     after = run.engine_after["node0"].to_flat()
-    after[f"vllm:request_decode_time_seconds_sum{LABELS}"] *= 4
+    after[series_name("request_decode_time_seconds_sum", MODEL)] *= 4
     run.engine_after["node0"] = MetricsText.from_flat(after)
     ledger = ledger_of(run)
     assert_identity(ledger)

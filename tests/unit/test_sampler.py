@@ -1,7 +1,5 @@
 """The sampler: its readers over recorded text and made-up trees; no process, no sleep."""
 
-import json
-import re
 import struct
 import sys
 from collections.abc import Callable
@@ -10,19 +8,16 @@ from typing import Any
 
 import pytest
 
-from bottleneck.runs.scenario import read_document
+from tests.tree import write
 
-FILES = Path(__file__).parents[2] / "salt" / "sampler" / "files"
-sys.path.insert(0, str(FILES))
+sys.path.insert(0, str(Path(__file__).parents[2] / "salt" / "sampler" / "files"))
 
-import accelerator  # noqa: E402
-import cgroup  # noqa: E402
-import engine_metrics  # noqa: E402
-import machine  # noqa: E402
-import memory_bandwidth  # noqa: E402
-import readers  # noqa: E402
-import surroundings  # noqa: E402
-import workers  # noqa: E402
+import accelerator
+import cgroup
+import machine
+import memory_bandwidth
+import readers
+import surroundings
 
 STAT = """cpu  62153 0 17232 377024 5290 0 217 238 0 0
 cpu0 26707 5 7324 196695 176 3 58 116 0 0
@@ -49,11 +44,6 @@ PROCESS = (
     "1234 (VLLM::Worker (0)) S 1200 1234 1234 0 -1 4194560 1 0 0 0 412 57 0 0 20 0 61 0 99887 3000000 2048 "
     "18446744073709551615 1 1 0 0 0 0 0 0 0 0 0 0 17 0 0 0 0 0 0 0 0 0 0 0 0 0 0\n"
 )
-
-
-def write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
 
 
 # -- readers
@@ -162,128 +152,6 @@ def test_limits_add_up_every_level_so_that_a_new_quota_makes_no_jump(tmp_path: P
     assert cgroup.Limits([]).sample() is None
 
 
-# -- workers
-
-
-class Processes:
-    """A process table in a folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.proc, self.units = folder / "proc", folder / "supervise"
-        self.proc.mkdir()
-        self.units.mkdir()
-
-    def add(
-        self, pid: int, parent: int, threads: dict[int, tuple[float, float]], ticks: tuple[int, int] = (0, 0)
-    ) -> None:
-        stat = f"{pid} (a) S {parent} 1 1 0 -1 0 0 0 0 0 {ticks[0]} {ticks[1]} 0 0 20 0 1 0 {pid * 10} 0 {pid} 0 0\n"
-        write(self.proc / str(pid) / "stat", stat)
-        for thread, (ran, waited) in threads.items():
-            path = self.proc / str(pid) / "task" / str(thread) / "schedstat"
-            write(path, f"{int(ran * 1e9)} {int(waited * 1e9)} 1\n")
-
-    def remove(self, pid: int, thread: int | None = None) -> None:
-        folder = self.proc / str(pid) / "task" / str(thread) if thread else self.proc / str(pid)
-        for path in sorted(folder.rglob("*"), reverse=True):
-            # The kernel gives an error on a file that is still open; a truncated one reads the same to us.
-            path.write_text("") if path.is_file() else None
-            path.unlink() if path.is_file() else path.rmdir()
-        folder.rmdir()
-
-    def unit(self, name: str, keeper: int, exit_code: int | None = None) -> None:
-        record = {"keeper": keeper, "keeper_start": keeper * 10, "exit_code": exit_code}
-        (self.units / f"{name}.json").write_text(json.dumps(record))
-
-
-@pytest.fixture
-def processes(tmp_path: Path) -> Processes:
-    return Processes(tmp_path)
-
-
-def test_a_worker_is_the_tree_below_its_keeper(processes: Processes) -> None:
-    processes.add(50, 1, {50: (0.0, 0.0)})
-    processes.add(51, 50, {51: (1.0, 0.5), 52: (2.0, 0.25)}, ticks=(100, 20))
-    processes.add(60, 51, {60: (0.0, 0.0)}, ticks=(3, 4))
-    processes.add(99, 1, {99: (9.0, 9.0)}, ticks=(900, 900))
-    processes.unit("vllm-tp2-0", 50)
-    processes.unit("sampler", 99)
-    found = workers.Workers(str(processes.units), str(processes.proc))
-    assert found.sample(True) == {}
-    found.refresh(100.0)
-    found.refresh(103.0)
-    assert found.first_process() in (51, 60)
-    assert found.sample(True) == {
-        "tp2-0": {
-            "cpu_user_s": pytest.approx(1.03),
-            "cpu_system_s": pytest.approx(0.24),
-            "run_delay_s": 0.75,
-            "front_cpu_s": pytest.approx(1.2),
-            "front_run_delay_s": 0.75,
-            "rss_bytes": 111 * 4096,
-            "processes": 2,
-            "threads_busy": 2,
-        }
-    }
-
-
-def test_busy_threads_are_read_with_every_sample_others_later(processes: Processes) -> None:
-    processes.unit("vllm-a-0", 50)
-    processes.add(50, 1, {})
-    processes.add(51, 50, {51: (1.0, 0.0), 52: (0.0, 0.0)}, ticks=(100, 0))
-    found = workers.Workers(str(processes.units), str(processes.proc))
-    found.refresh(100.0)
-    found.refresh(103.0)
-    processes.add(51, 50, {51: (1.1, 0.5), 52: (0.0, 9.0)}, ticks=(110, 0))
-    sample = found.sample(False)["a-0"]
-    assert sample == {
-        "cpu_user_s": 1.1, "cpu_system_s": 0.0, "run_delay_s": 0.5, "front_cpu_s": 1.1, "front_run_delay_s": 0.5,
-    }  # fmt: skip
-    found.refresh(106.0)
-    assert found.sample(False)["a-0"]["run_delay_s"] == 9.5
-
-
-def test_what_has_ended_stays_counted(processes: Processes) -> None:
-    processes.unit("vllm-a-0", 50)
-    processes.add(50, 1, {})
-    processes.add(51, 50, {51: (1.0, 0.5), 52: (1.0, 0.25)}, ticks=(100, 10))
-    processes.add(61, 50, {61: (1.0, 1.0)}, ticks=(50, 5))
-    found = workers.Workers(str(processes.units), str(processes.proc))
-    found.refresh(100.0)
-    found.refresh(103.0)
-    processes.remove(51, thread=52)
-    processes.remove(61)
-    found.refresh(106.0)
-    sample = found.sample(False)["a-0"]
-    assert sample["cpu_user_s"] == pytest.approx(1.5) and sample["cpu_system_s"] == pytest.approx(0.15)
-    assert sample["run_delay_s"] == pytest.approx(1.75)
-
-
-def test_a_new_process_is_found_and_an_ended_unit_forgotten(processes: Processes) -> None:
-    processes.unit("vllm-a-0", 50)
-    processes.add(50, 1, {})
-    processes.add(51, 50, {51: (0.0, 0.0)})
-    found = workers.Workers(str(processes.units), str(processes.proc))
-    found.refresh(100.0)
-    processes.add(52, 51, {52: (0.0, 0.0)})
-    found.refresh(101.0)
-    assert found.sample(True)["a-0"]["processes"] == 1
-    found.refresh(100.0 + workers.SEARCH_SECONDS)
-    assert found.sample(True)["a-0"]["processes"] == 2
-    processes.unit("vllm-a-0", 50, exit_code=0)
-    found.refresh(111.0)
-    assert found.sample(True) == {}
-
-
-def test_a_keeper_whose_number_was_given_away_owns_nothing(processes: Processes) -> None:
-    processes.unit("vllm-a-0", 50)
-    (processes.units / "vllm-a-0.json").write_text('{"keeper": 50, "keeper_start": 1, "exit_code": null}')
-    processes.add(50, 1, {})
-    processes.add(51, 50, {51: (0.0, 0.0)})
-    found = workers.Workers(str(processes.units), str(processes.proc))
-    found.refresh(100.0)
-    assert found.sample(True) == {}
-
-
 # -- accelerators and memory controllers
 
 
@@ -370,38 +238,7 @@ def test_counts_become_bytes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     assert memory_bandwidth.MemoryBandwidth().sample() == {"read_bytes": 640.0}
 
 
-# -- the engine's metrics
-
-
-def test_only_the_families_of_the_analysis_are_kept() -> None:
-    recorded = read_document(Path(__file__).parents[1] / "data/h200/scenario_kv_preempt.json.xz")["metrics_after"]
-    other = 'python_info{version="3.12.3"} 1.0\nhttp_requests_total{method="GET"} 3.0\nvllm:engine_sleep_state 0.0\n'
-    comment = "# TYPE vllm:num_requests_running gauge\n"
-    found = engine_metrics.keep(comment + other + recorded)
-    names = {key.partition("{")[0] for key in found}
-    assert {"vllm:num_requests_running", "vllm:kv_cache_usage_perc", "vllm:num_preemptions_total"} <= names
-    assert {f"vllm:inter_token_latency_seconds_{end}" for end in ("bucket", "sum", "count")} <= names
-    assert not names & {"python_info", "http_requests_total", "vllm:engine_sleep_state"}
-    assert found['vllm:num_preemptions_total{engine="0",model_name="mistral-small-2409-w4a16"}'] > 0
-    assert len(found) < 250
-
-
-def test_everything_the_analysis_reads_is_kept() -> None:
-    source = "".join(path.read_text() for path in (FILES.parents[2] / "bottleneck").rglob("*.py"))
-    asked = set(re.findall(r'"(vllm:[a-z_0-9]+)"', source))
-    ends = ("_sum", "_count", "_bucket", "_total")
-    families = {name.removesuffix(end) for name in engine_metrics._NAMES for end in ends}
-    assert len(asked) > 10
-    assert asked - engine_metrics._NAMES - families == set()
-
-
-def test_only_a_head_is_asked(tmp_path: Path) -> None:
-    path = tmp_path / "worker.json"
-    assert engine_metrics.head_address(str(path)) is None
-    path.write_text('{"name": "tp2-0", "head": false, "api_address": null, "api_port": null}')
-    assert engine_metrics.head_address(str(path)) is None
-    path.write_text('{"name": "tp2-0", "head": true, "api_address": "10.77.0.10", "api_port": 8000}')
-    assert engine_metrics.head_address(str(path)) == ("10.77.0.10", 8000)
+# -- the sampler as a whole
 
 
 def test_a_source_in_an_unknown_form_is_left_out_and_the_rest_goes_on(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,8 +13,9 @@ from bottleneck.runs.run import ClientRequest, Run, window_run
 from bottleneck.taxonomy import WORK_CLASSES
 from bottleneck.telemetry.metrics import MetricsText
 from bottleneck.verdict.verdict import Verdict, analyse
+from tests.vllm_metrics import series_name
 
-from .simulator import LABELS, simulate
+from .simulator import MODEL, simulate
 
 WORK = "work"  # any of a node's own
 
@@ -333,7 +334,7 @@ def test_one_request_lowers_confidence() -> None:
 
 
 def test_a_window_without_requests_is_too_little_load() -> None:
-    flat = {f"vllm:num_requests_running{LABELS}": 0.0, f"vllm:num_requests_waiting{LABELS}": 0.0}
+    flat = {series_name("num_requests_running", MODEL): 0.0, series_name("num_requests_waiting", MODEL): 0.0}
     batches = [
         {"node": "node0", "boot": "b", "sequence": n, "t1": n, "samples": [], "engine": {"t": n, "metrics": flat}}
         for n in range(1, 10)
