@@ -98,8 +98,8 @@ class Session:
     Parameters
     ----------
     stdin
-        What the command reads: a descriptor or stream, `subprocess.PIPE`, or None for nothing. With
-        None the remote command ends when this process ends, however it does.
+        What the command reads: a descriptor or stream, `subprocess.PIPE`, or None for nothing. Either way
+        the remote command ends when this process ends, however it does.
     stdout
         Where its output goes; None is this process's own.
     on_stderr
@@ -131,6 +131,8 @@ class Session:
             stderr=subprocess.PIPE,
             start_new_session=True,
         )
+        # Where the command reads our input, ssh's input cannot tell it that we are gone.
+        self._watch = None if stdin is None else _ended_with_us(self.process.pid)
         self._pump = threading.Thread(target=self._read_errors, daemon=True)
         self._pump.start()
 
@@ -159,6 +161,7 @@ class Session:
             When the connection ended first.
         """
         code = self.process.wait(timeout)
+        self._unwatch()
         # ssh's background process may hold the stream open; the last line of ours ends it too.
         self._pump.join(1.0 if self._filter.status is not None else 5.0)
         log = self._said()
@@ -200,6 +203,7 @@ class Session:
         # Closing the connection's channel has the supervisor end what is left.
         self.process.kill()
         self.process.wait()
+        self._unwatch()
         self._said()
 
     def follow(self) -> int:
@@ -220,6 +224,13 @@ class Session:
         while data := os.read(descriptor, 65536):
             self._filter.feed(data)
         self._filter.close()
+
+    def _unwatch(self) -> None:
+        """End the watch over ssh, which has ended: its number may soon be another process's."""
+        if self._watch:
+            self._watch.kill()
+            self._watch.wait()
+            self._watch = None
 
     def _said(self) -> str:
         """Return what ssh itself said, and remove it."""
@@ -247,6 +258,21 @@ def terminations_raised() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _ended_with_us(pid: int) -> subprocess.Popen[bytes]:
+    """Have a process ended as soon as this one is gone, were it by SIGKILL.
+
+    A shell waits on a pipe of which this process alone has the other end; Linux could do it in the kernel
+    (PR_SET_PDEATHSIG), macOS cannot.
+    """
+    return subprocess.Popen(
+        ["/bin/sh", "-c", 'read -r _; kill "$1"', "sh", str(pid)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
 
 
 def _sweep(folder: Path) -> None:

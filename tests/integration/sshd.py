@@ -25,10 +25,12 @@ class Server:
     folder: Path
     port: int
     process: subprocess.Popen[bytes] | None = field(default=None)
+    # Who logs in, when it is a person that exists for this server alone (see `with_person`).
+    person: str | None = None
 
     @property
     def user(self) -> str:
-        return getpass.getuser()
+        return self.person or getpass.getuser()
 
     @property
     def identity(self) -> Path:
@@ -62,9 +64,10 @@ class Server:
             "MaxSessions 20\n"
         )
         log = (self.folder / "sshd.log").open("ab")
-        self.process = subprocess.Popen(
-            [SSHD, "-D", "-e", "-f", str(configuration)], stdin=subprocess.DEVNULL, stdout=log, stderr=log
-        )
+        argv = [SSHD, "-D", "-e", "-f", str(configuration)]
+        if self.person:
+            argv = with_person(self.folder, self.person, argv)
+        self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         deadline = time.monotonic() + 30
         while True:
             with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
@@ -94,6 +97,42 @@ class Server:
             self.process.wait(10)
 
 
+PERSON_ID = 42424
+# A mount namespace has its own /etc, in which there is the person; `exec` keeps the number that the test knows.
+WITH_PERSON = """
+set -eu
+mount --make-rprivate /
+mount --bind "$1/etc" /etc
+shift
+exec "$@"
+"""
+
+
+def with_person(folder: Path, name: str, argv: list[str]) -> list[str]:
+    """Return how a program is started for which there is a person who may use sudo, as Debian sets it up.
+
+    Nobody else sees that person: the files are copies, in a mount namespace of the program's own.
+    """
+    etc, home = folder / "etc", folder / "home"
+    if not etc.exists():
+        shutil.copytree("/etc", etc, symlinks=True)
+        home.mkdir()
+        os.chown(home, PERSON_ID, PERSON_ID)
+        folder.chmod(0o755)
+        lines = {
+            "passwd": f"{name}:x:{PERSON_ID}:{PERSON_ID}::{home}:/bin/bash\n",
+            "group": f"{name}:x:{PERSON_ID}:\n",
+            "shadow": f"{name}:*:20000:0:99999:7:::\n",
+        }
+        for file, line in lines.items():
+            with (etc / file).open("a") as opened:
+                opened.write(line)
+        rules = etc / "sudoers.d" / name
+        rules.write_text(f"Defaults:{name} use_pty\n{name} ALL=(root) NOPASSWD: ALL\n")
+        rules.chmod(0o440)
+    return ["unshare", "--mount", "sh", "-c", WITH_PERSON, "sh", str(folder), *argv]
+
+
 def _descendants(pid: int) -> list[int]:
     found = []
     with suppress(OSError):
@@ -107,12 +146,18 @@ def make_key(path: Path) -> None:
 
 
 @contextmanager
-def server() -> Iterator[Server]:
-    """Run a server; its folder's name is short, because sockets lie in it."""
+def server(person: str | None = None) -> Iterator[Server]:
+    """Run a server; its folder's name is short, because sockets lie in it.
+
+    Parameters
+    ----------
+    person
+        Who logs in, with sudo; left out, it is the user that runs the tests.
+    """
     folder = Path(tempfile.mkdtemp(prefix="cs-", dir="/tmp"))
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # where sshd locks itself in before a login
-    found = Server(folder, free_port())
+    found = Server(folder, free_port(), person=person)
     make_key(found.identity)
     found.make_host_key()
     shutil.copy(found.identity.with_suffix(".pub"), folder / "authorized_keys")

@@ -258,7 +258,8 @@ def test_what_ssh_leaves_is_only_its_connection(target: Target, sshd: Server) ->
     stale.touch()
     os.utime(stale, (0, 0))
     finish(target, ["true"])
-    running = Session(target, ["sleep", "600"], on_stderr=lambda data: None)
+    running = Session(target, ["sh", "-c", "echo runs; exec sleep 600"], on_stderr=lambda data: None)
+    assert running.stdout.readline() == b"runs\n"
     running.interrupt()
     assert running.wait() == 128 + signal.SIGINT
     # The connection's socket may have come; nothing else, and what a killed process left is gone.
