@@ -2,15 +2,13 @@
 The record of the nodes' boots: what is under way, what is stuck and why; arm a node, hold it.
 """
 
-import json
 import os
 import pathlib
-import sys
 import time
 
 from salt.exceptions import CommandExecutionError
 
-from control.nodes import profile_of
+from control.nodes import profile_of, progress
 from netboot.boot import orders, storage, watching
 from netboot.boot.settings import Settings
 
@@ -43,6 +41,8 @@ def status(node):
     settings = _settings()
     found = _view(settings)["nodes"].get(_known(settings, node)) or {}
     boot = found.get("boot") or {}
+    # The wait for a deployment is time of the boot, and no stage.
+    spans = [span for span in boot.get("stages", []) if span["stage"] != "idle"]
     return {
         "node": node,
         "armed": found.get("armed", ""),
@@ -50,7 +50,7 @@ def status(node):
         "boot": boot.get("id"),
         "image": boot.get("image"),
         "began": boot.get("began"),
-        "stages": {span["stage"]: {"at": span["start"] + span["seconds"]} for span in boot.get("stages", [])},
+        "stages": {span["stage"]: {"at": span["start"] + span["seconds"]} for span in spans},
         "stuck": found.get("stuck"),
     }
 
@@ -66,15 +66,15 @@ def follow(seconds=3600):
         salt-run boot.follow 60
     """
     settings = _settings()
-    end = time.monotonic() + float(seconds)
+    started = time.monotonic()
     before = None
-    while time.monotonic() < end:
+    while time.monotonic() < started + float(seconds):
         view = _view(settings)
         # Time is shown too, so a second that has passed is a change.
         now = {**view, "at": int(view["at"])}
         if now != before:
             before = now
-            print("@progress " + json.dumps({"stage": "boot", "node": "", "view": view}), file=sys.stderr, flush=True)
+            progress("boot", "", "", started, view=view)
         time.sleep(FOLLOW_SECONDS)
     return {"followed_seconds": float(seconds)}
 

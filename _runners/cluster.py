@@ -7,6 +7,7 @@ nodes' modules; measures and decides nothing itself.
 
 import json
 import os
+import pathlib
 import time
 
 import salt.utils.event
@@ -16,6 +17,7 @@ from bottleneck.plan.nodes import worker_specs
 from bottleneck.profile import ProfileError
 from bottleneck.profile.hardware_checks import refuse_open
 from control.nodes import Nodes, engine_slice, progress
+from netboot.boot import orders
 
 POLL_SECONDS = 2.0
 APPLY_SECONDS = 1800
@@ -89,6 +91,7 @@ def deploy(deployment=None, overrides=None, timeout=600):
     specs = _specs(profile, deployment, overrides)
     _check_free(deployment, overrides)
     started, moments = time.monotonic(), {"began": time.time()}
+    _tell_boot(profile, specs, "deploy")
     try:
         for spec in specs:
             progress("starting", spec["node"], spec["name"], started)
@@ -100,6 +103,7 @@ def deploy(deployment=None, overrides=None, timeout=600):
     except BaseException:
         # Nothing half-done stays: not after a failure, nor after Ctrl-C.
         nodes.ask("vllm.stop", names=[spec["node"] for spec in specs], timeout=60)
+        _tell_boot(profile, specs, "undeploy")
         raise
     record = {
         "deployment": deployment,
@@ -189,6 +193,15 @@ def _specs(profile, deployment, overrides):
         return [spec.as_dict() for spec in worker_specs(profile, deployment, overrides)]
     except (ProfileError, KeyError) as error:
         raise CommandExecutionError(str(error)) from error
+
+
+def _tell_boot(profile, specs, what):
+    """Tell the boot service that nodes are to serve, so that it names the one whose engine does not come up."""
+    if profile.boot is None:
+        return
+    directory = pathlib.Path(__opts__["cluster_directory"], "boot")
+    for node in dict.fromkeys(spec["node"] for spec in specs):
+        orders.give(directory, orders.Order(what, node))
 
 
 def _refuse_open(profile):

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 class Order:
     """What the boot service is to do."""
 
-    what: Literal["arm", "hold"]
+    what: Literal["arm", "hold", "deploy", "undeploy"]
     node: str
     powered_on: bool = False
 

@@ -62,7 +62,8 @@ class Boot:
     """One boot of one node, from its first DHCP packet on.
 
     `nonce` is the secret that this boot proves it has; it is gone as soon as it was used, has
-    lapsed, or another boot of the node has enrolled.
+    lapsed, or another boot of the node has enrolled. `asked` is when the deployment was asked
+    for that the node first served in after this boot.
     """
 
     id: str
@@ -76,6 +77,7 @@ class Boot:
     enrolled_key: str = ""
     reached: tuple[Reached, ...] = ()
     notes: tuple[Note, ...] = ()
+    asked: float | None = None
 
     @property
     def last(self) -> Reached | None:
@@ -307,7 +309,12 @@ def _refused(event: Refused, state: State) -> State:
 
 @apply.register
 def _deploying(event: Deploying, state: State) -> State:
-    return _node(state, event.node, deploying_since=event.since)
+    state = _node(state, event.node, deploying_since=event.since)
+    node = state.nodes.get(event.node)
+    boot = node.boot if node else None
+    if event.since is None or boot is None or event.since < boot.began or boot.at("engine_ready") is not None:
+        return state
+    return _boot(state, event.node, boot.id, lambda found: replace(found, asked=event.since))
 
 
 def _kept(notes: tuple[Note, ...], note: Note) -> tuple[Note, ...]:

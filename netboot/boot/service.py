@@ -17,6 +17,7 @@ from netboot.boot import enrolment, images, orders, rendering, storage, watching
 from netboot.boot.dhcp_log import SUPPORTED, Seen
 from netboot.boot.events import (
     Armed,
+    Deploying,
     DhcpAsked,
     Enrolled,
     Event,
@@ -331,6 +332,8 @@ class BootService:
         for order in orders.take(self._directory):
             if order.what == "hold":
                 self.tell(Held(now, order.node), durable=True)
+            elif order.what in ("deploy", "undeploy"):
+                self.tell(Deploying(now, order.node, now if order.what == "deploy" else None))
             else:
                 self.tell(Armed(now, order.node, "reprovision", order.powered_on), durable=True)
             log.info("%s: %s", order.what, order.node)

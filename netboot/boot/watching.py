@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from netboot.boot.record import (
     ORDER,
@@ -46,9 +46,9 @@ class Stuck:
 
 @dataclass(frozen=True)
 class Span:
-    """A stretch of a boot: from the stage reached before to this one."""
+    """A stretch of a boot: from the stage reached before to this one, or the wait (`idle`) for a deployment."""
 
-    stage: BootStage
+    stage: BootStage | Literal["idle"]
     start: float
     end: float
     attributed: bool
@@ -115,12 +115,16 @@ def trace(boot: Boot) -> list[Span]:
     """Return where a boot's time went, stage by stage, from its beginning to the stage reached last.
 
     A stretch is attributed when the stage before it was seen too; where reports are missing, the
-    stretch over the gap counts as not attributed.
+    stretch over the gap counts as not attributed. A node that is configured and of which nothing is
+    asked is idle until its deployment is: no stage took that time.
     """
     spans: list[Span] = []
     start, expected = boot.began, 0
     for reached in boot.reached:
         number = ORDER[reached.stage]
+        if reached.stage == "engine_ready" and boot.asked is not None and start < boot.asked < reached.at:
+            spans.append(Span("idle", start, boot.asked, number == expected))
+            start = boot.asked
         spans.append(Span(reached.stage, start, reached.at, number == expected))
         start, expected = reached.at, number + 1
     return spans

@@ -7,6 +7,10 @@ import importlib.util
 import json
 import shutil
 import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -16,10 +20,16 @@ import salt.cache
 import salt.config
 import salt.crypt
 import salt.utils.crypt
+from salt.exceptions import CommandExecutionError
 
+from bottleneck.plan import nodes as plan
+from control import nodes
+from netboot.boot import watching
+from netboot.boot.events import Armed
 from netboot.boot.settings import BootNode
+from netboot.boot.stages import BOOT_STAGES
 from tests import hostile
-from tests.boot_bench import Bench, bench
+from tests.boot_bench import ADDRESSES, Bench, bench
 
 NODE = BootNode("node0", "node0", "02:77:00:00:00:10", "10.9.0.10", "eth0")
 ENGINE = Path(__file__).parents[2] / "_engines" / "boot.py"
@@ -27,11 +37,17 @@ ENGINE = Path(__file__).parents[2] / "_engines" / "boot.py"
 
 @pytest.fixture(scope="module")
 def engine() -> ModuleType:
-    specification = importlib.util.spec_from_file_location("boot_engine", ENGINE)
+    module = load(ENGINE, "boot_engine")
+    assert module.__virtual__() == "boot"
+    return module
+
+
+def load(path: Path, name: str) -> ModuleType:
+    """Load a module as Salt does, by its file."""
+    specification = importlib.util.spec_from_file_location(name, path)
     assert specification and specification.loader
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
-    assert module.__virtual__() == "boot"
     return module
 
 
@@ -133,6 +149,98 @@ def test_jobs_and_deployments_become_stages(engine: ModuleType, tmp_path: Path) 
         (tmp_path / "deployment.json").write_text(json.dumps(record))
         service.do(master.see_deployment())
         assert service.reached()[-2:] == ["engine_ready", "first_token"]
+
+
+class Minions:
+    """Salt's client: nodes whose workers are ready when they are asked for the second time."""
+
+    def __init__(self, look: Callable[[], None] = lambda: None, stage: str = "ready") -> None:
+        self.specs: dict[str, dict[str, Any]] = {}
+        self.asked = 0
+        self.look, self.stage = look, stage
+
+    def cmd_iter(self, targets: list[str], function: str, arguments: list[Any], **_: object) -> Iterator[Any]:
+        assert function == "vllm.start"
+        for target in targets:
+            self.specs[target] = arguments[0]
+            yield {target: {"ret": True, "retcode": 0}}
+
+    def cmd(self, targets: list[str], function: str, *_: object, **__: object) -> dict[str, Any]:
+        if function == "vllm.stop":
+            return {target: [] for target in targets}
+        assert function == "vllm.status"
+        self.asked += 1
+        self.look()
+        stage = self.stage if self.asked > 1 else "loading"
+        return {target: {self.specs[target]["name"]: {"stage": stage}} for target in targets}
+
+
+class Api(BaseHTTPRequestHandler):
+    """What answers the first request."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b'{"choices": []}')
+
+
+def test_what_cluster_deploy_records_ends_the_trace(
+    engine: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The runner writes the record, the engine reads it: power-on to first token, and nearly all of it attributed."""
+    runner = load(Path(__file__).parents[2] / "_runners" / "cluster.py", "cluster_runner")
+    with bench(tmp_path) as service, ThreadingHTTPServer((ADDRESSES["node0"], 0), Api) as api:
+        threading.Thread(target=api.serve_forever, daemon=True).start()
+        monkeypatch.setattr(plan, "API_PORT", api.server_port)
+        # From here on by the clock on the wall, as the runner goes by it.
+        service.now = time.time() - 100
+        service.call(service.service.tell, Armed(service.now, "node0", "reprovision", powered_on=True))
+        service.asks()
+        service.now += 4
+        boot = asyncio.run(service.node("node0").begin())
+        service.call(service.service.fetched, boot.boot, "initrd.img")
+        for stage in ("initramfs", "image", "systemd", "minion"):
+            service.now += 4
+            assert service.call(service.service.report, boot.boot, stage, "", False, ADDRESSES["node0"])
+        claim = json.dumps(boot.claim(hostile.public_key())).encode()
+        assert asyncio.run(hostile.post(service.url, claim, ADDRESSES["node0"]))[0] == 200
+        master = engine.Master({"cluster_directory": str(tmp_path), "publish_port": 4505}, service.settings)
+        master.service = service.service
+        service.now += 30
+        service.call(master._applied, "node0", {"fun": "state.apply", "return": {"file_|-a": {"result": True}}})
+
+        runner.__opts__ = {"cluster_profile": str(tmp_path / "bench.yaml"), "cluster_directory": str(tmp_path)}
+        monkeypatch.setattr(runner, "POLL_SECONDS", 0.01)
+        awaited: list[str] = []
+
+        def look() -> None:
+            service.call(service.service.obey)
+            now = watching.under_way(service.service.state.nodes["node0"])
+            awaited.append(now[0] if now else "")
+
+        # One that fails is awaited while it starts, and no longer.
+        monkeypatch.setattr(nodes.Nodes, "client", Minions(look, "failed"))
+        with pytest.raises(CommandExecutionError, match="failed"):
+            runner.deploy()
+        look()
+        assert awaited == ["engine_ready", "engine_ready", ""]
+        monkeypatch.setattr(nodes.Nodes, "client", Minions(look))
+        runner.deploy()
+        assert awaited[-1] == "engine_ready"
+        api.shutdown()
+        service.do(master.see_deployment())
+        view = service.call(watching.view, service.service.state, time.time(), service.settings.deadlines_seconds)
+        seen = view["nodes"]["node0"]["boot"]
+        stages = [span["stage"] for span in seen["stages"]]
+        assert stages == [*BOOT_STAGES[:9], "idle", "engine_ready", "first_token"]
+        record = json.loads((tmp_path / "deployment.json").read_text())
+        assert seen["stages"][-1]["start"] == record["ready"]
+        total = sum(span["seconds"] for span in seen["stages"])
+        assert total == pytest.approx(record["first_token"] - seen["began"])
+        assert seen["attributed_ratio"] >= 0.95
+        # A node that is in no deployment goes on as before.
+        assert view["nodes"]["node1"]["boot"] is None
 
 
 def test_a_minion_that_does_not_connect_is_named(engine: ModuleType, tmp_path: Path, monkeypatch: Any) -> None:

@@ -23,6 +23,7 @@ from netboot.boot.record import (
     BOOTS_KEPT,
     REFUSALS_KEPT,
     UNKNOWN_KEPT,
+    Boot,
     State,
     apply,
     begin,
@@ -112,6 +113,29 @@ def test_an_armed_node_that_stays_silent_is_named() -> None:
     node = told(Armed(100.0, "node0", "reprovision")).nodes["node0"]
     late = watching.stuck("node0", node, 100.0 + DEADLINES_SECONDS["dhcp"] + 1, LIMITS)
     assert late is not None and late.stage == "dhcp"
+
+
+def test_the_wait_for_a_deployment_is_no_stage_s_time() -> None:
+    def boot_of(*events: object) -> Boot:
+        done = [StageReached(10.0 + number, "node0", "b0", stage) for number, stage in enumerate(BOOT_STAGES[2:9])]
+        boot = told(script(0.0), *done, *events).nodes["node0"].boot
+        assert boot is not None
+        return boot
+
+    ready = StageReached(660.0, "node0", "b0", "engine_ready")
+    token = StageReached(665.0, "node0", "b0", "first_token")
+    boot = boot_of(Deploying(700.0, "node0", 600.0), ready, token)
+    assert [(span.stage, span.seconds) for span in watching.trace(boot)][-3:] == [
+        ("idle", 584.0),
+        ("engine_ready", 60.0),
+        ("first_token", 5.0),
+    ]
+    assert watching.attributed_ratio(watching.trace(boot)) == 1.0
+    # Another deployment later changes nothing of it, and one that began before the node was ready leaves no gap.
+    later = boot_of(Deploying(700.0, "node0", 600.0), ready, token, Deploying(900.0, "node0", 800.0))
+    assert watching.trace(later) == watching.trace(boot)
+    early = boot_of(Deploying(700.0, "node0", 12.0), ready)
+    assert "idle" not in [span.stage for span in watching.trace(early)]
 
 
 def test_a_node_that_was_never_asked_for_is_not_late() -> None:
