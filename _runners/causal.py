@@ -10,7 +10,6 @@ import threading
 import time
 from pathlib import Path
 
-import salt.client
 from salt.exceptions import CommandExecutionError, SaltException
 
 from bottleneck.causal.blocks import Block, BlockError, measurement
@@ -19,7 +18,7 @@ from bottleneck.causal.resources import ARRIVALS, SEQUENCES, allowed_sequences, 
 from bottleneck.causal.session import BUDGET_SECONDS, TOLERANCE, Session
 from bottleneck.load import workload
 from bottleneck.runs import ceilings as ceilings_file
-from control.nodes import profile_of, progress
+from control.nodes import Nodes, profile_of, progress
 
 LEASE_SECONDS = 45.0
 RENEW_SECONDS = 15.0
@@ -94,10 +93,7 @@ def undo():
 
         salt-run causal.undo
     """
-    profile = profile_of(__opts__)
-    return _local().cmd(
-        [node.hostname for node in profile.nodes.values()], "perturb.undo", tgt_type="list", timeout=CALL_SECONDS
-    )
+    return Nodes(__opts__).ask("perturb.undo", timeout=CALL_SECONDS)
 
 
 class _Driver:
@@ -194,16 +190,14 @@ class _Driver:
         """Return what every node's actuators find, by node."""
         found = {}
         link = self.record["workers"][0]["link"]
-        for node, hostname in self.hostnames.items():
+        for node in self.nodes:
             interface = self.profile.nodes[node].links[link].interface
             named = getattr(self.profile.engine_of(node), "actuators", {})
             settings = {name: setting.commands() for name, setting in named.items()}
-            answer = _local().cmd(hostname, "actuator.look", [interface, settings], timeout=CALL_SECONDS)
-            if not isinstance(answer.get(hostname), dict):
-                raise CommandExecutionError(
-                    f"{node} does not say what can be slowed: {answer.get(hostname) or 'silent'}"
-                )
-            found[node] = answer[hostname]
+            answer = self.tell("actuator.look", [interface, settings], [node])[node]
+            if not isinstance(answer, dict):
+                raise CommandExecutionError(f"{node} does not say what can be slowed: {answer or 'silent'}")
+            found[node] = answer
         return found
 
     def ceilings(self):
@@ -240,16 +234,18 @@ class _Driver:
         # Before the call: one whose answer is lost may have been heard.
         self.slowed = self.armed = True
         answers = self.tell("perturb.set", [told, LEASE_SECONDS])
-        wrong = {host: answer for host, answer in answers.items() if not isinstance(answer, dict)}
-        if wrong or set(answers) != set(self.hostnames.values()):
-            silent = set(self.hostnames.values()) - set(answers)
-            reasons = [f"{host}: {str(answer).strip().splitlines()[-1]}" for host, answer in wrong.items()]
-            reasons += [f"{host} is silent" for host in sorted(silent)]
+        wrong = {node: answer for node, answer in answers.items() if not isinstance(answer, dict)}
+        if wrong:
+            reasons = [
+                f"{node} is silent" if answer is None else f"{node}: {str(answer).strip().splitlines()[-1]}"
+                for node, answer in wrong.items()
+            ]
             raise CommandExecutionError(f"{block.label} could not be made: {'; '.join(reasons)}")
         self.slowed = bool(told)
 
-    def tell(self, function, arguments):
-        return _local().cmd(list(self.hostnames.values()), function, arguments, tgt_type="list", timeout=CALL_SECONDS)
+    def tell(self, function, arguments, names=None):
+        # A client for each call: leases are renewed from a thread of their own.
+        return Nodes(__opts__, self.profile).ask(function, arguments, names or self.nodes, CALL_SECONDS)
 
     def wave(self, block):
         point, slots, rate = self.point, None, self.point.rate_per_second
@@ -327,9 +323,7 @@ class _Driver:
             return
         self.report("putting back", "what was slowed")
         answers = self.tell("perturb.undo", [])
-        silent = sorted(
-            set(self.hostnames.values()) - {host for host, each in answers.items() if isinstance(each, list)}
-        )
+        silent = sorted(node for node, each in answers.items() if not isinstance(each, list))
         if silent:
             self.problems.append(
                 f"{', '.join(silent)} did not answer: its timer puts everything back within {LEASE_SECONDS:.0f} s"
@@ -337,7 +331,3 @@ class _Driver:
 
     def report(self, stage, detail, **more):
         progress(stage, "", detail, self.begun, **more)
-
-
-def _local():
-    return salt.client.LocalClient(mopts=__opts__)

@@ -6,6 +6,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import salt.client
 from salt.exceptions import CommandExecutionError
 
 from bottleneck.plan.nodes import worker_specs
@@ -56,7 +57,7 @@ def causal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     module: Any = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
     nodes = Nodes()
-    monkeypatch.setattr(module.salt.client, "LocalClient", lambda mopts: nodes)
+    monkeypatch.setattr(salt.client, "LocalClient", lambda mopts: nodes)
     clock = {"now": 1000.0}
     monkeypatch.setattr(module.time, "monotonic", lambda: clock["now"])
     profile = load_profile(find_profile("embedded"))
