@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 from scipy import optimize
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from bottleneck.whatif.calibrate import CALIBRATION_POINTS, calibrate
+from bottleneck.whatif.evaluate import COVERAGE, Evaluation, held_out_draw
+from bottleneck.whatif.sweep import Accelerator, Point, Sweep, read_accelerator, read_sweep
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from bottleneck.whatif.calibrate import CALIBRATION_POINTS, calibrate  # noqa: E402 - the path comes first
-from bottleneck.whatif.evaluate import COVERAGE, Evaluation, held_out_draw  # noqa: E402
-from bottleneck.whatif.sweep import Accelerator, Point, Sweep, read_accelerator, read_sweep  # noqa: E402
-
 DATA = ROOT / "tests" / "data" / "h200"
 PAGE = ROOT / "doc" / "reference" / "what-if-accuracy.md"
 SMALL = 8

@@ -45,7 +45,7 @@ def command(
     target = control_target()
     if target is None:
         sys.stdout.flush()
-        os.execvp(argv[0], argv)  # noqa: S606
+        os.execvp(argv[0], argv)
     try:
         raise typer.Exit(stream(target, argv))
     except ControlError as error:
@@ -62,12 +62,12 @@ def shell() -> None:
     """
     target = control_target()
     if target is None:
-        os.execvp("bash", ["bash", "-i"])  # noqa: S606
+        os.execvp("bash", ["bash", "-i"])
     path = shell_text([f"PATH={target.programs}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"])
     login = "exec " + ("sudo -n " if target.sudo else "") + f'env {path} "${{SHELL:-/bin/bash}}" -i'
     ssh = [*_ssh(target), "-t", target.host, login]
     sys.stdout.flush()
-    os.execvp(ssh[0], ssh)  # noqa: S606
+    os.execvp(ssh[0], ssh)
 
 
 @app.command()

@@ -89,7 +89,7 @@ def lazy_group(waiting: Mapping[str, Lazy]) -> type[TyperGroup]:
             super().__init__(**attributes)
             self.commands = LazyCommands(waiting)
 
-        def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]  # noqa: ARG002
+        def list_commands(self, _ctx: Any) -> list[str]:
             return list(self.commands)
 
     return LazyGroup

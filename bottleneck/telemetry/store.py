@@ -220,8 +220,10 @@ class Store:
 
     def last_seen(self) -> dict[str, float]:
         """Return the end of the newest batch of every node, unix seconds."""
-        newest = "SELECT max(t1) FROM batches WHERE batches.node = known.node"
-        rows = self._rows(f"SELECT node, ({newest}) FROM (SELECT DISTINCT node FROM watermarks) AS known")  # noqa: S608
+        rows = self._rows(
+            "SELECT node, (SELECT max(t1) FROM batches WHERE batches.node = known.node)"
+            " FROM (SELECT DISTINCT node FROM watermarks) AS known"
+        )
         return {node: float(seen) for node, seen in rows if seen is not None}
 
     # -- verdicts

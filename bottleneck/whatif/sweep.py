@@ -183,8 +183,8 @@ class _Sweep(_Document):
 
 class _Ceilings(_Document):
     name: str = "accelerator"
-    copy_Bps: _Positive | None = None  # noqa: N815 - the file's own key
-    read_Bps: _Positive | None = None  # noqa: N815
+    copy_bytes_per_second: _Positive | None = Field(default=None, alias="copy_Bps")
+    read_bytes_per_second: _Positive | None = Field(default=None, alias="read_Bps")
     launch_s: _Positive | None = None
 
 
@@ -348,7 +348,7 @@ def read_accelerator(path: Path) -> Accelerator:
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
                 raise SweepError(f"{path}: {key}: {shown(value)}; expected a rate above zero in FLOP/s")
             rates[key] = float(value)
-    memory = document.read_Bps or document.copy_Bps
+    memory = document.read_bytes_per_second or document.copy_bytes_per_second
     if memory is None:
         raise SweepError(f"{path}: read_Bps: missing; expected bytes per second read from memory ({SWEEP_COMMAND})")
     if not rates:

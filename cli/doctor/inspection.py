@@ -7,7 +7,6 @@ Nothing is changed. One DHCPDISCOVER goes out, on the cluster's interface alone,
 """
 
 import json
-import os
 import secrets
 import shutil
 import socket
@@ -151,7 +150,7 @@ def main() -> None:
     """Look, and print."""
     interface, _, programs = sys.argv[1:]
     version = 'import importlib.metadata as m; print(m.version("salt"))'
-    places = [path for path in ("/", "/var/lib/cluster", "/opt/cluster") if os.path.isdir(path)]  # noqa: PTH112
+    places = [path for path in ("/", "/var/lib/cluster", "/opt/cluster") if Path(path).is_dir()]
     pki = Path("/etc/salt/pki/master")
     document = {
         "unix_seconds": time.time(),

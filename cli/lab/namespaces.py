@@ -32,7 +32,7 @@ HIDDEN = (
 )
 NODE_CACHE = "/var/cache/cluster"
 _DISK_FILESYSTEMS = {"bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "xfs", "zfs"}
-_OWN_TREES = ("/boot", "/dev", "/media", "/mnt", "/proc", "/run", "/sys", "/tmp")  # noqa: S108
+_OWN_TREES = ("/boot", "/dev", "/media", "/mnt", "/proc", "/run", "/sys", "/tmp")  # noqa: S108 (mounts)
 _PASSED_ON = re.compile(
     r"PIP_(?!PROXY$).+|SSL_CERT_(FILE|DIR)|(REQUESTS|CURL)_CA_BUNDLE|CLUSTER_(?!LAB|CACHE$|RUNS$|PROFILE).+"
 )

@@ -122,7 +122,7 @@ def main() -> None:
     null = os.open("/dev/null", os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(null, descriptor)
-    os.execv(spec["init"][0], spec["init"])  # noqa: S606
+    os.execv(spec["init"][0], spec["init"])
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def start(argv: list[str], lifeline: bool) -> int:
         if lifeline:
             null = os.open("/dev/null", os.O_RDONLY)
             os.dup2(null, 0)
-        os.execvp(argv[0], argv)  # noqa: S606
+        os.execvp(argv[0], argv)
     except FileNotFoundError:
         os.write(2, f"{argv[0]}: command not found\n".encode())
         os._exit(127)
@@ -57,7 +57,7 @@ def start(argv: list[str], lifeline: bool) -> int:
 
 def send(pid: int, number: int) -> None:
     """Send a signal to the command's whole group."""
-    try:  # noqa: SIM105
+    try:  # noqa: SIM105 (the same)
         os.killpg(pid, number)
     except OSError:
         pass  # it has not made its group yet, or has none any more

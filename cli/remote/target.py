@@ -125,7 +125,7 @@ def socket_directory() -> Path:
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     # /tmp by name: macOS's TMPDIR is too long for a socket.
     candidates = [Path(runtime) / "cluster-ssh"] if runtime and Path(runtime).is_dir() else []
-    candidates.append(Path("/tmp") / f"cluster-ssh-{os.getuid()}")  # noqa: S108
+    candidates.append(Path("/tmp") / f"cluster-ssh-{os.getuid()}")  # noqa: S108 (its owner is checked below)
     reasons = []
     for folder in candidates:
         if len(os.fsencode(folder)) + _ADDED_BYTES > SOCKET_NAME_BYTES or " " in str(folder):

@@ -59,7 +59,7 @@ def report(
 
       cluster report 20261123T2130 20261123T2215 --output before-and-after.html
     """
-    runs = [open_run(text) for text in run or [None]]  # type: ignore[list-item]
+    runs = [open_run(text) for text in run] if run else [open_run(None)]
     path = (output or (runs[0].folder or Path()) / "report.html").absolute()
     try:
         _write(runs, path)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from netboot.boot.events import (
     Armed,
@@ -183,7 +184,7 @@ def find(state: State, boot: str) -> tuple[str, Boot] | None:
 
 
 @functools.singledispatch
-def apply(event: Event, state: State) -> State:  # noqa: ARG001
+def apply(event: Event, state: State) -> State:  # noqa: ARG001 - each event's own function takes it
     """Return the state after `event`. An event about an unknown node or boot changes nothing."""
     raise TypeError(f"{type(event).__name__} is no event")
 
@@ -323,10 +324,10 @@ def _kept(notes: tuple[Note, ...], note: Note) -> tuple[Note, ...]:
     return (*notes, note)[-NOTES_KEPT:]
 
 
-def _node(state: State, name: str, **changes: object) -> State:
+def _node(state: State, name: str, **changes: Any) -> State:
     if name not in state.nodes:
         return state
-    return replace(state, nodes={**state.nodes, name: replace(state.nodes[name], **changes)})  # type: ignore[arg-type]
+    return replace(state, nodes={**state.nodes, name: replace(state.nodes[name], **changes)})
 
 
 def _boot(state: State, name: str, boot: str, change: Callable[[Boot], Boot]) -> State:

@@ -18,8 +18,7 @@ LEASE_SECONDS = 3600
 IPXE_DIRECTORY = Path("/usr/lib/ipxe")
 IPXE_FILES = ("undionly.kpxe", "snponly.efi")
 
-# Neither HTML nor anything that a node said.
-_templates = jinja2.Environment(  # noqa: S701
+_templates = jinja2.Environment(  # noqa: S701 - neither HTML nor anything that a node said
     loader=jinja2.PackageLoader("netboot.boot", "templates"),
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,

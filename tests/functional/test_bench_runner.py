@@ -128,7 +128,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: ThreadingHTTP
 
     def fresh() -> dict[str, Any]:
         """Stand in for the probe: what it finds is on file before the run's copy is made."""
-        completions = engine.RequestHandlerClass.completions  # type: ignore[attr-defined]
+        completions = engine.RequestHandlerClass.completions
         probed.append(len(completions))
         (tmp_path / "state").mkdir(exist_ok=True)
         (tmp_path / "state" / "ceilings.json").write_text('{"schema": 1, "fresh": true}')

@@ -49,7 +49,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def boot(number: int, image: str, *stages: str) -> Boot:
-    reached = tuple(Reached(stage=stage, at=float(number)) for stage in stages)  # type: ignore[arg-type]
+    reached = tuple(Reached(stage=stage, at=float(number)) for stage in stages)
     return Boot(id=str(number), began=float(number), image=image, mac="", minion_id="node0", reached=reached)
 
 

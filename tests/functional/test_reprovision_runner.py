@@ -183,7 +183,7 @@ def test_an_image_that_was_rolled_back_by_itself_is_not_rolled_back_twice(runner
         # The boot service ends a trial whose canary stays away.
         world.active, world.previous = "old", "older"
 
-    world.reboot = reboot  # type: ignore[method-assign]
+    world.reboot = reboot
     result = runner.run()
     assert "rollback" not in world.said and world.active == "old"
     assert result["restored"] == ("node0",)
@@ -267,11 +267,11 @@ def test_the_reactor_starts_nothing_unless_it_may(runner: Any, world: World) -> 
     world.said.clear()
     world.runs = {"node0": "new", "node1": "new"}
     runner.__salt__["image.active"] = lambda: {"digest": "new", "previous": "old", "canary": None}
-    Client.cmd = _same_digest(load_profile(runner.__opts__["cluster_profile"]).digest, Client.cmd)  # type: ignore[method-assign]
+    Client.cmd = _same_digest(load_profile(runner.__opts__["cluster_profile"]).digest, Client.cmd)
     try:
         assert runner.changed() == {"due": {}} and world.said == []
     finally:
-        Client.cmd = Client.cmd.original  # type: ignore[attr-defined,method-assign]
+        Client.cmd = Client.cmd.original
 
 
 def _same_digest(digest: str, original: Any) -> Any:
@@ -280,5 +280,5 @@ def _same_digest(digest: str, original: Any) -> Any:
             return {host: json.dumps({"digest": digest}) for host in hosts}
         return original(self, hosts, function, *arguments, **keywords)
 
-    cmd.original = original  # type: ignore[attr-defined]
+    cmd.original = original
     return cmd

@@ -124,7 +124,7 @@ def query(
         found = ask("query", query=expression)
         return found["result"] if found else []
 
-    query.ask = ask  # type: ignore[attr-defined]
+    query.ask = ask
     try:
         wait_for(lambda: query('up{job="cluster"} == 1'))
         yield query

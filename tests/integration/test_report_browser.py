@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from selenium import webdriver
 
 from bottleneck.runs.run import load_run
 from cli.report.page import render
 from tests.run_builder import Shape, build_run
 
-webdriver = pytest.importorskip("selenium.webdriver")
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(

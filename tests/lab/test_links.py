@@ -115,9 +115,9 @@ def test_a_port_is_held_off_while_an_open_connection_goes_on(spaces: list[str]) 
     assert server.stdout and client.stdin and client.stdout
 
     def said(word: str) -> str:
-        client.stdin.write(word + "\n")  # type: ignore[union-attr]
-        client.stdin.flush()  # type: ignore[union-attr]
-        return client.stdout.readline().strip()  # type: ignore[union-attr]
+        client.stdin.write(word + "\n")
+        client.stdin.flush()
+        return client.stdout.readline().strip()
 
     try:
         assert server.stdout.readline() == "up\n"

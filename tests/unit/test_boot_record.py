@@ -41,7 +41,7 @@ def script(now: float, boot: str = "b0", node: str = "node0") -> ScriptGiven:
 def told(*events: object) -> State:
     state = begin(["node0", "node1"], 0.0)
     for event in events:
-        state = apply(event, state)  # type: ignore[arg-type]
+        state = apply(event, state)
     return state
 
 
@@ -97,7 +97,7 @@ def test_stages_count_once_and_never_backwards() -> None:
     "stage", [stage for stage in BOOT_STAGES if stage not in ("dhcp", "engine_ready", "first_token")]
 )
 def test_every_stage_that_does_not_come_is_named(stage: str) -> None:
-    number = BOOT_STAGES.index(stage)  # type: ignore[arg-type]
+    number = BOOT_STAGES.index(stage)
     events: list[object] = [DhcpAsked(0.0, "node0")]
     if number > 1:
         events.append(script(0.0))
@@ -106,7 +106,7 @@ def test_every_stage_that_does_not_come_is_named(stage: str) -> None:
     deadline = DEADLINES_SECONDS[stage]
     assert watching.stuck("node0", node, deadline, LIMITS) is None
     late = watching.stuck("node0", node, deadline + 0.1, LIMITS)
-    assert late is not None and late.stage == stage and late.cause == watching.CAUSES[stage]  # type: ignore[index]
+    assert late is not None and late.stage == stage and late.cause == watching.CAUSES[stage]
 
 
 def test_an_armed_node_that_stays_silent_is_named() -> None:
@@ -213,7 +213,7 @@ def test_events_about_what_is_not_there_change_nothing() -> None:
 
 def test_what_is_not_an_event_is_an_error() -> None:
     with pytest.raises(TypeError, match="str is no event"):
-        apply("boot", told())  # type: ignore[arg-type]
+        apply("boot", told())
 
 
 def test_the_view_has_no_secret(tmp_path: object) -> None:

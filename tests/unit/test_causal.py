@@ -202,7 +202,7 @@ def test_an_upgrade_that_was_made_is_measured() -> None:
     with pytest.raises(ValueError, match="at least two of each"):
         measured_gain([1.0], [1.0, 2.0])
     with pytest.raises(ValueError, match="above zero"):
-        predict(experiment(World(1, link=0.5, delay=0, loads={"node0": 0.3}), [LINK], []).fit(), LINK, 0.0)  # type: ignore[arg-type]
+        predict(experiment(World(1, link=0.5, delay=0, loads={"node0": 0.3}), [LINK], []).fit(), LINK, 0.0)
 
 
 def test_a_wave_is_summed_up() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import prometheus_client
 import pytest
 import salt._logging
 
@@ -18,8 +19,6 @@ from bottleneck.profile import load_profile
 from bottleneck.telemetry import exposition, live
 from bottleneck.telemetry.store import Store
 from tests import run_builder
-
-prometheus_client = pytest.importorskip("prometheus_client")
 
 REPOSITORY = Path(__file__).parents[2]
 SHAPE = run_builder.Shape()

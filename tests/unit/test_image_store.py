@@ -191,8 +191,8 @@ def test_an_unreadable_manifest_is_no_image(store: Store) -> None:
 
 def hold(root: str, held: object, let_go: object) -> None:
     with Store(root).lock("build"):
-        held.set()  # type: ignore[attr-defined]
-        let_go.wait(30)  # type: ignore[attr-defined]
+        held.set()
+        let_go.wait(30)
 
 
 def test_a_second_build_says_who_builds(store: Store) -> None:

@@ -135,7 +135,7 @@ def test_new_cpusets_of_version_1_inherit(separate: Hierarchy, monkeypatch: pyte
     real_mkdir = Path.mkdir
 
     def mkdir(path: Path, *arguments: object, **options: object) -> None:
-        real_mkdir(path, *arguments, **options)  # type: ignore[arg-type]
+        real_mkdir(path, *arguments, **options)
         for name in ("cpu.shares", "cpuset.cpus", "cpuset.mems", "memory.limit_in_bytes"):
             if not (path / name).exists():
                 (path / name).write_text("\n")

@@ -85,7 +85,7 @@ def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def target(tmp_path: Path, **settings: object) -> Target:
-    return Target(**{"host": "root@nuc", "known_hosts": tmp_path / "known_hosts", **settings})  # type: ignore[arg-type]
+    return Target(**{"host": "root@nuc", "known_hosts": tmp_path / "known_hosts", **settings})
 
 
 @pytest.mark.parametrize("host", ["", "-oProxyCommand=x", "a b", "a\nb"])

@@ -36,7 +36,7 @@ def latest() -> Latest:
 def drawn(latest: Latest, width: int = 100, note: str = "") -> str:
     console = Console(width=width, file=io.StringIO(), color_system=None, legacy_windows=False)
     console.print(frame(latest, width, note))
-    text: str = console.file.getvalue()  # type: ignore[attr-defined]
+    text: str = console.file.getvalue()
     return text
 
 
@@ -113,7 +113,7 @@ def followed(control: FakeControl, monkeypatch: pytest.MonkeyPatch) -> list[str]
     monkeypatch.setattr(top_module.time, "sleep", lambda seconds: None)
     notes: list[str] = []
     with pytest.raises(KeyboardInterrupt):
-        follow(control, 2.0, lambda state, note: notes.append(note))  # type: ignore[arg-type]
+        follow(control, 2.0, lambda state, note: notes.append(note))
     return notes
 
 
@@ -132,7 +132,7 @@ def test_last_frame_stays_while_the_control_node_is_away(latest: Latest, monkeyp
 
 def test_no_answer_at_all_ends_it(latest: Latest) -> None:
     with pytest.raises(ControlError, match="no store"):
-        follow(FakeControl(latest, [ControlError("no store")]), 2.0, lambda state, note: None)  # type: ignore[arg-type]
+        follow(FakeControl(latest, [ControlError("no store")]), 2.0, lambda state, note: None)
 
 
 def test_once_prints_one_frame_and_json_the_data(latest: Latest, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -161,7 +161,7 @@ def test_a_prediction_far_from_everything_has_a_wider_interval(calibration: Cali
 )
 def test_what_cannot_be_is_refused(calibration: Calibration, change: dict[str, object], expected: str) -> None:
     with pytest.raises(CannotTell, match=expected):
-        forecast(calibration, replace(base(calibration), **change))  # type: ignore[arg-type]
+        forecast(calibration, replace(base(calibration), **change))
 
 
 def test_a_guess_is_refused() -> None:
