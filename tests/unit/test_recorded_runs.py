@@ -113,3 +113,26 @@ def test_stages_that_take_turns_leave_a_bubble() -> None:
     verdict = analyse(recorded("pipeline"))
     assert verdict.name == "pipeline_bubble" and verdict.confidence > 0.5
     assert not any(item["class"] == "straggler" and item["confidence"] > 0.1 for item in verdict.runners_up)
+
+
+def test_a_link_that_became_slower_after_collectives_were_probed_is_its_latency_not_the_host() -> None:
+    run = recorded("delayed-link")
+    verdict = analyse(run)
+    assert (verdict.name, verdict.where["link"]) == ("link_latency", "direct")
+    assert any("2 hops of 2 trips" in item.source for item in verdict.evidence)
+    # Collectives that were probed after the link count as they are: then something else is slow.
+    run.ceilings["allreduce"]["measured"] = run.interval[0]
+    assert analyse(run).name != "link_latency"
+
+
+def test_a_front_process_that_is_not_let_run_is_named_though_it_uses_hardly_any_cpu() -> None:
+    run = recorded("held-front")
+    verdict = analyse(run)
+    assert (verdict.name, verdict.where["node"]) == ("api_server", "node0")
+    assert verdict.measured["engines"][0]["front_cpu_share"] < 0.1
+    assert any("ready to run but not let" in item.statement for item in verdict.evidence)
+    for batch in run.batches:
+        for sample in batch["samples"]:
+            for worker in sample.get("workers", {}).values():
+                worker.pop("front_run_delay_s", None)
+    assert analyse(run).name != "api_server", "the engine's own count of its CPU time does not show it"

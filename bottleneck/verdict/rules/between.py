@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bottleneck.verdict.evidence import Candidate, Case, percent
+from bottleneck.verdict.rules.straggler import standing_out
 
 # The sleepiest stage must sleep at least this share of the busy time for a bubble.
 BUBBLE = 0.25
@@ -97,17 +98,20 @@ def score_pipeline_bubble(case: Case) -> Candidate:
     stages = signals.topology.pipeline_parallel
     if stages < 2 or not case.ledger.entries:
         return found
-    # A wait for a core is no work either: a stage that waits for its turn has its core taken more easily.
-    asleep = {
-        facts.node: facts.asleep_share + case.busy_share_of(facts.cpu_wait_seconds)
-        for facts in signals.nodes.values()
-        if facts.asleep_share is not None
-    }
+    # A wait for a core is no work either: a stage that waits for its turn has its core taken more easily. One that a
+    # quota holds waits for nothing else; and for what one slow stage takes longer, the others would not wait.
+    held, slower, slow = standing_out(case)
+    asleep = {}
+    for facts in signals.nodes.values():
+        if facts.asleep_share is not None:
+            asleep[facts.node] = facts.asleep_share + case.busy_share_of(facts.cpu_wait_seconds)
+            if slow is not None and (slow is not facts or facts.restricted):
+                asleep[facts.node] -= held + slower
     running = max((engine.running_mean or 0.0 for engine in signals.engines), default=0.0)
     if not asleep or min(asleep.values()) < BUBBLE or running > 4 * stages:
         return found
     # What the link takes is no turn of another stage.
-    turns = max(0.0, min(asleep.values()) - case.share("link_transfer") - case.share("link_latency"))
+    turns = max(0.0, min(asleep.values()) - case.share("link_transfer", "link_latency"))
     # One batch in flight leaves every stage idle for all turns but its own: that is the most a bubble can be.
     found.score = min(1.0, turns * stages / (stages - 1))
     if found.score <= 0:
@@ -115,7 +119,8 @@ def score_pipeline_bubble(case: Case) -> Candidate:
     found.gain_share = turns
     least = min(asleep, key=lambda node: asleep[node])
     found.say(
-        f"even the busiest watched stage, on {least}, was off its core {percent(asleep[least])} of the busy time",
+        f"even the busiest watched stage, on {least}, was off its core {percent(asleep[least])} of the busy time, for want "
+        "of a turn",
         asleep[least],
         "1",
         "samples: CPU time of the worker",

@@ -49,7 +49,7 @@ def judge(signals: Signals, ledger: Ledger) -> tuple[Candidate, list[Candidate],
     case = build_case(signals, ledger)
     idle = signals.idle_share or 0.0
     candidates = {candidate.name: candidate for candidate in (scorer(case) for scorer in SCORERS)}
-    for name in STEP_CAUSES:
+    for name in (*STEP_CAUSES, "pipeline_bubble"):
         if idle >= IDLE:
             # What limits a step limits only while there are steps.
             candidates[name].score *= 1.0 - idle
