@@ -119,8 +119,8 @@ def score_pipeline_bubble(case: Case) -> Candidate:
     found.gain_share = turns
     least = min(asleep, key=lambda node: asleep[node])
     found.say(
-        f"even the busiest watched stage, on {least}, was off its core {percent(asleep[least])} of the busy time, for want "
-        "of a turn",
+        f"even the busiest watched stage, on {least}, was off its core {percent(asleep[least])} of the busy time, for "
+        "want of a turn",
         asleep[least],
         "1",
         "samples: CPU time of the worker",
