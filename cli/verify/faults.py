@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -16,8 +15,6 @@ from itertools import permutations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from cli import lab
 from cli.control import Control
 from cli.lab.cgroups import QUOTA_PERIOD_MICROSECONDS, Hierarchy
@@ -25,11 +22,6 @@ from cli.lab.layout import REPOSITORY
 from cli.lab.requirements import find_hierarchy
 
 READY_SECONDS = 10.0
-WRITE_ATTEMPTS = 20
-# A file system on a disk; /tmp may be memory.
-SWAP_FOLDER = Path("/var/tmp")  # noqa: S108 - a folder of its own is made in it
-BLOCK_GROUPS = Path("/sys/fs/cgroup/blkio")
-DISK_BYTES_PER_SECOND = 50_000_000
 # Where the causal experiment looks for a delay that is there already.
 CONTROL_FOLDER = "/run/cluster/perturb"
 
@@ -104,83 +96,6 @@ def _works(control: Control, node: str, path: str) -> bool:
 
 
 @contextmanager
-def _memory(control: Control, injection: Mapping[str, Any]) -> Iterator[None]:
-    """Leave a node less memory than its programs hold: the rest is swapped out, and read again when it is used."""
-    node, hierarchy = str(injection["node"]), find_hierarchy()
-    group = hierarchy.directory("memory", control.lab, node)
-    limit = group / ("memory.max" if hierarchy.version == 2 else "memory.limit_in_bytes")
-    held = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-    own = int(held["anon" if hierarchy.version == 2 else "total_rss"])
-    before = limit.read_text().strip()
-    with _swap(own), _slow_reads(hierarchy.processes(control.lab, node), f"{control.lab}-{node}"):
-        try:
-            # A limit far below what is held is refused unless the kernel can make room for it at once.
-            for size in np.linspace(own, float(injection["bytes"]), 8):
-                _write(limit, str(round(float(size))))
-            yield
-        finally:
-            limit.write_text(before)
-
-
-@contextmanager
-def _swap(size_bytes: int) -> Iterator[None]:
-    """Have swap of at least this size on the machine."""
-    with tempfile.TemporaryDirectory(prefix="cluster-swap-", dir=SWAP_FOLDER) as folder:
-        path = Path(folder) / "swap"
-        with path.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, size_bytes)
-        path.chmod(0o600)
-        try:
-            for argv in (["mkswap", str(path)], ["swapon", str(path)]):
-                subprocess.run(argv, capture_output=True, text=True, check=True)
-            yield
-        except FileNotFoundError as error:
-            raise FaultError(f"{error.filename} is not installed: apt-get install util-linux mount") from error
-        except subprocess.CalledProcessError as error:
-            raise FaultError(f"{' '.join(error.cmd)}: {error.stderr.strip()}") from error
-        finally:
-            subprocess.run(["swapoff", str(path)], capture_output=True, check=False)
-
-
-@contextmanager
-def _slow_reads(processes: Sequence[int], name: str) -> Iterator[None]:
-    """Let processes read their swap no faster than a plain disk: a host's cache makes a virtual one as fast as memory.
-
-    Where the machine's control groups cannot do that, reads are as fast as they are.
-    """
-    top = BLOCK_GROUPS / f"cluster-{name}"
-    if not (BLOCK_GROUPS / "blkio.throttle.read_bps_device").exists():
-        yield
-        return
-    device = SWAP_FOLDER.stat().st_dev
-    try:
-        top.mkdir(exist_ok=True)
-        limit = f"{os.major(device)}:{os.minor(device)} {DISK_BYTES_PER_SECOND}"
-        (top / "blkio.throttle.read_bps_device").write_text(limit)
-        for process in processes:
-            with contextlib.suppress(ProcessLookupError):
-                (top / "cgroup.procs").write_text(str(process))
-        yield
-    except OSError as error:
-        raise FaultError(f"{top}: {error.strerror}") from error
-    finally:
-        for held in (top / "cgroup.procs").read_text().split() if top.is_dir() else []:
-            with contextlib.suppress(ProcessLookupError):
-                (BLOCK_GROUPS / "cgroup.procs").write_text(held)
-        if top.is_dir():
-            top.rmdir()
-
-
-def _write(path: Path, text: str) -> None:
-    for _ in range(WRITE_ATTEMPTS):
-        with contextlib.suppress(OSError):
-            path.write_text(text)
-            return
-        time.sleep(0.2)
-    raise FaultError(f"{path}: the kernel does not take {text}")
-
-
-@contextmanager
 def _front(control: Control, injection: Mapping[str, Any]) -> Iterator[None]:
     """Hold the process in front of the engine to a little CPU time: a group of its own inside the node's."""
     node, hierarchy = str(injection["node"]), find_hierarchy()
@@ -218,7 +133,6 @@ _KINDS: dict[str, Callable[[Control, Mapping[str, Any]], AbstractContextManager[
     "slow": _slow,
     "hog": _hog,
     "delay": _delay,
-    "memory": _memory,
     "front": _front,
 }
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from bench import verdict_tables
 from bottleneck.load.workload import points
 from bottleneck.profile import find_profile, load_profile
 from bottleneck.taxonomy import CLASSES
@@ -96,7 +97,7 @@ def test_there_are_cases_enough_and_few_restarts() -> None:
     assert len(found) >= 60 and len({case.name for case in found}) == len(found)
     assert {case.deployment for case in found} == {"tp2", "pp2", "replicas", "single"}
     assert sum(case.fault == HEALTHY for case in found) >= 10
-    assert len({case.fault for case in found} - {HEALTHY}) >= 12
+    assert len({case.fault for case in found} - {HEALTHY}) >= 11
     deployed = [case.deployed for case in found]
     restarts = sum(one != other for one, other in itertools.pairwise(deployed)) + 1
     assert restarts == len(set(deployed)), "cases of one deployment follow each other"
@@ -105,6 +106,13 @@ def test_there_are_cases_enough_and_few_restarts() -> None:
         assert {injection["kind"] for injection in case.injections} <= set(_KINDS), case.name
     named = {name for case in found for name in case.expected}
     assert set(CLASSES) - named - {"inconclusive"} == set(NOT_INJECTED), "every class is put in, or said why not"
+
+
+def test_the_page_is_what_the_record_says() -> None:
+    page = verdict_tables.PAGE.read_text(encoding="utf-8")
+    found = verdict_tables.tables(verdict_tables.RECORD)
+    assert verdict_tables.filled(page, found) == page, "python bench/verdict_tables.py --write"
+    assert found["cases"].count("\n") > 30
 
 
 def test_a_case_does_not_carry_its_answer_into_the_run() -> None:
