@@ -18,8 +18,8 @@ NO_FAULT = ("prefill_compute", *DECODE, "link_latency", "balanced")
 NOT_INJECTED = {
     "thermal_throttling": "the lab's nodes have no clock or sensor of their own",
     "numa_pcie": "the lab's machine has one memory node and no accelerator",
-    "memory_capacity": "a node that has less memory than its programs hold swaps: the engine lost a quarter of its speed, "
-    "or died, and the kernel's pressure counted a twentieth",
+    "memory_capacity": "a node that has less memory than its programs hold swaps: the engine lost a quarter of its "
+    "speed, or died, and the kernel's pressure counted a twentieth",
     "weight_loading": "a bench begins when the engine serves, and then the weights are in memory",
 }
 
