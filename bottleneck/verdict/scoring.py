@@ -16,6 +16,8 @@ SCHEMA = 1
 HEALTHY = "healthy"
 DEVELOPMENT, HELD_OUT = "development", "held-out"
 SPLITS = (DEVELOPMENT, HELD_OUT)
+# An answer should be there after this much data.
+EARLY_SECONDS = 15.0
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,9 @@ class Outcome:
         What the causal experiment made of an answer that was not sure; None when it was not asked.
     data_seconds, analysis_seconds
         Length of what was measured, and how long judging it took.
+    early, early_node, early_link
+        What is answered when only the first `EARLY_SECONDS` of the data are looked at, and the place; empty when
+        that was not asked.
     run
         The recorded run that the answer is about.
     """
@@ -55,6 +60,9 @@ class Outcome:
     analysis_seconds: float = math.nan
     split: str = DEVELOPMENT
     seed: int = 1
+    early: str = ""
+    early_node: str | None = None
+    early_link: str | None = None
     run: str = ""
     error: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -67,8 +75,16 @@ class Outcome:
     @property
     def right(self) -> bool:
         """Whether the class is right, and the place where the case has one and the answer names one."""
-        places = ((self.node, self.answered_node), (self.link, self.answered_link))
-        return self.answered in self.expected and all(put is None or told in (None, put) for put, told in places)
+        return self._holds(self.answered, self.answered_node, self.answered_link)
+
+    @property
+    def right_early(self) -> bool:
+        """The same of the answer to the first seconds of the data."""
+        return self._holds(self.early, self.early_node, self.early_link)
+
+    def _holds(self, answered: str, node: str | None, link: str | None) -> bool:
+        places = ((self.node, node), (self.link, link))
+        return answered in self.expected and all(put is None or told in (None, put) for put, told in places)
 
     @property
     def among_three(self) -> bool:
@@ -160,6 +176,7 @@ def _figures(ran: Sequence[Outcome]) -> dict[str, Any]:
         "top1": rate(sum(each.right for each in ran), len(ran)),
         "top3": rate(sum(each.among_three for each in ran), len(ran)),
         "false_alarms": rate(sum(each.false_alarm for each in healthy), len(healthy)),
+        "early": rate(sum(each.right_early for each in ran if each.early), sum(bool(each.early) for each in ran)),
         "unsure": rate(len(unsure), len(ran)),
         "settled_by_causal": rate(sum(each.confirmed in each.expected for each in asked), len(asked)),
         "data_seconds": _quantiles([each.data_seconds for each in ran]),
@@ -177,8 +194,9 @@ def _quantiles(values: Sequence[float]) -> dict[str, float] | None:
 def markdown(figures: Mapping[str, Any]) -> str:
     """Return the figures as tables in Markdown."""
     lines = [
-        "| cases | top-1 | top-3 | false alarms | not sure | settled by --causal | data, median (largest) |",
-        "|---|---|---|---|---|---|---|",
+        f"| cases | top-1 | after {EARLY_SECONDS:.0f} s of data | top-3 | false alarms | not sure "
+        "| settled by --causal | data, median (largest) |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name, row in (("all", figures["all"]), *figures["splits"].items()):
         lines.append(f"| {name}: {row['cases']} {_row(row)}")
@@ -192,7 +210,7 @@ def markdown(figures: Mapping[str, Any]) -> str:
 
 
 def _row(row: Mapping[str, Any]) -> str:
-    rates = (row[name] for name in ("top1", "top3", "false_alarms", "unsure", "settled_by_causal"))
+    rates = (row[name] for name in ("top1", "early", "top3", "false_alarms", "unsure", "settled_by_causal"))
     seconds = row["data_seconds"]
     spent = f"{seconds['median']:.0f} s ({seconds['largest']:.0f} s)" if seconds else "-"
     return f"| {' | '.join(_percent(each) for each in rates)} | {spent} |"

@@ -11,10 +11,10 @@ from typing import Annotated, Any
 
 import typer
 
-from bottleneck.runs.run import RunError, load_run
+from bottleneck.runs.run import Run, RunError, load_run, window_run
 from bottleneck.taxonomy import DECIDED
 from bottleneck.units import duration_text
-from bottleneck.verdict.scoring import SPLITS, Outcome, markdown, score
+from bottleneck.verdict.scoring import EARLY_SECONDS, SPLITS, Outcome, markdown, score
 from bottleneck.verdict.verdict import analyse
 from cli.bench import record_run
 from cli.causal import experiment
@@ -192,6 +192,8 @@ def _judge(folder: Path) -> dict[str, Any]:
     begun = time.perf_counter()
     run = load_run(folder)
     verdict = analyse(run)
+    spent = time.perf_counter() - begun
+    early = verdict if run.seconds <= EARLY_SECONDS else analyse(_beginning(run))
     return {
         "answered": verdict.name,
         "runners_up": tuple(str(each["class"]) for each in verdict.runners_up),
@@ -199,9 +201,25 @@ def _judge(folder: Path) -> dict[str, Any]:
         "answered_node": verdict.where.get("node"),
         "answered_link": verdict.where.get("link"),
         "data_seconds": run.seconds,
-        "analysis_seconds": time.perf_counter() - begun,
+        "analysis_seconds": spent,
+        "early": early.name,
+        "early_node": early.where.get("node"),
+        "early_link": early.where.get("link"),
         "run": folder.name,
     }
+
+
+def _beginning(run: Run) -> Run:
+    """Return what was known of a run after its first seconds: a live window, without the client's timings."""
+    start, _ = run.interval
+    return window_run(
+        run.batches,
+        (start, start + EARLY_SECONDS),
+        profile=run.profile,
+        deployment=run.deployment,
+        ceilings=run.ceilings,
+        plan=run.plan,
+    )
 
 
 def _judge_again(record: Record, chosen: Mapping[str, Case]) -> None:

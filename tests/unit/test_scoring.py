@@ -65,7 +65,7 @@ def test_the_figures_add_up() -> None:
 
 def test_nothing_run_is_no_rate() -> None:
     assert rate(0, 0)["rate"] is None
-    assert "| all: 0 | - | - |" in markdown(score([]))
+    assert "| all: 0 | - | - | - |" in markdown(score([]))
     exact = rate(19, 20)
     assert exact["low"] < 0.95 < exact["high"]
 
