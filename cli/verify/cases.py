@@ -154,7 +154,7 @@ def _nodes(seed: int) -> Iterator[Case]:
         yield Case("host_overhead", f"{hogs}hogs", deployment, load, ("host_overhead",),
                    injections=injections, seed=seed)  # fmt: skip
     for deployment, load, share in (
-        ("tp2", "writing", 0.015), ("single", "writing", 0.01), ("single", "writing", 0.02), ("single", "crowd", 0.015),
+        ("tp2", "crowd", 0.01), ("single", "writing", 0.01), ("single", "writing", 0.02), ("single", "crowd", 0.015),
     ):  # fmt: skip
         yield Case("api_server", f"{share:g}cores", deployment, load, ("api_server",),
                    injections=({"kind": "front", "node": "node0", "cores": share},), node="node0",

@@ -23,7 +23,7 @@ UNSURE = 0.75
 # Between two such classes nearer than this (of the larger) no name is given.
 UNSURE_TIE = 0.35
 # From this share of an output token's time on, a fault makes the work of a healthy node count less beside it.
-FAULT = 0.15
+FAULT = 0.12
 
 # Causes inside a step: two of them about equal are a balance. The others are limits of their own kind.
 STEP_CAUSES = frozenset({*WORK_CLASSES, "host_overhead", "link_bandwidth", "link_latency", "straggler"})
@@ -109,7 +109,7 @@ def _faults_first(candidates: dict[str, Candidate]) -> None:
     fault = max(candidates[name].score for name in _OUTRANKING)
     if fault > FAULT:
         for name in WORK_CLASSES:
-            candidates[name].score *= 1.0 - min((fault - FAULT) / 0.3, 0.7)
+            candidates[name].score *= 1.0 - min((fault - FAULT) / 0.2, 0.7)
 
 
 def _confidence(candidate: Candidate, rival: float, weaknesses: list[Weakness]) -> float:

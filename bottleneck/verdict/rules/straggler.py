@@ -30,9 +30,12 @@ def crowded_share(case: Case) -> float:
     """Return how much of `common_wait` is more than the nodes' own work.
 
     A little of it comes with any machine and only makes the nodes smaller. Where it outweighs their work, not the nodes
-    are small: other processes have their cores.
+    are small: other processes have their cores, and from half as much again all of it is theirs.
     """
-    return max(0.0, common_wait(case) - case.work)
+    common, work = common_wait(case), case.work
+    if common <= work:
+        return 0.0
+    return common * min(1.0, (common - work) / (0.5 * work)) if work > 0 else common
 
 
 def _throttled(facts: NodeFacts) -> float:
