@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bottleneck.taxonomy.kind import LAB, SYNTHETIC, BottleneckClass
+from bottleneck.taxonomy.kind import LAB, BottleneckClass
 
 BETWEEN = (
     BottleneckClass(
@@ -48,7 +48,7 @@ BETWEEN = (
             "Measure it again: cluster probe --only allreduce",
         ),
         fault=False,
-        tried=SYNTHETIC,
+        tried=LAB,
     ),
     BottleneckClass(
         name="pipeline_bubble",

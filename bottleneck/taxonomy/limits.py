@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bottleneck.taxonomy.kind import LAB, RECORDED, SYNTHETIC, BottleneckClass
+from bottleneck.taxonomy.kind import LAB, SYNTHETIC, BottleneckClass
 
 LIMITS = (
     BottleneckClass(
@@ -24,7 +24,7 @@ LIMITS = (
             "Watch the KV cache after that: with more sequences it becomes the next limit.",
         ),
         fault=True,
-        tried=RECORDED,
+        tried=LAB,
     ),
     BottleneckClass(
         name="kv_cache_capacity",
@@ -45,7 +45,7 @@ LIMITS = (
             "Or allow fewer sequences at a time: it ends the preemptions, which do work twice.",
         ),
         fault=True,
-        tried=RECORDED,
+        tried=LAB,
     ),
     BottleneckClass(
         name="memory_capacity",
@@ -84,7 +84,7 @@ LIMITS = (
             "Give the head's front process a core that the engine's loop does not use.",
         ),
         fault=True,
-        tried=SYNTHETIC,
+        tried=LAB,
     ),
     BottleneckClass(
         name="client_limited",

@@ -97,7 +97,7 @@ WORK = (
             "Look at the launch cost of this host: cluster probe --only nodes",
         ),
         fault=True,
-        tried=SYNTHETIC,
+        tried=LAB,
     ),
     BottleneckClass(
         name="straggler",
