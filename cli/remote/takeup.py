@@ -23,20 +23,20 @@ RESTART_TIMEOUT_SECONDS = 150
 EVENT_TIMEOUT_SECONDS = 60
 
 
-def run(argv: list[str], seconds: int = 20) -> tuple[int, str]:
-    """Run a program; return its status and what it said."""
+def run(argv: list[str], seconds: int = 20) -> tuple[int, str, str]:
+    """Run a program; return its status, what it said, and what it complained of."""
     try:
         done = subprocess.run(
             argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        return 127, str(error)
-    return done.returncode, (done.stdout + done.stderr).strip()
+        return 127, "", str(error)
+    return done.returncode, done.stdout.strip(), done.stderr.strip()
 
 
 def is_ours(directory: Path) -> bool:
     """Tell whether the unit runs, and runs the master of our own environment."""
-    code, said = run(["systemctl", "show", "--property=ActiveState", "--property=ExecStart", UNIT])
+    code, said, _ = run(["systemctl", "show", "--property=ActiveState", "--property=ExecStart", UNIT])
     return code == 0 and "ActiveState=active" in said and f"path={directory}/venv/bin/salt-master " in said
 
 
@@ -66,9 +66,9 @@ def restart(directory: Path) -> tuple[str, str]:
     if reason:
         return "busy", reason
     # It tells systemd when it is ready, so this returns when it is, or when it is not.
-    code, said = run(["systemctl", "restart", UNIT], RESTART_TIMEOUT_SECONDS)
+    code, said, complained = run(["systemctl", "restart", UNIT], RESTART_TIMEOUT_SECONDS)
     if code or not is_ours(directory):
-        lines = said.splitlines() or [f"status {code}"]
+        lines = [*said.splitlines(), *complained.splitlines()] or [f"status {code}"]
         return "failed", lines[-1]
     return "restarted", ""
 
@@ -76,7 +76,8 @@ def restart(directory: Path) -> tuple[str, str]:
 def fire(directory: Path, tag: str) -> bool:
     """Fire an event without data on the master's bus."""
     argv = [f"{directory}/venv/bin/salt-run", "--out=json", "--log-level=error", "event.send", tag]
-    code, said = run(argv, EVENT_TIMEOUT_SECONDS)
+    # On its error output Salt has more to say than errors.
+    code, said, _ = run(argv, EVENT_TIMEOUT_SECONDS)
     return code == 0 and said.splitlines()[-1:] == ["true"]
 
 

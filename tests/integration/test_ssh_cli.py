@@ -253,7 +253,7 @@ echo "${{0##*/}} $*" >>{found.folder}/asked
   restart) [ ! -e {found.folder}/broken ] || {{ echo "Job for $2 failed"; exit 1; }} ;;
 esac
 """
-    for name, rest in (("systemctl", state), ("salt-run", "echo true")):
+    for name, rest in (("systemctl", state), ("salt-run", "echo true; echo 'unclosed Runner' >&2")):
         (programs / name).write_text(note + rest)
         (programs / name).chmod(0o755)
     found.configuration.write_text(f"cluster_directory: {found.folder}\n")
