@@ -84,6 +84,8 @@ def run(
             del lines[0]
     code = process.wait()
     if code != 0:
-        said = " | ".join(each for each in lines[-_SHOWN_LINES:] if each)
+        # What apt and its like mark as an error first is the reason; what they say after it follows from it.
+        marked = [each for each in lines if each.startswith("E: ")][:1]
+        said = " | ".join(each for each in marked or lines[-_SHOWN_LINES:] if each)
         raise BuildError(f"{Path(command[0]).name} ended with {code}: {said or 'it said nothing'}")
     return lines

@@ -18,7 +18,8 @@ from netboot.boot.record import (
     Reached,
     State,
 )
-from netboot.image import operations
+from netboot.image import commands, operations
+from netboot.image.commands import BuildError
 from netboot.image.store import Store
 from tests.unit.image_store_builder import put_image
 
@@ -99,3 +100,11 @@ def test_errors_are_sentences(runner: Any, monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(ZeroDivisionError):
         runner.build()
     assert said == [("base", "embedded")]
+
+
+def test_the_reason_that_apt_marks_is_the_one_that_is_shown() -> None:
+    script = "echo reading; echo 'E: Unable to locate package x'; echo 'E: setup failed'; echo removing; exit 25"
+    with pytest.raises(BuildError, match=r"^sh ended with 25: E: Unable to locate package x$"):
+        commands.run(["sh", "-c", script], {})
+    with pytest.raises(BuildError, match=r"^sh ended with 3: one \| two$"):
+        commands.run(["sh", "-c", "echo one; echo two; exit 3"], {})
