@@ -1,7 +1,6 @@
 """The bench runner records a whole run, with a stand-in for the load generator and for the engine."""
 
 import gzip
-import importlib.util
 import json
 import sys
 import threading
@@ -17,6 +16,7 @@ from salt.exceptions import CommandExecutionError
 
 from bottleneck.profile import find_profile
 from bottleneck.runs.run import load_run
+from tests.by_file import load
 
 pytestmark = pytest.mark.slow
 
@@ -94,10 +94,7 @@ def engine() -> Iterator[ThreadingHTTPServer]:
 
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: ThreadingHTTPServer) -> ModuleType:
-    specification = importlib.util.spec_from_file_location("bench_runner", REPOSITORY / "_runners" / "bench.py")
-    assert specification and specification.loader
-    module: Any = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
+    module = load("_runners/bench.py", "bench_runner")
     executable = tmp_path / "engine" / "bin" / "vllm"
     executable.parent.mkdir(parents=True)
     executable.write_text(GENERATOR.format(python=sys.executable, result=str(DATA / "result.json")))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import json
 import shutil
 import subprocess
@@ -30,6 +29,7 @@ from netboot.boot.settings import BootNode
 from netboot.boot.stages import BOOT_STAGES
 from tests import hostile
 from tests.boot_bench import ADDRESSES, Bench, bench
+from tests.by_file import load
 
 NODE = BootNode("node0", "node0", "02:77:00:00:00:10", "10.9.0.10", "eth0")
 ENGINE = Path(__file__).parents[2] / "_engines" / "boot.py"
@@ -37,17 +37,8 @@ ENGINE = Path(__file__).parents[2] / "_engines" / "boot.py"
 
 @pytest.fixture(scope="module")
 def engine() -> ModuleType:
-    module = load(ENGINE, "boot_engine")
+    module = load("_engines/boot.py", "boot_engine")
     assert module.__virtual__() == "boot"
-    return module
-
-
-def load(path: Path, name: str) -> ModuleType:
-    """Load a module as Salt does, by its file."""
-    specification = importlib.util.spec_from_file_location(name, path)
-    assert specification and specification.loader
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
     return module
 
 
@@ -189,7 +180,7 @@ def test_what_cluster_deploy_records_ends_the_trace(
     engine: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The runner writes the record, the engine reads it: power-on to first token, and nearly all of it attributed."""
-    runner = load(Path(__file__).parents[2] / "_runners" / "cluster.py", "cluster_runner")
+    runner = load("_runners/cluster.py", "cluster_runner")
     with bench(tmp_path) as service, ThreadingHTTPServer((ADDRESSES["node0"], 0), Api) as api:
         threading.Thread(target=api.serve_forever, daemon=True).start()
         monkeypatch.setattr(plan, "API_PORT", api.server_port)

@@ -1,6 +1,5 @@
 """The causal runner drives a whole experiment, with stand-ins for the nodes and for the waves."""
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,6 +10,7 @@ from salt.exceptions import CommandExecutionError
 
 from bottleneck.plan.nodes import worker_specs
 from bottleneck.profile import find_profile, load_profile
+from tests.by_file import load
 
 REPOSITORY = Path(__file__).parents[2]
 SHARES = {"link_rate": 0.6, "cpu_speed": 0.3}
@@ -52,10 +52,7 @@ class Nodes:
 
 @pytest.fixture
 def causal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    specification = importlib.util.spec_from_file_location("causal_runner", REPOSITORY / "_runners" / "causal.py")
-    assert specification and specification.loader
-    module: Any = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
+    module = load("_runners/causal.py", "causal_runner")
     nodes = Nodes()
     monkeypatch.setattr(salt.client, "LocalClient", lambda mopts: nodes)
     clock = {"now": 1000.0}

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import salt.config
 import yaml
 from saltfactories.utils.functional import Loaders
 
 from bottleneck.profile import Profile, find_profile, load_profile
 from netboot.control_node import ControlNodeError, control_pillar
+from tests.functional.minion_options import minion_options
 
 pytestmark = pytest.mark.slow
 
@@ -42,24 +42,8 @@ def profile(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 @pytest.fixture(scope="module")
 def control(profile: Profile, tmp_path_factory: pytest.TempPathFactory) -> Any:
     root = tmp_path_factory.mktemp("control")
-    options: dict[str, Any] = salt.config.minion_config(None)
-    options.update(
-        {
-            "id": "control-node",
-            "root_dir": str(root),
-            "cachedir": str(root / "cache"),
-            "extension_modules": str(root / "extmods"),
-            "file_client": "local",
-            "file_roots": {"base": [str(REPOSITORY / "salt")]},
-            "pillar_roots": {"base": [str(REPOSITORY / "pillar")]},
-            "cluster_profile": str(profile.path),
-            "cluster_control": str(REPOSITORY),
-            "modules_dirs": [],
-            "states_dirs": [],
-            "enable_fqdns_grains": False,
-            "enable_gpu_grains": False,
-        }
-    )
+    paths = {"cluster_profile": str(profile.path), "cluster_control": str(REPOSITORY)}
+    options = minion_options(root, "control-node", modules_dirs=[], states_dirs=[], **paths)
     return Loaders(options)
 
 

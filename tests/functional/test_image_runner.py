@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from netboot.boot.record import (
 from netboot.image import commands, operations
 from netboot.image.commands import BuildError
 from netboot.image.store import Store
+from tests.by_file import load
 from tests.unit.image_store_builder import put_image
 
 REPOSITORY = Path(__file__).parents[2]
@@ -30,10 +30,7 @@ REPOSITORY = Path(__file__).parents[2]
 def runner(tmp_path: Path) -> Any:
     # Salt's early handler would write to a stream that pytest has closed by then.
     salt._logging.shutdown_temp_handler()
-    specification = importlib.util.spec_from_file_location("image_runner", REPOSITORY / "_runners" / "image.py")
-    assert specification and specification.loader
-    module: Any = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
+    module = load("_runners/image.py", "image_runner")
     module.__opts__ = {
         "cluster_profile": str(find_profile("embedded")),
         "cluster_images": str(tmp_path / "images"),

@@ -1,19 +1,20 @@
 """What is slowed is put back: by the one who asked, by the next change, and by a timer when nobody is left to ask."""
 
-import importlib.util
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+
+from tests import by_file
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -21,10 +22,7 @@ MODULES = Path(__file__).parents[2] / "_modules"
 
 
 def load(name: str, salt: dict[str, Any], options: dict[str, Any]) -> ModuleType:
-    specification = importlib.util.spec_from_file_location(name, MODULES / f"{name}.py")
-    assert specification and specification.loader
-    module: Any = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
+    module = by_file.load(f"_modules/{name}.py")
     module.__salt__, module.__opts__ = salt, options
     for function in [each for each in dir(module) if not each.startswith("_") and callable(getattr(module, each))]:
         salt[f"{name}.{function}"] = getattr(module, function)
@@ -39,13 +37,6 @@ def node(directory: Path) -> Any:
     supervise.DIRECTORY = str(directory / "supervise")
     load("actuator", salt, options)
     return load("perturb", salt, options)
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.02)
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """The probe runner asks the right nodes, keeps what they measured, and ends everything when one fails."""
 
-import importlib.util
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +9,7 @@ import pytest
 from salt.exceptions import CommandExecutionError
 
 from bottleneck.profile import find_profile
+from tests.by_file import load
 
 REPOSITORY = Path(__file__).parents[2]
 VALUES = {
@@ -63,10 +63,7 @@ class Local:
 
 @pytest.fixture
 def probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    specification = importlib.util.spec_from_file_location("probe_runner", REPOSITORY / "_runners" / "probe.py")
-    assert specification and specification.loader
-    module: Any = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
+    module = load("_runners/probe.py", "probe_runner")
     client = type("Client", (Local,), {"asked": [], "workers": {}})
     monkeypatch.setattr("salt.client.LocalClient", client)
     module.__opts__ = {"cluster_profile": str(find_profile("embedded")), "cluster_directory": str(tmp_path)}

@@ -1,6 +1,5 @@
 """The runner that reprovisions, with stand-ins for Salt's client, the boot record and the image store."""
 
-import importlib.util
 import json
 import shutil
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from bottleneck.profile import load_profile
 from bottleneck.profile.overlay import set_mac
 from bottleneck.profile.places import repository_directory
 from control import reprovisioning
+from tests.by_file import load
 
 REPOSITORY = Path(__file__).parents[2]
 PROFILE = repository_directory() / "profiles" / "arc-a770" / "v0.1.yaml"
@@ -135,10 +135,7 @@ def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, world: World) -> Any
     monkeypatch.setattr("control.nodes.salt.client.LocalClient", type("Local", (Client,), {"world": world}))
     monkeypatch.setattr(reprovisioning, "POLL_SECONDS", 0.001)
     monkeypatch.setattr(reprovisioning, "PROMOTION_SECONDS", 0.0)
-    specification = importlib.util.spec_from_file_location("reprovision", REPOSITORY / "_runners" / "reprovision.py")
-    assert specification and specification.loader
-    module: Any = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
+    module = load("_runners/reprovision.py")
     module.__opts__ = {"cluster_profile": str(profile), "cluster_directory": str(tmp_path / "state")}
     module.__salt__ = world.functions()
     return module

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import salt.config
 from saltfactories.utils.functional import Loaders
 
 from bottleneck.profile import list_profiles, load_profile, profile_name
+from tests.functional.minion_options import minion_options
 
 pytestmark = pytest.mark.slow
 
@@ -28,23 +28,7 @@ NODES = [(path, name, node.hostname) for path in list_profiles() for name, node 
 def node(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Loaders:
     profile, name, minion = request.param
     root = tmp_path_factory.mktemp(name)
-    options: dict[str, Any] = salt.config.minion_config(None)
-    options.update(
-        {
-            "id": minion,
-            "root_dir": str(root),
-            "cachedir": str(root / "cache"),
-            "extension_modules": str(root / "extmods"),
-            "file_client": "local",
-            "file_roots": {"base": [str(REPOSITORY / "salt")]},
-            "pillar_roots": {"base": [str(REPOSITORY / "pillar")]},
-            "cluster_profile": str(profile),
-            "modules_dirs": [str(REPOSITORY / "_modules")],
-            "states_dirs": [str(REPOSITORY / "_states")],
-            "enable_fqdns_grains": False,
-            "enable_gpu_grains": False,
-        }
-    )
+    options = minion_options(root, minion, cluster_profile=str(profile))
     return Loaders(options)
 
 

@@ -2,12 +2,13 @@
 
 import os
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.waiting import wait_for
 
 # One child in the unit's session, one in a session of its own, as vLLM's workers may be.
 FAMILY = ["bash", "-c", "(setsid sleep 300 &); (sleep 300 &); exec sleep 300"]
@@ -22,13 +23,6 @@ def supervise(loaders: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     yield module
     for name in module.units():
         module.stop(name)
-
-
-def wait_for(condition: Any, seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.02)
 
 
 def alive(pids: list[int]) -> list[int]:

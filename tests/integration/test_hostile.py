@@ -26,6 +26,7 @@ from netboot.boot import storage
 from netboot.boot.record import Boot as RecordedBoot
 from netboot.boot.record import NodeState, State
 from tests import boot_profile, fake_image, hostile
+from tests.waiting import free_port
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 
@@ -34,12 +35,6 @@ ATTEMPTS = 520
 EVENTS = 150
 MACS = {"node0": "02:77:00:00:00:10", "node1": "02:77:00:00:00:11", "node2": "02:77:00:00:00:12"}
 ADDRESSES = {"node0": "127.0.0.10", "node1": "127.0.0.11", "node2": "127.0.0.12"}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def listens(url: str) -> bool:

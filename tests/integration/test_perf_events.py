@@ -3,13 +3,12 @@
 import json
 import os
 import random
-import socket
 import subprocess
 import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -22,26 +21,13 @@ from saltfactories.utils import random_string
 
 from bottleneck.telemetry.store import Store
 from tests import run_builder
+from tests.waiting import free_port, wait_for
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
 REPOSITORY = Path(__file__).parents[2]
 SAMPLER = REPOSITORY / "salt/sampler/files/sampler.py"
 FAR = 1e12
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 40.0) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.2)
-    return found
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,9 @@
 """A real Prometheus scrapes the exporter and answers a PromQL query with the ledger; promtool accepts our files."""
 
-import importlib.util
 import json
 import math
 import random
 import shutil
-import socket
 import subprocess
 import time
 import urllib.parse
@@ -22,6 +20,8 @@ from bottleneck.plan import prometheus
 from bottleneck.profile import load_profile
 from bottleneck.telemetry.store import Store
 from tests import run_builder
+from tests.by_file import load
+from tests.waiting import free_port, wait_for
 
 pytestmark = [
     pytest.mark.integration,
@@ -35,20 +35,6 @@ REPOSITORY = Path(__file__).parents[2]
 SHAPE = run_builder.Shape()
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.2)
-    return found
-
-
 def promtool(*arguments: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["promtool", *arguments], input=text, capture_output=True, text=True, check=False, timeout=60)
 
@@ -57,10 +43,7 @@ class Exporter:
     """The engine's exporter without a bus, with a run in its store that ended just now."""
 
     def __init__(self, folder: Path) -> None:
-        spec = importlib.util.spec_from_file_location("perf_engine", REPOSITORY / "_engines" / "perf.py")
-        assert spec is not None and spec.loader is not None
-        engine = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(engine)
+        engine = load("_engines/perf.py", "perf_engine")
         salt._logging.shutdown_temp_handler()
         self.store = Store(folder / "store.db")
         self.collector = engine.Collector({}, load_profile(run_builder.PROFILE), self.store)

@@ -16,7 +16,8 @@ from netboot.image.build import build
 from netboot.image.recipe import load_recipe, recipe_digest
 from netboot.image.store import Store, cache_directory
 from tests import boot_profile
-from tests.netboot.machines import FIRMWARE, ControlNode, Network, namespace, wait_for
+from tests.netboot.machines import FIRMWARE, ControlNode, Network, namespace
+from tests.waiting import wait_for
 
 PROGRAMS = ("qemu-system-x86_64", "dnsmasq", "mmdebstrap", "mksquashfs", "ip", "ss")
 PROFILE = "netboot-test"

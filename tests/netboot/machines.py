@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,15 +33,6 @@ FIRMWARE_VARIABLES = Path("/usr/share/OVMF/OVMF_VARS.fd")
 EFI_ROM = Path("/usr/lib/ipxe/qemu/efi-virtio.rom")
 MEMORY_MIB = 1024
 PREFIX = "netboot"
-
-
-def wait_for(condition: Callable[[], Any], seconds: float, what: str, interval: float = 0.5) -> Any:
-    """Wait until `condition` holds, and return what it returned."""
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"{what}: not within {seconds:.0f} s"
-        time.sleep(interval)
-    return found
 
 
 @dataclass

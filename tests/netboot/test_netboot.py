@@ -15,7 +15,8 @@ import pytest
 from netboot.boot import watching
 from netboot.boot.record import Boot
 from tests.netboot.conftest import ADDRESSES, MACS
-from tests.netboot.machines import ControlNode, Machine, wait_for
+from tests.netboot.machines import ControlNode, Machine
+from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.netboot, pytest.mark.timeout(900)]
 

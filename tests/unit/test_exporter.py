@@ -1,6 +1,5 @@
 """The exporter: what the catalogue promises is what the registry gives; no port is opened, no process started."""
 
-import importlib.util
 import itertools
 import json
 import math
@@ -19,6 +18,7 @@ from bottleneck.profile import load_profile
 from bottleneck.telemetry import exposition, live
 from bottleneck.telemetry.store import Store
 from tests import run_builder
+from tests.by_file import load
 
 REPOSITORY = Path(__file__).parents[2]
 SHAPE = run_builder.Shape()
@@ -26,10 +26,7 @@ SHAPE = run_builder.Shape()
 
 def load_engine() -> ModuleType:
     """Load the engine as Salt does, without Salt."""
-    spec = importlib.util.spec_from_file_location("perf_engine", REPOSITORY / "_engines" / "perf.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load("_engines/perf.py", "perf_engine")
     # Salt's early handler would write to a stream that pytest has closed by then.
     salt._logging.shutdown_temp_handler()
     return module

@@ -1,24 +1,13 @@
 """Memory, traffic and arithmetic against numbers worked out by hand."""
 
-import importlib.util
 from types import ModuleType
 
 import pytest
 
 from bottleneck.profile import Deployment, Quantization, Server, Shape, fit
-from bottleneck.profile.places import repository_directory
+from tests.by_file import load
+from tests.models import MISTRAL_SMALL
 
-# Mistral-Small-Instruct-2409.
-MISTRAL_SMALL = Shape(
-    layers=56,
-    hidden_size=6144,
-    intermediate_size=16384,
-    attention_heads=48,
-    key_value_heads=8,
-    head_dim=128,
-    vocabulary_size=32768,
-    context_length=32768,
-)
 TINY = Shape(
     layers=8,
     hidden_size=1024,
@@ -107,12 +96,7 @@ def test_flops_are_two_for_every_weight() -> None:
 
 
 def _maker() -> ModuleType:
-    path = repository_directory() / "salt/model/files/make_model.py"
-    spec = importlib.util.spec_from_file_location("make_model", path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load("salt/model/files/make_model.py")
 
 
 def test_the_model_maker_makes_the_linear_layers_that_are_counted() -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from tests.by_file import load
 
 REPOSITORY = Path(__file__).parents[2]
 GIB = 2**30
@@ -14,11 +15,7 @@ GIB = 2**30
 
 @pytest.fixture(scope="module")
 def hardware() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("hardware", REPOSITORY / "_modules" / "hardware.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load("_modules/hardware.py")
 
 
 def write(path: Path, text: object) -> None:

@@ -17,6 +17,7 @@ from bottleneck.profile.hardware_checks import (
     source_of,
 )
 from bottleneck.profile.places import repository_directory
+from tests.profile_variants import changed
 
 PROFILES = repository_directory() / "profiles"
 ARC, RYZEN, H200 = "arc-a770/v0.1", "ryzen-ai-max/v0.2", "nvidia-h200/v1"
@@ -25,18 +26,6 @@ ARC, RYZEN, H200 = "arc-a770/v0.1", "ryzen-ai-max/v0.2", "nvidia-h200/v1"
 @pytest.fixture(autouse=True)
 def _own_profiles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CLUSTER_PROFILES_DIR", raising=False)
-
-
-def changed(folder: Path, name: str, *replacements: tuple[str, str]) -> Path:
-    """Write a profile with some of its text replaced, beside an engine map."""
-    text = (PROFILES / f"{name}.yaml").read_text()
-    for old, new in replacements:
-        assert old in text, old
-        text = text.replace(old, new, 1)
-    shutil.copy(PROFILES / "engines.yaml", folder)
-    path = folder / "changed.yaml"
-    path.write_text(text)
-    return path
 
 
 def problems(path: Path) -> list[str]:

@@ -1,6 +1,5 @@
 """The pure parts of the probe that runs on the nodes, and its small parts against this machine."""
 
-import importlib.util
 import json
 import os
 import socket
@@ -10,17 +9,15 @@ from types import ModuleType
 
 import pytest
 
+from tests.by_file import load
+
 REPOSITORY = Path(__file__).parents[2]
 DATA = REPOSITORY / "tests" / "data" / "bench"
 
 
 @pytest.fixture(scope="module")
 def probe() -> ModuleType:
-    specification = importlib.util.spec_from_file_location("probe_script", REPOSITORY / "salt/probe/files/probe.py")
-    assert specification and specification.loader
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
+    return load("salt/probe/files/probe.py", "probe_script")
 
 
 def test_forward_rates_are_the_receivers_not_the_senders(probe: ModuleType) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from bottleneck.profile import ProfileError, find_profile, list_profiles, load_profile, profile_name
 from bottleneck.profile.places import repository_directory
+from tests.profile_variants import changed
 from tests.unit.profile_mistakes import SINGLE_PROBLEMS
 
 PROFILES = repository_directory() / "profiles"
@@ -24,14 +25,7 @@ def write(tmp_path: Path) -> Write:
     """Write the embedded profile with some of its text replaced, beside an engine map."""
 
     def write(*replacements: tuple[str, str]) -> Path:
-        text = (PROFILES / "embedded.yaml").read_text()
-        for old, new in replacements:
-            assert old in text, old
-            text = text.replace(old, new, 1)
-        shutil.copy(PROFILES / "engines.yaml", tmp_path)
-        path = tmp_path / "changed.yaml"
-        path.write_text(text)
-        return path
+        return changed(tmp_path, "embedded", *replacements)
 
     return write
 

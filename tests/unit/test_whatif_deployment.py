@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from bottleneck.profile.fit import bytes_read_per_token
-from bottleneck.profile.types import Shape
 from bottleneck.runs.run import load_run
 from bottleneck.whatif.break_even import break_even
 from bottleneck.whatif.calibrate import Calibration, calibrate
@@ -20,22 +19,14 @@ from bottleneck.whatif.split import Link, Split
 from bottleneck.whatif.step import PARAMETERS
 from bottleneck.whatif.sweep import PRECISIONS, Accelerator, Served, SweepError, read_accelerator, read_sweep
 from bottleneck.whatif.workpoints import WorkPoints
+from tests.models import MISTRAL_SMALL
 
 TESTS = Path(__file__).resolve().parents[1]
 DATA = TESTS / "data" / "h200"
 ACCELERATOR = read_accelerator(DATA / "ceilings.json")
 
 # Mistral-Small-Instruct-2409 in 4 bit, as the design's reference arithmetic has it.
-SHAPE = Shape(
-    layers=56,
-    hidden_size=6144,
-    intermediate_size=16384,
-    attention_heads=48,
-    key_value_heads=8,
-    head_dim=128,
-    vocabulary_size=32768,
-    context_length=32768,
-)
+SHAPE = MISTRAL_SMALL
 FOUR_BIT = Served(
     SHAPE, PRECISIONS["w4a16"], float(bytes_read_per_token(SHAPE, PRECISIONS["w4a16"].quantization(SHAPE)))
 )
