@@ -6,6 +6,7 @@ hertz. Arithmetic is exact (``fractions``), so that a size is a whole number of 
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -130,37 +131,35 @@ def shown(value: object, limit: int = 60) -> str:
 
 def size_text(size_bytes: float) -> str:
     """Return bytes in the largest binary unit that keeps the number above one."""
-    for unit, scale in (("TiB", TIB), ("GiB", GIB), ("MiB", MIB), ("KiB", KIB)):
-        if abs(size_bytes) >= scale:
-            return f"{_three_digits(size_bytes / scale)} {unit}"
-    return f"{size_bytes:g} B"
+    return _in_largest(size_bytes, {"TiB": TIB, "GiB": GIB, "MiB": MIB, "KiB": KIB}) or f"{size_bytes:g} B"
 
 
 def rate_text(rate_bytes_per_second: float) -> str:
     """Return a link's rate in bits per second, the way networks are sold."""
     rate = rate_bytes_per_second * 8
-    for unit, scale in (("Tbit/s", 1e12), ("Gbit/s", 1e9), ("Mbit/s", 1e6), ("kbit/s", 1e3)):
-        if abs(rate) >= scale:
-            return f"{_three_digits(rate / scale)} {unit}"
-    return f"{rate:g} bit/s"
+    return _in_largest(rate, {"Tbit/s": 1e12, "Gbit/s": 1e9, "Mbit/s": 1e6, "kbit/s": 1e3}) or f"{rate:g} bit/s"
 
 
 def byte_rate_text(rate_bytes_per_second: float) -> str:
     """Return a rate in bytes per second, the way memories are sold."""
-    for unit, scale in (("TB/s", 1e12), ("GB/s", 1e9), ("MB/s", 1e6), ("kB/s", 1e3)):
-        if abs(rate_bytes_per_second) >= scale:
-            return f"{_three_digits(rate_bytes_per_second / scale)} {unit}"
-    return f"{rate_bytes_per_second:g} B/s"
+    units = {"TB/s": 1e12, "GB/s": 1e9, "MB/s": 1e6, "kB/s": 1e3}
+    return _in_largest(rate_bytes_per_second, units) or f"{rate_bytes_per_second:g} B/s"
 
 
 def duration_text(seconds: float) -> str:
     """Return seconds in the unit a person would use."""
     if seconds == 0:
         return "0 s"
-    for unit, scale in (("d", 86400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0), ("ms", 1e-3)):
-        if abs(seconds) >= scale:
-            return f"{_three_digits(seconds / scale)} {unit}"
-    return f"{_three_digits(seconds * 1e6)} us"
+    units = {"d": 86400.0, "h": 3600.0, "min": 60.0, "s": 1.0, "ms": 1e-3}
+    return _in_largest(seconds, units) or f"{_three_digits(seconds * 1e6)} us"
+
+
+def _in_largest(value: float, units: Mapping[str, float]) -> str | None:
+    """Return a value in the first unit, the largest first, of which it is at least one; None when it is of none."""
+    for unit, scale in units.items():
+        if abs(value) >= scale:
+            return f"{_three_digits(value / scale)} {unit}"
+    return None
 
 
 def _three_digits(number: float) -> str:

@@ -38,9 +38,17 @@ def experiment(control: Control, budget_seconds: float, settings: Mapping[str, A
 def show_result(result: Mapping[str, Any]) -> None:
     """Print what the experiment found."""
     table = Table(
-        "resource", "now", "blocks", "share of the time", "of first token", "between tokens", "twice as good",
-        "without limit", box=None, header_style="dim",
-    )  # fmt: skip
+        "resource",
+        "now",
+        "blocks",
+        "share of the time",
+        "of first token",
+        "between tokens",
+        "twice as good",
+        "without limit",
+        box=None,
+        header_style="dim",
+    )
     for row in result["sensitivity"]:
         metrics = row["metrics"]
         time = metrics.get("time")

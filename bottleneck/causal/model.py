@@ -163,9 +163,11 @@ class Fit:
 
 
 def fit(
-    measurements: Sequence[Measurement], resources: Sequence[Resource], groups: Sequence[Sequence[str]],
+    measurements: Sequence[Measurement],
+    resources: Sequence[Resource],
+    groups: Sequence[Sequence[str]],
     metric: str = TIME,
-) -> Fit | None:  # fmt: skip
+) -> Fit | None:
     """Estimate the shares behind one metric.
 
     Parameters

@@ -266,8 +266,14 @@ def report(
     """
     sensitivity = []
     for resource in session.resources:
-        row: dict[str, Any] = {"resource": resource.name, "kind": resource.kind, "amount": resource.amount,
-                               "unit": resource.unit, "nodes": list(resource.nodes), "metrics": {}}  # fmt: skip
+        row: dict[str, Any] = {
+            "resource": resource.name,
+            "kind": resource.kind,
+            "amount": resource.amount,
+            "unit": resource.unit,
+            "nodes": list(resource.nodes),
+            "metrics": {},
+        }
         for metric in METRICS:
             estimates = session.fit(metric)
             if estimates is None or resource.name not in estimates.layout.resources:

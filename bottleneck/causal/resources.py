@@ -171,19 +171,30 @@ def _links(
     interfaces = {node: profile.nodes[node].links[link].interface for node in joined}
     found = [
         Resource(
-            f"{LINK_RATE}:{link}", LINK_RATE, rate, "B/s", max(1.0, rate / LEAST_LINK_BYTES_PER_SECOND),
-            tuple(joined), place,
+            f"{LINK_RATE}:{link}",
+            LINK_RATE,
+            rate,
+            "B/s",
+            max(1.0, rate / LEAST_LINK_BYTES_PER_SECOND),
+            tuple(joined),
+            place,
             changes={node: {"actuator": "link_rate", "interface": interfaces[node]} for node in joined},
         )
-    ]  # fmt: skip
+    ]
     latencies = [way["latency_seconds"]["median"] for way in probed if way.get("latency_seconds")]
     added = {node: float(seen[node].get("delay_seconds") or 0.0) for node in joined}
     # What was probed includes a delay that was there; without a probe it is that delay and a little.
     latency = max([*latencies, max(added.values())]) if latencies else max(added.values()) + ASSUMED_LATENCY_SECONDS
     found.append(
         Resource(
-            f"{LINK_LATENCY}:{link}", LINK_LATENCY, latency, "s", LARGEST_DELAY_SECONDS / latency,
-            tuple(joined), place, has_placebo=not any(added.values()),
+            f"{LINK_LATENCY}:{link}",
+            LINK_LATENCY,
+            latency,
+            "s",
+            LARGEST_DELAY_SECONDS / latency,
+            tuple(joined),
+            place,
+            has_placebo=not any(added.values()),
             changes={
                 node: {
                     "actuator": "link_latency",
@@ -194,7 +205,7 @@ def _links(
                 for node in joined
             },
         )
-    )  # fmt: skip
+    )
     return found
 
 
@@ -235,9 +246,14 @@ def _settings(profile: Profile, nodes: Sequence[str], seen: Mapping[str, Mapping
             known = found.get(name)
             changes = {**(known.changes if known else {}), node: change}
             found[name] = Resource(
-                f"{SETTING}:{name}", SETTING, float(value), setting.unit, setting.largest_slowdown,
-                tuple(changes), changes=changes,
-            )  # fmt: skip
+                f"{SETTING}:{name}",
+                SETTING,
+                float(value),
+                setting.unit,
+                setting.largest_slowdown,
+                tuple(changes),
+                changes=changes,
+            )
     return list(found.values())
 
 

@@ -18,8 +18,14 @@ from pathlib import Path
 from typing import Any
 
 SERVICES = (
-    "salt-master", "cluster-interface", "cluster-firewall", "cluster-dnsmasq", "chrony", "prometheus", "ssh",
-)  # fmt: skip
+    "salt-master",
+    "cluster-interface",
+    "cluster-firewall",
+    "cluster-dnsmasq",
+    "chrony",
+    "prometheus",
+    "ssh",
+)
 # A server may first ping the address that it is about to offer, for three seconds.
 DHCP_SECONDS = 6.0
 _MAGIC = b"\x63\x82\x53\x63"

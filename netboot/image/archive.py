@@ -110,9 +110,12 @@ def install_packages(packages: list[Package], root: Path, recipe: Recipe) -> dic
     """
     environment = clean_environment(recipe.source_date_epoch) | {"INITRD": "No"}
     outside = [
-        "apt-get", "-q", "-o", f"Dir={root}", "-o", f"Dir::State::status={root}/var/lib/dpkg/status",
-        "-o", f"APT::Architecture={recipe.architecture}", "-o", "Acquire::Languages=none", "-o", "Acquire::Retries=5",
-    ]  # fmt: skip
+        "apt-get",
+        "-q",
+        *("-o", f"Dir={root}", "-o", f"Dir::State::status={root}/var/lib/dpkg/status"),
+        *("-o", f"APT::Architecture={recipe.architecture}"),
+        *("-o", "Acquire::Languages=none", "-o", "Acquire::Retries=5"),
+    ]
     install = ["install", "--yes", "--no-install-recommends", "-o", "Debug::NoLocking=true"]
     run([*outside, "update"], environment)
     run([*outside, *install, "--download-only", *packages], environment)

@@ -37,8 +37,10 @@ PROGRAMS = {
     "setpriv": "util-linux",
 }
 # Its death ends everything in its namespaces, mounts as well: nothing has to be cleaned up by us.
-_NAMESPACES = ("setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--propagation", "private", "--pid", "--fork",
-               "--kill-child=KILL", "--mount-proc")  # fmt: skip
+_NAMESPACES = (
+    *("setpriv", "--pdeathsig", "KILL"),
+    *("unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child=KILL", "--mount-proc"),
+)
 
 
 def no_progress(report: dict[str, object]) -> None:

@@ -16,9 +16,15 @@ from bottleneck.taxonomy import CLASSES
 
 LINK = Resource("link_rate:direct", LINK_RATE, 5e6, "B/s", 40.0, ("node0", "node1"), {"node": None, "link": "direct"})
 DELAY = Resource(
-    "link_latency:direct", LINK_LATENCY, 1e-4, "s", 1000.0, ("node0", "node1"),
-    {"node": None, "link": "direct"}, has_placebo=True,
-)  # fmt: skip
+    "link_latency:direct",
+    LINK_LATENCY,
+    1e-4,
+    "s",
+    1000.0,
+    ("node0", "node1"),
+    {"node": None, "link": "direct"},
+    has_placebo=True,
+)
 ALL = Resource(CPU, CPU, 2.0, "cores", 8.0, ("node0", "node1"))
 
 
@@ -29,8 +35,18 @@ def core(node: str, cores: float = 1.0) -> Resource:
 class World:
     """A cluster whose wave is a sum of parts, with noise and drift: what the driver would measure."""
 
-    def __init__(self, seed: int, *, link: float, delay: float, loads: dict[str, float], noise: float = 0.03,
-                 drift: float = 0.0, placebo: float = 0.0, seconds: float = 5.0) -> None:  # fmt: skip
+    def __init__(
+        self,
+        seed: int,
+        *,
+        link: float,
+        delay: float,
+        loads: dict[str, float],
+        noise: float = 0.03,
+        drift: float = 0.0,
+        placebo: float = 0.0,
+        seconds: float = 5.0,
+    ) -> None:
         self.random = np.random.default_rng(seed)
         self.link, self.delay, self.loads = link, delay, loads
         self.noise, self.drift, self.placebo, self.seconds = noise, drift, placebo, seconds
@@ -52,8 +68,9 @@ class World:
         return Measurement(block, started, wave, wave / 128, wave / 4, wave / 100, 4)
 
 
-def experiment(world: World, resources: Sequence[Resource], groups: list[list[str]], seed: int = 1,
-               budget: float = 180.0) -> Session:  # fmt: skip
+def experiment(
+    world: World, resources: Sequence[Resource], groups: list[list[str]], seed: int = 1, budget: float = 180.0
+) -> Session:
     session = Session(resources, groups, seed=seed, budget_seconds=budget)
     while (block := session.next_block(world.now)) is not None:
         session.add(world.measure(block))
@@ -157,8 +174,15 @@ def test_a_disturbed_block_does_not_carry_the_estimate_away() -> None:
         def measure(self, block: Block) -> Measurement:
             found = super().measure(block)
             if block.index in (5, 11):
-                return Measurement(block, found.started_seconds, found.wave_seconds, found.time_seconds * 4,
-                                   found.ttft_seconds, found.itl_seconds, 4)  # fmt: skip
+                return Measurement(
+                    block,
+                    found.started_seconds,
+                    found.wave_seconds,
+                    found.time_seconds * 4,
+                    found.ttft_seconds,
+                    found.itl_seconds,
+                    4,
+                )
             return found
 
     estimates = experiment(Disturbed(9, link=0.5, delay=0, loads={"node0": 0.3}), [LINK, core("node0")], []).fit()
@@ -238,8 +262,15 @@ def test_fewer_sequences_point_to_the_limit_only_when_requests_wait() -> None:
 
 
 def test_every_class_it_may_confirm_is_in_the_taxonomy() -> None:
-    named = {*predict_module._CLASSES.values(), *DECODE_CLASSES, "prefill_compute", "straggler", "sequence_limit",
-             "pipeline_bubble", "inconclusive"}  # fmt: skip
+    named = {
+        *predict_module._CLASSES.values(),
+        *DECODE_CLASSES,
+        "prefill_compute",
+        "straggler",
+        "sequence_limit",
+        "pipeline_bubble",
+        "inconclusive",
+    }
     assert named <= set(CLASSES)
 
 

@@ -84,8 +84,12 @@ def test_busy_threads_are_read_with_every_sample_others_later(processes: Process
     processes.add(51, 50, {51: (1.1, 0.5), 52: (0.0, 9.0)}, ticks=(110, 0))
     sample = found.sample(False)["a-0"]
     assert sample == {
-        "cpu_user_s": 1.1, "cpu_system_s": 0.0, "run_delay_s": 0.5, "front_cpu_s": 1.1, "front_run_delay_s": 0.5,
-    }  # fmt: skip
+        "cpu_user_s": 1.1,
+        "cpu_system_s": 0.0,
+        "run_delay_s": 0.5,
+        "front_cpu_s": 1.1,
+        "front_run_delay_s": 0.5,
+    }
     found.refresh(106.0)
     assert found.sample(False)["a-0"]["run_delay_s"] == 9.5
 

@@ -149,10 +149,14 @@ def test_there_are_upgrades_enough_and_they_are_compared() -> None:
         return {"saved": {"value": value, "low": value - 0.03, "high": value + 0.03}}
 
     lines = {
-        name: {"case": name, "factor": 2.0, "error": "",
-               "metrics": {"time": {"predicted": saved(0.5), "real": saved(real), "error_points": 100 * (0.5 - real)}}}
+        name: {
+            "case": name,
+            "factor": 2.0,
+            "error": "",
+            "metrics": {"time": {"predicted": saved(0.5), "real": saved(real), "error_points": 100 * (0.5 - real)}},
+        }
         for name, real in (("a", 0.5), ("b", 0.52), ("c", 0.4))
-    }  # fmt: skip
+    }
     lines["d"] = {"case": "d", "factor": 2.0, "error": "no lab", "metrics": {}}
     found = summary(lines)
     assert found["cases"] == 3 and found["inside_interval"] == 2

@@ -29,8 +29,13 @@ FAULT = 0.12
 STEP_CAUSES = frozenset({*WORK_CLASSES, "host_overhead", "link_bandwidth", "link_latency", "straggler"})
 # Faults that leave as much time to the work as they add.
 _OUTRANKING = (
-    "straggler", "kv_cache_capacity", "thermal_throttling", "memory_capacity", "pipeline_bubble", "api_server",
-)  # fmt: skip
+    "straggler",
+    "kv_cache_capacity",
+    "thermal_throttling",
+    "memory_capacity",
+    "pipeline_bubble",
+    "api_server",
+)
 
 
 def judge(signals: Signals, ledger: Ledger) -> tuple[Candidate, list[Candidate], list[str]]:
