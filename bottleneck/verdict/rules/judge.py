@@ -105,7 +105,7 @@ def _together(family: list[Candidate]) -> list[Candidate]:
 
 
 def _faults_first(candidates: dict[str, Candidate]) -> None:
-    """Let a straggler, and a full cache, outrank the work that a healthy cluster has too.
+    """Let a straggler, and a full cache, outrank the work and the messages that a healthy cluster has too.
 
     A node at half its speed leaves as much time to its work as it adds, and a request that waits for cache waits while
     others compute: about equal shares, but one of them is a fault that a healthy cluster does not have. The larger the
@@ -113,7 +113,7 @@ def _faults_first(candidates: dict[str, Candidate]) -> None:
     """
     fault = max(candidates[name].score for name in _OUTRANKING)
     if fault > FAULT:
-        for name in WORK_CLASSES:
+        for name in (*WORK_CLASSES, "link_latency"):
             candidates[name].score *= 1.0 - min((fault - FAULT) / 0.2, 0.7)
 
 

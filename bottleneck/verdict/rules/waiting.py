@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bottleneck.signals.engine_signals import EngineFacts
 from bottleneck.verdict.evidence import Candidate, Case, percent
 
 
@@ -39,6 +40,11 @@ def score_sequence_limit(case: Case) -> Candidate:
     return found
 
 
+def waits_again(seen: EngineFacts) -> float:
+    """Return the share of waiting that is for the cache, in an engine that preempts: all but that for a slot."""
+    return 1.0 - seen.waiting.slots if seen.waiting is not None else 0.0
+
+
 def score_kv_cache_capacity(case: Case) -> Candidate:
     """The cache is full: requests wait for room, or lose theirs."""
     found = Candidate("kv_cache_capacity", case.cache_share)
@@ -50,6 +56,11 @@ def score_kv_cache_capacity(case: Case) -> Candidate:
     waits = seen.waiting.cache if seen.waiting is not None else 0.0
     if preempted <= 0 and waits <= 0:
         return found
+    if preempted > 0 and seen.running_mean:
+        # Queue time ends at the first schedule; who lost its place waits again in the midst of decoding. How many
+        # waited for each that was under way counts both (Little's law).
+        waiting = seen.waiting_mean or 0.0
+        found.score = max(found.score, waits_again(seen) * waiting / (waiting + seen.running_mean))
     if preempted > 0 and seen.requests > 0:
         # A preempted request computes its tokens again: at worst every step of it counts twice.
         inside = case.ledger.phase("prefill") + case.ledger.phase("decode")
