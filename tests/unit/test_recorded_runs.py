@@ -136,3 +136,23 @@ def test_a_front_process_that_is_not_let_run_is_named_though_it_uses_hardly_any_
             for worker in sample.get("workers", {}).values():
                 worker.pop("front_run_delay_s", None)
     assert analyse(run).name != "api_server", "the engine's own count of its CPU time does not show it"
+
+
+def test_who_lost_its_place_in_the_cache_waits_for_it_again_while_it_decodes() -> None:
+    run = recorded("full-cache")
+    verdict = analyse(run)
+    assert verdict.name == "kv_cache_capacity" and verdict.confidence > 0.5
+    (engine,) = verdict.measured["engines"]
+    assert engine["queue_seconds"] < 0.2 * engine["latency_seconds"], "the queue's own time does not show it"
+    assert engine["preemptions"] == 2 and engine["waiting_mean"] > 1
+
+
+def test_other_programs_on_every_node_are_neither_small_nodes_nor_a_straggler() -> None:
+    verdict = analyse(recorded("crowded-nodes"))
+    assert verdict.name == "host_overhead" and verdict.confidence > 0.5
+
+
+def test_a_stage_held_by_a_quota_is_a_straggler_not_a_bubble() -> None:
+    verdict = analyse(recorded("held-stage"))
+    assert (verdict.name, verdict.where["node"]) == ("straggler", "node1")
+    assert all(item["class"] != "pipeline_bubble" for item in verdict.runners_up)
