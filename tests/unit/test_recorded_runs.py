@@ -156,3 +156,9 @@ def test_a_stage_held_by_a_quota_is_a_straggler_not_a_bubble() -> None:
     verdict = analyse(recorded("held-stage"))
     assert (verdict.name, verdict.where["node"]) == ("straggler", "node1")
     assert all(item["class"] != "pipeline_bubble" for item in verdict.runners_up)
+
+
+def test_requests_that_wait_for_a_slot_wait_for_no_turn_of_a_pipeline() -> None:
+    verdict = analyse(recorded("one-sequence-pipeline"))
+    assert verdict.name == "sequence_limit" and verdict.confidence > 0.5
+    assert verdict.ledger.phase("queue") > 0.7

@@ -112,11 +112,13 @@ def score_pipeline_bubble(case: Case) -> Candidate:
         return found
     # What the link takes is no turn of another stage.
     turns = max(0.0, min(asleep.values()) - case.share("link_transfer", "link_latency"))
-    # One batch in flight leaves every stage idle for all turns but its own: that is the most a bubble can be.
-    found.score = min(1.0, turns * stages / (stages - 1))
+    # One batch in flight leaves every stage idle for all turns but its own: that is the most a bubble can be. It is a
+    # share of the time in steps; a request that waits before them waits for something else.
+    steps = min(1.0, (case.ledger.phase("prefill") + case.ledger.phase("decode")) / case.norm)
+    found.score = min(1.0, turns * stages / (stages - 1)) * steps
     if found.score <= 0:
         return found
-    found.gain_share = turns
+    found.gain_share = turns * steps
     least = min(asleep, key=lambda node: asleep[node])
     found.say(
         f"even the busiest watched stage, on {least}, was off its core {percent(asleep[least])} of the busy time, for "
