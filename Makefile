@@ -4,7 +4,7 @@ SHELL := /bin/bash
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo -E)
 PYTEST := .venv/bin/pytest
 
-.PHONY: help demo test test-fast lint reference clean
+.PHONY: help demo test test-fast lint rehearsal reference clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -34,6 +34,11 @@ lint: ## ruff, mypy, import-linter, salt-lint, yamllint, shellcheck
 	@git ls-files '*.sls' | xargs .venv/bin/salt-lint
 	@git ls-files '*.yaml' '*.yml' | xargs .venv/bin/yamllint -s
 	@shellcheck setup/packages setup/venv setup/control-node .ci/run netboot/image/files/init netboot/image/files/udhcpc netboot/image/files/stage
+
+rehearsal: ## Control node, two nodes, reprovision and rollback, all in virtual machines of this machine
+	@setup/packages rehearsal
+	@setup/venv
+	@$(AS_ROOT) .venv/bin/python -m rehearsal
 
 reference: ## Write the generated pages of doc/reference again
 	@setup/venv

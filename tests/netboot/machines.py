@@ -1,21 +1,13 @@
-"""A provisioning network in a namespace of its own, and virtual machines that boot from it.
-
-Nothing reaches the host's own network: the bridge, the taps, dnsmasq, the master and the
-machines all live in the namespace, and end with it.
-"""
+"""A control node in a namespace, for virtual machines that boot from it."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-import shutil
 import signal
-import subprocess
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,87 +17,12 @@ from bottleneck.profile import load_profile
 from netboot.boot import rendering, storage
 from netboot.boot.record import State
 from netboot.boot.settings import Settings
+from rehearsal.machines import FIRMWARE, Machine, Network, end, namespace
+
+__all__ = ["FIRMWARE", "ControlNode", "Machine", "Network", "end", "namespace"]
 
 REPOSITORY = Path(__file__).parents[2]
 BIN = Path(sys.prefix) / "bin"
-FIRMWARE = Path("/usr/share/OVMF/OVMF_CODE.fd")
-FIRMWARE_VARIABLES = Path("/usr/share/OVMF/OVMF_VARS.fd")
-EFI_ROM = Path("/usr/lib/ipxe/qemu/efi-virtio.rom")
-MEMORY_MIB = 1024
-PREFIX = "netboot"
-
-
-@dataclass
-class Network:
-    """The namespace with the control node's bridge."""
-
-    name: str
-    bridge: str
-    _children: list[subprocess.Popen[bytes]] = field(default_factory=list)
-
-    def up(self, addresses: Sequence[str]) -> None:
-        """Make the namespace; one that a crash left under this name is taken away first."""
-        self.down()
-        etc = Path("/etc/netns") / self.name
-        etc.mkdir(parents=True)
-        # Without a resolver Salt's core grains wait 10 s, twice.
-        (etc / "nsswitch.conf").write_text("passwd: files\ngroup: files\nshadow: files\nhosts: files\n")
-        _run("ip", "netns", "add", self.name)
-        self.run("ip", "link", "set", "lo", "up")
-        self.run("ip", "link", "add", self.bridge, "type", "bridge", "forward_delay", "0", "mcast_snooping", "0")
-        for address in addresses:
-            self.run("ip", "addr", "add", address, "dev", self.bridge, *(["nodad"] if ":" in address else []))
-        self.run("ip", "link", "set", self.bridge, "up")
-
-    def down(self) -> None:
-        """End everything in the namespace, and the namespace."""
-        for child in reversed(self._children):
-            end(child)
-        self._children.clear()
-        found = subprocess.run(["ip", "netns", "pids", self.name], capture_output=True, text=True, check=False)
-        for pid in found.stdout.split():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(pid), signal.SIGKILL)
-        subprocess.run(["ip", "netns", "del", self.name], capture_output=True, check=False)
-        shutil.rmtree(Path("/etc/netns") / self.name, ignore_errors=True)
-
-    def command(self, *argv: str) -> list[str]:
-        """Return the command line that runs `argv` in the namespace."""
-        return ["ip", "netns", "exec", self.name, *argv]
-
-    def run(self, *argv: str, check: bool = True, timeout: float = 120) -> subprocess.CompletedProcess[str]:
-        """Run a command in the namespace to its end."""
-        return _run(*self.command(*argv), check=check, timeout=timeout)
-
-    def start(self, log: Path, *argv: str) -> subprocess.Popen[bytes]:
-        """Start a program in the namespace, in a session of its own."""
-        with log.open("ab") as output:
-            child = subprocess.Popen(
-                self.command(*argv), stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
-            )
-        self._children.append(child)
-        return child
-
-    def tap(self, name: str) -> None:
-        """Make a port of the bridge for a virtual machine."""
-        self.run("ip", "tuntap", "add", "dev", name, "mode", "tap")
-        self.run("ip", "link", "set", name, "master", self.bridge, "up")
-
-
-def _run(*argv: str, check: bool = True, timeout: float = 120) -> subprocess.CompletedProcess[str]:
-    finished = subprocess.run(argv, capture_output=True, text=True, timeout=timeout, check=False)
-    assert not check or finished.returncode == 0, f"{' '.join(argv)}: {finished.stderr.strip() or finished.stdout}"
-    return finished
-
-
-def end(child: subprocess.Popen[bytes], patience: float = 10.0) -> None:
-    """End a program and everything in its session."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(patience)
-            return
 
 
 @dataclass
@@ -197,84 +114,3 @@ class ControlNode:
         """Return minion id -> public key, of every accepted key."""
         folder = self.folder / "pki" / "minions"
         return {path.name: path.read_text().strip() for path in folder.glob("*") if not path.name.startswith(".")}
-
-
-@dataclass
-class Machine:
-    """A virtual machine without a disk."""
-
-    network: Network
-    folder: Path
-    name: str
-    mac: str
-    uefi: bool = False
-    extra: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        self.console = self.folder / f"{self.name}.console"
-        self._process: subprocess.Popen[bytes] | None = None
-        self.network.tap(self.name)
-
-    def power_on(self) -> None:
-        """Switch it on."""
-        netdev = f"tap,id=wire,ifname={self.name},script=no,downscript=no"
-        card = f"virtio-net-pci,netdev=wire,mac={self.mac},bootindex=1"
-        firmware: list[str] = []
-        if self.uefi:
-            variables = self.folder / f"{self.name}.vars"
-            shutil.copyfile(FIRMWARE_VARIABLES, variables)
-            firmware = ["-drive", f"if=pflash,format=raw,readonly=on,file={FIRMWARE}"]
-            firmware += ["-drive", f"if=pflash,format=raw,file={variables}"]
-            # The firmware's own driver and PXE: it loads iPXE by TFTP, as a board does.
-            card += ",romfile="
-        self._process = self.network.start(
-            self.folder / f"{self.name}.qemu",
-            "qemu-system-x86_64",
-            *("-machine", "q35,graphics=off", "-accel", "tcg,thread=multi", "-cpu", "qemu64", "-smp", "2"),
-            *("-m", str(MEMORY_MIB), "-nodefaults", "-display", "none", "-vga", "none"),
-            *("-serial", f"file:{self.console}", "-device", "virtio-rng-pci", "-boot", "n,reboot-timeout=5000"),
-            *("-netdev", netdev, "-device", card, "-uuid", f"00000000-0000-4000-8000-{self.mac.replace(':', '')}"),
-            *firmware,
-            *self.extra,
-        )
-
-    def gave_up(self) -> bool:
-        """Return whether its firmware has tried everything and waits for somebody to press a key."""
-        return self.uefi and "Shell>" in self.said()
-
-    def power_cycle(self) -> None:
-        """Switch it off and on, as whoever stands before it would."""
-        self.power_off()
-        self.console.rename(self.console.with_suffix(f".{time.time():.0f}"))
-        self.power_on()
-
-    def power_off(self) -> None:
-        """Pull the plug."""
-        if self._process:
-            end(self._process, patience=5.0)
-            self._process = None
-
-    def said(self) -> str:
-        """Return what it wrote to its serial line."""
-        return self.console.read_text(errors="replace") if self.console.exists() else ""
-
-
-def sweep() -> None:
-    """Take away the networks of runs that were killed."""
-    for line in _run("ip", "netns", "list").stdout.splitlines():
-        name = line.split()[0]
-        pid = name.removeprefix(PREFIX)
-        if name.startswith(PREFIX) and pid.isdigit() and not Path(f"/proc/{pid}").exists():
-            Network(name, "").down()
-
-
-@contextlib.contextmanager
-def namespace(bridge: str, addresses: Sequence[str]) -> Iterator[Network]:
-    """Give a network that is gone afterwards."""
-    sweep()
-    network = Network(f"{PREFIX}{os.getpid()}", bridge)
-    try:
-        network.up(addresses)
-        yield network
-    finally:
-        network.down()

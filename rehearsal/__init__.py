@@ -1,0 +1,1 @@
+"""The whole road on this machine, in virtual machines: `make rehearsal`."""

@@ -1,0 +1,68 @@
+"""`make rehearsal`: from a plain Debian machine to a broken image that is rolled back, in virtual machines.
+
+The work is done in namespaces of mounts and processes that end with this process, however it
+ends: no machine, network namespace, mount or file of it is left.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.output import USAGE, fail
+from rehearsal.debian import REPOSITORY
+from rehearsal.machines import FIRMWARE
+from rehearsal.run import KEPT, run
+
+PROGRAMS = ("qemu-system-x86_64", "mmdebstrap", "mksquashfs", "mke2fs", "debugfs", "unshare", "ip", "ssh", "rsync")
+_INSIDE = "CLUSTER_REHEARSAL_INSIDE"
+_NAMESPACES = ("unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child=KILL", "--mount-proc")
+
+
+def main(
+    until: Annotated[str | None, typer.Option(help="End after this stage: init-again, doctor, apply, ...")] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the control node's disk as it is after its init.")] = False,
+    kept: Annotated[bool, typer.Option("--kept", help="Begin with the control node that was kept.")] = False,
+    log: Annotated[Path, typer.Option(help="Every command that is run, and what it said.")] = Path("rehearsal.log"),
+) -> None:
+    """Rehearse the whole road in virtual machines of this machine: control node, two nodes, reprovision, rollback.
+
+    Examples:
+
+      make rehearsal
+
+      .venv/bin/python -m rehearsal --until doctor --keep
+
+      .venv/bin/python -m rehearsal --kept
+    """
+    if os.geteuid() != 0:
+        fail("namespaces, taps and images need root", "sudo -E make rehearsal", USAGE)
+    missing = [name for name in PROGRAMS if shutil.which(name) is None]
+    if missing or not FIRMWARE.is_file():
+        fail(f"{', '.join(missing) or 'OVMF'} is missing", "setup/packages test", USAGE)
+    if kept and not (KEPT / "host_key.pub").exists():
+        fail("no control node was kept", "python -m rehearsal --keep", USAGE)
+    if _INSIDE not in os.environ:
+        log.write_text("")
+        inside = {**os.environ, _INSIDE: "1", "PYTHONPATH": str(REPOSITORY)}
+        command = [*_NAMESPACES, sys.executable, "-m", "rehearsal", *sys.argv[1:]]
+        os.execvpe(command[0], command, inside)
+    del os.environ[_INSIDE]
+    # The first process of its namespace is sent only those signals that it takes.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    # What is made under these is seen in here alone.
+    for place in ("/mnt", "/run/netns", "/etc/netns"):
+        Path(place).mkdir(exist_ok=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=0755", "tmpfs", place], check=True)
+    raise typer.Exit(run(log.absolute(), until, keep, kept))
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,58 @@
+"""The three images that the nodes boot: the first, another one, and one with which no node comes back.
+
+They are built here, at this machine's own speed, by the code that builds them on a control node,
+and kept by their recipes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from bottleneck.profile.types import Profile
+from netboot.image.build import build
+from netboot.image.operations import recipe_for
+from netboot.image.recipe import LayerSource, Recipe, recipe_digest
+from netboot.image.store import Store
+from rehearsal.debian import CACHE
+
+FIRST, SECOND, BROKEN = "first", "second", "broken"
+# What the second image has and the first has not.
+ADDED = "tree"
+# Without them systemd comes up, no minion starts, and the node never claims its place.
+NEEDED = ("cluster-enrol.service", "salt-minion.service")
+
+
+def recipes(profile: Profile, content: Path) -> dict[str, Recipe]:
+    """Return name -> recipe."""
+    engine = LayerSource(name="engine", directory=str(content))
+    # The least compression: these are fetched over a bridge.
+    first = recipe_for(profile).model_copy(update={"layers": [engine], "compression_level": 3})
+    second = first.model_copy(update={"packages": sorted({*first.packages, ADDED})})
+    enabled = [unit for unit in second.units.enable if unit not in NEEDED]
+    units = second.units.model_copy(update={"enable": enabled})
+    return {FIRST: first, SECOND: second, BROKEN: second.model_copy(update={"units": units})}
+
+
+def build_all(profile: Profile, say: Callable[[str], None]) -> tuple[Store, dict[str, str]]:
+    """Return the store that holds them, and name -> digest."""
+    content = CACHE / "engine"
+    engine = content / profile.engine_of(next(iter(profile.nodes))).directory().lstrip("/")
+    model = content / profile.model.directory().lstrip("/")
+    for folder, name in ((engine, ".complete"), (model, "config.json")):
+        # What stands in for an engine and a checkpoint, as a layer would bring them.
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("{}\n")
+    store = Store(CACHE / "images")
+    known = {manifest.recipe_digest: manifest.digest for manifest in store.images()}
+    digests = {}
+    for name, recipe in recipes(profile, content).items():
+        key = recipe_digest(recipe)
+        if key not in known:
+
+            def report(said: dict[str, object], name: str = name) -> None:
+                say(f"{name} image: {said.get('detail') or said['stage']}")
+
+            known[key] = build(recipe, store, report, profile=profile.name).digest
+        digests[name] = known[key]
+    return store, digests

@@ -1,0 +1,79 @@
+"""What the rehearsal tells the person: the stage under way, and at the end a table of all."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.markup import escape
+from rich.table import Table
+
+from cli.output import console, out
+
+
+@dataclass
+class Outcome:
+    """How a stage went."""
+
+    title: str
+    seconds: float
+    passed: bool
+    said: str
+
+
+class Stages:
+    """Runs stages one after the other and keeps how each went.
+
+    Parameters
+    ----------
+    until
+        Name of the last stage to run; None for all.
+    """
+
+    def __init__(self, until: str | None) -> None:
+        self._until = until
+        self._outcomes: list[Outcome] = []
+        self._shown = ""
+
+    @property
+    def failed(self) -> bool:
+        """Whether a stage failed, or was cut off."""
+        return any(not outcome.passed for outcome in self._outcomes)
+
+    def say(self, text: str) -> None:
+        """Show what a stage is at."""
+        if text != self._shown:
+            self._shown = text
+            console.print(f"  [dim]{escape(text)}[/]", soft_wrap=True)
+
+    def do(self, name: str, title: str, work: Callable[[], str]) -> bool:
+        """Run a stage; return whether the next one is to be run."""
+        console.print(f"[bold]{name}[/] {escape(title)} ...")
+        started = time.monotonic()
+        try:
+            said, passed = work(), True
+        except (Exception, subprocess.TimeoutExpired) as error:
+            said, passed = str(error) or type(error).__name__, False
+        except BaseException:
+            self._outcomes.append(Outcome(title, time.monotonic() - started, False, "cut off"))
+            raise
+        seconds = time.monotonic() - started
+        self._outcomes.append(Outcome(title, seconds, passed, said))
+        mark = "[green]✓[/]" if passed else "[red]✗[/]"
+        console.print(f"{mark} {escape(name)} in {seconds:.0f} s: {escape(said)}", soft_wrap=True)
+        return passed and name != self._until
+
+    def show(self, seconds: float, log: Path) -> None:
+        """Print the table."""
+        table = Table("stage", "", "seconds", "", box=None, pad_edge=False)
+        table.columns[2].justify = "right"
+        for outcome in self._outcomes:
+            mark = "[green]✓[/]" if outcome.passed else "[red]✗[/]"
+            table.add_row(outcome.title, mark, f"{outcome.seconds:.0f}", escape(outcome.said[:300]))
+        out.print(table)
+        out.print(
+            f"{'failed' if self.failed else 'passed'} after {seconds / 60:.1f} minutes; every command is in {log}"
+        )
