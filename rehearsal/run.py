@@ -103,15 +103,20 @@ class Rehearsal:
         listed = subprocess.run(["ssh-keygen", "-lf", self.host_key], capture_output=True, text=True, check=True)
         trust = ("--fingerprint", listed.stdout.split()[1])
         lost, said = 0, ""
+        ends = (0, 1, 4)
         while not said and lost <= LOST_CONNECTIONS:
-            said = self.laptop.cluster("control", "init", HOST, *trust, "--json", timeout=30 * MINUTE, expected=(0, 4))
+            said = self.laptop.cluster("control", "init", HOST, *trust, "--json", timeout=30 * MINUTE, expected=ends)
             if not said:
                 # A machine that this one gives no time to for 15 s looks gone; the remedy is to do it again.
                 lost += 1
                 wait_for(self._answers, 6 * MINUTE, "the control node answers ssh again", 2.0)
         if not said:
-            raise CommandError(f"the connection was lost {lost} times")
+            raise CommandError(
+                f"it ended {lost} times without a result, as when the connection is lost; the log says how"
+            )
         found = json.loads(said)
+        if found["failed"]:
+            raise CommandError("; ".join(f"{state['id']}: {state['comment']}" for state in found["failed"]))
         again = f", after {lost} lost connections" if lost else ""
         return f"{found['states']} states, {len(found['changed'])} changed{again}"
 
