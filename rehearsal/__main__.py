@@ -53,8 +53,11 @@ def main(
         log.write_text("")
         inside = {**os.environ, _INSIDE: "1", "PYTHONPATH": str(REPOSITORY)}
         command = [*_NAMESPACES, sys.executable, "-m", "rehearsal", *sys.argv[1:]]
+        # Ctrl-C is for the process inside, which ends its machines and says how far it came.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         os.execvpe(command[0], command, inside)
     del os.environ[_INSIDE]
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # The first process of its namespace is sent only those signals that it takes.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     # What is made under these is seen in here alone.

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import socketserver
 import subprocess
 import sys
@@ -308,6 +309,7 @@ def run(log: Path, until: str | None, keep: bool, kept: bool) -> int:
         ("rollback", "a broken image is rolled back by itself", rehearsal.roll_back),
     ]
     started = time.monotonic()
+    interrupted = False
     with (
         namespace("", [], f"rehearsal{os.getpid()}-laptop") as office,
         namespace("wire", [], f"rehearsal{os.getpid()}-wire") as wire,
@@ -321,6 +323,8 @@ def run(log: Path, until: str | None, keep: bool, kept: bool) -> int:
             going = going and stages.do("images", "three images of the nodes (kept)", rehearsal.node_images)
             for name, title, work in doing:
                 going = going and stages.do(name, title, work)
+        except KeyboardInterrupt:
+            interrupted = True
         finally:
             if stages.failed:
                 with log.open("a") as file:
@@ -330,4 +334,6 @@ def run(log: Path, until: str | None, keep: bool, kept: bool) -> int:
                     machine.power_off()
                 rehearsal.control.power_off()
     stages.show(time.monotonic() - started, log)
+    if interrupted:
+        return 128 + signal.SIGINT
     return 1 if stages.failed else 0

@@ -9,7 +9,7 @@ from typing import Any
 from cli.control_interface import ControlError, ProgressLines
 from cli.remote import sync
 from cli.remote.quoting import shell_text
-from cli.remote.session import RemoteError, Session
+from cli.remote.session import ConnectionLostError, RemoteError, Session
 from cli.remote.target import Target
 
 Report = Callable[[str], None]
@@ -82,6 +82,9 @@ def apply_states(target: Target, profile: str, test: bool, report: Report) -> di
     try:
         output = running.stdout.read()
         code = running.wait()
+    except ConnectionLostError as error:
+        # Nothing is half done that doing it again does not finish.
+        raise ConnectionLostError(str(error), f"cluster control init {shell_text([target.host])}") from None
     except ControlError:
         raise
     except BaseException:

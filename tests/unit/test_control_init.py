@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from cli.remote import setup
+from cli.remote.session import ConnectionLostError
+from cli.remote.target import Target
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -42,6 +45,23 @@ def test_an_apply_is_told_by_what_changed_and_what_failed() -> None:
     assert told["states"] == 4
     assert [each["name"] for each in told["changed"]] == ["one", "four"]
     assert told["failed"] == [{"id": "three", "comment": "no such unit"}]
+
+
+def test_a_connection_lost_under_an_apply_is_answered_by_doing_it_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Lost:
+        def __init__(self, *_: object, **__: object) -> None:
+            self.stdout = io.BytesIO(b"")
+
+        def wait(self) -> int:
+            raise ConnectionLostError("the connection to nuc was lost", "cluster status")
+
+    monkeypatch.setattr(setup, "Session", Lost)
+    target = Target("root@nuc", tmp_path / "known_hosts")
+    with pytest.raises(ConnectionLostError, match="was lost") as caught:
+        setup.apply_states(target, "arc-a770/v0.1", False, lambda _: None)
+    assert caught.value.next_command == "cluster control init root@nuc"
 
 
 def test_what_is_installed_first_asks_apt_for_nothing_that_is_there(tmp_path: Path) -> None:
