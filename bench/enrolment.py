@@ -33,17 +33,12 @@ import salt.utils.event
 import yaml
 
 from tests import boot_profile, fake_image, hostile
+from tests.waiting import free_port, wait_for
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PROGRAMS = Path(sys.executable).parent
 NODE, MAC, ADDRESS = "node0", "02:77:00:00:00:10", "127.0.0.10"
 DEADLINE_SECONDS = 120
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def configured(folder: Path, name: str, settings: dict[str, Any]) -> Path:
@@ -87,15 +82,9 @@ def daemon(program: str, config: Path) -> Iterator[float]:
         process.wait()
 
 
-def wait_listening(port: int) -> None:
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while True:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        if time.monotonic() > deadline:
-            sys.exit(f"nobody listens on port {port} after {DEADLINE_SECONDS} s")
-        time.sleep(0.1)
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def one_boot(folder: Path, number: int, url: str, ports: dict[str, int], bus: Any) -> dict[str, float]:
@@ -172,8 +161,8 @@ def main() -> None:
         }
         config = configured(folder, "master", settings)
         with daemon("salt-master", config):
-            wait_listening(ports["boot"])
-            wait_listening(ports["ret_port"])
+            for port in ("boot", "ret_port"):
+                wait_for(lambda port=port: listens(ports[port]), DEADLINE_SECONDS, f"the master's port {port}")
             options = salt.config.master_config(str(config / "master"))
             with salt.utils.event.get_master_event(options, options["sock_dir"], listen=True) as bus:
                 found = [

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from netboot.boot import storage
 from netboot.boot.record import Boot, NodeState, Reached, State
 from netboot.control_node import reactor_entries
 from tests import boot_profile, fake_image
+from tests.waiting import free_port, wait_for
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
@@ -52,11 +51,8 @@ def master(salt_factories: Any, tmp_path: Path) -> Iterator[Any]:
         for name, image in (("node0", active), ("node1", "0123456789abcdef"))
     }
     storage.write(tmp_path / "boot", State(nodes=boots))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
     control = {"address": "127.0.0.1", "interface": "lo"}
-    described = boot_profile.described("changed", control, "127.0.0.0/24", LINKS, {"port": port})
+    described = boot_profile.described("changed", control, "127.0.0.0/24", LINKS, {"port": free_port()})
     started = salt_factories.salt_master_daemon(
         random_string("master-"),
         defaults={
@@ -83,14 +79,13 @@ def test_the_reactor_asks_who_is_due(master: Any, tmp_path: Path) -> None:
     options = salt.config.master_config(str(Path(master.config_dir) / "master"))
     with salt.utils.event.get_master_event(options, options["sock_dir"], listen=True) as bus:
         assert takeup.fire(tmp_path / "there", PROFILE_CHANGED)
-        deadline = time.monotonic() + DEADLINE
-        while time.monotonic() < deadline:
+
+        def answered() -> Any:
             event = bus.get_event(wait=1, tag="salt/run/", full=True)
-            if event and event["tag"].endswith("/ret") and event["data"]["fun"] == "runner.reprovision.changed":
-                break
-        else:
-            pytest.fail(f"the reactor called nobody within {DEADLINE:.0f} s")
-    answer = event["data"]["return"]
+            is_it = event and event["tag"].endswith("/ret") and event["data"]["fun"] == "runner.reprovision.changed"
+            return event["data"]["return"] if is_it else None
+
+        answer = wait_for(answered, DEADLINE, "an answer of the runner that the reactor calls")
     assert list(answer["due"]) == ["node1"]
     assert "it runs image 0123456789abcdef" in answer["due"]["node1"][0]
     # Nobody has allowed it to act by itself.

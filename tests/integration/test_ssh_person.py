@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.sshd import PERSON_ID, Server, laptop_environment, server
+from tests.waiting import wait_for
 
 pytestmark = [
     pytest.mark.integration,
@@ -156,18 +157,24 @@ def test_without_the_right_to_sudo_it_says_what_was_expected(trusted: dict[str, 
 
 def start(environment: dict[str, str], script: str) -> tuple[subprocess.Popen[str], int]:
     """Start a script there; return the local command and the number of the shell there, which has begun."""
-    running = subprocess.Popen(
-        [*CLUSTER, "control", "cmd", "--", "sh", "-c", script],
-        cwd=REPOSITORY,
-        env=environment,
-        # Input that stays open: a command that reads nothing of it does not see it end.
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert running.stdout
-    return running, int(running.stdout.readline())
+    errors = ""
+    # On a machine that is very busy, ssh's own limit for a connection may run out.
+    for _ in range(3):
+        running = subprocess.Popen(
+            [*CLUSTER, "control", "cmd", "--", "sh", "-c", script],
+            cwd=REPOSITORY,
+            env=environment,
+            # Input that stays open: a command that reads nothing of it does not see it end.
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert running.stdout
+        if number := running.stdout.readline():
+            return running, int(number)
+        errors = running.communicate(timeout=DEADLINE)[1]
+    pytest.fail(f"it did not start: {errors}")
 
 
 def is_gone(pid: int) -> bool:
@@ -178,10 +185,7 @@ def is_gone(pid: int) -> bool:
 
 
 def wait_gone(pid: int) -> None:
-    deadline = time.monotonic() + DEADLINE
-    while not is_gone(pid):
-        assert time.monotonic() < deadline, "the remote command runs on"
-        time.sleep(0.02)
+    wait_for(lambda: is_gone(pid), DEADLINE, "the end of the remote command", 0.02)
 
 
 def test_ctrl_c_reaches_what_sudo_runs(trusted: dict[str, str]) -> None:
