@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from bottleneck.runs.run import Run
 from bottleneck.runs.topology import find_topology
 from bottleneck.signals.doubts import clock_weaknesses, weaknesses
@@ -14,7 +16,7 @@ from bottleneck.signals.settings import EngineSettings, read_settings
 from bottleneck.signals.signals import BEYOND, Signals, busy_time, client_facts
 from bottleneck.signals.weakness import STEP_CLASSES, Weakness
 from bottleneck.telemetry.batches import engine_readings
-from bottleneck.telemetry.samples import node_samples
+from bottleneck.telemetry.samples import NodeSamples, node_samples
 
 
 def gather(run: Run) -> Signals:
@@ -47,8 +49,10 @@ def gather(run: Run) -> Signals:
             # The last reading stands for the time until the next one would have come.
             reach = (max(moments) - min(moments)) * len(moments) / (len(moments) - 1)
             engine.watched_share = min(1.0, reach / run.seconds)
-    _busy(signals, run)
     samples = node_samples(run.batches)
+    _busy(signals, run)
+    if run.live:
+        _busy_by_samples(signals, run, samples)
     for engine in signals.engines:
         seconds = engine.counted_seconds or signals.span_seconds
         if engine.front_cpu_seconds is not None and seconds > 0 and not engine.reset:
@@ -65,6 +69,35 @@ def gather(run: Run) -> Signals:
     signals.weaknesses += weaknesses(signals, run)
     signals.weaknesses += clock_weaknesses(signals, run, samples)
     return signals
+
+
+# An engine without requests uses hardly any CPU; its workers with some use more than this of a core in any second.
+AT_WORK_CORES = 0.08
+
+
+def _busy_by_samples(signals: Signals, run: Run, samples: dict[str, NodeSamples]) -> None:
+    """Lengthen a live window's busy time to what its workers were at work for.
+
+    The engine counts a request as running from the end of its first step on: of a long one (a long prompt, a slow link)
+    its gauge knows nothing while it lasts.
+    """
+    start, end = run.interval
+    edges = np.arange(start, end, 1.0)
+    seconds = 0.0
+    for node in signals.topology.nodes:
+        if (series := samples.get(node)) is None:
+            continue
+        used = [
+            sum(series.workers(kind, edge, edge + 1.0) or 0.0 for kind in ("cpu_user_s", "cpu_system_s"))
+            for edge in edges
+        ]
+        lengths = np.minimum(1.0, end - edges)
+        seconds = max(seconds, float(lengths[np.array(used) > AT_WORK_CORES * lengths].sum()))
+    if seconds > signals.busy_seconds:
+        signals.busy_seconds, signals.busy_source = (
+            min(seconds, signals.span_seconds),
+            "samples: CPU time of the workers",
+        )
 
 
 def _front_wait(engine: EngineFacts, signals: Signals) -> None:

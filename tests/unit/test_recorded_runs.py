@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bottleneck.runs.run import Run, load_run
+from bottleneck.runs.run import Run, load_run, window_run
 from bottleneck.taxonomy import WORK_CLASSES
 from bottleneck.verdict.rules.straggler import QUOTA
 from bottleneck.verdict.verdict import analyse
@@ -156,6 +156,23 @@ def test_a_stage_held_by_a_quota_is_a_straggler_not_a_bubble() -> None:
     verdict = analyse(recorded("held-stage"))
     assert (verdict.name, verdict.where["node"]) == ("straggler", "node1")
     assert all(item["class"] != "pipeline_bubble" for item in verdict.runners_up)
+
+
+def test_a_window_inside_a_first_step_that_the_engine_does_not_count_yet_is_not_idle() -> None:
+    whole = recorded("slow-prompts")
+    start = whole.interval[0]
+    run = window_run(
+        whole.batches,
+        (start, start + 15.0),
+        profile=whole.profile,
+        deployment=whole.deployment,
+        ceilings=whole.ceilings,
+        plan=whole.plan,
+    )
+    verdict = analyse(run)
+    assert (verdict.name, verdict.where["link"]) == ("link_bandwidth", "direct")
+    assert verdict.measured["busy_seconds"] > 14
+    assert verdict.measured["engines"][0]["busy_share"] < 0.5, "by the engine's own gauge it idles"
 
 
 def test_requests_that_wait_for_a_slot_wait_for_no_turn_of_a_pipeline() -> None:
