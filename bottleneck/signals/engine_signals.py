@@ -215,7 +215,8 @@ def _gauges(facts: EngineFacts, readings: Readings, limit: int | None) -> None:
         facts.waiting_mean = float(np.nansum(waiting[busy]) / busy.sum())
     if held.any():
         facts.inferred_limit = float(limit) if limit else _plateau(running[held], cache[held])
-        facts.waiting = _why(running[held], cache[held], facts.inferred_limit)
+        # Who waits while none is counted waits for one in its first step, which the engine counts at that step's end.
+        facts.waiting = _why(np.maximum(running[held], 1.0), cache[held], facts.inferred_limit)
     if facts.preemptions is None and len(readings) > 1:
         seen = delta(readings[0][1], readings[-1][1], "vllm:num_preemptions_total")
         facts.preemptions = seen.value if seen is not None else None
