@@ -138,6 +138,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--boots", type=int, default=5)
     boots = parser.parse_args().boots
+    # So that what was started is ended, too.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     with tempfile.TemporaryDirectory(prefix="ce-", dir="/tmp") as name:
         folder = Path(name)
         fake_image.publish(folder / "images", "enrolment")
