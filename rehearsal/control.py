@@ -115,6 +115,11 @@ class ControlMachine:
         """Return whether it is switched on."""
         return self._process is not None and self._process.poll() is None
 
+    def was_starved(self) -> bool:
+        """Return whether its kernel says that it was given no time for many seconds."""
+        text = self.console.read_text(errors="replace") if self.console.exists() else ""
+        return "soft lockup" in text or "self-detected stall" in text
+
     def said(self) -> str:
         """Return the end of what it wrote to its console and what QEMU said."""
         texts = [path.read_text(errors="replace")[-1500:] for path in (self._log, self.console) if path.exists()]

@@ -326,6 +326,10 @@ def run(log: Path, until: str | None, keep: bool, kept: bool) -> int:
         except KeyboardInterrupt:
             interrupted = True
         finally:
+            if stages.failed and hasattr(rehearsal, "control") and rehearsal.control.was_starved():
+                rehearsal.say(
+                    "the control node's machine was given no time for many seconds: let nothing else run here"
+                )
             if stages.failed:
                 with log.open("a") as file:
                     file.write(f"\n--- what the machines said last\n{rehearsal.explain()}\n")
