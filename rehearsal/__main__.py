@@ -19,7 +19,7 @@ import typer
 from cli.output import USAGE, fail
 from rehearsal.debian import REPOSITORY
 from rehearsal.machines import FIRMWARE
-from rehearsal.run import KEPT, run
+from rehearsal.run import BEGINNINGS, KEPT, run
 
 PROGRAMS = ("qemu-system-x86_64", "mmdebstrap", "mksquashfs", "mke2fs", "debugfs", "unshare", "ip", "ssh", "rsync")
 _INSIDE = "CLUSTER_REHEARSAL_INSIDE"
@@ -30,6 +30,9 @@ def main(
     until: Annotated[str | None, typer.Option(help="End after this stage: init-again, doctor, apply, ...")] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the control node's disk as it is after its init.")] = False,
     kept: Annotated[bool, typer.Option("--kept", help="Begin with the control node that was kept.")] = False,
+    first: Annotated[
+        str | None, typer.Option("--from", help=f"With --kept, begin with: {', '.join(BEGINNINGS)}.")
+    ] = None,
     log: Annotated[Path, typer.Option(help="Every command that is run, and what it said.")] = Path("rehearsal.log"),
 ) -> None:
     """Rehearse the whole road in virtual machines of this machine: control node, two nodes, reprovision, rollback.
@@ -40,7 +43,7 @@ def main(
 
       .venv/bin/python -m rehearsal --until doctor --keep
 
-      .venv/bin/python -m rehearsal --kept
+      .venv/bin/python -m rehearsal --kept --from image
     """
     if os.geteuid() != 0:
         fail("namespaces, taps and images need root", "sudo -E make rehearsal", USAGE)
@@ -49,6 +52,8 @@ def main(
         fail(f"{', '.join(missing) or 'OVMF'} is missing", "setup/packages test", USAGE)
     if kept and not (KEPT / "host_key.pub").exists():
         fail("no control node was kept", "python -m rehearsal --keep", USAGE)
+    if first and not (kept and first in BEGINNINGS):
+        fail(f"--from {first}; expected --kept and one of {', '.join(BEGINNINGS)}", "python -m rehearsal --help", USAGE)
     if _INSIDE not in os.environ:
         log.write_text("")
         inside = {**os.environ, _INSIDE: "1", "PYTHONPATH": str(REPOSITORY)}
@@ -64,7 +69,7 @@ def main(
     for place in ("/mnt", "/run/netns", "/etc/netns"):
         Path(place).mkdir(exist_ok=True)
         subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=0755", "tmpfs", place], check=True)
-    raise typer.Exit(run(log.absolute(), until, keep, kept))
+    raise typer.Exit(run(log.absolute(), until, keep, kept, first))
 
 
 if __name__ == "__main__":

@@ -64,10 +64,18 @@ class Laptop:
         return json.loads(self.cluster(*arguments, "--json", timeout=timeout, expected=expected))
 
     def send(self, source: Path, target: str, *, folder: bool = True, timeout: float = 300) -> None:
-        """Copy a folder's content, or a file, to the control node."""
+        """Copy a folder's content, or a file, to the control node, under the name `target`."""
         ssh = f"ssh -i {self.identity} -o StrictHostKeyChecking=yes"
         ssh += f" -o UserKnownHostsFile={self.home}/.config/cluster/known_hosts"
-        argv = ["rsync", "-a", "--mkpath", "-e", ssh, f"{source}/" if folder else str(source), f"{HOST}:{target}/"]
+        argv = [
+            "rsync",
+            "-a",
+            "--mkpath",
+            "-e",
+            ssh,
+            f"{source}/" if folder else str(source),
+            f"{HOST}:{target}/" if folder else f"{HOST}:{target}",
+        ]
         self._run(argv, f"rsync {source} {target}", timeout, (0,))
 
     def _run(self, argv: list[str], shown: str, timeout: float, expected: tuple[int, ...]) -> str:

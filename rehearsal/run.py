@@ -27,6 +27,8 @@ from rehearsal.machines import Machine, Network, namespace, wait_for
 from rehearsal.table import Stages
 
 KEPT = CACHE / "kept"
+# Stages that a control node that was kept can begin with.
+BEGINNINGS = ("init-again", "reboot", "image", "doctor", "nodes")
 MINUTE = 60.0
 LOST_CONNECTIONS = 2
 NODES = {"node0": ("02:97:00:00:00:10", False), "node1": ("02:97:00:00:00:11", True)}
@@ -99,10 +101,20 @@ class Rehearsal:
         probe = f"import socket; print(socket.create_connection(('{CONTROL_ADDRESS}', 22), 5).recv(4))"
         return "SSH-" in self.laptop.network.run(sys.executable, "-c", probe, check=False).stdout
 
+    def _fingerprint(self) -> str:
+        listed = subprocess.run(["ssh-keygen", "-lf", self.host_key], capture_output=True, text=True, check=True)
+        return listed.stdout.split()[1]
+
+    def boot_kept(self) -> str:
+        """A control node that has been set up before boots; its key is made known."""
+        said = self.boot_control()
+        self.laptop.cluster("control", "trust", HOST, "--fingerprint", self._fingerprint(), timeout=2 * MINUTE)
+        wait_for(self._services, 5 * MINUTE, "the control node's services are back", 5.0)
+        return said
+
     def init(self) -> str:
         """`cluster control init` over ssh."""
-        listed = subprocess.run(["ssh-keygen", "-lf", self.host_key], capture_output=True, text=True, check=True)
-        trust = ("--fingerprint", listed.stdout.split()[1])
+        trust = ("--fingerprint", self._fingerprint())
         lost, said = 0, ""
         ends = (0, 1, 4)
         while not said and lost <= LOST_CONNECTIONS:
@@ -153,7 +165,9 @@ class Rehearsal:
         digest = self.digests[name]
         root = "/var/lib/cluster/images"
         for layer in self.store.manifest(digest).layers:
-            self.laptop.send(self.store.layer_path(layer.sha256), f"{root}/layers/", folder=False)
+            self.laptop.send(
+                self.store.layer_path(layer.sha256), f"{root}/layers/{layer.sha256}.squashfs", folder=False
+            )
         self.laptop.send(self.store.folder(digest), f"{root}/images/{digest}")
         # It verifies every file before anything changes.
         self.laptop.cluster("image", "activate", digest, *options, timeout=5 * MINUTE)
@@ -290,8 +304,8 @@ def power_strip(rehearsal: Rehearsal) -> Iterator[int]:
             server.shutdown()
 
 
-def run(log: Path, until: str | None, keep: bool, kept: bool) -> int:
-    """Run every stage up to `until`; return the exit status."""
+def run(log: Path, until: str | None, keep: bool, kept: bool, first: str | None) -> int:
+    """Run every stage from `first` (after the machine's boot) up to `until`; return the exit status."""
     stages = Stages(until)
     folder = Path("/mnt")
     rehearsal = Rehearsal(folder, stages, log)
@@ -308,6 +322,10 @@ def run(log: Path, until: str | None, keep: bool, kept: bool) -> int:
         ("reprovision", "cluster reprovision to another image", rehearsal.reprovision),
         ("rollback", "a broken image is rolled back by itself", rehearsal.roll_back),
     ]
+    if first:
+        names = [name for name, _, _ in doing]
+        boot = ("boot-control", "the control node that was kept boots", rehearsal.boot_kept)
+        doing = [boot, *doing[names.index(first) :]]
     started = time.monotonic()
     interrupted = False
     with (
