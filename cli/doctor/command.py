@@ -120,7 +120,9 @@ def node_facts(control: Control, profile: Profile) -> dict[str, Any]:
             answers = json.loads(line)
         except ValueError:
             continue  # a sentence about who did not answer
-        facts |= {name: answer for name, answer in answers.items() if isinstance(answer, dict)}
+        # When no minion answers at all, Salt's sentence is a JSON text.
+        if isinstance(answers, dict):
+            facts |= {name: answer for name, answer in answers.items() if isinstance(answer, dict)}
     return facts
 
 
