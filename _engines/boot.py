@@ -10,6 +10,7 @@ No key is touched because of an event: any accepted minion can send any event un
 
 import asyncio
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -149,7 +150,11 @@ class Master:
             return client.cmd(minion_id, "test.ping", timeout=PING_SECONDS).get(minion_id) is True
 
     def announce(self, tag, data):
-        """Fire an event on the master's bus."""
+        """Fire an event on the master's bus, without holding up the boots: a busy master lets its senders wait."""
+        fired = asyncio.get_running_loop().run_in_executor(None, self._fire, tag, data)
+        fired.add_done_callback(functools.partial(_tell_failure, tag))
+
+    def _fire(self, tag, data):
         with salt.utils.event.get_master_event(self._opts, self._opts["sock_dir"], listen=False) as bus:
             bus.fire_event(data, tag)
 
@@ -212,3 +217,8 @@ class Master:
             for key, stage in (("ready", "engine_ready"), ("first_token", "first_token")):
                 if name in workers and record.get(key):
                     self.service.reached(name, stage, float(record[key]))
+
+
+def _tell_failure(tag, fired):
+    if not fired.cancelled() and fired.exception():
+        log.error("The event %s could not be sent: %s", tag, fired.exception())

@@ -118,6 +118,33 @@ def test_whoever_proxies_another_s_addresses_asks_always(engine: ModuleType, mon
         assert master.connection(NODE) == connection
 
 
+def test_a_busy_master_does_not_hold_up_the_boots(engine: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does one that is gone: that is for the log."""
+    master = engine.Master({}, SimpleNamespace())
+    release, told = threading.Event(), []
+
+    def fire(tag: str, data: dict[str, Any]) -> None:
+        assert release.wait(20)
+        told.append((tag, data))
+
+    async def announce() -> None:
+        monkeypatch.setattr(master, "_fire", fire)
+        master.announce("cluster/boot/stuck", {"node": "node0"})
+        assert not told
+        release.set()
+        monkeypatch.setattr(master, "_fire", lambda *_: 1 / 0)
+        master.announce("cluster/boot/enrolled", {})
+        await asyncio.get_running_loop().shutdown_default_executor()
+        # What the threads came to is told by the loop.
+        await asyncio.sleep(0)
+
+    errors: list[str] = []
+    monkeypatch.setattr(engine.log, "error", lambda text, *values: errors.append(text % values))
+    asyncio.run(announce())
+    assert told == [("cluster/boot/stuck", {"node": "node0"})]
+    assert errors == ["The event cluster/boot/enrolled could not be sent: division by zero"]
+
+
 def enrolled(service: Bench) -> None:
     boot = asyncio.run(service.node("node0").enrol(hostile.public_key()))
     assert boot.id == "node0"
