@@ -18,7 +18,7 @@ from pathlib import Path
 
 UNIT = "salt-master.service"
 CONFIGURATION = Path("/etc/salt/master")
-# A start takes about 10 s on a small machine; systemd gives up after 90 s by itself.
+# A start takes about 10 s on a small machine; systemd gives up after 120 s by itself.
 RESTART_TIMEOUT_SECONDS = 150
 EVENT_TIMEOUT_SECONDS = 60
 
@@ -65,7 +65,7 @@ def restart(directory: Path) -> tuple[str, str]:
     reason = obstacle()
     if reason:
         return "busy", reason
-    # It tells systemd when it is ready, so this returns when it is, or when it is not.
+    # The unit has started when the master listens, so this returns when it does, or when it will not.
     code, said, complained = run(["systemctl", "restart", UNIT], RESTART_TIMEOUT_SECONDS)
     if code or not is_ours(directory):
         lines = [*said.splitlines(), *complained.splitlines()] or [f"status {code}"]
