@@ -1,7 +1,8 @@
 """Does it cost anything? `cluster deploy` against the same `vllm serve` commands typed by hand.
 
 Both arms stand in the same lab, on the same nodes, with the same arguments (but for the ports) and environment. One is
-the whole product: supervisor, samplers, engine. The other is vLLM alone: no supervisor, samplers frozen. Both are
+the whole product: supervisor, samplers, engine. The other is vLLM alone: no supervisor, samplers frozen (but see
+`--watched`; what the samplers cost is for `bench/sampler_cost.py`, which is more exact). Both are
 started, then the same load from the same generator goes to one after the other, in pairs of random order: while one is
 measured the other has nothing to do. A start of vLLM has a speed of its own, so both are started afresh for each round,
 in random order. The result is the ratio of output throughput with its 95 % interval. The lab must be up and configured
@@ -39,6 +40,11 @@ def main() -> None:
     parser.add_argument("--deployment", default="tp2")
     parser.add_argument("--rounds", type=int, default=3, help="each starts both, about 2 minutes")
     parser.add_argument("--pairs", type=int, default=4, help="of measurements in each round, about a minute each")
+    parser.add_argument(
+        "--watched",
+        action="store_true",
+        help="let the samplers run for both arms: what is left is what starting by `cluster deploy` costs",
+    )
     parser.add_argument("--concurrency", type=int, default=4)
     parser.add_argument("--requests", type=int, default=24)
     parser.add_argument("--seed", type=int, default=1, help="of the order of the arms and of the prompts")
@@ -56,7 +62,8 @@ def main() -> None:
     rows = [(index + 1, *values) for index, values in enumerate(zip(*rates.values(), strict=True))]
     print_table(("pair", *(f"{name}, tokens/s" for name in rates)), rows)
     print(f"cluster / by hand: {ratio['ratio']:.4f} ({ratio['low']:.4f} to {ratio['high']:.4f})", file=sys.stderr)
-    finish({"deployment": options.deployment, "point": point.to_json(), "pairs": found, "ratio": ratio}, options.output)
+    said = {"deployment": options.deployment, "watched": options.watched, "point": point.to_json()}
+    finish({**said, "pairs": found, "ratio": ratio}, options.output)
 
 
 def one_round(
@@ -77,7 +84,8 @@ def one_round(
             same = replace(point, seed=point.seed + number * options.pairs + index)
             pair = {}
             for name in chooser.sample(ARMS, len(ARMS)):
-                with frozen_samplers(lab) if name == "by hand" else nullcontext():
+                is_alone = name == "by hand" and not options.watched
+                with frozen_samplers(lab) if is_alone else nullcontext():
                     pair[name] = load(lab, urls[name], same)
             rates = ", ".join(f"{name} {pair[name]['output_tokens_per_second']:.2f}" for name in ARMS)
             print(f"  pair {index + 1} of {options.pairs}: {rates} tokens/s", file=sys.stderr, flush=True)
