@@ -95,7 +95,7 @@ def _ports(profile: Profile, seen: list[dict[str, Any]]) -> Iterator[Check]:
         what = f"port {port}/{protocol}"
         if not holders:
             yield Check(PLACE, what, "failed", f"nobody listens; expected {program}", AGAIN)
-        elif all(_fits(name, program) for name in names):
+        elif names == [program]:
             yield Check(PLACE, what, "ok", f"held by {', '.join(names)}")
         else:
             yield Check(
@@ -112,11 +112,6 @@ def _is_ours(profile: Profile, address: str) -> bool:
         return ipaddress.ip_address(bare) == ipaddress.ip_address(profile.control.address)
     except ValueError:
         return False
-
-
-def _fits(name: str, program: str) -> bool:
-    # The kernel keeps 15 characters, and Salt's processes call themselves by their work.
-    return name.startswith(program[:15]) or (program == "salt-master" and name.lower().startswith(("salt", "python")))
 
 
 def _clock(synchronized: str | None, seconds: float | None) -> Iterator[Check]:

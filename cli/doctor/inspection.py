@@ -7,6 +7,7 @@ Nothing is changed. One DHCPDISCOVER goes out, on the cluster's interface alone,
 """
 
 import json
+import re
 import secrets
 import shutil
 import socket
@@ -63,9 +64,23 @@ def listeners() -> list[dict[str, Any]]:
         if len(words) < 5:
             continue
         address, _, port = words[4].rpartition(":")
-        program = words[-1].split('"')[1] if '"' in words[-1] else None
+        holder = re.search(r'"(.*?)",pid=(\d+)', line)
+        program = program_of(int(holder[2]), holder[1]) if holder else None
         found.append({"protocol": words[0], "address": address, "port": int(port), "program": program})
     return found
+
+
+def program_of(pid: int, name: str) -> str:
+    """Return the name of a process's program; `name` is the kernel's, and stands when nothing better is to be seen.
+
+    The kernel's is cut at 15 characters, and is that of the interpreter, or its path, for a program like salt-master.
+    """
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").split()
+    except OSError:
+        return name
+    named = [Path(word).name for word in words[:2] if not word.startswith("-")]
+    return next((each for each in named if each and not each.startswith("python")), name)
 
 
 def discover() -> bytes:

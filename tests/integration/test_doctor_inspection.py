@@ -104,3 +104,30 @@ def test_routes_ports_and_a_missing_interface_are_seen(wires: tuple[str, str], t
     finally:
         server.terminate()
         server.wait(10)
+
+
+def test_a_program_that_names_itself_by_its_path_is_known_by_its_name(wires: tuple[str, str]) -> None:
+    """As Salt's processes do: what the kernel keeps of it is `/opt/cluster/ve`."""
+    here, _ = wires
+    listen = "import socket; s = socket.create_server(('10.9.0.1', 4505)); print('listens', flush=True); s.accept()"
+    title = "/opt/cluster/venv/bin/python3.13 /opt/cluster/venv/bin/salt-master MWorker-0"
+    argv = [
+        "ip",
+        "netns",
+        "exec",
+        here,
+        "bash",
+        "-c",
+        'exec -a "$1" "$2" -c "$3"',
+        "bash",
+        title,
+        sys.executable,
+        listen,
+    ]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as program:
+        try:
+            assert program.stdout and program.stdout.readline() == "listens\n"
+            found = [each for each in inspect(here, "cluster0")["listeners"] if each["port"] == 4505]
+            assert [(each["address"], each["program"]) for each in found] == [("10.9.0.1", "salt-master")]
+        finally:
+            program.kill()
