@@ -1,11 +1,11 @@
 """Does it cost anything? `cluster deploy` against the same `vllm serve` commands typed by hand.
 
 Both arms stand in the same lab, on the same nodes, with the same arguments (but for the ports) and environment. One is
-the whole product: supervisor, samplers, engine. The other is vLLM alone: no supervisor, samplers frozen (but see
-`--watched`; what the samplers cost is for `bench/sampler_cost.py`, which is more exact). Both are
-started, then the same load from the same generator goes to one after the other, in pairs of random order: while one is
-measured the other has nothing to do. A start of vLLM has a speed of its own, so both are started afresh for each round,
-in random order. The result is the ratio of output throughput with its 95 % interval. The lab must be up and configured
+the whole product: supervisor, samplers, engine. The other is vLLM alone: no supervisor, samplers frozen (`--watched`
+leaves them to both; what they cost in decodes alone is told more exactly by `bench/sampler_cost.py`). Both are started,
+then the same load from the same generator goes to one after the other, in pairs of random order: while one is measured
+the other has nothing to do. A start of vLLM has a speed of its own, so both are started afresh for each round, in
+random order. The result is the ratio of output throughput with its 95 % interval. The lab must be up and configured
 (`cluster lab up`, `cluster apply`), with nothing deployed.
 """
 

@@ -49,7 +49,7 @@ def main(
         fail("namespaces, taps and images need root", "sudo -E make rehearsal", USAGE)
     missing = [name for name in PROGRAMS if shutil.which(name) is None]
     if missing or not FIRMWARE.is_file():
-        fail(f"{', '.join(missing) or 'OVMF'} is missing", "setup/packages test", USAGE)
+        fail(f"{', '.join(missing) or 'OVMF'} is missing", "setup/packages rehearsal", USAGE)
     if kept and not (KEPT / "host_key.pub").exists():
         fail("no control node was kept", "python -m rehearsal --keep", USAGE)
     if first and not (kept and first in BEGINNINGS):
