@@ -16,7 +16,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -33,7 +32,7 @@ import salt.utils.event
 import yaml
 
 from tests import boot_profile, fake_image, hostile
-from tests.waiting import free_port, wait_for
+from tests.waiting import free_port, listens, wait_for
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PROGRAMS = Path(sys.executable).parent
@@ -80,11 +79,6 @@ def daemon(program: str, config: Path) -> Iterator[float]:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-
-
-def listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def one_boot(folder: Path, number: int, url: str, ports: dict[str, int], bus: Any) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Wait for what is to happen, with a deadline; and a port that is free now."""
+"""Wait for what is to happen, with a deadline; ports of the loopback that are free now, or held."""
 
 from __future__ import annotations
 
@@ -24,3 +24,9 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def listens(port: int) -> bool:
+    """Tell whether somebody listens on a port of the loopback."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0

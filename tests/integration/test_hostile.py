@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,7 +25,7 @@ from netboot.boot import storage
 from netboot.boot.record import Boot as RecordedBoot
 from netboot.boot.record import NodeState, State
 from tests import boot_profile, fake_image, hostile
-from tests.waiting import free_port
+from tests.waiting import free_port, listens, wait_for
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 
@@ -35,12 +34,6 @@ ATTEMPTS = 520
 EVENTS = 150
 MACS = {"node0": "02:77:00:00:00:10", "node1": "02:77:00:00:00:11", "node2": "02:77:00:00:00:12"}
 ADDRESSES = {"node0": "127.0.0.10", "node1": "127.0.0.11", "node2": "127.0.0.12"}
-
-
-def listens(url: str) -> bool:
-    host, port = url.removeprefix("http://").split(":")
-    with socket.socket() as probe:
-        return probe.connect_ex((host, int(port))) == 0
 
 
 @pytest.fixture(scope="session")
@@ -95,10 +88,7 @@ def master(salt_factories: Any, folder: Path, profile: Path, url: str) -> Iterat
         },
     )
     with started.started():
-        deadline = time.monotonic() + 60
-        while not listens(url):
-            assert time.monotonic() < deadline, "the boot service does not listen"
-            time.sleep(0.2)
+        wait_for(lambda: listens(int(url.rpartition(":")[2])), 60, "the boot service listens", 0.2)
         yield started
 
 
