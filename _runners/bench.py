@@ -5,10 +5,7 @@ The load generator is the engine's own (``vllm bench serve``), one for each head
 control node. A run that is cut short keeps what it has, with status ``partial``.
 """
 
-import contextlib
 import json
-import platform
-import random
 import shutil
 import time
 import urllib.error
@@ -16,22 +13,14 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import salt.version
 from salt.exceptions import CommandExecutionError, SaltException
 
 from bottleneck.load import workload
 from bottleneck.load.generator import Generator, GeneratorError
 from bottleneck.plan import probing
-from bottleneck.profile.overlay import copy_profile
-from bottleneck.profile.places import commit, find_engine_map
-from bottleneck.runs.run import read_batches
 from control.nodes import Nodes, progress
+from control.recording import Recording, write_json
 
-SCHEMA = 1
-KEPT_RUNS = 20
-# Batches a little outside the interval, so that the first and last step can be cut at its border.
-MARGIN_SECONDS = 3.0
-SAMPLES_DEADLINE_SECONDS = 5.0
 STALL_SECONDS = 300.0
 POLL_SECONDS = 1.0
 WARM_UP_REQUESTS = 2
@@ -90,10 +79,8 @@ class _Bench:
         self.nodes, self.profile, self.record, self.points, self.note = nodes, nodes.profile, record, points, note
         self.heads = [worker for worker in record["workers"] if worker["head"]]
         self.begun = time.monotonic()
-        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-        self.id = f"{stamp}-{record['deployment']}-{random.getrandbits(16):04x}"
-        runs = Path(__opts__["cluster_directory"]) / "runs"
-        self.folder, self.final = runs / f"{self.id}.partial", runs / self.id
+        self.recording = Recording(__opts__, nodes, record)
+        self.id, self.folder, self.final = self.recording.id, self.recording.folder, self.recording.final
         self.engine = self.profile.engine_of(self.heads[0]["node"])
         self.executable = Path(self.engine.directory(), "bin/vllm")
         self.table, self.problems, self.generators = [], [], {}
@@ -105,20 +92,19 @@ class _Bench:
             raise CommandExecutionError(
                 f"the load generator is not on the control node ({self.executable} is missing): run cluster apply"
             )
-        _prune(self.folder.parent)
-        self.folder.mkdir(parents=True)
+        self.recording.open()
         try:
             self.report("recording", "what is deployed")
             # Before the warm-up: for a second after a request the head's engine loop spins.
             self.measure_link(probe)
-            self.write_static()
+            self.recording.write_static()
             if warmup:
                 self.report("warming", f"{WARM_UP_REQUESTS} requests of the same lengths")
                 self.warm_up()
             self.snapshot("before")
         except BaseException:
             # Nothing was sent that counts.
-            shutil.rmtree(self.folder, ignore_errors=True)
+            self.recording.drop()
             raise
         # From here on whoever asked can fetch what there is.
         self.report("load", f"run {self.id}", run=self.id, folder=str(self.final))
@@ -145,15 +131,6 @@ class _Bench:
 
     # What is known beforehand ------------------------------------------------------------
 
-    def write_static(self):
-        source = Path(__opts__["cluster_profile"])
-        copy_profile(source, self.folder / "profile.yaml")
-        shutil.copy(find_engine_map(source), self.folder / "engines.yaml")
-        _write(self.folder / "plan.json", self.record["workers"])
-        _write(self.folder / "versions.json", self.versions())
-        with contextlib.suppress(FileNotFoundError):
-            shutil.copy(Path(__opts__["cluster_directory"]) / "ceilings.json", self.folder)
-
     def measure_link(self, wanted):
         """Measure the links between the nodes; without it the run goes on and says so."""
         if not probing.replica_pairs(self.record["workers"]):
@@ -168,22 +145,6 @@ class _Bench:
                 lack = str(error)
         if lack:
             self.problems.append(f"the link was not measured ({lack}): an older ceiling stands in")
-
-    def versions(self):
-        names = list(dict.fromkeys(worker["node"] for worker in self.record["workers"]))
-        found = self.nodes.ask(["engine.version", "probe.machine"], [[], []], names, timeout=30)
-        return {
-            "schema": SCHEMA,
-            "salt": salt.version.__version__,
-            "python": platform.python_version(),
-            "control_kernel": platform.release(),
-            "commit": commit(),
-            "nodes": {
-                name: {"engine": answer.get("engine.version"), "machine": answer.get("probe.machine")}
-                for name, answer in found.items()
-                if isinstance(answer, dict)
-            },
-        }
 
     def warm_up(self):
         """Have each head answer requests of the same lengths; none of them is counted."""
@@ -210,7 +171,7 @@ class _Bench:
         self.wait(point)
         merged = workload.merge_results([self.result(*item) for item in self.generators.items()])
         name = "client.json" if len(self.points) == 1 else f"client/{point.index}.json"
-        _write(self.folder / name, merged)
+        write_json(self.folder / name, merged)
         times = workload.interval(merged)
         start, end = (times[0] + clock, times[1] + clock) if times else (launched, time.time())
         row = {
@@ -267,7 +228,7 @@ class _Bench:
     # What is known afterwards ------------------------------------------------------------
 
     def finish(self):
-        """Write what there is; the folder gets its name last, so that it is never seen half-made."""
+        """Write what there is."""
         if self.status != "complete":
             self.ended = time.time()
         self.report("collecting", "engine metrics and samples")
@@ -275,51 +236,20 @@ class _Bench:
             self.snapshot("after")
         except CommandExecutionError as error:
             self.problems.append(str(error))
-        self.export_samples()
+        self.problems += self.recording.export_samples(__salt__.get("perf.export"), self.started, self.ended)
         if self.status == "complete":
             shutil.rmtree(self.folder / "generator", ignore_errors=True)
         load = {key: value for key, value in self.points[0].to_json().items() if key != "index"}
         document = {
-            "schema": SCHEMA,
-            "id": self.id,
             "started": self.started,
             "ended": self.ended,
-            "profile": {name: getattr(self.profile, name) for name in ("name", "version", "digest")},
-            "deployment": self.record["deployment"],
-            "overrides": self.record.get("overrides") or {},
             "note": self.note,
             "workload": load,
             "status": self.status,
             "points": self.table,
             "problems": self.problems,
         }
-        _write(self.folder / "run.json", document)
-        self.folder.rename(self.final)
-
-    def export_samples(self):
-        """Have the store's batches written, again until every node's reach the end or it takes too long."""
-        path = self.folder / "samples.jsonl.gz"
-        export = __salt__.get("perf.export")
-        if export is None:
-            self.problems.append("samples: the perf runner is not there")
-            return
-        expected = {worker["node"] for worker in self.record["workers"]}
-        deadline = time.monotonic() + SAMPLES_DEADLINE_SECONDS
-        while True:
-            try:
-                export(self.started - MARGIN_SECONDS, self.ended + MARGIN_SECONDS, str(path))
-            except CommandExecutionError as error:
-                self.problems.append(f"samples: {error}")
-                return
-            batches, _ = read_batches(path)
-            reached = {batch.get("node") for batch in batches if float(batch.get("t1") or 0) >= self.ended}
-            if expected <= reached:
-                return
-            if time.monotonic() > deadline:
-                late = ", ".join(sorted(expected - reached))
-                self.problems.append(f"samples of {late} do not reach the end of the run")
-                return
-            time.sleep(0.5)
+        self.recording.close(document)
 
     def report(self, stage, detail, **more):
         progress(stage, "", detail, self.begun, **more)
@@ -378,15 +308,3 @@ def _http(url, content, timeout):
         raise CommandExecutionError(f"{url}: {error.code} {error.read(300).decode(errors='replace')}") from error
     except OSError as error:
         raise CommandExecutionError(f"{url}: {error}") from error
-
-
-def _prune(runs):
-    """Keep the newest runs here; the laptop that asked has its own copies."""
-    if runs.is_dir():
-        for old in sorted(path for path in runs.iterdir() if path.is_dir())[: -(KEPT_RUNS - 1)]:
-            shutil.rmtree(old, ignore_errors=True)
-
-
-def _write(path, content):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

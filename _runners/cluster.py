@@ -5,6 +5,7 @@ Works out ranks and addresses from the profile (``bottleneck.plan``) and calls t
 nodes' modules; measures and decides nothing itself.
 """
 
+import contextlib
 import json
 import os
 import pathlib
@@ -92,6 +93,9 @@ def deploy(deployment=None, overrides=None, timeout=600):
     _check_free(deployment, overrides)
     started, moments = time.monotonic(), {"began": time.time()}
     _tell_boot(profile, specs, "deploy")
+    # What holds a start back can be asked while it lasts, and of one that failed (startup.record).
+    starting = {"deployment": deployment, "overrides": overrides or {}, "began": moments["began"], "workers": specs}
+    _write_json(_starting_file(), starting)
     try:
         for spec in specs:
             progress("starting", spec["node"], spec["name"], started)
@@ -104,6 +108,7 @@ def deploy(deployment=None, overrides=None, timeout=600):
         # Nothing half-done stays: not after a failure, nor after Ctrl-C.
         nodes.ask("vllm.stop", names=[spec["node"] for spec in specs], timeout=60)
         _tell_boot(profile, specs, "undeploy")
+        _write_json(_starting_file(), {**starting, "ended": time.time()})
         raise
     record = {
         "deployment": deployment,
@@ -114,6 +119,7 @@ def deploy(deployment=None, overrides=None, timeout=600):
         "workers": specs,
     }
     _write_json(_deployment_file(), record)
+    _forget(_starting_file())
     return {**record, "seconds": round(time.monotonic() - started, 1)}
 
 
@@ -130,8 +136,8 @@ def undeploy():
     answers = Nodes(__opts__).ask("vllm.stop", timeout=90)
     stopped = {node: sorted(answer) for node, answer in answers.items() if isinstance(answer, dict)}
     silent = sorted(set(answers) - set(stopped))
-    if os.path.exists(_deployment_file()):
-        os.unlink(_deployment_file())
+    _forget(_deployment_file())
+    _forget(_starting_file())
     if silent:
         raise CommandExecutionError(f"{', '.join(silent)} did not answer: its workers may still run")
     return {"stopped": stopped}
@@ -181,11 +187,22 @@ def deployment_record():
 
         salt-run cluster.deployment_record
     """
-    try:
-        with open(_deployment_file(), encoding="utf-8") as file:
-            return json.load(file)
-    except (FileNotFoundError, ValueError):
-        return {}
+    return _read_json(_deployment_file())
+
+
+def starting_record():
+    """
+    Return the deployment that is starting, or that failed to; an empty dict when there is none.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run cluster.starting_record
+
+    ``began`` is when it was ordered, ``ended`` when it was given up.
+    """
+    return _read_json(_starting_file())
 
 
 def _specs(profile, deployment, overrides):
@@ -332,6 +349,23 @@ def _summary(returned):
 
 def _deployment_file():
     return os.path.join(__opts__["cluster_directory"], "deployment.json")
+
+
+def _starting_file():
+    return os.path.join(__opts__["cluster_directory"], "starting.json")
+
+
+def _read_json(path):
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except (FileNotFoundError, ValueError):
+        return {}
+
+
+def _forget(path):
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
 
 
 def _write_json(path, content):

@@ -13,7 +13,7 @@ from rich.table import Table
 from bottleneck.runs.run import RunError, load_run
 from bottleneck.units import duration_text
 from bottleneck.verdict.verdict import Verdict, analyse
-from cli.cluster import runner_step
+from cli.cluster import runner_step, shown
 from cli.control import Control, ControlError, connect, runs_directory
 from cli.options import DEFAULT_LAB, DEFAULT_PROFILE, JsonOption, LabOption, ProfileOption
 from cli.output import Step, console, emit, fail, out
@@ -54,6 +54,16 @@ def record_run(control: Control, settings: dict[str, Any] | None = None, title: 
         raise
     folder = runs_directory() / str(result["run"])
     with runner_step("Fetching the run", f"cluster bench{control.options}"):
+        control.fetch(result["folder"], folder)
+    return Recorded(folder, result, _judge(folder))
+
+
+def record_start(control: Control, note: str = "") -> Recorded:
+    """Put the samples of the newest start, over or not, in a run, fetch its folder, and add its verdict."""
+    with runner_step("Recording the start", f"cluster status{control.options}") as current:
+        result: dict[str, Any] = control.runner("startup.record", {"note": note}, shown(current))
+    folder = runs_directory() / str(result["run"])
+    with runner_step("Fetching the run", f"cluster bottleneck --start{control.options}"):
         control.fetch(result["folder"], folder)
     return Recorded(folder, result, _judge(folder))
 

@@ -13,6 +13,7 @@ from bottleneck.runs.run import Run
 from bottleneck.telemetry.samples import node_samples
 from bottleneck.units import DURATION
 from bottleneck.verdict.verdict import Verdict
+from cli.bench import record_start
 from cli.causal import experiment, show_result
 from cli.completion import run_names
 from cli.control import connect
@@ -49,6 +50,10 @@ def bottleneck(
     ceilings: Annotated[
         Path | None, typer.Option("--ceilings", help="With --from: the ceilings of the scenario's machine.")
     ] = None,
+    start: Annotated[
+        bool,
+        typer.Option("--start", help="Instead of a run: what holds the deployment's start back, or held it."),
+    ] = False,
     causal: Annotated[
         bool,
         typer.Option("--causal", help="Slow one resource at a time under the run's load, and see what follows."),
@@ -63,6 +68,9 @@ def bottleneck(
 ) -> None:
     """Say what held a run back: the ledger, the ceilings, the verdict, what to try next.
 
+    With --start it asks the cluster, while a deployment starts or after that: the samples since the order to deploy
+    become a run.
+
     With --causal the run's load is sent again to what is deployed, in short waves, while one resource at a time is
     slowed; every change is undone at the end, also after Ctrl-C or a crash.
 
@@ -74,16 +82,22 @@ def bottleneck(
 
       cluster bottleneck --from scenario.json.gz --ceilings ceilings.json --json
 
+      cluster bottleneck --start
+
       cluster bottleneck --causal --budget "90 s" --resource cpu --resource link_rate:direct
     """
     if source is not None:
-        if run is not None or again or causal:
-            fail("--from takes a scenario file; a run, --again and --causal do not go with it", code=USAGE)
+        if run is not None or again or causal or start:
+            fail("--from takes a scenario file; a run, --again, --start and --causal do not go with it", code=USAGE)
         show_scenario(source, ceilings, as_json)
         return
     if ceilings is not None:
         fail("--ceilings goes with --from; a run has its own ceilings", "cluster bottleneck --help", USAGE)
-    recorded = open_run(run)
+    if start and (run is not None or causal):
+        fail("--start makes a run of its own; a run and --causal do not go with it", code=USAGE)
+    recorded = open_run(str(record_start(connect(profile, lab)).folder) if start else run)
+    if causal and recorded.start:
+        fail(f"run {recorded.id} is a start, which has no load to send again", "cluster run list", USAGE)
     if causal:
         _confirm(recorded, budget, resource, profile, lab, as_json)
         return

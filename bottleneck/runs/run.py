@@ -45,6 +45,9 @@ class Run:
         What is missing or could not be read.
     live : bool
         True for a window of a serving cluster: no client timings are to be expected.
+    start : bool
+        True for the start of an engine, from the order to deploy until it served: neither client timings nor engine
+        metrics are to be expected.
     scenario : bool
         True for recorded engine metrics of one server: neither a profile nor samples are to be expected.
     settings_whole : bool
@@ -70,6 +73,7 @@ class Run:
     verdict: dict[str, Any] | None = None
     problems: list[str] = field(default_factory=list)
     live: bool = False
+    start: bool = False
     scenario: bool = False
     settings_whole: bool = False
     foreign_ceilings: str = ""
@@ -90,6 +94,7 @@ def window_run(
     ceilings: dict[str, Any] | None = None,
     plan: list[dict[str, Any]] | None = None,
     identity: str = "",
+    start: bool = False,
 ) -> Run:
     """Make a live window into a run: engine readings come from the batches, there are no client timings.
 
@@ -99,6 +104,8 @@ def window_run(
         Batches of all nodes that touch the interval.
     interval : tuple of float
         Start and end, unix seconds.
+    start : bool
+        Whether the engine is starting in it.
 
     Returns
     -------
@@ -114,6 +121,7 @@ def window_run(
         ceilings=ceilings or {},
         batches=list(batches),
         live=True,
+        start=start,
     )
     _fill_engine(run)
     return run
@@ -121,6 +129,8 @@ def window_run(
 
 def _fill_engine(run: Run) -> None:
     """Take the first and last reading inside the batches where a folder has none of its own."""
+    if run.start:
+        return
     for node, readings in engine_readings(run.batches, *run.interval).items():
         if len(readings) >= 2:
             if node not in run.engine_before and (run.live or "" not in run.engine_before):
@@ -228,6 +238,7 @@ def load_run(folder: Path | str) -> Run:
     samples = folder / "samples.jsonl.gz"
     batches, trouble = read_batches(samples) if samples.exists() else ([], ["samples.jsonl.gz: missing"])
     problems += trouble
+    start = head.get("kind") == "start"
     plan = _read_json(folder / "plan.json", [])
     plan = plan.get("workers", []) if isinstance(plan, dict) else plan
     run = Run(
@@ -244,11 +255,14 @@ def load_run(folder: Path | str) -> Run:
         batches=batches,
         engine_before=_read_engine(folder, "engine_before"),
         engine_after=_read_engine(folder, "engine_after"),
-        client=_read_client(folder, problems),
+        client=None if start else _read_client(folder, problems),
         verdict=_dictionary(_read_json(folder / "verdict.json", [])) or None,
         problems=problems,
+        start=start,
         folder=folder,
     )
+    if start:
+        return run
     for name, readings in (("engine_before", run.engine_before), ("engine_after", run.engine_after)):
         if not readings:
             problems.append(f"{name}.prom: missing; the readings inside the samples stand in for it")
@@ -280,6 +294,7 @@ def save_run(run: Run, folder: Path | str) -> Path:
         "note": run.note,
         "workload": run.workload,
         "status": run.status,
+        **({"kind": "start"} if run.start else {}),
     }
     documents = {"run.json": head, "plan.json": run.plan, "versions.json": run.versions, "ceilings.json": run.ceilings}
     if run.verdict is not None:

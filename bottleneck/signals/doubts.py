@@ -19,6 +19,9 @@ def weaknesses(signals: Signals, run: Run) -> Iterable[Weakness]:
         yield Weakness(0.6, f"{run.foreign_ceilings}: shares of ceilings are not to be trusted", STEP_CLASSES)
     if run.status != "complete":
         yield Weakness(0.85, f"the run is marked {run.status}: it was cut short, and stands for what it got to")
+    if run.start:
+        yield from _start_weaknesses(signals)
+        return
     yield from _client_weaknesses(signals, run)
     if run.scenario:
         yield from _scenario_weaknesses(signals)
@@ -71,6 +74,17 @@ def weaknesses(signals: Signals, run: Run) -> Iterable[Weakness]:
             yield Weakness(0.7, f"no samples of link {signals.link.name}: its bytes are not known", STEP_CLASSES)
         if signals.link.capacity_bytes_per_second is None:
             yield Weakness(0.6, f"link {signals.link.name} has no ceiling: measure it with cluster probe", STEP_CLASSES)
+
+
+def _start_weaknesses(signals: Signals) -> Iterable[Weakness]:
+    """Yield what is doubtful of a start, which has neither client nor engine metrics: the samples are all there is."""
+    for node, facts in signals.nodes.items():
+        if facts.covered_share < 0.8:
+            factor = 0.4 + 0.6 * facts.covered_share
+            yield Weakness(factor, f"samples of {node} cover {facts.covered_share:.0%} of the start")
+        if facts.storage_wait_seconds is None:
+            lack = f"the workers of {node} do not tell what they read from storage: its disks and its stalls stand in"
+            yield Weakness(0.8, lack)
 
 
 def clock_weaknesses(signals: Signals, run: Run, samples: dict[str, NodeSamples]) -> Iterable[Weakness]:

@@ -33,9 +33,10 @@ def gather(run: Run) -> Signals:
         With a `Weakness` for everything that is missing or doubtful.
     """
     topology = find_topology(run)
-    readings = engine_readings(run.batches, *run.interval)
+    # What an engine answers while it starts is no load.
+    readings = {} if run.start else engine_readings(run.batches, *run.interval)
     only = next(iter(readings.values())) if len(readings) == 1 and len(topology.groups) == 1 else []
-    signals = Signals(topology)
+    signals = Signals(topology, start=run.start)
     signals.engines = [engine_facts(group, readings.get(group.head, only), topology) for group in topology.groups]
     if run.live:
         for engine in signals.engines:
@@ -51,7 +52,7 @@ def gather(run: Run) -> Signals:
             engine.watched_share = min(1.0, reach / run.seconds)
     samples = node_samples(run.batches)
     _busy(signals, run)
-    if run.live:
+    if run.live and not run.start:
         _busy_by_samples(signals, run, samples)
     for engine in signals.engines:
         seconds = engine.counted_seconds or signals.span_seconds

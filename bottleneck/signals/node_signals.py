@@ -51,6 +51,9 @@ class NodeFacts:
     front_wait_seconds: float | None = None
     disk_read_bytes: float | None = None
     disk_bytes_per_second: float | None = None
+    storage_read_bytes: float | None = None
+    storage_wait_seconds: float | None = None
+    io_stall_seconds: float | None = None
     dispatch_seconds: float | None = None
     memory_stall_seconds: float | None = None
     memory_available_share: float | None = None
@@ -167,6 +170,8 @@ def _measure(
     system = series.workers("cpu_system_s", start, end, prefix)
     facts.run_delay_seconds = series.workers("run_delay_s", start, end, prefix)
     facts.worker_user_seconds, facts.worker_system_seconds = user, system
+    facts.storage_read_bytes = series.workers("storage_read_bytes", start, end, prefix)
+    facts.storage_wait_seconds = series.workers("storage_wait_s", start, end, prefix)
     facts.front_cpu_seconds = series.workers("front_cpu_s", start, end, prefix)
     facts.front_wait_seconds = series.workers("front_run_delay_s", start, end, prefix)
     facts.worker_cpu_seconds = None if user is None else user + (system or 0.0)
@@ -200,6 +205,7 @@ def _surroundings(facts: NodeFacts, series: NodeSamples, interval: tuple[float, 
     start, end = interval
     inside = (series.times >= start) & (series.times <= end)
     facts.disk_read_bytes = series.steps("disk", "read_bytes").increase(start, end)
+    facts.io_stall_seconds = series.steps("psi", "io", 0).increase(start, end)
     facts.memory_stall_seconds = series.steps("psi", "memory", 0).increase(start, end)
     available = (series.values("mem", "available") / series.values("mem", "total"))[inside]
     if np.isfinite(available).any():

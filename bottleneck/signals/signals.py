@@ -63,6 +63,8 @@ class Signals:
         How the engine runs, as its command line says.
     unsure : set of frozenset of str
         Classes between which the measurements cannot tell.
+    start : bool
+        Whether an engine was starting all the time: then there are no steps, and shares are of the whole span.
     """
 
     topology: Topology
@@ -76,6 +78,7 @@ class Signals:
     weaknesses: list[Weakness] = field(default_factory=list)
     settings: EngineSettings = field(default_factory=EngineSettings)
     unsure: set[frozenset[str]] = field(default_factory=set)
+    start: bool = False
 
     @property
     def saturation(self) -> float:

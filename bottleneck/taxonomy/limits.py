@@ -111,25 +111,31 @@ LIMITS = (
         title="Weight loading or storage at start",
         meaning="The engine is not serving yet, or not fully: it reads weights, and storage or network sets the pace.",
         signals=(
-            "the node reads from disk or the control node near the ceiling while the engine does nothing",
-            "no request is running, or the first ones come before the engine is warm",
+            "processes of the engine wait for storage much of the time while the engine does not serve",
+            "or: the node reads from its disk near the disk's ceiling while the engine does not serve",
         ),
         neighbours=(
             ("client_limited", "there nothing is read either"),
+            ("balanced", "a start from a warm cache: it computes, and hardly waits for what it reads"),
             ("memory_capacity", "there the reads go on while the engine serves"),
         ),
         advice=(
             "Keep the weights on the node's own disk, or in fewer bits; the second start reads from the page cache.",
             "Compare with what the disk can do: cluster probe --only nodes",
+            "Look again while it lasts, or once it serves: cluster bottleneck --start",
         ),
         fault=False,
-        tried=SYNTHETIC,
+        tried=LAB,
     ),
     BottleneckClass(
         name="balanced",
         title="Balanced: no single bottleneck",
-        meaning="Two or more resources take about the same share: mending one alone gains little.",
-        signals=("the two largest causes are within the error of each other",),
+        meaning="Two or more resources take about the same share: mending one alone gains little. Of an engine that "
+        "starts: storage does not hold it back, its own work takes the time.",
+        signals=(
+            "the two largest causes are within the error of each other",
+            "or: an engine starts, and its processes compute and hardly wait for storage",
+        ),
         neighbours=(("inconclusive", "there the measurements do not tell; here they do, and the shares are equal"),),
         advice=(
             "Mend the first two together, or find out which one counts by slowing each a little while the load runs: "

@@ -110,18 +110,30 @@ def throttle(
         out.print(f"{link}: {'as in the profile' if value is None else rate}")
 
 
-@app.command(epilog="Examples: cluster lab slow node1 --cores 0.3 · cluster lab slow node1 --restore")
+@app.command(
+    epilog='Examples: cluster lab slow node1 --cores 0.3 · cluster lab slow node1 --disk "8 MB/s" · '
+    "cluster lab slow node1 --restore"
+)
 def slow(
     node: Annotated[str, typer.Argument(help="A node of the profile.")],
     cores: Annotated[float | None, typer.Option(help="CPU time per second it may use.")] = None,
-    restore: Annotated[bool, typer.Option("--restore", help="Lift the limit.")] = False,
+    disk: Annotated[str | None, typer.Option(help='What it may read from its disk, such as "8 MB/s".')] = None,
+    restore: Annotated[bool, typer.Option("--restore", help="Lift the limits.")] = False,
     lab: LabOption = DEFAULT_LAB,
 ) -> None:
-    """Slow a node's CPU down, until `--restore`."""
-    _one_of("--cores", cores, restore)
+    """Slow a node's CPU or its disk down, until `--restore`. What the page cache has, no disk is asked for."""
+    _one_of("--cores, --disk", cores if disk is None else disk, restore)
+    try:
+        rate = RATE.parse(disk) if disk is not None else None
+    except ValueError as error:
+        fail(f"--disk: {error}", code=USAGE)
     with _explained():
-        running.slow(lab, node, cores)
-        out.print(f"{node}: {'all its cores' if cores is None else f'{cores:g} cores'}")
+        if cores is not None or restore:
+            running.slow(lab, node, cores)
+            out.print(f"{node}: {'all its cores' if cores is None else f'{cores:g} cores'}")
+        if rate is not None or (restore and running.has_slow_disk(lab, node)):
+            running.slow_disk(lab, node, rate)
+            out.print(f"{node}: {'its disk as it is' if rate is None else f'{disk} from its disk'}")
 
 
 def _become(lab: str, node: str, argv: list[str]) -> NoReturn:

@@ -72,6 +72,7 @@ class Record:
     ports: list[dict[str, Any]] = field(default_factory=list)  # one per shaped interface
     throttled: dict[str, float] = field(default_factory=dict)  # network -> bytes per second
     slowed: dict[str, float] = field(default_factory=dict)  # node -> cores
+    slow_disks: dict[str, float] = field(default_factory=dict)  # node -> bytes per second
     notes: list[str] = field(default_factory=list)
     owner: int | None = None
 

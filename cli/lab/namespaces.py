@@ -176,6 +176,11 @@ def environment(control_address: str, egress_port: int, local_names: Sequence[st
     }
 
 
+def on_host(path: str) -> Path:
+    """Return where a folder of the nodes' cache, as a node names it, is on this machine."""
+    return cache_directory() / Path(path).relative_to(NODE_CACHE)
+
+
 def shared_paths() -> list[str]:
     """Return the folders of the host that a node must see: the checkout and the Python that runs us."""
     wanted = [REPOSITORY, Path(sys.prefix), Path(sys.base_prefix)]

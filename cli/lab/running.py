@@ -4,17 +4,20 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from cli.lab import layout, network, salting
-from cli.lab.cgroups import Hierarchy
+from cli.lab.cgroups import CgroupError, Hierarchy
 from cli.lab.layout import CONTROL, LabError, Record, load_record
 from cli.lab.namespaces import enter
 from cli.lab.requirements import check_root, find_hierarchy
+
+# A program of some hundred MB takes minutes to start at this rate.
+LEAST_DISK_BYTES_PER_SECOND = 1e6
 
 
 def status(name: str) -> dict[str, Any]:
@@ -98,6 +101,61 @@ def slow(name: str, node: str, cores: float | None) -> None:
             find_hierarchy().set_cpu_quota(name, node, cores)
 
 
+def slow_disk(name: str, node: str, bytes_per_second: float | None) -> None:
+    """Hold what a node reads from the disk of engines and models to a rate; None lifts it.
+
+    What is in the page cache is not read from a disk: see `forget_cached`.
+    """
+    if bytes_per_second is not None and bytes_per_second < LEAST_DISK_BYTES_PER_SECOND:
+        raise LabError(f"a disk needs at least {LEAST_DISK_BYTES_PER_SECOND / 1e6:g} MB/s", code=2)
+    _running(name, node)
+    hierarchy, device = find_hierarchy(), disk_of(layout.cache_directory())
+    with layout.locked(name):
+        record = _running(name, node)
+        try:
+            hierarchy.disk_controller()
+            with _noted(record, record.slow_disks, node, bytes_per_second):
+                hierarchy.set_read_rate(name, node, device, bytes_per_second)
+        except (CgroupError, OSError) as error:
+            raise LabError(f"the disk of {node} ({device}) cannot be slowed: {error}") from error
+
+
+def has_slow_disk(name: str, node: str) -> bool:
+    """Tell whether a node's disk is held to a rate."""
+    return node in _running(name, node).slow_disks
+
+
+def disk_of(path: Path) -> str:
+    """Return the disk, as `MAJOR:MINOR`, that a folder is on: the whole one, of which alone rates can be set."""
+    number = path.stat().st_dev
+    device = f"{os.major(number)}:{os.minor(number)}"
+    entry = Path("/sys/dev/block") / device
+    if not entry.exists():
+        raise LabError(f"{path} is on no disk of this machine (device {device}): its reads cannot be slowed")
+    if (entry / "partition").exists():
+        return (entry.resolve().parent / "dev").read_text().strip()
+    return device
+
+
+def forget_cached(paths: Iterable[Path]) -> int:
+    """Take files out of the page cache, so that who reads them next reads from the disk; return their bytes.
+
+    Only these files: what else this machine keeps in memory stays. What a process has mapped stays too.
+    """
+    total = 0
+    for path in paths:
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOATIME | os.O_NOFOLLOW)
+        except OSError:
+            continue  # a link, or gone
+        try:
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            total += os.fstat(descriptor).st_size
+        finally:
+            os.close(descriptor)
+    return total
+
+
 def is_whole(record: Record) -> bool:
     """Tell whether every part of the lab that `record` describes runs."""
     if record.state != "up" or record.boot != layout.boot_id():
@@ -138,7 +196,7 @@ def _node_status(record: Record, hierarchy: Hierarchy, node: str) -> dict[str, A
         "salt": _daemon(record, node) is not None,
         "pid": pid,
         "cores": record.cores.get(node),
-        "is_slowed": node in record.slowed,
+        "is_slowed": node in record.slowed or node in record.slow_disks,
     }
     try:
         result.update(asdict(hierarchy.usage(record.name, node)), processes=len(hierarchy.processes(record.name, node)))

@@ -12,6 +12,10 @@ from bottleneck.verdict.scoring import DEVELOPMENT, HEALTHY, halves
 LINK = "direct"
 MEGABIT = 1e6 / 8
 DECODE = ("decode_memory_bandwidth", "decode_compute", "host_overhead")
+# A case with this for its load is a start: nothing is sent, and the deployment is made anew for it.
+START = "start"
+# What is right of a start that nothing holds back: its own work takes the time.
+NO_FAULT_AT_START = ("balanced",)
 # What a healthy cluster that has enough to do may be limited by: its work, its messages, its stages.
 NO_FAULT = ("prefill_compute", *DECODE, "link_latency", "balanced")
 # A class that cannot be put in on one machine without accelerators, and why.
@@ -20,7 +24,6 @@ NOT_INJECTED = {
     "numa_pcie": "the lab's machine has one memory node and no accelerator",
     "memory_capacity": "a node that has less memory than its programs hold swaps: the engine lost a quarter of its "
     "speed, or died, and the kernel's pressure counted a twentieth",
-    "weight_loading": "a bench begins when the engine serves, and then the weights are in memory",
 }
 
 _NORMAL: Mapping[str, Any] = {"concurrency": 4, "input_tokens": 256, "output_tokens": 16, "requests": 8}
@@ -34,7 +37,7 @@ _BRIEF: Mapping[str, Any] = {"concurrency": 1, "input_tokens": 32, "output_token
 _LONG: Mapping[str, Any] = {"concurrency": 12, "input_tokens": 256, "output_tokens": 96, "requests": 12}
 LOADS = {
     "normal": _NORMAL, "reading": _READING, "writing": _WRITING, "alone": _ALONE, "crowd": _CROWD, "wave": _WAVE,
-    "brief": _BRIEF, "long": _LONG,
+    "brief": _BRIEF, "long": _LONG, START: {},
 }  # fmt: skip
 _SMALL_CACHE = {"max_model_len": 512, "kv_cache_memory": "8 MiB"}
 
@@ -77,7 +80,13 @@ class Case:
     @property
     def stratum(self) -> str:
         """Cases that are put in alike: the two halves get as many of each."""
-        return " ".join((self.fault, *dict.fromkeys(str(each["kind"]) for each in self.injections)))
+        watched = (START,) if self.is_start else ()
+        return " ".join((self.fault, *dict.fromkeys(str(each["kind"]) for each in self.injections), *watched))
+
+    @property
+    def is_start(self) -> bool:
+        """Whether the case is about how the deployment starts."""
+        return self.load == START
 
     @property
     def workload(self) -> dict[str, Any]:
@@ -111,6 +120,7 @@ def _cases(seed: int) -> Iterator[Case]:
     yield from _nodes(seed)
     yield from _limits(seed)
     yield from _loads(seed)
+    yield from _starts(seed)
 
 
 def _links(seed: int) -> Iterator[Case]:
@@ -189,10 +199,26 @@ def _loads(seed: int) -> Iterator[Case]:
                    changes={"output_tokens": length}, seed=seed)  # fmt: skip
 
 
+def _starts(seed: int) -> Iterator[Case]:
+    for deployment in ("tp2", "replicas", "single"):
+        yield Case(HEALTHY, "warm", deployment, START, NO_FAULT_AT_START, seed=seed)
+    for deployment, rates in (("tp2", (4, 8)), ("replicas", (6,)), ("single", (8, 16))):
+        # All nodes of the lab have one page cache: what one has read, none of them reads again.
+        nodes = ("node0",) if deployment == "single" else ("node0", "node1")
+        for rate in rates:
+            injections = tuple({"kind": "cold_disk", "node": node, "bytes_per_second": rate * 1e6} for node in nodes)
+            yield Case("weight_loading", f"{rate}MB/s", deployment, START, ("weight_loading",),
+                       injections=injections, node=nodes[0] if len(nodes) == 1 else None, seed=seed)  # fmt: skip
+
+
 def cases(seed: int) -> list[Case]:
     """Return every case in an order with few restarts: grouped by what is deployed, healthy ones first."""
     found = list(_cases(seed))
     split = halves({case.name: case.stratum for case in found}, seed)
     found = [replace(case, split=split[case.name]) for case in found]
     groups = list(dict.fromkeys(case.deployed for case in found))
-    return sorted(found, key=lambda case: (groups.index(case.deployed), case.fault != HEALTHY))
+    # A start leaves the deployment up for the cases that follow it; the warm one comes last, after one that has read.
+    return sorted(
+        found,
+        key=lambda case: (groups.index(case.deployed), not case.is_start, (case.fault != HEALTHY) ^ case.is_start),
+    )

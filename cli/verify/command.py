@@ -16,7 +16,7 @@ from bottleneck.taxonomy import DECIDED
 from bottleneck.units import duration_text
 from bottleneck.verdict.scoring import EARLY_SECONDS, SPLITS, Outcome, markdown, score
 from bottleneck.verdict.verdict import analyse
-from cli.bench import record_run
+from cli.bench import Recorded, record_run, record_start
 from cli.causal import experiment
 from cli.cluster import deploy_model, undeploy_model
 from cli.control import Control, connect, runs_directory
@@ -150,7 +150,10 @@ class _Turn:
         begun, count = time.monotonic(), len(self._waiting)
         for number, case in enumerate(self._waiting):
             wanted = case.deployed if isinstance(case, Case) else (case.deployment, "{}")
-            if wanted != self._deployed:
+            if isinstance(case, Case) and case.is_start:
+                # It deploys by itself, with its fault put in; what follows finds it deployed.
+                self._deployed = wanted
+            elif wanted != self._deployed:
                 undeploy_model(self._control)
                 deploy_model(self._control, wanted[0], json.loads(wanted[1]) or None)
                 self._deployed = wanted
@@ -174,17 +177,27 @@ def _ask(control: Control, case: Case, settle: bool) -> Outcome:
         "labels": {"strength": case.strength, "load": case.load, "deployment": case.deployment},
     }
     try:
+        if case.is_start:
+            undeploy_model(control)
         with injected(control, case.injections):
-            recorded = record_run(control, case.bench)
-            if recorded.result["failed"]:
+            recorded = _record(control, case)
+            if recorded.result.get("failed"):
                 return Outcome(**put, answered="inconclusive", error=str(recorded.result["first_error"]))
             told = _judge(recorded.folder)
             confirmed = None
-            if settle and told["answered"] in DECIDED and told["answered"] not in case.expected:
+            if settle and not case.is_start and told["answered"] in DECIDED and told["answered"] not in case.expected:
                 confirmed = _settle(control, case)
     except (FaultError, typer.Exit) as error:
         return Outcome(**put, answered="inconclusive", error=str(error) or "the command ended")
     return Outcome(**put, **told, confirmed=confirmed)
+
+
+def _record(control: Control, case: Case) -> Recorded:
+    """Send the case's load, or have its deployment start, and fetch what was recorded."""
+    if not case.is_start:
+        return record_run(control, case.bench)
+    deploy_model(control, case.deployment, dict(case.settings) or None)
+    return record_start(control)
 
 
 def _judge(folder: Path) -> dict[str, Any]:
@@ -219,6 +232,7 @@ def _beginning(run: Run) -> Run:
         deployment=run.deployment,
         ceilings=run.ceilings,
         plan=run.plan,
+        start=run.start,
     )
 
 

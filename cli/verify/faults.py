@@ -19,6 +19,7 @@ from cli import lab
 from cli.control import Control
 from cli.lab.cgroups import QUOTA_PERIOD_MICROSECONDS, Hierarchy
 from cli.lab.layout import REPOSITORY
+from cli.lab.namespaces import on_host
 from cli.lab.requirements import find_hierarchy
 
 READY_SECONDS = 10.0
@@ -128,12 +129,36 @@ def _front_process(hierarchy: Hierarchy, name: str, node: str) -> int:
     raise FaultError(f"no process of an API server on {node}: is it a head?")
 
 
+@contextmanager
+def _cold_disk(control: Control, injection: Mapping[str, Any]) -> Iterator[None]:
+    """Have a node read its engine and its weights from a slow disk: neither is in the page cache any more."""
+    node = str(injection["node"])
+    folders = [control.profile.model.directory(), control.profile.engine_of(node).directory()]
+    try:
+        lab.slow_disk(control.lab, node, None)
+    except lab.LabError as error:
+        raise FaultError(str(error)) from error
+    try:
+        lab.slow_disk(control.lab, node, float(injection["bytes_per_second"]))
+        forgotten = lab.forget_cached(path for folder in folders for path in _files(on_host(folder)))
+        if not forgotten:
+            raise FaultError(f"no file of the engine or the model in {', '.join(folders)}: cluster apply")
+        yield
+    finally:
+        lab.slow_disk(control.lab, node, None)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+
+
 _KINDS: dict[str, Callable[[Control, Mapping[str, Any]], AbstractContextManager[None]]] = {
     "throttle": _throttle,
     "slow": _slow,
     "hog": _hog,
     "delay": _delay,
     "front": _front,
+    "cold_disk": _cold_disk,
 }
 
 

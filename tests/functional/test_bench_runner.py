@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import salt.client
 from salt.exceptions import CommandExecutionError
 
 from bottleneck.profile import find_profile
@@ -100,8 +101,8 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: ThreadingHTTP
     executable.write_text(GENERATOR.format(python=sys.executable, result=str(DATA / "result.json")))
     executable.chmod(0o755)
     monkeypatch.setattr("bottleneck.profile.types.EngineSpec.directory", lambda self: str(tmp_path / "engine"))
-    monkeypatch.setattr(module.salt.client, "LocalClient", type("Client", (Local,), {}))
-    module.salt.client.LocalClient.stages = {"node0": "ready", "node1": "ready"}
+    monkeypatch.setattr(salt.client, "LocalClient", type("Client", (Local,), {}))
+    salt.client.LocalClient.stages = {"node0": "ready", "node1": "ready"}
     monkeypatch.setattr(module, "POLL_SECONDS", 0.02)
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     module.__opts__ = {"cluster_profile": str(find_profile("embedded")), "cluster_directory": str(tmp_path / "state")}
@@ -281,7 +282,7 @@ def test_another_deployment_is_named(bench: Any) -> None:
 
 
 def test_a_worker_that_is_not_ready_is_named_with_its_reason(bench: Any) -> None:
-    bench.salt.client.LocalClient.stages["node1"] = "failed"
+    salt.client.LocalClient.stages["node1"] = "failed"
     with pytest.raises(CommandExecutionError, match=r"tp2-0 on node1 is failed \(a cause\)"):
         bench.run()
 

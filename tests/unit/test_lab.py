@@ -199,7 +199,8 @@ def test_missing_tools_are_named_with_their_package(monkeypatch: pytest.MonkeyPa
         (["throttle", "direct"], 2, "either --rate or --restore"),
         (["throttle", "direct", "--rate", "1 Gbit/s", "--restore"], 2, "either --rate or --restore"),
         (["throttle", "direct", "--rate", "fast"], 2, "--rate"),
-        (["slow", "node0"], 2, "either --cores or --restore"),
+        (["slow", "node0"], 2, "either --cores, --disk or --restore"),
+        (["slow", "node0", "--disk", "fast"], 2, "--disk"),
         (["exec", "node0", "--lab", "absent", "--", "true"], 4, "lab absent is not up"),
     ],
 )

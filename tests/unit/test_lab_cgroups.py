@@ -167,7 +167,7 @@ def test_version_2_hands_controllers_on(unified: Hierarchy, monkeypatch: pytest.
 
     unified.create("demo", "node0")
 
-    assert written[0] == (root / "cgroup.subtree_control", "+cpu +cpuset")
+    assert written[0] == (root / "cgroup.subtree_control", "+cpu +cpuset +io")
     assert [path.parent.name for path, _ in written] == ["cgroup", "cluster", "cluster", "demo"]
     assert written[1] == (root / "cluster" / "cpu.weight", "1000")
 
@@ -178,3 +178,30 @@ def test_peak_memory_of_a_lab_where_the_kernel_keeps_it(unified: Hierarchy, sepa
         assert hierarchy.peak_memory_bytes("demo") is None
         (hierarchy.directory("memory", "demo", "node0").parent / name).write_text("6581223424\n")
         assert hierarchy.peak_memory_bytes("demo") == 6581223424
+
+
+def test_a_nodes_disk_is_held_where_the_machine_can(unified: Hierarchy, tmp_path: Path) -> None:
+    _node(unified, {"io.max": ""})
+    unified.set_read_rate("demo", "node0", "254:0", 8e6)
+    assert (unified.directory("io", "demo", "node0") / "io.max").read_text() == "254:0 rbps=8000000"
+    unified.set_read_rate("demo", "node0", "254:0", None)
+    assert (unified.directory("io", "demo", "node0") / "io.max").read_text() == "254:0 rbps=max"
+
+    lines = []
+    for controller in ("cpu", "cpuset", "memory", "blkio"):
+        (tmp_path / controller).mkdir()
+        lines.append(f"{tmp_path / controller} rw - cgroup cgroup rw,{controller}")
+    separate = discover(_mountinfo(tmp_path / "mountinfo1", *lines))
+    assert len(separate.membership_files("old", "node0")) == 3, "a lab without a group for disks is still entered"
+    _node(separate, {"blkio.throttle.read_bps_device": ""})
+    assert len(separate.membership_files("demo", "node0")) == 4
+    separate.set_read_rate("demo", "node0", "254:0", 8e6)
+    file = separate.directory("blkio", "demo", "node0") / "blkio.throttle.read_bps_device"
+    assert file.read_text() == "254:0 8000000"
+    separate.set_read_rate("demo", "node0", "254:0", None)
+    assert file.read_text() == "254:0 0"
+
+
+def test_a_machine_that_holds_no_disks_says_so(separate: Hierarchy) -> None:
+    with pytest.raises(CgroupError, match="no blkio"):
+        separate.set_read_rate("demo", "node0", "254:0", 8e6)

@@ -30,6 +30,12 @@ class Processes:
             path = self.proc / str(pid) / "task" / str(thread) / "schedstat"
             write(path, f"{int(ran * 1e9)} {int(waited * 1e9)} 1\n")
 
+    def reads(self, pid: int, total: int, state: str = "S") -> None:
+        """Have a process read from storage so much in all, and be in a state now."""
+        write(self.proc / str(pid) / "io", f"rchar: 9\nwchar: 0\nread_bytes: {total}\nwrite_bytes: 7\n")
+        path = self.proc / str(pid) / "stat"
+        path.write_text(path.read_text().replace(") S ", f") {state} ").replace(") D ", f") {state} "))
+
     def remove(self, pid: int, thread: int | None = None) -> None:
         folder = self.proc / str(pid) / "task" / str(thread) if thread else self.proc / str(pid)
         for path in sorted(folder.rglob("*"), reverse=True):
@@ -56,11 +62,11 @@ def test_a_worker_is_the_tree_below_its_keeper(processes: Processes) -> None:
     processes.unit("vllm-tp2-0", 50)
     processes.unit("sampler", 99)
     found = workers.Workers(str(processes.units), str(processes.proc))
-    assert found.sample(True) == {}
+    assert found.sample(True, 100.0) == {}
     found.refresh(100.0)
     found.refresh(103.0)
     assert found.first_process() in (51, 60)
-    assert found.sample(True) == {
+    assert found.sample(True, 100.0) == {
         "tp2-0": {
             "cpu_user_s": pytest.approx(1.03),
             "cpu_system_s": pytest.approx(0.24),
@@ -82,7 +88,7 @@ def test_busy_threads_are_read_with_every_sample_others_later(processes: Process
     found.refresh(100.0)
     found.refresh(103.0)
     processes.add(51, 50, {51: (1.1, 0.5), 52: (0.0, 9.0)}, ticks=(110, 0))
-    sample = found.sample(False)["a-0"]
+    sample = found.sample(False, 100.0)["a-0"]
     assert sample == {
         "cpu_user_s": 1.1,
         "cpu_system_s": 0.0,
@@ -91,7 +97,7 @@ def test_busy_threads_are_read_with_every_sample_others_later(processes: Process
         "front_run_delay_s": 0.5,
     }
     found.refresh(106.0)
-    assert found.sample(False)["a-0"]["run_delay_s"] == 9.5
+    assert found.sample(False, 100.0)["a-0"]["run_delay_s"] == 9.5
 
 
 def test_what_has_ended_stays_counted(processes: Processes) -> None:
@@ -105,7 +111,7 @@ def test_what_has_ended_stays_counted(processes: Processes) -> None:
     processes.remove(51, thread=52)
     processes.remove(61)
     found.refresh(106.0)
-    sample = found.sample(False)["a-0"]
+    sample = found.sample(False, 100.0)["a-0"]
     assert sample["cpu_user_s"] == pytest.approx(1.5) and sample["cpu_system_s"] == pytest.approx(0.15)
     assert sample["run_delay_s"] == pytest.approx(1.75)
 
@@ -117,13 +123,20 @@ def test_a_new_process_is_found_and_an_ended_unit_forgotten(processes: Processes
     found = workers.Workers(str(processes.units), str(processes.proc))
     found.refresh(100.0)
     processes.add(52, 51, {52: (0.0, 0.0)})
-    found.refresh(101.0)
-    assert found.sample(True)["a-0"]["processes"] == 1
-    found.refresh(100.0 + workers.SEARCH_SECONDS)
-    assert found.sample(True)["a-0"]["processes"] == 2
+    found.refresh(100.5)
+    assert found.sample(True, 100.0)["a-0"]["processes"] == 1
+    found.refresh(100.0 + workers.STARTING_SEARCH_SECONDS)
+    assert found.sample(True, 100.0)["a-0"]["processes"] == 2, "a worker that starts has new processes all the time"
+    started = 100.0 + workers.STARTING_SECONDS
+    found.refresh(started)
+    processes.add(53, 51, {53: (0.0, 0.0)})
+    found.refresh(started + 1.0)
+    assert found.sample(True, 100.0)["a-0"]["processes"] == 2
+    found.refresh(started + workers.SEARCH_SECONDS)
+    assert found.sample(True, 100.0)["a-0"]["processes"] == 3
     processes.unit("vllm-a-0", 50, exit_code=0)
-    found.refresh(111.0)
-    assert found.sample(True) == {}
+    found.refresh(started + workers.SEARCH_SECONDS + 1.0)
+    assert found.sample(True, 100.0) == {}
 
 
 def test_a_keeper_whose_number_was_given_away_owns_nothing(processes: Processes) -> None:
@@ -133,4 +146,43 @@ def test_a_keeper_whose_number_was_given_away_owns_nothing(processes: Processes)
     processes.add(51, 50, {51: (0.0, 0.0)})
     found = workers.Workers(str(processes.units), str(processes.proc))
     found.refresh(100.0)
-    assert found.sample(True) == {}
+    assert found.sample(True, 100.0) == {}
+
+
+def test_waiting_for_storage_is_counted_while_a_process_reads(processes: Processes) -> None:
+    processes.unit("vllm-a-0", 50)
+    processes.add(50, 1, {})
+    processes.add(51, 50, {51: (0.0, 0.0)})
+    processes.reads(51, 1000)
+    found = workers.Workers(str(processes.units), str(processes.proc))
+    found.refresh(100.0)
+    assert "storage_read_bytes" not in found.sample(True, 100.0)["a-0"], "nobody has looked at it yet"
+    found.refresh(101.0)
+    processes.reads(51, 5000, "D")
+    for tenth in range(1, 6):
+        sample = found.sample(False, 101.0 + tenth / 10)["a-0"]
+    assert sample["storage_wait_s"] == pytest.approx(1.4), "the time since the look before counts, a second at most"
+    processes.reads(51, 5000, "S")
+    assert found.sample(False, 101.6)["a-0"]["storage_wait_s"] == sample["storage_wait_s"]
+    found.refresh(102.0)
+    assert found.sample(True, 102.0)["a-0"]["storage_read_bytes"] == 5000
+    found.refresh(103.0)
+    processes.reads(51, 5000, "D")
+    after = found.sample(True, 103.0)["a-0"]
+    assert after["storage_wait_s"] == sample["storage_wait_s"], "asleep, but it reads nothing: that is no storage"
+    processes.remove(51)
+    processes.add(52, 50, {52: (0.0, 0.0)})
+    processes.reads(52, 300)
+    found.refresh(104.0)
+    found.refresh(105.5)
+    assert found.sample(True, 105.0)["a-0"]["storage_read_bytes"] == 5300, "what an ended process read stays counted"
+
+
+def test_a_kernel_that_does_not_tell_reads_says_nothing_of_them(processes: Processes) -> None:
+    processes.unit("vllm-a-0", 50)
+    processes.add(50, 1, {})
+    processes.add(51, 50, {51: (0.0, 0.0)})
+    found = workers.Workers(str(processes.units), str(processes.proc))
+    found.refresh(100.0)
+    found.refresh(102.0)
+    assert not any(name.startswith("storage") for name in found.sample(True, 102.0)["a-0"])

@@ -97,7 +97,7 @@ def test_there_are_cases_enough_and_few_restarts() -> None:
     assert len(found) >= 60 and len({case.name for case in found}) == len(found)
     assert {case.deployment for case in found} == {"tp2", "pp2", "replicas", "single"}
     assert sum(case.fault == HEALTHY for case in found) >= 10
-    assert len({case.fault for case in found} - {HEALTHY}) >= 11
+    assert len({case.fault for case in found} - {HEALTHY}) >= 12
     deployed = [case.deployed for case in found]
     restarts = sum(one != other for one, other in itertools.pairwise(deployed)) + 1
     assert restarts == len(set(deployed)), "cases of one deployment follow each other"
@@ -120,6 +120,16 @@ def test_a_case_does_not_carry_its_answer_into_the_run() -> None:
         assert set(case.workload) <= {"concurrency", "rate", "input_tokens", "output_tokens", "requests", "seed"}
         assert case.workload["seed"] == 3
         assert case.fault not in str(case.workload)
+
+
+def test_a_start_sends_nothing_and_its_healthy_ones_are_of_a_kind_of_their_own() -> None:
+    starts = [case for case in cases(1) if case.is_start]
+    assert all(not case.settings and set(case.workload) == {"seed"} for case in starts)
+    assert {case.fault for case in starts} == {HEALTHY, "weight_loading"}
+    assert {case.stratum for case in starts} == {"healthy start", "weight_loading cold_disk start"}
+    assert {case.stratum for case in cases(1) if case.fault == HEALTHY and not case.is_start} == {HEALTHY}, (
+        "the halves of the recorded cases stay as they were dealt"
+    )
 
 
 def test_a_bench_is_told_a_sweep_of_one_point() -> None:

@@ -41,6 +41,10 @@ def lab(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Lab:
         found.sent.append(settings)
         return type("Recorded", (), {"result": {"failed": 0}, "folder": tmp_path})
 
+    def record_start(control: Any) -> Any:
+        found.sent.append({"start": found.deployed[-1], "put_in": found.put_in[-1]})
+        return type("Recorded", (), {"result": {"state": "serving"}, "folder": tmp_path})
+
     def deploy(control: Any, name: str, overrides: Any) -> None:
         found.deployed.append(f"{name} {overrides}")
 
@@ -50,6 +54,7 @@ def lab(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Lab:
     monkeypatch.setattr(command, "deploy_model", deploy)
     monkeypatch.setattr(command, "injected", injected)
     monkeypatch.setattr(command, "record_run", record_run)
+    monkeypatch.setattr(command, "record_start", record_start)
     monkeypatch.setattr(command, "load_run", lambda folder: type("Run", (), {"seconds": 12.0}))
     monkeypatch.setattr(command, "analyse", lambda run: Verdict(found.answer, "t", {"node": None, "link": None}, 0.8))
     monkeypatch.setattr(command, "experiment", lambda *arguments: experiment)
@@ -77,6 +82,17 @@ def test_it_stops_at_the_limit_and_goes_on_later(lab: Lab, tmp_path: Path) -> No
 def test_one_deployment_serves_its_cases(lab: Lab) -> None:
     ask("--only", "tp2/sequence_limit")
     assert lab.deployed == ["tp2 {'max_num_seqs': 1}", "tp2 {'max_num_seqs': 2}"]
+
+
+def test_a_start_deploys_with_its_fault_put_in_and_the_next_case_finds_it_up(lab: Lab) -> None:
+    lab.answer = "weight_loading"
+    found = ask("--only", "single/", "--limit", "4")
+    starts = [sent for sent in lab.sent if "start" in sent]
+    assert [json.loads(sent["put_in"]) for sent in starts] == [["cold_disk"], ["cold_disk"], []]
+    assert lab.deployed == ["single None"] * 3, "each start is one; the load after them needs none"
+    assert len(lab.sent) == 4 and lab.sent[-1]["requests"]
+    assert found["faults"]["weight_loading"]["top1"]["hits"] == 2
+    assert found["faults"]["healthy"]["top1"]["hits"] == 0, "a warm start is not held by storage"
 
 
 def test_a_case_that_breaks_is_named_and_the_next_gets_a_fresh_engine(lab: Lab) -> None:

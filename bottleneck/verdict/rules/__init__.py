@@ -9,13 +9,14 @@ from collections.abc import Callable
 
 from bottleneck.verdict.evidence import Candidate, Case
 from bottleneck.verdict.rules.between import score_link_bandwidth, score_link_latency, score_pipeline_bubble
-from bottleneck.verdict.rules.front import score_api_server, score_client_limited, score_weight_loading
+from bottleneck.verdict.rules.front import score_api_server, score_client_limited
 from bottleneck.verdict.rules.node import (
     score_host_overhead,
     score_memory_capacity,
     score_numa_pcie,
     score_thermal_throttling,
 )
+from bottleneck.verdict.rules.start import score_weight_loading
 from bottleneck.verdict.rules.straggler import score_straggler
 from bottleneck.verdict.rules.waiting import score_kv_cache_capacity, score_sequence_limit
 from bottleneck.verdict.rules.work import score_decode_compute, score_decode_memory_bandwidth, score_prefill_compute

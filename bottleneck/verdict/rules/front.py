@@ -1,4 +1,4 @@
-"""Rules for what is before the engine: the client, the API server, the start."""
+"""Rules for what is before the engine: the client, the API server."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from bottleneck.verdict.evidence import Candidate, Case, front_need, percent
 
 # Idle for this share of the time: the load does not find the limit.
 IDLE = 0.3
-# The engine must be idle for this share of the time before a busy disk is called its start.
-STARTING = 0.5
 
 
 def score_client_limited(case: Case) -> Candidate:
@@ -91,28 +89,4 @@ def score_api_server(case: Case) -> Candidate:
         "1",
         "ledger: client timings and e2e_request_latency minus the engine's phases",
     )
-    return found
-
-
-def score_weight_loading(case: Case) -> Candidate:
-    """Nodes read from storage while the engine does not serve."""
-    found, signals = Candidate("weight_loading"), case.signals
-    idle = signals.idle_share if signals.idle_share is not None else float(not case.ledger.entries)
-    if idle < STARTING or signals.span_seconds <= 0:
-        return found
-    for facts in signals.nodes.values():
-        if not facts.disk_read_bytes or not facts.disk_bytes_per_second:
-            continue
-        share = min(1.0, facts.disk_read_bytes / facts.disk_bytes_per_second / signals.span_seconds)
-        # More than an idle engine counts for: storage that is read is the reason why it idles.
-        if (score := share * (0.5 + 0.6 * idle)) > found.score and share > 0.2:
-            found = Candidate("weight_loading", min(1.0, score), facts.node)
-            found.say(
-                f"{facts.node} read {facts.disk_read_bytes / 1e6:.4g} MB, {percent(share)} of what its disk can in "
-                "the time watched",
-                share,
-                "1",
-                "samples: bytes read; ceilings: disk",
-            )
-            found.say(f"the engine served nothing for {percent(idle)} of the time", idle, "1", "engine metrics")
     return found

@@ -9,6 +9,7 @@ from bottleneck.taxonomy import CLASSES, WORK_CLASSES
 from bottleneck.verdict.evidence import Candidate, Case, build_case, percent
 from bottleneck.verdict.rules import SCORERS
 from bottleneck.verdict.rules.front import IDLE
+from bottleneck.verdict.rules.start import starved, unhindered
 
 # Below this share nothing deserves the name of bottleneck.
 LEAST_SCORE = 0.2
@@ -63,7 +64,7 @@ def judge(signals: Signals, ledger: Ledger) -> tuple[Candidate, list[Candidate],
     field = [candidate for candidate in candidates.values() if candidate not in siblings]
     field.sort(key=lambda candidate: -candidate.score)
     weaknesses = list(signals.weaknesses)
-    if not ledger.entries:
+    if not ledger.entries and not signals.start:
         lack = "no output token with a known time: what was seen cannot be weighed as a share of one"
         # An engine that idles needs no token to be seen idle.
         weaknesses.append(Weakness(NO_LEDGER, lack, frozenset(CLASSES) - {"client_limited", "weight_loading"}))
@@ -133,10 +134,20 @@ def _confidence(candidate: Candidate, rival: float, weaknesses: list[Weakness]) 
     return min(0.97, carried * size * quality)
 
 
+def _of_a_start(signals: Signals) -> Candidate | None:
+    """Return the answer for a start in which nothing was found; None where the samples do not tell."""
+    if not signals.span_seconds > 0 or not signals.nodes:
+        return None
+    found = starved(signals) or unhindered(signals)
+    return found if found.name == "inconclusive" or found.confidence >= LEAST_CONFIDENCE else None
+
+
 def _decide(case: Case, ranked: list[Candidate], signals: Signals, notes: list[str]) -> Candidate:
     first = ranked[0] if ranked else None
     second = ranked[1] if len(ranked) > 1 else None
     unexplained = case.share("unexplained")
+    if signals.start and (first is None or first.score < LEAST_SCORE) and (found := _of_a_start(signals)):
+        return found
     if first is None or first.score < LEAST_SCORE:
         return _undecided(case, first, signals, notes)
     if (

@@ -47,7 +47,7 @@ class Machine:
             self._look_around(now)
             self._run(self._slow, sample)
         self._run(self._fast, sample)
-        workers = self._workers.sample(complete)
+        workers = self._workers.sample(complete, now)
         if workers:
             sample["workers"] = workers
         return sample

@@ -122,6 +122,20 @@ def process(text):
     return int(fields[11]) / TICKS_PER_SECOND, int(fields[12]) / TICKS_PER_SECOND, int(fields[21]) * page
 
 
+def storage_reads(text):
+    """Return the bytes that a process had read from storage, not from the page cache, from /proc/PID/io."""
+    for line in text.splitlines():
+        name, _, value = line.partition(":")
+        if name == "read_bytes":
+            return int(value)
+    return 0
+
+
+def in_storage(text):
+    """Return whether a process sleeps uninterruptibly, as one does that waits for a read, from /proc/PID/stat."""
+    return text.rpartition(")")[2].split(None, 1)[0] == "D"
+
+
 def parent(text):
     """Return (parent, start time in ticks) of a process, from the bytes of /proc/PID/stat."""
     fields = text.rpartition(b")")[2].split(None, 20)

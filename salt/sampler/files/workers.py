@@ -2,7 +2,8 @@
 
 A worker is the tree below the keeper of a unit (see ``_modules/supervise.py``). Finding it means reading the
 process table, so it is done rarely; the few threads that are busy are read with every sample, all others every
-other second.
+other second. While a worker starts, its processes come and go and read their programs and weights: then the tree is
+looked for every second, and whether a process that reads is waiting for storage is looked at with every sample.
 """
 
 import json
@@ -12,9 +13,14 @@ import readers
 from readers import Handle
 
 UNIT_PREFIX = "vllm-"
-# A worker starts its processes in its first minute; one that ends, and a new unit, are seen at once.
+# A worker starts its processes in its first minute or, from slow storage, in its first few; one that ends, and a new
+# unit, are seen at once.
 SEARCH_SECONDS = 10.0
+STARTING_SEARCH_SECONDS = 1.0
+STARTING_SECONDS = 90.0
 THREADS_SECONDS = 2.0
+# A gap between samples longer than this is no time in which anybody looked.
+LONGEST_LOOK_SECONDS = 1.0
 # More threads than this at once are not read ten times a second; they are still counted with all others.
 BUSY_THREADS = 16
 
@@ -86,6 +92,9 @@ class _Process:
     def __init__(self, pid, proc):
         self._task = f"{proc}/{pid}/task"
         self._stat = Handle(f"{proc}/{pid}/stat")
+        self._io = Handle(f"{proc}/{pid}/io")
+        self.read_bytes = None
+        self.reads = False
         self.threads = {}
         self.user = self.system = 0.0
         self.resident = 0
@@ -116,7 +125,19 @@ class _Process:
                 self._retire(name)
             elif thread.ran > ran:
                 self.busy.append((thread.ran - ran, name))
+        self._refresh_reads()
         return self.refresh_stat()
+
+    def _refresh_reads(self):
+        """Note what it has read; None where the kernel does not tell, or not us."""
+        text = self._io.read()
+        before, self.read_bytes = self.read_bytes, readers.storage_reads(text) if text else None
+        self.reads = bool(self.read_bytes) and self.read_bytes > (before or 0)
+
+    def waits_for_storage(self):
+        """Return whether it reads from storage these seconds, and waits for it now."""
+        text = self._stat.read() if self.reads else None
+        return bool(text) and readers.in_storage(text)
 
     def _retire(self, name):
         # What a thread waited stays counted after it has ended: the sum must not fall.
@@ -130,6 +151,7 @@ class _Process:
 
     def close(self):
         self._stat.close()
+        self._io.close()
         for thread in self.threads.values():
             thread.handle.close()
 
@@ -138,7 +160,9 @@ class _Worker:
     def __init__(self, keeper):
         self.keeper = keeper
         self.processes = {}
-        self.retired = [0.0, 0.0, 0.0]
+        self.retired = [0.0, 0.0, 0.0, 0]
+        self.storage_wait = 0.0
+        self.tells_reads = False
         self.busy = []
         self.front = None
 
@@ -155,7 +179,10 @@ class _Worker:
     def _retire(self, pid):
         process = self.processes.pop(pid)
         self.retired = [
-            kept + more for kept, more in zip(self.retired, (process.user, process.system, process.waited), strict=True)
+            kept + more
+            for kept, more in zip(
+                self.retired, (process.user, process.system, process.waited, process.read_bytes or 0), strict=True
+            )
         ]
         process.close()
 
@@ -171,6 +198,15 @@ class _Worker:
         self.busy = [(self.processes[pid], name) for _, pid, name in ranked[:BUSY_THREADS]]
         return complete
 
+    @property
+    def reads(self):
+        return any(process.reads for process in self.processes.values())
+
+    def look(self, seconds):
+        """Count the seconds since the last look as waiting for storage when a process waits for it now."""
+        if any(process.waits_for_storage() for process in self.processes.values()):
+            self.storage_wait += seconds
+
     def sample(self):
         for process in {id(process): process for process, _ in self.busy}.values():
             process.refresh_stat()
@@ -183,6 +219,10 @@ class _Worker:
             "cpu_system_s": self.retired[1] + sum(process.system for process in processes),
             "run_delay_s": self.retired[2] + sum(process.waited for process in processes),
         }
+        self.tells_reads = self.tells_reads or any(process.read_bytes is not None for process in processes)
+        if self.tells_reads:
+            counters["storage_read_bytes"] = self.retired[3] + sum(process.read_bytes or 0 for process in processes)
+            counters["storage_wait_s"] = self.storage_wait
         if self.front is not None:
             counters["front_cpu_s"] = self.front.user + self.front.system
             counters["front_run_delay_s"] = self.front.waited
@@ -202,18 +242,24 @@ class Workers:
         self._workers = {}
         self._searched = None
         self._refreshed = 0.0
+        self._began = 0.0
+        self._looked = None
 
     def refresh(self, now):
         """Look at what is new; call it once a batch."""
         complete = True
-        if not 0.0 <= now - self._refreshed < THREADS_SECONDS:
+        starting = 0.0 <= now - self._began < STARTING_SECONDS or any(each.reads for each in self._workers.values())
+        if not 0.0 <= now - self._refreshed < (STARTING_SEARCH_SECONDS if starting else THREADS_SECONDS):
             self._refreshed = now
             for worker in self._workers.values():
                 complete = worker.refresh() and complete
         found = units(self._directory)
         same = {name: worker.keeper for name, worker in self._workers.items()} == found
-        if complete and same and (not found or 0.0 <= now - self._searched < SEARCH_SECONDS):
+        again = STARTING_SEARCH_SECONDS if starting else SEARCH_SECONDS
+        if complete and same and (not found or 0.0 <= now - self._searched < again):
             return
+        if not same:
+            self._began = now
         self._search(found)
         self._searched = now
 
@@ -239,12 +285,14 @@ class Workers:
                 return pid
         return None
 
-    def sample(self, complete):
+    def sample(self, complete, now):
         """Return the counters of each worker that has processes; the slow ones with a complete sample alone."""
         result = {}
+        since, self._looked = now - (now if self._looked is None else self._looked), now
         for name, worker in self._workers.items():
             if not worker.processes:
                 continue
+            worker.look(min(max(since, 0.0), LONGEST_LOOK_SECONDS))
             result[name] = worker.sample()
             if complete:
                 result[name]["rss_bytes"] = sum(process.resident for process in worker.processes.values())

@@ -1,0 +1,139 @@
+"""A run's folder on the control node: what is deployed, the samples, and its name, which it gets last."""
+
+import json
+import platform
+import random
+import shutil
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import salt.version
+from salt.exceptions import CommandExecutionError
+
+from bottleneck.profile.overlay import copy_profile
+from bottleneck.profile.places import commit, find_engine_map
+from bottleneck.runs.run import read_batches
+
+SCHEMA = 1
+KEPT_RUNS = 20
+# Batches a little outside the interval, so that the first and last step can be cut at its border.
+MARGIN_SECONDS = 3.0
+SAMPLES_DEADLINE_SECONDS = 5.0
+
+
+class Recording:
+    """A run while it is made.
+
+    Parameters
+    ----------
+    opts : dict
+        The master's options.
+    nodes : Nodes
+        The profile's nodes.
+    record : dict
+        What is deployed, or being deployed: `deployment`, `overrides`, `workers`.
+    what : str
+        What is recorded, where it is no load: the last part of the run's id but one.
+    """
+
+    def __init__(self, opts, nodes, record, what=""):
+        self._opts, self._nodes, self._record = opts, nodes, record
+        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        name = "-".join(part for part in (record["deployment"], what) if part)
+        self.id = f"{stamp}-{name}-{random.getrandbits(16):04x}"
+        runs = Path(opts["cluster_directory"]) / "runs"
+        self.folder, self.final = runs / f"{self.id}.partial", runs / self.id
+
+    def open(self):
+        """Make the folder, in the place of the oldest run that is kept."""
+        _prune(self.folder.parent)
+        self.folder.mkdir(parents=True)
+
+    def drop(self):
+        """Remove what there is: nothing was recorded that counts."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def write_static(self):
+        """Write what is known beforehand: profile, plan, versions, ceilings."""
+        source = Path(self._opts["cluster_profile"])
+        copy_profile(source, self.folder / "profile.yaml")
+        shutil.copy(find_engine_map(source), self.folder / "engines.yaml")
+        write_json(self.folder / "plan.json", self._record["workers"])
+        write_json(self.folder / "versions.json", self._versions())
+        with suppress(FileNotFoundError):
+            shutil.copy(Path(self._opts["cluster_directory"]) / "ceilings.json", self.folder)
+
+    def _versions(self):
+        names = list(dict.fromkeys(worker["node"] for worker in self._record["workers"]))
+        found = self._nodes.ask(["engine.version", "probe.machine"], [[], []], names, timeout=30)
+        return {
+            "schema": SCHEMA,
+            "salt": salt.version.__version__,
+            "python": platform.python_version(),
+            "control_kernel": platform.release(),
+            "commit": commit(),
+            "nodes": {
+                name: {"engine": answer.get("engine.version"), "machine": answer.get("probe.machine")}
+                for name, answer in found.items()
+                if isinstance(answer, dict)
+            },
+        }
+
+    def export_samples(self, export, started, ended):
+        """Have the store's batches written, again until every node's reach the end or it takes too long.
+
+        Parameters
+        ----------
+        export : callable
+            The runner `perf.export`; None where it is not there.
+
+        Returns
+        -------
+        list of str
+            What is missing.
+        """
+        path = self.folder / "samples.jsonl.gz"
+        if export is None:
+            return ["samples: the perf runner is not there"]
+        expected = {worker["node"] for worker in self._record["workers"]}
+        deadline = time.monotonic() + SAMPLES_DEADLINE_SECONDS
+        while True:
+            try:
+                export(started - MARGIN_SECONDS, ended + MARGIN_SECONDS, str(path))
+            except CommandExecutionError as error:
+                return [f"samples: {error}"]
+            batches, _ = read_batches(path)
+            reached = {batch.get("node") for batch in batches if float(batch.get("t1") or 0) >= ended}
+            if expected <= reached:
+                return []
+            if time.monotonic() > deadline:
+                late = ", ".join(sorted(expected - reached))
+                return [f"samples of {late} do not reach the end of the run"]
+            time.sleep(0.5)
+
+    def close(self, document):
+        """Write run.json; the folder gets its name last, so that it is never seen half-made."""
+        profile = self._nodes.profile
+        head = {
+            "schema": SCHEMA,
+            "id": self.id,
+            "profile": {name: getattr(profile, name) for name in ("name", "version", "digest")},
+            "deployment": self._record["deployment"],
+            "overrides": self._record.get("overrides") or {},
+        }
+        write_json(self.folder / "run.json", {**head, **document})
+        self.folder.rename(self.final)
+
+
+def write_json(path, content):
+    """Write a document of a run."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _prune(runs):
+    """Keep the newest runs here; the laptop that asked has its own copies."""
+    if runs.is_dir():
+        for old in sorted(path for path in runs.iterdir() if path.is_dir())[: -(KEPT_RUNS - 1)]:
+            shutil.rmtree(old, ignore_errors=True)
