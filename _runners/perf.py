@@ -12,6 +12,7 @@ import salt.utils.event
 from salt.exceptions import CommandExecutionError
 
 from bottleneck.runs.run import window_run, write_batches
+from bottleneck.taxonomy import DECIDED
 from bottleneck.telemetry.rates import recent
 from bottleneck.telemetry.store import Store, StoreError
 from bottleneck.verdict.verdict import analyse
@@ -23,6 +24,8 @@ CHANGED_TAG = "cluster/verdict/changed"
 RECENT_SECONDS = 6.0
 # Readings of the engine just outside a window bound what happened inside it.
 MARGIN_SECONDS = 3.0
+# No deploy waits longer: what is on record after that was left by one that was killed.
+LONGEST_START_SECONDS = 900.0
 
 
 def aggregate(window):
@@ -43,20 +46,26 @@ def aggregate(window):
         raise CommandExecutionError(f"window from {start} to {end}: expected more than 0 and at most 3600 s")
     with _store() as store:
         batches = store.batches(start - MARGIN_SECONDS, end + MARGIN_SECONDS)
-        if not any(batch.get("engine") for batch in batches):
+        record, starting = _read_json("deployment.json") or {}, _starting(start, end)
+        if starting:
+            # A start is one thing from its order on: a window of it says little.
+            record, start = starting, float(starting["began"])
+            batches = store.batches(start - MARGIN_SECONDS, end + MARGIN_SECONDS)
+        elif not any(batch.get("engine") for batch in batches):
             return {"window": window.get("window"), "class": None, "reason": "no engine was read in this window"}
-        record = _read_json("deployment.json") or {}
-        profile = _profile()
         run = window_run(
             batches,
             (start, end),
-            profile=profile,
+            profile=_profile(),
             deployment=record.get("deployment", ""),
             ceilings=_read_json("ceilings.json") or {},
             plan=record.get("workers") or [],
             identity=f"window-{window.get('window')}",
+            start=bool(starting),
         )
         verdict = analyse(run).to_json()
+        if starting and verdict["class"] in DECIDED:
+            return {"window": window.get("window"), "class": None, "reason": "the engine starts, and nothing holds it"}
         before = store.latest_verdict()
         described = {
             "window": str(window.get("window")),
@@ -70,6 +79,13 @@ def aggregate(window):
     if changed:
         _fire({"window": described, "from": _named(before and before["verdict"]), "to": _named(verdict)}, CHANGED_TAG)
     return {"window": described["window"], "class": verdict["class"], "where": verdict["where"], "changed": changed}
+
+
+def _starting(start, end):
+    """Return what was starting all through a window, or None."""
+    record = _read_json("starting.json") or {}
+    began = record.get("began", end)
+    return record if began <= start and end - began <= LONGEST_START_SECONDS and not record.get("ended") else None
 
 
 def verdict_changed(change):

@@ -231,11 +231,13 @@ def test_what_cluster_deploy_records_ends_the_trace(
         runner.__opts__ = {"cluster_profile": str(tmp_path / "bench.yaml"), "cluster_directory": str(tmp_path)}
         monkeypatch.setattr(runner, "POLL_SECONDS", 0.01)
         awaited: list[str] = []
+        starting: list[dict[str, Any]] = []
 
         def look() -> None:
             service.call(service.service.obey)
             now = watching.under_way(service.service.state.nodes["node0"])
             awaited.append(now[0] if now else "")
+            starting.append(runner.starting_record())
 
         # One that fails is awaited while it starts, and no longer.
         monkeypatch.setattr(nodes.Nodes, "client", Minions(look, "failed"))
@@ -243,9 +245,13 @@ def test_what_cluster_deploy_records_ends_the_trace(
             runner.deploy()
         look()
         assert awaited == ["engine_ready", "engine_ready", ""]
+        # While it starts, and once it has failed, what it was can be asked: its start is recorded from that.
+        assert starting[0]["workers"] and "ended" not in starting[0]
+        assert starting[-1]["ended"] >= starting[0]["began"]
         monkeypatch.setattr(nodes.Nodes, "client", Minions(look))
         runner.deploy()
         assert awaited[-1] == "engine_ready"
+        assert starting[-1]["began"] > starting[0]["began"] and runner.starting_record() == {}
         api.shutdown()
         service.do(master.see_deployment())
         view = service.call(watching.view, service.service.state, time.time(), service.settings.deadlines_seconds)

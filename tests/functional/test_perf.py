@@ -169,6 +169,29 @@ def test_a_window_becomes_a_verdict_and_only_a_change_is_told(runners: Any, fire
     assert len(runners["perf.history"]()["verdicts"]) == 1
 
 
+def test_a_start_that_waits_for_storage_is_named_while_it_lasts(runners: Any, fired: list[Any], tmp_path: Path) -> None:
+    began = run_builder.STARTED + 2000.0
+    record = {"deployment": "tp2", "began": began, "workers": [{"node": "node0", "name": "tp2-0", "head": True}]}
+    (tmp_path / "starting.json").write_text(json.dumps(record))
+    windows = [{"window": str(at), "start": began + at, "end": began + at + 10} for at in (-5, 10, 20)]
+    with Store(tmp_path / "store.db") as store:
+        for second in range(40):
+            slow = {"storage_wait_s": 0.7 * second, "storage_read_bytes": 4e6 * second, "cpu_user_s": 0.2 * second}
+            sample = {"t": began + second, "cpu": {"0": [0.2 * second] + [0.0] * 5}, "workers": {"tp2-0": slow}}
+            edges = {"t0": began + second, "t1": began + second + 1}
+            batch = {"node": "node0", "boot": "s", "sequence": second + 1, "samples": [sample], **edges}
+            store.put_batch(batch)
+    before, first, second_window = (runners["perf.aggregate"](each) for each in windows)
+    assert before["class"] is None, "it had not begun when the window did"
+    assert (first["class"], first["where"]["node"]) == ("weight_loading", "node0") and first["changed"]
+    assert not second_window["changed"]
+    with Store(tmp_path / "store.db") as store:
+        latest = store.latest_verdict()
+    assert latest is not None and latest["verdict"]["interval"]["start"] == began, "all of the start so far"
+    (tmp_path / "starting.json").write_text(json.dumps({**record, "ended": began + 15}))
+    assert runners["perf.aggregate"](windows[2])["class"] is None, "it was given up"
+
+
 def test_a_window_without_an_engine_has_no_verdict(runners: Any, fired: list[Any]) -> None:
     assert runners["perf.aggregate"](window(1000))["class"] is None
     assert fired == []
