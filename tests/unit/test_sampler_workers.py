@@ -153,28 +153,28 @@ def test_waiting_for_storage_is_counted_while_a_process_reads(processes: Process
     processes.unit("vllm-a-0", 50)
     processes.add(50, 1, {})
     processes.add(51, 50, {51: (0.0, 0.0)})
-    processes.reads(51, 1000)
+    processes.reads(51, 1000, "D")
     found = workers.Workers(str(processes.units), str(processes.proc))
     found.refresh(100.0)
-    assert "storage_read_bytes" not in found.sample(True, 100.0)["a-0"], "nobody has looked at it yet"
-    found.refresh(101.0)
-    processes.reads(51, 5000, "D")
-    for tenth in range(1, 6):
-        sample = found.sample(False, 101.0 + tenth / 10)["a-0"]
-    assert sample["storage_wait_s"] == pytest.approx(1.4), "the time since the look before counts, a second at most"
-    processes.reads(51, 5000, "S")
-    assert found.sample(False, 101.6)["a-0"]["storage_wait_s"] == sample["storage_wait_s"]
+    for tenth in range(6):
+        sample = found.sample(False, 100.0 + tenth / 10)["a-0"]
+    assert sample["storage_read_bytes"] == 1000
+    assert sample["storage_wait_s"] == pytest.approx(0.5), "from the first look at it on"
     found.refresh(102.0)
-    assert found.sample(True, 102.0)["a-0"]["storage_read_bytes"] == 5000
+    sample = found.sample(True, 102.0)["a-0"]
+    assert sample["storage_wait_s"] == pytest.approx(1.5), "one slow piece; nobody looked for longer than a second"
+    processes.reads(51, 5000, "S")
+    assert found.sample(False, 102.1)["a-0"]["storage_wait_s"] == sample["storage_wait_s"]
     found.refresh(103.0)
+    assert found.sample(True, 103.0)["a-0"]["storage_read_bytes"] == 5000
+    found.refresh(104.0)
     processes.reads(51, 5000, "D")
-    after = found.sample(True, 103.0)["a-0"]
+    after = found.sample(True, 104.0)["a-0"]
     assert after["storage_wait_s"] == sample["storage_wait_s"], "asleep, but it reads nothing: that is no storage"
     processes.remove(51)
     processes.add(52, 50, {52: (0.0, 0.0)})
     processes.reads(52, 300)
-    found.refresh(104.0)
-    found.refresh(105.5)
+    found.refresh(105.0)
     assert found.sample(True, 105.0)["a-0"]["storage_read_bytes"] == 5300, "what an ended process read stays counted"
 
 

@@ -125,14 +125,16 @@ class _Process:
                 self._retire(name)
             elif thread.ran > ran:
                 self.busy.append((thread.ran - ran, name))
-        self._refresh_reads()
+        self.refresh_reads()
         return self.refresh_stat()
 
-    def _refresh_reads(self):
+    def refresh_reads(self):
         """Note what it has read; None where the kernel does not tell, or not us."""
         text = self._io.read()
         before, self.read_bytes = self.read_bytes, readers.storage_reads(text) if text else None
-        self.reads = bool(self.read_bytes) and self.read_bytes > (before or 0)
+        grew = bool(self.read_bytes) and self.read_bytes > (before or 0)
+        # A read counts when it is asked for: from a slow disk one piece can take seconds.
+        self.reads = grew or self.waits_for_storage()
 
     def waits_for_storage(self):
         """Return whether it reads from storage these seconds, and waits for it now."""
@@ -173,6 +175,7 @@ class _Worker:
         for pid in pids:
             if pid not in self.processes:
                 self.processes[pid] = _Process(pid, proc)
+                self.processes[pid].refresh_reads()
         # The keeper's own child comes first: on a head, the process that serves the API.
         self.front = self.processes[pids[0]] if pids else None
 
