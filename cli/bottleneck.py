@@ -107,7 +107,7 @@ def bottleneck(
 
     def human() -> None:
         out.print(f"[dim]run {escape(recorded.id)}, {escape(recorded.deployment or 'unknown deployment')}[/]")
-        out.print(whole_verdict(verdict, uses, notes, out.width))
+        out.print(whole_verdict(verdict, uses, notes, out.width, recorded.start))
         console.print(f"[dim]next:[/] cluster report {recorded.id} --open")
 
     document = {

@@ -130,16 +130,19 @@ def _first_token(ledger: dict[str, Any], width: int) -> list[RenderableType]:
     return [section("Where the time of a first token goes", ledger_table(first, width))] if first else []
 
 
-def whole_verdict(verdict: dict[str, Any], uses: Sequence[Use], notes: Sequence[str], width: int) -> RenderableType:
-    """Return everything that `cluster bottleneck` prints."""
+def whole_verdict(
+    verdict: dict[str, Any], uses: Sequence[Use], notes: Sequence[str], width: int, start: bool = False
+) -> RenderableType:
+    """Return everything that `cluster bottleneck` prints; of a start there is no output token to account for."""
+    ledger = verdict.get("ledger") or {}
     runners_up = [
         f"{str(item.get('class')).replace('_', ' ')} {float(item.get('confidence') or 0):.0%}"
         for item in verdict.get("runners_up") or []
     ]
     parts = [
         headline(verdict),
-        section("Where the time of an output token goes", ledger_table(verdict.get("ledger") or {}, width)),
-        *_first_token(verdict.get("ledger") or {}, width),
+        *(() if start else (section("Where the time of an output token goes", ledger_table(ledger, width)),)),
+        *_first_token(ledger, width),
         section("Ceilings beside what was used", usage_table(uses, width)),
         section("Evidence", evidence_lines(verdict)),
     ]

@@ -145,11 +145,13 @@ def analyse(run: Run) -> Verdict:
         confidence=winner.confidence,
         evidence=winner.evidence,
         runners_up=[{"class": item.name, "confidence": round(item.confidence, 3)} for item in others],
-        advice=[taxonomy.fill(line, values) for line in kind.advice],
+        # A start that its own work takes has nothing to be mended, and no load to try it under.
+        advice=[] if run.start and winner.name == "balanced" else [taxonomy.fill(line, values) for line in kind.advice],
         gain=_gain(winner, ledger),
         ledger=ledger,
         measured=signals.to_json(),
-        notes=[*notes, *(note for note in ledger.notes if note not in notes)],
+        # A start has no tokens to keep a ledger of.
+        notes=[*notes, *(note for note in ([] if run.start else ledger.notes) if note not in notes)],
         interval=run.interval,
         kind=winner.kind,
         between=winner.between,

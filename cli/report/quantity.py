@@ -38,7 +38,7 @@ def quantity(value: object, unit: str = "") -> str:
             return duration_text(value)
         case "bytes/s" | "B/s":
             return rate_text(value)
-        case "memory bytes/s":
+        case "memory bytes/s" | "storage bytes/s":
             return _scaled(value, "B/s")
         case "bytes":
             return size_text(value)

@@ -70,7 +70,7 @@ def score_weight_loading(case: Case) -> Candidate:
         found.say(
             f"that is {rate / 1e6:.3g} MB/s {while_words}{against}",
             rate,
-            "B/s",
+            "storage bytes/s",
             f"{read_source}; ceilings: disk" if ceiling else read_source,
         )
         if signals.start:
