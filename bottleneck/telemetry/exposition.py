@@ -94,6 +94,18 @@ METRICS = (
         "Time a worker's threads could run but had no core, summed over its threads.",
         _WORKER,
     ),
+    Metric(
+        "cluster_worker_storage_read_bytes_total",
+        "counter",
+        "Read from storage, not from the page cache, by a worker's processes.",
+        _WORKER,
+    ),
+    Metric(
+        "cluster_worker_storage_wait_seconds_total",
+        "counter",
+        "Time in which a process of a worker waited for what it read.",
+        _WORKER,
+    ),
     Metric("cluster_worker_resident_memory_bytes", "gauge", "Resident memory of a worker's processes.", _WORKER),
     Metric("cluster_worker_processes", "gauge", "Processes of a worker.", _WORKER),
     Metric("cluster_sampler_cpu_seconds_total", "counter", "CPU time of the node's sampler.", _NODE),
@@ -220,6 +232,8 @@ def _workers(name: str, workers: Mapping[str, Any]) -> Iterator[Value]:
             used = number(row.get("cpu_user_s")) + number(row.get("cpu_system_s"))
             yield "cluster_worker_cpu_seconds_total", labels, used
             yield "cluster_worker_run_delay_seconds_total", labels, number(row.get("run_delay_s"))
+            yield "cluster_worker_storage_read_bytes_total", labels, number(row.get("storage_read_bytes"))
+            yield "cluster_worker_storage_wait_seconds_total", labels, number(row.get("storage_wait_s"))
             yield "cluster_worker_resident_memory_bytes", labels, number(row.get("rss_bytes"))
             yield "cluster_worker_processes", labels, number(row.get("processes"))
 

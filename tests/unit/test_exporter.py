@@ -125,6 +125,7 @@ def test_the_reference_page_is_what_the_registry_has(collector: Any) -> None:
 
 def test_what_the_samplers_counted_is_exported(collector: Any, clock: Clock) -> None:
     found = batches()
+    found[-1]["samples"][-1]["workers"]["tp2-0"] |= {"storage_read_bytes": 7e6, "storage_wait_s": 0.5}
     send(collector, clock, found)
     newest = {batch["node"]: batch["samples"][-1] for batch in found}
     seen = scrape(collector)
@@ -141,6 +142,10 @@ def test_what_the_samplers_counted_is_exported(collector: Any, clock: Clock) -> 
         assert value(seen, "cluster_worker_processes", node=node, deployment="tp2") == 4
         assert value(seen, "cluster_sampler_batches_stored_total", node=node) == len(found) / 2
     assert value(seen, "cluster_node_delay_seconds", node="node0") == pytest.approx(0.02)
+    reader = found[-1]["node"]
+    assert value(seen, "cluster_worker_storage_wait_seconds_total", node=reader, deployment="tp2") == 0.5
+    assert value(seen, "cluster_worker_storage_read_bytes_total", node=reader, deployment="tp2") == 7e6
+    assert len(seen["cluster_worker_storage_read_bytes_total"]) == 1, "where it was not told there is none"
     assert "cluster_node_quota_cores" not in seen  # no quota: nothing is made up
 
 
