@@ -7,7 +7,7 @@ import re
 from bottleneck.signals import engine_signals, link_signals, node_signals
 from bottleneck.taxonomy import CLASSES, BottleneckClass, fill
 from bottleneck.verdict import evidence
-from bottleneck.verdict.rules import between, front, judge, straggler
+from bottleneck.verdict.rules import between, front, judge, start, straggler
 
 # A `cluster` command inside a sentence of advice: words up to a punctuation mark or a conjunction.
 COMMAND = re.compile(r"\bcluster(?: (?!(?:and|or|then)\b)[\w{}./=-]*[\w{}=])+")
@@ -27,6 +27,12 @@ THRESHOLDS: tuple[tuple[float, str], ...] = (
     (front.IDLE, "Idle for this share of the time or more: `client_limited` is weighed."),
     (straggler.STANDS_OUT, "A straggler stands out from its peers by at least this share of the busy time."),
     (between.BUBBLE, "A bubble needs even the busiest stage to sleep this share of the busy time."),
+    (start.STARTING, "Idle for this share of the time or more: storage may be what holds a start back."),
+    (
+        start.LEAST_SHARE,
+        "Storage that is waited for, or read at its ceiling, for less of that time is no `weight_loading`.",
+    ),
+    (start.STARVED, "A start whose processes had no core for this share of it is `inconclusive`, not `balanced`."),
     (evidence.FRONT_EASY, "Above this share of a core the server's front process begins to count as full."),
     (node_signals.SLOWER, "A ceiling below this share of its peers' makes a node slow, if the intervals are apart."),
     (link_signals.FULL, "From this share of its capacity on a link counts as full."),
