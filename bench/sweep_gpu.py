@@ -46,6 +46,26 @@ SHAPES: dict[str, dict[str, int]] = {
         "num_key_value_heads": 8,
         "head_dim": 128,
     },
+    # mistralai/Mistral-Nemo-Instruct-2407, config.json
+    "mistral-nemo": {
+        "vocab_size": 131072,
+        "hidden_size": 5120,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 40,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+    },
+    # mistralai/Mistral-Small-24B-Instruct-2501, config.json
+    "mistral-small-2501": {
+        "vocab_size": 131072,
+        "hidden_size": 5120,
+        "intermediate_size": 32768,
+        "num_hidden_layers": 40,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+    },
 }
 GRID = "1,2,4,8,16,32,64,128,256 x 128; 1,2,4,8,16,32,64,128 x 1024; 1,2,4,8,16,32 x 4096"
 BATCHED_TOKENS = 8192
