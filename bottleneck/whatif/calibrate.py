@@ -50,7 +50,8 @@ class ErrorModel:
     prefill
         Of prefill, varying slowly with tokens and length.
     arrival
-        Of prefill, as a share of the time of the smallest step: requests that arrive while a step has begun wait.
+        Of prefill, as a share of the time of the smallest step: requests that arrive while a step has begun wait, so
+        a batch takes one step more or does not; half a step is the standard deviation of an even chance of it.
     noise, timer
         Of each measurement; and of a decode step as a share of the prefill time that was subtracted to get it.
     weight
@@ -60,7 +61,7 @@ class ErrorModel:
     batch: float = 0.036
     smooth: float = 0.022
     prefill: float = 0.017
-    arrival: float = 0.2
+    arrival: float = 0.5
     noise: float = 0.007
     timer: float = 0.0024
     weight: float = 3.5
