@@ -10,6 +10,9 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
+
+from bottleneck.numbers import number
 
 _NAME = re.compile(r"^([a-zA-Z_:][a-zA-Z0-9_:]*)")
 _LABEL = re.compile(r'\s*([a-zA-Z_][a-zA-Z0-9_]*)\s*=\s*"((?:[^"\\]|\\.)*)"\s*,?')
@@ -117,9 +120,8 @@ def _escape(value: str) -> str:
     return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
 
 
-def parse_line(line: str) -> Point | None:
-    """Parse one line of exposition text; None for anything that is not a sample."""
-    text = line.strip()
+def _parse_series(text: str) -> tuple[str, Labels, str] | None:
+    """Parse the name and the labels that a text begins with; return them and what follows, or None."""
     match = _NAME.match(text)
     if match is None:
         return None
@@ -134,14 +136,20 @@ def parse_line(line: str) -> Point | None:
         if closing < 0 or text[position:closing].strip():
             return None
         position = closing + 1
-    rest = text[position:].split()
-    if not rest:
-        return None
+    return name, tuple(sorted(labels.items())), text[position:]
+
+
+# The samples of every reading are those of the one before.
+_series = lru_cache(maxsize=4096)(_parse_series)
+
+
+def parse_line(line: str) -> Point | None:
+    """Parse one line of exposition text; None for anything that is not a sample."""
+    series = _parse_series(line.strip())
     try:
-        value = float(rest[0])
-    except ValueError:
+        return Point(series[0], series[1], float(series[2].split()[0])) if series else None
+    except (IndexError, ValueError):
         return None
-    return Point(name, tuple(sorted(labels.items())), value)
 
 
 @dataclass
@@ -188,11 +196,11 @@ class MetricsText:
             if isinstance(value, bool) or not isinstance(value, int | float | str):
                 unusable += 1
                 continue
-            point = parse_line(f"{key} {value}")
-            if point is None:
+            series = _series(key)
+            if series is None or series[2].strip():
                 unusable += 1
             else:
-                points.append(point)
+                points.append(Point(series[0], series[1], number(value)))
         return cls(points, unusable)
 
     def to_flat(self) -> dict[str, float]:

@@ -92,6 +92,9 @@ class NodeSamples:
     samples: list[dict[str, Any]] = field(repr=False)
     missing_batches: int = 0
     dropped: int = 0
+    # A window asks for the same counters again and again; what was worked out once is kept.
+    _known_steps: dict[tuple[str | int, ...], Steps] = field(default_factory=dict, repr=False, compare=False)
+    _known_keys: dict[str, tuple[str, ...]] = field(default_factory=dict, repr=False, compare=False)
 
     def values(self, *path: str | int) -> Array:
         """Return one field of every sample, shape (n,), NaN where a sample does not have it."""
@@ -105,7 +108,11 @@ class NodeSamples:
 
     def steps(self, *path: str | int) -> Steps:
         """Return how a cumulative field grows."""
-        values = self.values(*path)
+        if path not in self._known_steps:
+            self._known_steps[path] = self._grow(self.values(*path))
+        return self._known_steps[path]
+
+    def _grow(self, values: Array) -> Steps:
         known = np.isfinite(values)
         times, values, boots = self.times[known], values[known], self.boots[known]
         if times.size < 2:
@@ -117,14 +124,14 @@ class NodeSamples:
         keep = same & ~backwards
         return Steps(times[:-1][keep], times[1:][keep], growth[keep], int(backwards.sum()))
 
-    def keys(self, name: str) -> list[str]:
+    def keys(self, name: str) -> tuple[str, ...]:
         """Return the keys that a part of the samples ever had: cores, links, workers."""
-        found: dict[str, None] = {}
-        for sample in self.samples:
-            part = sample.get(name)
-            if isinstance(part, dict):
-                found.update(dict.fromkeys(str(key) for key in part))
-        return sorted(found)
+        if name not in self._known_keys:
+            parts = (sample.get(name) for sample in self.samples)
+            self._known_keys[name] = tuple(
+                sorted({str(key) for part in parts if isinstance(part, dict) for key in part})
+            )
+        return self._known_keys[name]
 
     def link(self, name: str, quantity: str) -> Steps:
         """Return the growth of one of a link's counters (a name of `LINK_FIELDS`)."""

@@ -72,7 +72,7 @@ def test_missing_and_strange_fields() -> None:
     assert series.link("direct", "receive_errors").increase() == 0
     assert series.workers("run_delay_s", 0, 9) is None
     assert series.last("cgroup", "quota_cores") is None
-    assert series.keys("links") == ["direct"]
+    assert series.keys("links") == ("direct",)
 
 
 def test_workers_are_chosen_by_deployment() -> None:
