@@ -148,7 +148,7 @@ class Sampler(Section):
 class Perf(Section):
     """What the control node makes of the samples."""
 
-    window_seconds: Duration = with_unit("10 s", "window", "Length of one window of aggregation.")
+    window_seconds: Duration = with_unit("15 s", "window", "Length of one window of aggregation.")
     heartbeat_deadline_seconds: Duration = with_unit(
         "5 s", "heartbeat_deadline", "A node whose batches stay away this long is lost."
     )

@@ -94,12 +94,22 @@ class Hierarchy:
         """Tell whether any tree has a group for `lab`."""
         return any((tree / PARENT / lab).is_dir() for tree in self.trees())
 
-    def create(self, lab: str, node: str, cores: Iterable[int] | None = None, memory_bytes: int | None = None) -> None:
-        """Make the node's group, held to `cores` and `memory_bytes`."""
+    def create(
+        self,
+        lab: str,
+        node: str,
+        cores: Iterable[int] | None = None,
+        memory_bytes: int | None = None,
+        cpu_share: float = 1.0,
+    ) -> None:
+        """Make the node's group, held to `cores` and `memory_bytes`; `cpu_share` is its weight against another node."""
         for tree in self.trees():
             _make_levels(self, tree, (PARENT, lab, node))
         if cores is not None:
             _write(self.directory("cpuset", lab, node) / "cpuset.cpus", ",".join(str(core) for core in cores))
+        if cpu_share != 1.0:
+            weight = round(cpu_share * self.usual_weight)
+            _write(self.directory("cpu", lab, node) / self.weight_file, str(weight))
         if memory_bytes is not None:
             name = "memory.max" if self.version == 2 else "memory.limit_in_bytes"
             _write(self.directory("memory", lab, node) / name, str(memory_bytes))

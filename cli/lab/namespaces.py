@@ -47,6 +47,7 @@ class NodeSpec:
     hostname: str
     cores: list[int] | None
     memory_bytes: int | None
+    cpu_share: float = 1.0
 
 
 def write_layer(spec: NodeSpec, files: Mapping[str, tuple[str, int]]) -> None:
@@ -91,7 +92,7 @@ def start(spec: NodeSpec, hierarchy: Hierarchy, deadline: float) -> int:
     directory = node_directory(spec.lab, spec.name)
     root = directory / "root"
     root.mkdir(parents=True, exist_ok=True)
-    hierarchy.create(spec.lab, spec.name, spec.cores, spec.memory_bytes)
+    hierarchy.create(spec.lab, spec.name, spec.cores, spec.memory_bytes, spec.cpu_share)
     specification = directory / "node.json"
     specification.write_text(
         json.dumps(

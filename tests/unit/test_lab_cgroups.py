@@ -155,6 +155,9 @@ def test_new_cpusets_of_version_1_inherit(separate: Hierarchy, monkeypatch: pyte
     cpu = separate.directory("cpu", "demo", "node0")
     assert (cpu.parents[1] / "cpu.shares").read_text() == "10240"
     assert (cpu / "cpu.shares").read_text() == (cpu.parent / "cpu.shares").read_text() == "\n"
+    # The control node, which is another machine, gives way to them.
+    separate.create("demo", "control", cpu_share=0.25)
+    assert (separate.directory("cpu", "demo", "control") / "cpu.shares").read_text() == "256"
 
 
 def test_version_2_hands_controllers_on(unified: Hierarchy, monkeypatch: pytest.MonkeyPatch) -> None:
