@@ -73,7 +73,7 @@ def test_sections_with_defaults_may_be_left_out(write: Write) -> None:
     path.write_text(text[: text.index("workload:")])
     profile = load_profile(path)
     assert profile.workload.output_tokens == 32
-    assert profile.perf.window_seconds == 10
+    assert profile.perf.window_seconds == 15
     assert profile.sampler.acknowledge_interval_seconds == 10
     assert profile.perf.exporter_port == 9477
 
