@@ -16,6 +16,7 @@ from cli.options import DEFAULT_PROFILE, JsonOption, ProfileOption
 from cli.output import FAILED, UNREACHABLE, USAGE, console, emit, fail, out
 from cli.remote import setup
 from cli.remote import trust as trusting
+from cli.remote.consequences import consequences, take_up
 from cli.remote.control import stream
 from cli.remote.quoting import shell_text
 from cli.remote.target import Target, TargetError
@@ -133,6 +134,9 @@ def init(
     title = "Working out what the states would change" if test else "Applying the control node's states"
     with runner_step(title, "cluster control shell") as current:
         result = setup.apply_states(target, profile, test, current.detail)
+    if not test and not result["failed"]:
+        with runner_step("Looking after the running master"):
+            take_up(target, consequences(planned.difference, planned.behind))
 
     def human() -> None:
         print_changes({target.host: result}, test)

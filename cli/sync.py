@@ -54,11 +54,12 @@ def sync(
         changes = planned.difference
         is_needed = planned.release != planned.current or changes.count > 0
         taken: dict[str, Any] = {"master": "untouched", "reason": "", "event": False}
-        needed = consequences(changes)
+        needed = consequences(changes, planned.behind)
         if not dry_run and is_needed:
             with runner_step(f"Sending {changes.count} changes") as current:
                 transfer.send(target, planned, current.detail)
-                current.detail("the running master")
+        if not dry_run and (is_needed or needed.restart):
+            with runner_step("Looking after the running master"):
                 taken = take_up(target, replace(needed, restart=needed.restart and not no_restart))
     except TreeError as error:
         fail(str(error), "cluster sync --help", USAGE)
@@ -68,10 +69,13 @@ def sync(
             out.print(line)
         if not is_needed:
             console.print(f"{target.host} has this tree already: {planned.release}")
-        elif dry_run:
+            if needed.restart:
+                console.print("its master began with an older one, as after a sync that was cut off")
+        if dry_run:
             console.print("[dim]next:[/] cluster sync")
-        else:
+        elif is_needed:
             console.print(f"in use on {target.host}: {planned.release}, before it {planned.current or 'none'}")
+        if not dry_run and (is_needed or needed.restart):
             for line in _followed(taken, needed, no_restart):
                 console.print(line, soft_wrap=True)
 

@@ -56,6 +56,7 @@ def control_pillar(profile: Profile, tree: Path, programs: str) -> dict[str, Any
             "addresses": addresses,
             "subnet": network.subnet,
             "tree": str(tree),
+            "loaded": str(tree.with_name("loaded")),
             "programs": programs,
             "boot_port": boot.port if boot else None,
             "tcp_ports": [PUBLISH_PORT, REQUEST_PORT, *([boot.port] if boot else [])],

@@ -39,13 +39,12 @@ class Consequences:
     init: bool
 
 
-def consequences(difference: Difference) -> Consequences:
-    """Return what has to follow when the tree in use changes so."""
-    paths = [*difference.added, *difference.changed, *difference.deleted]
+def consequences(difference: Difference, behind: Difference) -> Consequences:
+    """Return what has to follow when the tree in use changes so, and what the master has in memory changes so."""
     return Consequences(
-        restart=any(path.startswith(LOADED) for path in paths),
-        profile=any(path.startswith("profiles/") for path in paths),
-        init=any(path.startswith(ITS_STATES) for path in paths),
+        restart=any(path.startswith(LOADED) for path in behind.paths),
+        profile=any(path.startswith("profiles/") for path in behind.paths),
+        init=any(path.startswith(ITS_STATES) for path in difference.paths),
     )
 
 

@@ -3,6 +3,7 @@
     python3 -I -S -c RELEASES ACTION DIRECTORY [NAME]
 
     DIRECTORY/src             link to the tree in use, relative
+    DIRECTORY/loaded          link to the tree that the running master began with; its unit moves it at each start
     DIRECTORY/releases/NAME   trees, named by their content
 
 Every action prints one JSON document. Nothing outside `releases` is ever removed, and the
@@ -55,9 +56,9 @@ def releases_folder(directory: Path) -> Path:
     return folder
 
 
-def current(directory: Path) -> Path | None:
-    """Return the folder of the tree in use, None when there is none."""
-    link = directory / "src"
+def current(directory: Path, name: str = "src") -> Path | None:
+    """Return the folder that one of the links leads to, None when there is none."""
+    link = directory / name
     if not link.is_symlink():
         if link.exists():
             sys.exit(f"{link} is not a link of ours; move it away")
@@ -74,9 +75,13 @@ def partial_folder(directory: Path, name: str) -> Path:
 
 
 def show(directory: Path, _: str) -> dict[str, Any]:
-    """Return the tree in use."""
-    tree = current(directory)
-    return {"release": tree.name if tree else None, "tree": inventory(tree) if tree else {}}
+    """Return the tree in use, and the one that the running master began with where that is known to be another."""
+    tree, loaded = current(directory), current(directory, "loaded")
+    return {
+        "release": tree.name if tree else None,
+        "tree": inventory(tree) if tree else {},
+        "loaded": inventory(loaded) if loaded and loaded != tree else None,
+    }
 
 
 def begin(directory: Path, name: str) -> dict[str, Any]:
@@ -101,7 +106,7 @@ def check(directory: Path, name: str) -> dict[str, Any]:
 def finish(directory: Path, name: str) -> dict[str, Any]:
     """Give the new tree its name and move the link to it; then drop the oldest."""
     folder = releases_folder(directory)
-    before = current(directory)
+    before, loaded = current(directory), current(directory, "loaded")
     tree = folder / name
     if tree.is_dir():
         # One of that name whose content somebody changed, or an older one: the fresh copy takes its place.
@@ -114,7 +119,7 @@ def finish(directory: Path, name: str) -> dict[str, Any]:
     new_link.unlink(missing_ok=True)
     new_link.symlink_to(Path("releases") / name)
     new_link.replace(link)
-    drop_old(folder, {name, before.name if before else name})
+    drop_old(folder, {name, *(each.name for each in (before, loaded) if each)})
     return {"release": name, "previous": before.name if before else None}
 
 

@@ -32,6 +32,9 @@ class Plan:
         The one in use on the control node; None when there is none yet.
     difference
         What changes there.
+    behind
+        What changes for the master that runs there: more than that, when an earlier sync was cut off before it was
+        restarted, or it was busy.
     """
 
     root: Path
@@ -39,6 +42,7 @@ class Plan:
     release: str
     current: str | None
     difference: Difference
+    behind: Difference
 
 
 def plan(target: Target, root: Path, patterns: Sequence[str]) -> Plan:
@@ -54,7 +58,9 @@ def plan(target: Target, root: Path, patterns: Sequence[str]) -> Plan:
     check_tree(root)
     tree = manifest(root, patterns)
     there = _ask(target, "show")
-    return Plan(root, tree, digest(tree), there["release"], compare(tree, there["tree"]))
+    used, loaded = there["tree"], there["loaded"]
+    behind = compare(tree, used if loaded is None else loaded)
+    return Plan(root, tree, digest(tree), there["release"], compare(tree, used), behind)
 
 
 def send(target: Target, planned: Plan, report: Report) -> None:

@@ -58,10 +58,18 @@ def obstacle() -> str:
     return ""
 
 
+def began_with_it(directory: Path) -> bool:
+    """Tell whether the running master began with the tree in use; its unit keeps that as a link."""
+    loaded, used = (directory / name for name in ("loaded", "src"))
+    return loaded.is_symlink() and loaded.readlink() == used.readlink()
+
+
 def restart(directory: Path) -> tuple[str, str]:
-    """Restart the master if that is safe; return what became of it, and why."""
+    """Restart the master if that is needed and safe; return what became of it, and why."""
     if not is_ours(directory):
         return "absent", f"{UNIT} does not run {directory}/venv/bin/salt-master"
+    if began_with_it(directory):
+        return "untouched", ""
     reason = obstacle()
     if reason:
         return "busy", reason

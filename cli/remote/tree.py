@@ -55,9 +55,14 @@ class Difference:
     deleted: list[str]
 
     @property
+    def paths(self) -> list[str]:
+        """Every path that differs."""
+        return [*self.added, *self.changed, *self.deleted]
+
+    @property
     def count(self) -> int:
         """How many paths differ."""
-        return len(self.added) + len(self.changed) + len(self.deleted)
+        return len(self.paths)
 
 
 def check_tree(root: Path) -> None:

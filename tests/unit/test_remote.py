@@ -207,4 +207,4 @@ def test_the_other_side_says_the_same_of_a_tree(tmp_path: Path) -> None:
     asked = subprocess.run(
         [sys.executable, "-I", "-S", "-c", source, "show", str(tmp_path)], capture_output=True, text=True, check=True
     )
-    assert json.loads(asked.stdout) == {"release": "one", "tree": tree}
+    assert json.loads(asked.stdout) == {"release": "one", "tree": tree, "loaded": None}
