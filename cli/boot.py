@@ -41,9 +41,11 @@ def _stage_line(node: dict[str, Any], now: float) -> Text:
         return Text.assemble(("stuck ", "bold red"), (stuck["stage"], "bold red"), f" for {late}: {stuck['cause']}")
     if under_way:
         seconds = quantity(max(0, round(now - under_way["since"])), "s")
-        return Text.assemble(
+        line = Text.assemble(
             (under_way["stage"], "cyan"), (f" for {seconds} of {under_way['deadline_seconds']:g} s", "dim")
         )
+        # It may still come right by itself, as what is tried again does.
+        return line.append(f", trouble: {under_way['trouble']}", "yellow") if under_way["trouble"] else line
     if node["boot"]:
         return Text("up", style="green")
     return Text("has not booted yet", style="dim")

@@ -102,13 +102,16 @@ def stuck(name: str, node: NodeState, now: float, limits: Mapping[str, float]) -
     return Stuck(name, stage, since, limits[stage], cause(node, stage, since))
 
 
-def cause(node: NodeState, stage: BootStage, since: float) -> str:
-    """Return the newest evidence about `stage`, or what its absence means."""
+def trouble(node: NodeState, stage: BootStage, since: float) -> str | None:
+    """Return the newest evidence of trouble at `stage`, None when there is none."""
     notes: list[Note] = [*node.notes, *(node.boot.notes if node.boot else ())]
     evidence = [note for note in notes if note.stage == stage and note.at >= since]
-    if evidence:
-        return max(evidence, key=lambda note: note.at).text
-    return CAUSES[stage]
+    return max(evidence, key=lambda note: note.at).text if evidence else None
+
+
+def cause(node: NodeState, stage: BootStage, since: float) -> str:
+    """Return the newest evidence about `stage`, or what its absence means."""
+    return trouble(node, stage, since) or CAUSES[stage]
 
 
 def trace(boot: Boot) -> list[Span]:
@@ -154,11 +157,16 @@ def _node(name: str, node: NodeState, now: float, limits: Mapping[str, float]) -
         "armed": node.armed,
         "held": node.held,
         "stage": boot.last.stage if boot and boot.last else "",
-        "under_way": {"stage": found[0], "since": found[1], "deadline_seconds": limits[found[0]]} if found else None,
+        "under_way": _under_way(node, *found, limits) if found else None,
         "stuck": asdict(late) if late else None,
         "boot": _boot(boot, spans) if boot else None,
         "boots": len(node.boots),
     }
+
+
+def _under_way(node: NodeState, stage: BootStage, since: float, limits: Mapping[str, float]) -> dict[str, Any]:
+    said = trouble(node, stage, since)
+    return {"stage": stage, "since": since, "deadline_seconds": limits[stage], "trouble": said}
 
 
 def _boot(boot: Boot, spans: list[Span]) -> dict[str, Any]:
