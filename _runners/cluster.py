@@ -21,6 +21,8 @@ from control.nodes import Nodes, engine_slice, progress
 from netboot.boot import orders
 
 POLL_SECONDS = 2.0
+# A minion beside a busy engine takes its time.
+PING_SECONDS = 60
 APPLY_SECONDS = 1800
 
 
@@ -283,6 +285,14 @@ def _apply(nodes, names, test, states):
     """Run state.apply on nodes, reporting every state as it ends; return a summary by node."""
     started = time.monotonic()
     by_minion = {nodes.minion(name): name for name in names}
+    # A job that is sent to a minion that does not listen is lost, and would be waited for to the end.
+    silent = sorted(
+        name for name, answer in nodes.ask("test.ping", names=names, timeout=PING_SECONDS).items() if not answer
+    )
+    if silent:
+        raise CommandExecutionError(
+            f"{', '.join(silent)} did not answer in {PING_SECONDS} s: is the minion up? (cluster status)"
+        )
     # The reactor may be configuring a node that has just come up: wait for it, do not fail.
     keywords = {"test": bool(test), "state_events": True, "queue": True}
     if states:

@@ -209,6 +209,10 @@ class Carrier:
             if said != (said := f"{reached} {stuck}".strip()):
                 self.report("boot", node, said)
             time.sleep(POLL_SECONDS)
+        # Its key is in before its minion listens; what is sent to it until then is lost.
+        while not self.nodes.ask("test.ping", names=[node], timeout=ANSWER_SECONDS)[node]:
+            if time.monotonic() >= deadline:
+                raise CommandExecutionError(f"{node} is enrolled, but its minion does not answer")
         if seen["image"] != self.target:
             raise CommandExecutionError(f"it came back with image {seen['image']}; expected {self.target}")
 

@@ -41,6 +41,7 @@ class World:
         self.deployed: dict[str, Any] = dict(RECORD)
         self.said: list[str] = []
         self.states_fail = False
+        self.deaf: dict[str, int] = {}  # how many questions a minion that has just begun misses
 
     def reboot(self, node: str) -> None:
         self.said.append(f"reboot {node}")
@@ -105,6 +106,8 @@ class Client:
             elif function.startswith("admission."):
                 world.said.append(f"{function} {host}")
                 answers[host] = True
+            elif function == "test.ping" and world.boots[host] > 1 and world.deaf.get(host, 0) > 0:
+                world.deaf[host] -= 1
             else:
                 answers[host] = True
         return answers
@@ -184,6 +187,17 @@ def test_an_image_that_was_rolled_back_by_itself_is_not_rolled_back_twice(runner
     result = runner.run()
     assert "rollback" not in world.said and world.active == "old"
     assert result["restored"] == ("node0",)
+
+
+def test_nothing_is_sent_to_a_minion_that_does_not_listen_yet(runner: Any, world: World) -> None:
+    world.deaf = {"node0": 3}
+    profile = Path(runner.__opts__["cluster_profile"])
+    profile.write_text(profile.read_text().replace("return: 1 ms", "return: 1 min"))
+    assert runner.run(["node0"])["ok"]
+    assert world.deaf == {"node0": 0}
+    world.runs["node0"], world.deaf = "old", {"node0": 10**6}
+    profile.write_text(profile.read_text().replace("return: 1 min", "return: 1 ms"))
+    assert "node0 is enrolled, but its minion does not answer" in runner.run(["node0"])["summary"]
 
 
 def test_states_that_fail_are_named(runner: Any, world: World) -> None:

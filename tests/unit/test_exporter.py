@@ -169,7 +169,7 @@ def test_the_ledger_and_the_verdict_of_the_newest_window(collector: Any, clock: 
 
 
 def test_an_old_verdict_is_not_exported_as_if_it_were_of_now(collector: Any, clock: Clock, store: Store) -> None:
-    window = {"window": "1", "start": clock.now - 80, "end": clock.now - 70}
+    window = {"window": "1", "start": clock.now - 120, "end": clock.now - 110}
     store.put_verdict(window, run_builder.verdict(SHAPE))
     assert "cluster_ledger_output_token_seconds" not in scrape(collector)
 
