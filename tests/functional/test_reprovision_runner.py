@@ -195,8 +195,10 @@ def test_nothing_is_sent_to_a_minion_that_does_not_listen_yet(runner: Any, world
     profile.write_text(profile.read_text().replace("return: 1 ms", "return: 1 min"))
     assert runner.run(["node0"])["ok"]
     assert world.deaf == {"node0": 0}
-    world.runs["node0"], world.deaf = "old", {"node0": 10**6}
-    profile.write_text(profile.read_text().replace("return: 1 min", "return: 1 ms"))
+
+
+def test_a_minion_that_never_answers_is_not_back(runner: Any, world: World) -> None:
+    world.deaf = {"node0": 10**6}
     assert "node0 is enrolled, but its minion does not answer" in runner.run(["node0"])["summary"]
 
 
