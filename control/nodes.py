@@ -78,7 +78,7 @@ class Nodes:
         """Call a function on nodes side by side; return what each answered, None where it was silent."""
         minions = {name: self.minion(name) for name in (names or self.names)}
         answers = self.client.cmd(list(minions.values()), function, arguments, tgt_type="list", timeout=timeout)
-        return {name: answers.get(minion) for name, minion in minions.items()}
+        return {name: _answer(answers.get(minion)) for name, minion in minions.items()}
 
     def ask_workers(self, names=None, timeout=15):
         """Return what ``vllm.status`` answers on each node; None where a node is silent or cannot tell."""
@@ -114,6 +114,12 @@ class Nodes:
         if waiting:
             raise CommandExecutionError(f"{', '.join(sorted(waiting.values()))} did not answer {function}")
         return found
+
+
+def _answer(returned):
+    """Return what a minion answered; None where Salt's client puts a sentence of its own in the answer's place."""
+    silent = isinstance(returned, str) and returned.startswith("Minion did not return")
+    return None if silent else returned
 
 
 def engine_slice(engine):

@@ -1,7 +1,7 @@
 """The causal runner drives a whole experiment, with stand-ins for the nodes and for the waves."""
 
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -56,7 +56,8 @@ def causal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     nodes = Nodes()
     monkeypatch.setattr(salt.client, "LocalClient", lambda mopts: nodes)
     clock = {"now": 1000.0}
-    monkeypatch.setattr(module.time, "monotonic", lambda: clock["now"])
+    # In this module alone: another thread's event loop that read this clock would sleep for the difference.
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock["now"]))
     profile = load_profile(find_profile("embedded"))
     module.__opts__ = {"cluster_profile": str(find_profile("embedded")), "cluster_directory": str(tmp_path)}
     record = {

@@ -85,6 +85,10 @@ class World:
         return {only[0]: {"failed": failed}}
 
 
+# What Salt's client says in the place of an answer.
+SILENT = "Minion did not return. [Not connected]"
+
+
 class Client:
     """Stands in for Salt's client."""
 
@@ -97,6 +101,7 @@ class Client:
         world, answers = self.world, {}
         for host in hosts:
             if host in world.silent:
+                answers[host] = SILENT
                 continue
             if function == "vllm.status":
                 requests = world.requests if host == "node0" else {}
@@ -108,6 +113,7 @@ class Client:
                 answers[host] = True
             elif function == "test.ping" and world.boots[host] > 1 and world.deaf.get(host, 0) > 0:
                 world.deaf[host] -= 1
+                answers[host] = SILENT
             else:
                 answers[host] = True
         return answers
