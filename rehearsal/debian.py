@@ -46,7 +46,7 @@ BUILDERS = ("g++", "python3-dev", "python3-venv")
 OUTSIDE, OFFICE, CLUSTER = "enp0s16", "enp0s17", "enp0s18"
 LAPTOP_ADDRESS, CONTROL_ADDRESS = "10.98.0.1", "10.98.0.2"
 OUTSIDE_RESOLVER = "10.0.2.3"
-DISK_BYTES = 6 << 30
+DISK_BYTES = 12 << 30
 DISK, KERNEL, INITRD, WHEELS = "disk.raw", "vmlinuz", "initrd.img", "wheels.squashfs"
 CERTIFICATES = "etc/ssl/certs/ca-certificates.crt"
 Say = Callable[[str], None]
@@ -64,7 +64,7 @@ def plain_machine(say: Say) -> Path:
     lock = (REPOSITORY / "requirements.lock").read_text()
     # What makes it counts as well.
     makers = [inspect.getsource(each) for each in (build, _installation, _wheels)]
-    inputs = [sources, requirements(), lock, PACKAGES, BUILDERS, makers]
+    inputs = [sources, requirements(), lock, PACKAGES, BUILDERS, DISK_BYTES, makers]
     key = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:16]
     folder = CACHE / f"debian-{key}"
     if folder.is_dir():

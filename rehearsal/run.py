@@ -258,7 +258,7 @@ class Rehearsal:
     def roll_back(self) -> str:
         """A broken image goes to the canary, which does not come back; it is rolled back by itself."""
         good = self.digests[images.SECOND]
-        self._activate(images.BROKEN, "--canary", "node0", "--deadline", "20m")
+        self._activate(images.BROKEN, "--canary", "node0", "--deadline", "4m")
         found = self.laptop.cluster_json("reprovision", "node0", timeout=40 * MINUTE, expected=(1,))
         if found["ok"] or found["restored"] != ["node0"]:
             raise CommandError(f"expected node0 brought back by a rollback: {found['summary']}")
