@@ -225,7 +225,9 @@ class Rehearsal:
     def apply(self) -> str:
         """`cluster apply`, then Salt's own highstate through `cluster salt`, which changes nothing."""
         first = self.laptop.cluster_json("apply", timeout=15 * MINUTE)["nodes"]
-        said = self.laptop.cluster("salt", "--", "*", "state.apply", "--out=json", "--static", timeout=10 * MINUTE)
+        # Salt's own 5 s of patience are short for emulated machines.
+        salt = ("salt", "--", "-t", "300", "*")
+        said = self.laptop.cluster(*salt, "state.apply", "--out=json", "--static", timeout=10 * MINUTE)
         second = json.loads(said)
         if set(second) != set(NODES):
             raise CommandError(f"state.apply was answered by {sorted(second)}")
@@ -250,7 +252,8 @@ class Rehearsal:
         same = [name for name, node in self._view().items() if node["boot"]["key"] == before[name]]
         if same:
             raise CommandError(f"{', '.join(same)} came back with the key of the boot before")
-        seen = self.laptop.cluster("salt", "--", "*", "cmd.run", f"command -v {images.ADDED}", timeout=3 * MINUTE)
+        look = ("cmd.run", f"command -v {images.ADDED}")
+        seen = self.laptop.cluster("salt", "--", "-t", "120", "*", *look, timeout=3 * MINUTE)
         if seen.count(f"/{images.ADDED}") != len(NODES):
             raise CommandError(f"the nodes do not have what the image brings: {seen}")
         return str(found["summary"])
