@@ -6,6 +6,8 @@ and kept by their recipes.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,9 +38,10 @@ def recipes(profile: Profile, content: Path) -> dict[str, Recipe]:
 
 def build_all(profile: Profile, say: Callable[[str], None]) -> tuple[Store, dict[str, str]]:
     """Return the store that holds them, and name -> digest."""
-    content = CACHE / "engine"
-    engine = content / profile.engine_of(next(iter(profile.nodes))).directory().lstrip("/")
-    model = content / profile.model.directory().lstrip("/")
+    places = (profile.engine_of(next(iter(profile.nodes))).directory(), profile.model.directory())
+    # A recipe is known by where its layers are, not by what is in them.
+    content = CACHE / f"engine-{hashlib.sha256(json.dumps(places).encode()).hexdigest()[:8]}"
+    engine, model = (content / place.lstrip("/") for place in places)
     for folder, name in ((engine, ".complete"), (model, "config.json")):
         # What stands in for an engine and a checkpoint, as a layer would bring them.
         folder.mkdir(parents=True, exist_ok=True)
