@@ -71,11 +71,13 @@ def sync(
             console.print(f"{target.host} has this tree already: {planned.release}")
             if needed.restart:
                 console.print("its master began with an older one, as after a sync that was cut off")
+        if not is_needed and not needed.restart:
+            return
         if dry_run:
             console.print("[dim]next:[/] cluster sync")
         elif is_needed:
             console.print(f"in use on {target.host}: {planned.release}, before it {planned.current or 'none'}")
-        if not dry_run and (is_needed or needed.restart):
+        if not dry_run:
             for line in _followed(taken, needed, no_restart):
                 console.print(line, soft_wrap=True)
 
