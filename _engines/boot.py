@@ -11,7 +11,6 @@ No key is touched because of an event: any accepted minion can send any event un
 import asyncio
 import contextlib
 import functools
-import json
 import logging
 import os
 import pathlib
@@ -24,6 +23,7 @@ import salt.utils.crypt
 import salt.utils.event
 
 from bottleneck.profile import load_profile
+from control import records
 
 try:
     from netboot.boot import http, neighbours
@@ -201,12 +201,7 @@ class Master:
 
     async def see_deployment(self):
         """Take from the deployment's record when a node's engine was ready and made its first token."""
-        path = os.path.join(self._opts["cluster_directory"], "deployment.json")
-        try:
-            with open(path, encoding="utf-8") as file:
-                record = json.load(file)
-        except (OSError, ValueError):
-            record = {}
+        record = records.read(self._opts, records.DEPLOYMENT)
         if record == self._seen:
             return
         self._seen = record

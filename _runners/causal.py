@@ -8,7 +8,6 @@ by the nodes' ``perturb`` modules, whose dead-man timers undo it when this proce
 import contextlib
 import threading
 import time
-from pathlib import Path
 
 from salt.exceptions import CommandExecutionError, SaltException
 
@@ -18,6 +17,7 @@ from bottleneck.causal.resources import ARRIVALS, SEQUENCES, allowed_sequences, 
 from bottleneck.causal.session import BUDGET_SECONDS, TOLERANCE, Session
 from bottleneck.load import workload
 from bottleneck.runs import ceilings as ceilings_file
+from control import records
 from control.nodes import Nodes, profile_of, progress
 
 LEASE_SECONDS = 45.0
@@ -202,7 +202,7 @@ class _Driver:
 
     def ceilings(self):
         try:
-            known = ceilings_file.load(Path(__opts__["cluster_directory"]) / "ceilings.json")
+            known = ceilings_file.load(records.path_of(__opts__, records.CEILINGS))
         except ceilings_file.CeilingsError as error:
             self.problems.append(str(error))
             return {}

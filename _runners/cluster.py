@@ -5,10 +5,7 @@ Works out ranks and addresses from the profile (``bottleneck.plan``) and calls t
 nodes' modules; measures and decides nothing itself.
 """
 
-import contextlib
 import json
-import os
-import pathlib
 import time
 
 import salt.utils.event
@@ -17,6 +14,7 @@ from salt.exceptions import CommandExecutionError
 from bottleneck.plan.nodes import worker_specs
 from bottleneck.profile import ProfileError
 from bottleneck.profile.hardware_checks import refuse_open
+from control import records
 from control.nodes import Nodes, engine_slice, progress
 from netboot.boot import orders
 
@@ -37,8 +35,8 @@ def nodes():
         salt-run cluster.nodes
     """
     nodes = Nodes(__opts__)
-    answers = nodes.ask("test.ping", timeout=5)
-    return {name: {"hostname": nodes.minion(name), "up": bool(answer)} for name, answer in answers.items()}
+    answering = nodes.answering(timeout=5)
+    return {name: {"hostname": nodes.minion(name), "up": name in answering} for name in nodes.names}
 
 
 def apply(test=False, states=None, only=None):
@@ -97,7 +95,7 @@ def deploy(deployment=None, overrides=None, timeout=600):
     _tell_boot(profile, specs, "deploy")
     # What holds a start back can be asked while it lasts, and of one that failed (startup.record).
     starting = {"deployment": deployment, "overrides": overrides or {}, "began": moments["began"], "workers": specs}
-    _write_json(_starting_file(), starting)
+    records.write(__opts__, records.STARTING, starting)
     try:
         for spec in specs:
             progress("starting", spec["node"], spec["name"], started)
@@ -110,7 +108,7 @@ def deploy(deployment=None, overrides=None, timeout=600):
         # Nothing half-done stays: not after a failure, nor after Ctrl-C.
         nodes.ask("vllm.stop", names=[spec["node"] for spec in specs], timeout=60)
         _tell_boot(profile, specs, "undeploy")
-        _write_json(_starting_file(), {**starting, "ended": time.time()})
+        records.write(__opts__, records.STARTING, {**starting, "ended": time.time()})
         raise
     record = {
         "deployment": deployment,
@@ -120,8 +118,8 @@ def deploy(deployment=None, overrides=None, timeout=600):
         **moments,
         "workers": specs,
     }
-    _write_json(_deployment_file(), record)
-    _forget(_starting_file())
+    records.write(__opts__, records.DEPLOYMENT, record)
+    records.forget(__opts__, records.STARTING)
     return {**record, "seconds": round(time.monotonic() - started, 1)}
 
 
@@ -138,8 +136,8 @@ def undeploy():
     answers = Nodes(__opts__).ask("vllm.stop", timeout=90)
     stopped = {node: sorted(answer) for node, answer in answers.items() if isinstance(answer, dict)}
     silent = sorted(set(answers) - set(stopped))
-    _forget(_deployment_file())
-    _forget(_starting_file())
+    records.forget(__opts__, records.DEPLOYMENT)
+    records.forget(__opts__, records.STARTING)
     if silent:
         raise CommandExecutionError(f"{', '.join(silent)} did not answer: its workers may still run")
     return {"stopped": stopped}
@@ -189,7 +187,7 @@ def deployment_record():
 
         salt-run cluster.deployment_record
     """
-    return _read_json(_deployment_file())
+    return records.read(__opts__, records.DEPLOYMENT)
 
 
 def starting_record():
@@ -204,7 +202,7 @@ def starting_record():
 
     ``began`` is when it was ordered, ``ended`` when it was given up.
     """
-    return _read_json(_starting_file())
+    return records.read(__opts__, records.STARTING)
 
 
 def _specs(profile, deployment, overrides):
@@ -218,7 +216,7 @@ def _tell_boot(profile, specs, what):
     """Tell the boot service that nodes are to serve, so that it names the one whose engine does not come up."""
     if profile.boot is None:
         return
-    directory = pathlib.Path(__opts__["cluster_directory"], "boot")
+    directory = records.path_of(__opts__, "boot")
     for node in dict.fromkeys(spec["node"] for spec in specs):
         orders.give(directory, orders.Order(what, node))
 
@@ -286,9 +284,7 @@ def _apply(nodes, names, test, states):
     started = time.monotonic()
     by_minion = {nodes.minion(name): name for name in names}
     # A job that is sent to a minion that does not listen is lost, and would be waited for to the end.
-    silent = sorted(
-        name for name, answer in nodes.ask("test.ping", names=names, timeout=PING_SECONDS).items() if not answer
-    )
+    silent = sorted(set(names) - nodes.answering(names, PING_SECONDS))
     if silent:
         raise CommandExecutionError(
             f"{', '.join(silent)} did not answer in {PING_SECONDS} s: is the minion up? (cluster status)"
@@ -355,31 +351,3 @@ def _summary(returned):
             if state["result"] is False
         ],
     }
-
-
-def _deployment_file():
-    return os.path.join(__opts__["cluster_directory"], "deployment.json")
-
-
-def _starting_file():
-    return os.path.join(__opts__["cluster_directory"], "starting.json")
-
-
-def _read_json(path):
-    try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file)
-    except (FileNotFoundError, ValueError):
-        return {}
-
-
-def _forget(path):
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
-
-
-def _write_json(path, content):
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    with open(path + ".partial", "w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1)
-    os.replace(path + ".partial", path)

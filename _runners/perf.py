@@ -16,6 +16,7 @@ from bottleneck.taxonomy import DECIDED
 from bottleneck.telemetry.rates import recent
 from bottleneck.telemetry.store import Store, StoreError
 from bottleneck.verdict.verdict import analyse
+from control import records
 from control.nodes import Nodes, profile_of
 
 log = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ def aggregate(window):
         raise CommandExecutionError(f"window from {start} to {end}: expected more than 0 and at most 3600 s")
     with _store() as store:
         batches = store.batches(start - MARGIN_SECONDS, end + MARGIN_SECONDS)
-        record, starting = _read_json("deployment.json") or {}, _starting(start, end)
+        record, starting = records.read(__opts__, records.DEPLOYMENT), _starting(start, end)
         if starting:
             # A start is one thing from its order on: a window of it says little.
             record, start = starting, float(starting["began"])
@@ -58,7 +59,7 @@ def aggregate(window):
             (start, end),
             profile=_profile(),
             deployment=record.get("deployment", ""),
-            ceilings=_read_json("ceilings.json") or {},
+            ceilings=records.read(__opts__, records.CEILINGS),
             plan=record.get("workers") or [],
             identity=f"window-{window.get('window')}",
             start=bool(starting),
@@ -83,7 +84,7 @@ def aggregate(window):
 
 def _starting(start, end):
     """Return what was starting all through a window, or None."""
-    record = _read_json("starting.json") or {}
+    record = records.read(__opts__, records.STARTING)
     began = record.get("began", end)
     return record if began <= start and end - began <= LONGEST_START_SECONDS and not record.get("ended") else None
 
@@ -269,14 +270,6 @@ def _profile():
     if __context__.get("perf.profile", (None, None))[0] != (path, changed):
         __context__["perf.profile"] = ((path, changed), profile_of(__opts__))
     return __context__["perf.profile"][1]
-
-
-def _read_json(name):
-    try:
-        with open(os.path.join(__opts__["cluster_directory"], name), encoding="utf-8") as file:
-            return json.load(file)
-    except (FileNotFoundError, ValueError):
-        return None
 
 
 def _fire(data, tag):

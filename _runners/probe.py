@@ -8,12 +8,12 @@ with its spread (``bottleneck.runs.ceilings``). Whatever was started is ended wh
 import contextlib
 import sys
 import time
-from pathlib import Path
 
 from salt.exceptions import CommandExecutionError
 
 from bottleneck.plan import probing
 from bottleneck.runs import ceilings
+from control import records
 from control.nodes import Nodes, engine_slice, progress
 
 NODE_SECONDS = 55
@@ -39,7 +39,7 @@ def run(only=None, force=False):
         raise CommandExecutionError(f"only={only}: expected one of {', '.join(probing.SECTIONS)}")
     nodes = Nodes(__opts__)
     profile = nodes.profile
-    path = Path(__opts__["cluster_directory"]) / "ceilings.json"
+    path = records.path_of(__opts__, records.CEILINGS)
     started = time.monotonic()
     progress("asking", "", "is anything running", started)
     _check_free(nodes, force)
@@ -69,7 +69,7 @@ def fresh():
     """
     nodes = Nodes(__opts__)
     profile = nodes.profile
-    path = Path(__opts__["cluster_directory"]) / "ceilings.json"
+    path = records.path_of(__opts__, records.CEILINGS)
     started = time.monotonic()
     pairs = probing.replica_pairs(__salt__["cluster.deployment_record"]().get("workers") or [])
     if not pairs:
@@ -99,7 +99,7 @@ def show():
 
         salt-run probe.show
     """
-    found = _before(Path(__opts__["cluster_directory"]) / "ceilings.json")
+    found = _before(records.path_of(__opts__, records.CEILINGS))
     return found.to_json() if found else {}
 
 

@@ -6,11 +6,10 @@ The sequence is ``netboot.reprovision.sequence``; carrying it out is ``control.r
 
 import json
 import logging
-import os
 
 from salt.exceptions import CommandExecutionError
 
-from control import reprovisioning
+from control import records, reprovisioning
 from control.nodes import Nodes
 from netboot.reprovision import sequence
 
@@ -39,14 +38,13 @@ def run(nodes=None, force=False, test=False):
     """
     found = Nodes(__opts__)
     names = [nodes] if isinstance(nodes, str) else list(nodes or found.names)
-    state_file = os.path.join(__opts__["cluster_directory"], "reprovision.json")
-    with reprovisioning.alone(os.path.join(__opts__["cluster_directory"], "reprovision.lock")):
-        deployed = __salt__["cluster.deployment_record"]() or reprovisioning.unfinished(state_file)
+    with reprovisioning.alone(records.path_of(__opts__, "reprovision.lock")):
+        deployed = __salt__["cluster.deployment_record"]() or reprovisioning.unfinished(__opts__)
         state, target = reprovisioning.prepare(found, __salt__, names, deployed or None)
         if test:
             return {**sequence.to_document(state), "image": target, "test": True}
         carrier = reprovisioning.Carrier(found, __salt__, target, bool(force))
-        state = reprovisioning.run(state, carrier, state_file)
+        state = reprovisioning.run(state, carrier, __opts__)
     return {**sequence.to_document(state), "image": carrier.target, "summary": sequence.summary(state)}
 
 
@@ -106,8 +104,7 @@ def status():
         salt-run reprovision.status
     """
     try:
-        with open(os.path.join(__opts__["cluster_directory"], "reprovision.json"), encoding="utf-8") as file:
-            return json.load(file)
+        return json.loads(records.path_of(__opts__, records.REPROVISION).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except ValueError as error:

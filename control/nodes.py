@@ -80,6 +80,10 @@ class Nodes:
         answers = self.client.cmd(list(minions.values()), function, arguments, tgt_type="list", timeout=timeout)
         return {name: _answer(answers.get(minion)) for name, minion in minions.items()}
 
+    def answering(self, names=None, timeout=15):
+        """Return the set of nodes whose minion is there."""
+        return {name for name, answer in self.ask("test.ping", names=names, timeout=timeout).items() if answer is True}
+
     def ask_workers(self, names=None, timeout=15):
         """Return what ``vllm.status`` answers on each node; None where a node is silent or cannot tell."""
         answers = self.ask("vllm.status", names=names, timeout=timeout)

@@ -14,6 +14,7 @@ from salt.exceptions import CommandExecutionError
 from bottleneck.profile.overlay import copy_profile
 from bottleneck.profile.places import commit, find_engine_map
 from bottleneck.runs.run import read_batches
+from control import records
 
 SCHEMA = 1
 KEPT_RUNS = 20
@@ -42,7 +43,7 @@ class Recording:
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         name = "-".join(part for part in (record["deployment"], what) if part)
         self.id = f"{stamp}-{name}-{random.getrandbits(16):04x}"
-        runs = Path(opts["cluster_directory"]) / "runs"
+        runs = records.path_of(opts, "runs")
         self.folder, self.final = runs / f"{self.id}.partial", runs / self.id
 
     def open(self):
@@ -62,7 +63,7 @@ class Recording:
         write_json(self.folder / "plan.json", self._record["workers"])
         write_json(self.folder / "versions.json", self._versions())
         with suppress(FileNotFoundError):
-            shutil.copy(Path(self._opts["cluster_directory"]) / "ceilings.json", self.folder)
+            shutil.copy(records.path_of(self._opts, records.CEILINGS), self.folder)
 
     def _versions(self):
         names = list(dict.fromkeys(worker["node"] for worker in self._record["workers"]))

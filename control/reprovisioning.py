@@ -3,7 +3,6 @@
 import contextlib
 import fcntl
 import ipaddress
-import json
 import time
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from salt.exceptions import CommandExecutionError, SaltException
 
 from bottleneck.profile import ProfileError
 from bottleneck.profile.hardware_checks import refuse_open
+from control import records
 from control.nodes import progress
 from netboot.reprovision import power, sequence
 
@@ -176,7 +176,7 @@ class Carrier:
 
     def _reboot(self, node, _state):
         minion = self.nodes.minion(node)
-        if self.nodes.ask("test.ping", names=[node], timeout=ANSWER_SECONDS)[node]:
+        if self.nodes.answering([node], ANSWER_SECONDS):
             self.nodes.client.cmd_async(minion, "system.reboot")
             return
         profile = self.nodes.profile
@@ -210,7 +210,7 @@ class Carrier:
                 self.report("boot", node, said)
             time.sleep(POLL_SECONDS)
         # Its key is in before its minion listens; what is sent to it until then is lost.
-        while not self.nodes.ask("test.ping", names=[node], timeout=ANSWER_SECONDS)[node]:
+        while not self.nodes.answering([node], ANSWER_SECONDS):
             if time.monotonic() >= deadline:
                 raise CommandExecutionError(f"{node} is enrolled, but its minion does not answer")
         if seen["image"] != self.target:
@@ -229,11 +229,11 @@ class Carrier:
         self.target = self.functions["image.active"]()["digest"]
 
 
-def run(state, carrier, path):
-    """Carry out a run to its end, with its state in a file; return the last state."""
+def run(state, carrier, opts):
+    """Carry out a run to its end, with its state on record; return the last state."""
     try:
         while (action := sequence.next_action(state)).kind != "end":
-            _write(path, state)
+            _record(opts, state)
             error = None
             try:
                 carrier.do(action, state)
@@ -244,15 +244,12 @@ def run(state, carrier, path):
         return state
     finally:
         carrier.close()
-        _write(path, state)
+        _record(opts, state)
 
 
-def unfinished(path):
+def unfinished(opts):
     """Return the deployment that a run which was cut off had taken down, or None."""
-    try:
-        document = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
+    document = records.read(opts, records.REPROVISION)
     return document["deployment"] if document.get("undeployed") and document.get("stage") != "ended" else None
 
 
@@ -281,10 +278,6 @@ def _text(stuck):
     return str(stuck)
 
 
-def _write(path, state):
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+def _record(opts, state):
     document = {**sequence.to_document(state), "summary": sequence.summary(state), "at": time.time()}
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(document, indent=1), encoding="utf-8")
-    partial.replace(path)
+    records.write(opts, records.REPROVISION, document)

@@ -54,6 +54,17 @@ def processes(tmp_path: Path) -> Processes:
     return Processes(tmp_path)
 
 
+@pytest.fixture
+def found(processes: Processes) -> workers.Workers:
+    """A unit whose keeper, 50, has one process, 51; seen at 100 s."""
+    processes.unit("vllm-a-0", 50)
+    processes.add(50, 1, {})
+    processes.add(51, 50, {51: (0.0, 0.0)})
+    found = workers.Workers(str(processes.units), str(processes.proc))
+    found.refresh(100.0)
+    return found
+
+
 def test_a_worker_is_the_tree_below_its_keeper(processes: Processes) -> None:
     processes.add(50, 1, {50: (0.0, 0.0)})
     processes.add(51, 50, {51: (1.0, 0.5), 52: (2.0, 0.25)}, ticks=(100, 20))
@@ -116,12 +127,7 @@ def test_what_has_ended_stays_counted(processes: Processes) -> None:
     assert sample["run_delay_s"] == pytest.approx(1.75)
 
 
-def test_a_new_process_is_found_and_an_ended_unit_forgotten(processes: Processes) -> None:
-    processes.unit("vllm-a-0", 50)
-    processes.add(50, 1, {})
-    processes.add(51, 50, {51: (0.0, 0.0)})
-    found = workers.Workers(str(processes.units), str(processes.proc))
-    found.refresh(100.0)
+def test_a_new_process_is_found_and_an_ended_unit_forgotten(processes: Processes, found: workers.Workers) -> None:
     processes.add(52, 51, {52: (0.0, 0.0)})
     found.refresh(100.5)
     assert found.sample(True, 100.0)["a-0"]["processes"] == 1
@@ -178,11 +184,6 @@ def test_waiting_for_storage_is_counted_while_a_process_reads(processes: Process
     assert found.sample(True, 105.0)["a-0"]["storage_read_bytes"] == 5300, "what an ended process read stays counted"
 
 
-def test_a_kernel_that_does_not_tell_reads_says_nothing_of_them(processes: Processes) -> None:
-    processes.unit("vllm-a-0", 50)
-    processes.add(50, 1, {})
-    processes.add(51, 50, {51: (0.0, 0.0)})
-    found = workers.Workers(str(processes.units), str(processes.proc))
-    found.refresh(100.0)
+def test_a_kernel_that_does_not_tell_reads_says_nothing_of_them(processes: Processes, found: workers.Workers) -> None:
     found.refresh(102.0)
     assert not any(name.startswith("storage") for name in found.sample(True, 102.0)["a-0"])
