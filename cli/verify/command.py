@@ -37,6 +37,9 @@ def verify_verdicts(
     only: Annotated[str | None, typer.Option(help="Only cases with this in their name, such as straggler.")] = None,
     split: Annotated[str | None, typer.Option(help="Only one half of the cases: development or held-out.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many cases; the next call goes on.")] = None,
+    shard: Annotated[
+        str | None, typer.Option(help="Only one part of the cases, such as 2/5: each part in a lab of its own.")
+    ] = None,
     upgrades: Annotated[
         bool, typer.Option("--upgrades", help="Instead: predict what taking a throttle away gives, do it, compare.")
     ] = False,
@@ -67,6 +70,8 @@ def verify_verdicts(
 
       cluster verify-verdicts --split development
 
+      taskset -c 3-5 cluster verify-verdicts --shard 2/5 --lab second
+
       cluster verify-verdicts --again
 
       cluster verify-verdicts --table --output tests/data/verdicts
@@ -85,6 +90,8 @@ def verify_verdicts(
         for case in chosen
         if (only is None or only in case.name) and (split is None or (isinstance(case, Case) and case.split == split))
     ]
+    if shard is not None:
+        chosen = _part(chosen, shard)
     if not chosen:
         fail(f"--only {only}: no case has that in its name", "cluster verify-verdicts --list", USAGE)
     if listed:
@@ -127,6 +134,15 @@ def verify_verdicts(
             )
 
     emit({"seed": seed, **figures}, as_json, human)
+
+
+def _part(chosen: Sequence[Case | Upgrade], shard: str) -> Sequence[Case | Upgrade]:
+    """Return one part of the cases; neighbours stay together, because they share what is deployed."""
+    number, _, count = shard.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        fail(f"--shard {shard}: expected part/parts, such as 2/5", "cluster verify-verdicts --help", USAGE)
+    begin, end = (len(chosen) * border // int(count) for border in (int(number) - 1, int(number)))
+    return chosen[begin:end]
 
 
 def _list(chosen: Sequence[Case | Upgrade], as_json: bool) -> None:

@@ -79,6 +79,19 @@ def test_it_stops_at_the_limit_and_goes_on_later(lab: Lab, tmp_path: Path) -> No
     assert "| `sequence_limit` | 4 | 100%" in (tmp_path / "verify" / "verdicts-seed1.md").read_text()
 
 
+def test_shards_together_are_every_case_once(lab: Lab) -> None:
+    for part in ("1/3", "2/3", "3/3"):
+        ask("--only", "tp2/sequence_limit", "--shard", part)
+    assert len(lab.sent) == 4, "no case in two parts"
+    assert ask("--only", "tp2/sequence_limit", "--table")["all"]["cases"] == 4
+
+
+@pytest.mark.parametrize("shard", ["0/2", "3/2", "1/0", "half", "1", "-1/2"])
+def test_a_shard_that_is_none_is_refused(lab: Lab, shard: str) -> None:
+    result = CliRunner().invoke(app, ["verify-verdicts", "--shard", shard])
+    assert result.exit_code == 2 and f"--shard {shard}: expected part/parts" in result.output
+
+
 def test_one_deployment_serves_its_cases(lab: Lab) -> None:
     ask("--only", "tp2/sequence_limit")
     assert lab.deployed == ["tp2 {'max_num_seqs': 1}", "tp2 {'max_num_seqs': 2}"]
