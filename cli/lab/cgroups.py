@@ -2,7 +2,8 @@
 
 Membership is also the lab's memory: `down` ends whatever is in the lab's groups, so it
 needs no record of what was started. Version 1 (one tree per controller) and version 2
-(one tree) hold the same layout: `cluster/<lab>/<node>`.
+(one tree) hold the same layout: `cluster/<lab>/<node>`; in version 2 a node's processes are
+one level further down (`Hierarchy.divide`).
 """
 
 import os
@@ -10,10 +11,12 @@ import re
 import signal
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 PARENT = "cluster"
+INSIDE = "inside"
 # A short period makes a quota a steady slowdown: at the usual 100 ms a node at 0.3 cores
 # runs 30 ms and then stands still for 70 ms, which looks like a stall, not a slow node.
 QUOTA_PERIOD_MICROSECONDS = 10_000
@@ -79,6 +82,32 @@ class Hierarchy:
         """Return the node's folder in the tree of `controller`."""
         return self.roots[controller] / PARENT / lab / node
 
+    def home(self, lab: str, node: str) -> Path:
+        """Return the folder, in the tree of CPU time, of the group that holds the node's processes and their quota."""
+        directory = self.directory("cpu", lab, node)
+        return directory / INSIDE if (directory / INSIDE).is_dir() else directory
+
+    def divide(self, lab: str, node: str) -> None:
+        """Let groups be made below the node's: in version 2 its processes have to leave it for that.
+
+        To be called once the node has its namespace of control groups. That shows the node's group as its top, whose
+        limits the kernel lets nobody inside change where the tree is mounted with `nsdelegate`; those one level down
+        are the node's own, as all are in version 1.
+
+        Raises
+        ------
+        CgroupError
+            When a process cannot be moved.
+        """
+        if self.version == 1:
+            return
+        top = self.directory("cpu", lab, node)
+        (top / INSIDE).mkdir(exist_ok=True)
+        for pid in (top / "cgroup.procs").read_text().split():
+            with suppress(ProcessLookupError):
+                _write(top / INSIDE / "cgroup.procs", pid)
+        _enable(top, ("cpu",))
+
     def nodes(self, lab: str) -> list[str]:
         """Return the nodes of `lab` that have a group in any tree."""
         found = {
@@ -118,6 +147,8 @@ class Hierarchy:
         """Return the files a process writes its id into to join the node."""
         # A lab that came up before this machine held disks has no group for them.
         without = {self.roots[name] for name in ("blkio",) if name in self.roots and self.version == 1}
+        if self.version == 2:
+            return [self.home(lab, node) / "cgroup.procs"]
         return [
             tree / PARENT / lab / node / "cgroup.procs"
             for tree in self.trees()
@@ -136,9 +167,11 @@ class Hierarchy:
 
     def set_cpu_quota(self, lab: str, node: str, cores: float | None) -> None:
         """Hold the node to `cores` of CPU time per second; None lifts it."""
-        period = QUOTA_PERIOD_MICROSECONDS
+        self.write_quota(self.home(lab, node), cores)
+
+    def write_quota(self, directory: Path, cores: float | None, period: int = QUOTA_PERIOD_MICROSECONDS) -> None:
+        """Hold a group to `cores` of CPU time per second, in periods of microseconds; None lifts it."""
         quota = None if cores is None else max(_SMALLEST_QUOTA_MICROSECONDS, round(cores * period))
-        directory = self.directory("cpu", lab, node)
         if self.version == 2:
             _write(directory / "cpu.max", f"{'max' if quota is None else quota} {period}")
             return
@@ -176,23 +209,25 @@ class Hierarchy:
     def usage(self, lab: str, node: str) -> Usage:
         """Read what the node uses now."""
         cpu, memory = self.directory("cpu", lab, node), self.directory("memory", lab, node)
-        stat = dict(line.split() for line in (cpu / "cpu.stat").read_text().splitlines())
+        home = self.home(lab, node)
+        stat = dict(line.split() for line in (home / "cpu.stat").read_text().splitlines())
         if self.version == 2:
-            quota, period = (cpu / "cpu.max").read_text().split()
+            quota, period = (home / "cpu.max").read_text().split()
+            used = dict(line.split() for line in (cpu / "cpu.stat").read_text().splitlines())["usage_usec"]
             limit = (memory / "memory.max").read_text().strip()
             return Usage(
-                cpu_seconds=int(stat["usage_usec"]) / 1e6,
+                cpu_seconds=int(used) / 1e6,
                 memory_bytes=int((memory / "memory.current").read_text()),
                 memory_limit_bytes=None if limit == "max" else int(limit),
                 quota_cores=None if quota == "max" else int(quota) / int(period),
                 throttled_seconds=int(stat.get("throttled_usec", 0)) / 1e6,
             )
         accounting = self.roots.get("cpuacct")
-        used = int((accounting / PARENT / lab / node / "cpuacct.usage").read_text()) if accounting else 0
+        spent = int((accounting / PARENT / lab / node / "cpuacct.usage").read_text()) if accounting else 0
         quota_microseconds = int((cpu / "cpu.cfs_quota_us").read_text())
         limit_bytes = int((memory / "memory.limit_in_bytes").read_text())
         return Usage(
-            cpu_seconds=used / 1e9,
+            cpu_seconds=spent / 1e9,
             memory_bytes=int((memory / "memory.usage_in_bytes").read_text()),
             # Version 1 says "no limit" with the largest page-aligned number.
             memory_limit_bytes=None if limit_bytes > 2**62 else limit_bytes,

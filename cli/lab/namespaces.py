@@ -128,6 +128,7 @@ def start(spec: NodeSpec, hierarchy: Hierarchy, deadline: float) -> int:
     found = find_init(hierarchy, spec.lab, spec.name)
     if found is None:
         raise LabError(f"node {spec.name} ended as soon as it had started")
+    hierarchy.divide(spec.lab, spec.name)
     return found
 
 

@@ -100,21 +100,17 @@ def _works(control: Control, node: str, path: str) -> bool:
 def _front(control: Control, injection: Mapping[str, Any]) -> Iterator[None]:
     """Hold the process in front of the engine to a little CPU time: a group of its own inside the node's."""
     node, hierarchy = str(injection["node"]), find_hierarchy()
-    if hierarchy.version != 1:
-        raise FaultError("control groups version 2 do not let a node's processes be divided this way")
     front = _front_process(hierarchy, control.lab, node)
-    parent = hierarchy.directory("cpu", control.lab, node)
-    group = parent / "front"
+    home, group = hierarchy.home(control.lab, node), hierarchy.directory("cpu", control.lab, node) / "front"
     try:
         group.mkdir(exist_ok=True)
-        (group / "cpu.cfs_period_us").write_text(str(QUOTA_PERIOD_MICROSECONDS * 10))
-        (group / "cpu.cfs_quota_us").write_text(str(round(float(injection["cores"]) * QUOTA_PERIOD_MICROSECONDS * 10)))
+        hierarchy.write_quota(group, float(injection["cores"]), QUOTA_PERIOD_MICROSECONDS * 10)
         (group / "cgroup.procs").write_text(str(front))
         yield
     finally:
         for pid in (group / "cgroup.procs").read_text().split() if group.is_dir() else []:
             with contextlib.suppress(ProcessLookupError):
-                (parent / "cgroup.procs").write_text(pid)
+                (home / "cgroup.procs").write_text(pid)
         if group.is_dir():
             group.rmdir()
 

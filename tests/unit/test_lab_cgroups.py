@@ -88,6 +88,31 @@ def test_quota_of_version_2(unified: Hierarchy) -> None:
     assert unified.usage("demo", "node0").quota_cores is None
 
 
+def test_a_node_of_version_2_is_divided(unified: Hierarchy, separate: Hierarchy) -> None:
+    """Its processes go one level down, with the quota that the node itself may change."""
+    _node(unified, {"cpu.max": "max 100000", "cpu.stat": "usage_usec 3000000\n", "cgroup.procs": "7\n8\n"})
+    _node(unified, {"memory.current": "1024", "memory.max": "max\n", "cgroup.subtree_control": ""})
+    top = unified.directory("cpu", "demo", "node0")
+    (top / "inside").mkdir()
+    moved = top / "inside" / "cgroup.procs"
+    for name, text in {"cgroup.procs": "", "cpu.max": "max 100000", "cpu.stat": "throttled_usec 500000\n"}.items():
+        (top / "inside" / name).write_text(text)
+
+    unified.divide("demo", "node0")
+    unified.set_cpu_quota("demo", "node0", 0.5)
+
+    assert moved.read_text() == "8", "the kernel takes one at a time; a plain file keeps the last"
+    assert (top / "cgroup.subtree_control").read_text() == "+cpu"
+    assert unified.membership_files("demo", "node0") == [moved]
+    assert (top / "cpu.max").read_text() == "max 100000"
+    usage = unified.usage("demo", "node0")
+    assert (usage.cpu_seconds, usage.quota_cores, usage.throttled_seconds) == (3.0, 0.5, 0.5)
+
+    _node(separate, {"cgroup.procs": "7\n"})
+    separate.divide("demo", "node0")
+    assert not (separate.home("demo", "node0") / "inside").exists(), "version 1 needs no division"
+
+
 def test_quota_of_version_1(separate: Hierarchy) -> None:
     _node(separate, {"cpu.cfs_quota_us": "-1", "cpu.cfs_period_us": "100000", "cpuacct.usage": "2000000000"})
     _node(separate, {"cpu.stat": "nr_periods 1\nnr_throttled 1\nthrottled_time 500000000\n"})
