@@ -3,14 +3,13 @@
 from cli.lab.commands import app
 from cli.lab.layout import LabError
 from cli.lab.lifecycle import down, names, up
-from cli.lab.running import command, forget_cached, restart_salt, slow, slow_disk, status, throttle
+from cli.lab.running import command, restart_salt, slow, slow_disk, status, throttle
 
 __all__ = [
     "LabError",
     "app",
     "command",
     "down",
-    "forget_cached",
     "names",
     "restart_salt",
     "slow",

@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -104,7 +104,7 @@ def slow(name: str, node: str, cores: float | None) -> None:
 def slow_disk(name: str, node: str, bytes_per_second: float | None) -> None:
     """Hold what a node reads from the disk of engines and models to a rate; None lifts it.
 
-    What is in the page cache is not read from a disk: see `forget_cached`.
+    What is in the page cache is not read from a disk: see `page_cache.forget`.
     """
     if bytes_per_second is not None and bytes_per_second < LEAST_DISK_BYTES_PER_SECOND:
         raise LabError(f"a disk needs at least {LEAST_DISK_BYTES_PER_SECOND / 1e6:g} MB/s", code=2)
@@ -135,25 +135,6 @@ def disk_of(path: Path) -> str:
     if (entry / "partition").exists():
         return (entry.resolve().parent / "dev").read_text().strip()
     return device
-
-
-def forget_cached(paths: Iterable[Path]) -> int:
-    """Take files out of the page cache, so that who reads them next reads from the disk; return their bytes.
-
-    Only these files: what else this machine keeps in memory stays. What a process has mapped stays too.
-    """
-    total = 0
-    for path in paths:
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOATIME | os.O_NOFOLLOW)
-        except OSError:
-            continue  # a link, or gone
-        try:
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-            total += os.fstat(descriptor).st_size
-        finally:
-            os.close(descriptor)
-    return total
 
 
 def is_whole(record: Record) -> bool:

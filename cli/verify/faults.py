@@ -17,6 +17,7 @@ from typing import Any
 
 from cli import lab
 from cli.control import Control
+from cli.lab import page_cache
 from cli.lab.cgroups import QUOTA_PERIOD_MICROSECONDS, Hierarchy
 from cli.lab.layout import REPOSITORY
 from cli.lab.namespaces import on_host
@@ -25,6 +26,8 @@ from cli.lab.requirements import find_hierarchy
 READY_SECONDS = 10.0
 # Where the causal experiment looks for a delay that is there already.
 CONTROL_FOLDER = "/run/cluster/perturb"
+# Above this share of it in memory, what is read for a start says nothing of the disk.
+WARM_RATIO = 0.05
 
 
 class FaultError(Exception):
@@ -136,9 +139,14 @@ def _cold_disk(control: Control, injection: Mapping[str, Any]) -> Iterator[None]
         raise FaultError(str(error)) from error
     try:
         lab.slow_disk(control.lab, node, float(injection["bytes_per_second"]))
-        forgotten = lab.forget_cached(path for folder in folders for path in _files(on_host(folder)))
-        if not forgotten:
+        total, kept = page_cache.forget(path for folder in folders for path in _files(on_host(folder)))
+        if not total:
             raise FaultError(f"no file of the engine or the model in {', '.join(folders)}: cluster apply")
+        if kept > WARM_RATIO * total:
+            raise FaultError(
+                f"{kept / 1e6:.0f} of {total / 1e6:.0f} MB of engine and model stay in the page cache, so no disk is "
+                "read: does another lab run them?"
+            )
         yield
     finally:
         lab.slow_disk(control.lab, node, None)
