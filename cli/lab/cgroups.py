@@ -7,13 +7,14 @@ one level further down (`Hierarchy.divide`).
 """
 
 import os
-import re
 import signal
 import time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from cli.lab.layout import LabError
 
 PARENT = "cluster"
 INSIDE = "inside"
@@ -23,12 +24,13 @@ QUOTA_PERIOD_MICROSECONDS = 10_000
 _SMALLEST_QUOTA_MICROSECONDS = 1_000
 # A lab measures: what else runs on this machine gets the CPU after it, though it still gets some.
 _LABS_CPU_WEIGHT = 10
-_NEEDED = ("cpu", "cpuset", "memory")
+_MOVE_SECONDS = 5.0
+NEEDED = ("cpu", "cpuset", "memory")
 # Reads from disks are held by `blkio` in version 1 and by `io` in version 2; a lab does without either.
-_WANTED = (*_NEEDED, "cpuacct", "pids", "blkio", "io")
+WANTED = (*NEEDED, "cpuacct", "pids", "blkio", "io")
 
 
-class CgroupError(Exception):
+class CgroupError(LabError):
     """The machine's control groups cannot carry a lab; the text says why."""
 
 
@@ -103,10 +105,18 @@ class Hierarchy:
             return
         top = self.directory("cpu", lab, node)
         (top / INSIDE).mkdir(exist_ok=True)
-        for pid in (top / "cgroup.procs").read_text().split():
-            with suppress(ProcessLookupError):
-                _write(top / INSIDE / "cgroup.procs", pid)
-        _enable(top, ("cpu",))
+        deadline = time.monotonic() + _MOVE_SECONDS
+        while True:
+            for pid in (top / "cgroup.procs").read_text().split():
+                with suppress(ProcessLookupError):
+                    _write(top / INSIDE / "cgroup.procs", pid)
+            try:
+                _enable(top, ("cpu",))
+                return
+            except CgroupError:
+                # One of them was starting another meanwhile.
+                if time.monotonic() > deadline:
+                    raise
 
     def nodes(self, lab: str) -> list[str]:
         """Return the nodes of `lab` that have a group in any tree."""
@@ -210,24 +220,23 @@ class Hierarchy:
         """Read what the node uses now."""
         cpu, memory = self.directory("cpu", lab, node), self.directory("memory", lab, node)
         home = self.home(lab, node)
-        stat = dict(line.split() for line in (home / "cpu.stat").read_text().splitlines())
+        stat = _statistics(home)
         if self.version == 2:
             quota, period = (home / "cpu.max").read_text().split()
-            used = dict(line.split() for line in (cpu / "cpu.stat").read_text().splitlines())["usage_usec"]
             limit = (memory / "memory.max").read_text().strip()
             return Usage(
-                cpu_seconds=int(used) / 1e6,
+                cpu_seconds=int(_statistics(cpu)["usage_usec"]) / 1e6,
                 memory_bytes=int((memory / "memory.current").read_text()),
                 memory_limit_bytes=None if limit == "max" else int(limit),
                 quota_cores=None if quota == "max" else int(quota) / int(period),
                 throttled_seconds=int(stat.get("throttled_usec", 0)) / 1e6,
             )
         accounting = self.roots.get("cpuacct")
-        spent = int((accounting / PARENT / lab / node / "cpuacct.usage").read_text()) if accounting else 0
+        used = int((accounting / PARENT / lab / node / "cpuacct.usage").read_text()) if accounting else 0
         quota_microseconds = int((cpu / "cpu.cfs_quota_us").read_text())
         limit_bytes = int((memory / "memory.limit_in_bytes").read_text())
         return Usage(
-            cpu_seconds=spent / 1e9,
+            cpu_seconds=used / 1e9,
             memory_bytes=int((memory / "memory.usage_in_bytes").read_text()),
             # Version 1 says "no limit" with the largest page-aligned number.
             memory_limit_bytes=None if limit_bytes > 2**62 else limit_bytes,
@@ -305,44 +314,6 @@ class Hierarchy:
                 continue  # another lab is up
 
 
-def discover(mountinfo: Path = Path("/proc/self/mountinfo")) -> Hierarchy:
-    """Find this machine's cgroup trees.
-
-    Raises
-    ------
-    CgroupError
-        When a controller that a node needs is not there.
-    """
-    unified: Path | None = None
-    roots: dict[str, Path] = {}
-    mounts: list[Mount] = []
-    for line in mountinfo.read_text().splitlines():
-        before, _, after = line.partition(" - ")
-        filesystem, _, options = after.split(" ", 2)
-        path = Path(_unescape(before.split()[4]))
-        if filesystem == "cgroup2":
-            unified = path
-            mounts.append(Mount(path, filesystem, ""))
-        elif filesystem == "cgroup":
-            controllers = [option for option in options.split(",") if option in _WANTED]
-            roots.update(dict.fromkeys(controllers, path))
-            if controllers:
-                mounts.append(Mount(path, filesystem, ",".join(controllers)))
-    if unified is not None:
-        available = (unified / "cgroup.controllers").read_text().split()
-        if all(name in available for name in _NEEDED):
-            # One tree: anything else that is mounted (a named tree for systemd) is not ours.
-            own = tuple(mount for mount in mounts if mount.path == unified)
-            return Hierarchy(2, {name: unified for name in _WANTED if name in available}, own)
-    missing = [name for name in _NEEDED if name not in roots]
-    if missing:
-        raise CgroupError(
-            f"this machine's control groups lack {', '.join(missing)}; "
-            "a lab needs cpu, cpuset and memory (is /sys/fs/cgroup mounted and writable?)"
-        )
-    return Hierarchy(1, roots, tuple(mounts))
-
-
 def _make_levels(hierarchy: Hierarchy, tree: Path, levels: tuple[str, ...]) -> None:
     for _ in range(20):
         try:
@@ -393,5 +364,5 @@ def _write(path: Path, text: str) -> None:
         os.close(descriptor)
 
 
-def _unescape(text: str) -> str:
-    return re.sub(r"\\(\d{3})", lambda match: chr(int(match[1], 8)), text)
+def _statistics(directory: Path) -> dict[str, str]:
+    return dict(line.split() for line in (directory / "cpu.stat").read_text().splitlines())

@@ -17,7 +17,7 @@ def main() -> None:
     name, owner = sys.argv[1], int(sys.argv[2])
     select.select([owner], [], [])
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-    from cli.lab.cgroups import discover
+    from cli.lab.cgroup_trees import discover
     from cli.lab.lifecycle import down
 
     # Out of the lab's group first, so that the group can be removed.

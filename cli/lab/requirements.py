@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bottleneck.profile import Profile
-from cli.lab.cgroups import CgroupError, Hierarchy, discover
+from cli.lab.cgroup_trees import discover
+from cli.lab.cgroups import CgroupError, Hierarchy
 from cli.lab.layout import LabError
 
 # tool -> Debian package

@@ -20,7 +20,7 @@ import pytest
 from bottleneck.profile import Profile, find_profile, load_profile
 from cli import lab
 from cli.lab import layout, salting
-from cli.lab.cgroups import discover
+from cli.lab.cgroup_trees import discover
 
 FIRST, SECOND = f"life-{os.getpid()}", f"life-{os.getpid()}-b"
 COMMAND = [sys.executable, "-c", "from cli.lab import app; app()"]

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from cli.lab import cgroups
-from cli.lab.cgroups import CgroupError, Hierarchy, discover
+from cli.lab.cgroup_trees import discover
+from cli.lab.cgroups import CgroupError, Hierarchy
 
 
 def _mountinfo(path: Path, *lines: str) -> Path:
