@@ -23,6 +23,7 @@ class Lab:
         self.sent: list[dict[str, Any]] = []
         self.answer = "sequence_limit"
         self.breaks_at: int | None = None
+        self.seconds = 12.0
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def lab(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Lab:
     monkeypatch.setattr(command, "injected", injected)
     monkeypatch.setattr(command, "record_run", record_run)
     monkeypatch.setattr(command, "record_start", record_start)
-    monkeypatch.setattr(command, "load_run", lambda folder: type("Run", (), {"seconds": 12.0}))
+    monkeypatch.setattr(command, "load_run", lambda folder: type("Run", (), {"seconds": found.seconds}))
     monkeypatch.setattr(command, "analyse", lambda run: Verdict(found.answer, "t", {"node": None, "link": None}, 0.8))
     monkeypatch.setattr(command, "experiment", lambda *arguments: experiment)
     monkeypatch.chdir(tmp_path)
@@ -90,6 +91,16 @@ def test_shards_together_are_every_case_once(lab: Lab) -> None:
 def test_a_shard_that_is_none_is_refused(lab: Lab, shard: str) -> None:
     result = CliRunner().invoke(app, ["verify-verdicts", "--shard", shard])
     assert result.exit_code == 2 and f"--shard {shard}: expected part/parts" in result.output
+
+
+def test_a_run_that_is_too_short_to_judge_is_made_again_for_longer(lab: Lab) -> None:
+    lab.seconds = 2.5
+    found = ask("--only", "tp2/sequence_limit", "--limit", "1")
+    short, long = (sent["requests"] for sent in lab.sent)
+    assert long == 4 * short and found["all"]["cases"] == 1
+    lab.seconds = 0.0
+    ask("--only", "tp2/sequence_limit", "--limit", "1")
+    assert lab.sent[3]["requests"] == 20 * lab.sent[2]["requests"]
 
 
 def test_one_deployment_serves_its_cases(lab: Lab) -> None:
