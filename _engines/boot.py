@@ -74,7 +74,7 @@ async def _run(settings, images, dhcp_log):
     service = BootService(
         settings,
         images_directory=images,
-        record_directory=pathlib.Path(__opts__["cluster_directory"]) / "boot",
+        record_directory=records.path_of(__opts__, records.BOOT),
         keys=SaltKeys(__opts__),
         connection=master.connection,
         alive=master.alive,

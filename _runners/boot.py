@@ -2,12 +2,11 @@
 The record of the nodes' boots: what is under way, what is stuck and why; arm a node, hold it.
 """
 
-import os
-import pathlib
 import time
 
 from salt.exceptions import CommandExecutionError
 
+from control import records
 from control.nodes import profile_of, progress
 from netboot.boot import orders, storage, watching
 from netboot.boot.settings import Settings
@@ -141,7 +140,7 @@ def _known(settings, node):
 
 
 def _directory():
-    return pathlib.Path(os.path.join(__opts__["cluster_directory"], "boot"))
+    return records.path_of(__opts__, records.BOOT)
 
 
 def _view(settings):

@@ -216,7 +216,7 @@ def _tell_boot(profile, specs, what):
     """Tell the boot service that nodes are to serve, so that it names the one whose engine does not come up."""
     if profile.boot is None:
         return
-    directory = records.path_of(__opts__, "boot")
+    directory = records.path_of(__opts__, records.BOOT)
     for node in dict.fromkeys(spec["node"] for spec in specs):
         orders.give(directory, orders.Order(what, node))
 

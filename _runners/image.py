@@ -3,12 +3,12 @@ The Linux image that the nodes boot: build it, compare it, make it active, go ba
 """
 
 import contextlib
-import pathlib
 import time
 
 from salt.exceptions import CommandExecutionError
 
 from bottleneck.profile import ProfileError
+from control import records
 from control.nodes import profile_of, progress
 from netboot.boot import storage
 from netboot.image import operations
@@ -181,7 +181,7 @@ def _store():
 
 def _running():
     """Return the digests of the images that nodes run, as far as their boots tell."""
-    directory = pathlib.Path(__opts__["cluster_directory"], "boot")
+    directory = records.path_of(__opts__, records.BOOT)
     state = storage.read(directory)
     if state is None:
         if directory.joinpath(storage.FILE).exists():

@@ -9,10 +9,12 @@ DEPLOYMENT = "deployment.json"
 STARTING = "starting.json"
 CEILINGS = "ceilings.json"
 REPROVISION = "reprovision.json"
+# A folder: the boot service's own record, and the orders that it is given.
+BOOT = "boot"
 
 
 def path_of(opts, name):
-    """Return where a record is; `opts` are the master's."""
+    """Return where a record is, or a folder of them; `opts` are the master's."""
     return Path(opts["cluster_directory"], name)
 
 

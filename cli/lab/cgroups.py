@@ -117,6 +117,7 @@ class Hierarchy:
                 # One of them was starting another meanwhile.
                 if time.monotonic() > deadline:
                     raise
+                time.sleep(0.01)
 
     def nodes(self, lab: str) -> list[str]:
         """Return the nodes of `lab` that have a group in any tree."""
@@ -155,10 +156,10 @@ class Hierarchy:
 
     def membership_files(self, lab: str, node: str) -> list[Path]:
         """Return the files a process writes its id into to join the node."""
-        # A lab that came up before this machine held disks has no group for them.
-        without = {self.roots[name] for name in ("blkio",) if name in self.roots and self.version == 1}
         if self.version == 2:
             return [self.home(lab, node) / "cgroup.procs"]
+        # A lab that came up before this machine held disks has no group for them.
+        without = {self.roots[name] for name in ("blkio",) if name in self.roots}
         return [
             tree / PARENT / lab / node / "cgroup.procs"
             for tree in self.trees()

@@ -95,10 +95,10 @@ def verify_verdicts(
         for case in chosen
         if (only is None or only in case.name) and (split is None or (isinstance(case, Case) and case.split == split))
     ]
-    if shard is not None:
-        chosen = _part(chosen, shard)
     if not chosen:
         fail(f"--only {only}: no case has that in its name", "cluster verify-verdicts --list", USAGE)
+    if shard is not None:
+        chosen = _part(chosen, shard)
     if listed:
         _list(chosen, as_json)
         return
@@ -144,8 +144,12 @@ def verify_verdicts(
 def _part(chosen: Sequence[Case | Upgrade], shard: str) -> Sequence[Case | Upgrade]:
     """Return one part of the cases; neighbours stay together, because they share what is deployed."""
     number, _, count = shard.partition("/")
-    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
-        fail(f"--shard {shard}: expected part/parts, such as 2/5", "cluster verify-verdicts --help", USAGE)
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count) <= len(chosen)):
+        fail(
+            f"--shard {shard}: expected part/parts, such as 2/5, at most {len(chosen)} parts",
+            "cluster verify-verdicts --help",
+            USAGE,
+        )
     begin, end = (len(chosen) * border // int(count) for border in (int(number) - 1, int(number)))
     return chosen[begin:end]
 
