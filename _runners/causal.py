@@ -315,7 +315,13 @@ class _Driver:
                 "real": real.to_json(),
                 "error_points": 100 * (predicted.saved.value - real.saved.value),
             }
-        return {"resource": name, "factor": factor, "metrics": gains}
+        waves = sorted((*before, *after), key=lambda each: each.started_seconds)
+        return {
+            "resource": name,
+            "factor": factor,
+            "metrics": gains,
+            "waves": [each.to_json() for each in waves],
+        }
 
     def put_back(self):
         """Undo everything; a node that does not answer undoes it itself when its timer runs out."""

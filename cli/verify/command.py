@@ -302,7 +302,10 @@ def _upgrade(control: Control, case: Upgrade, seed: int) -> dict[str, Any]:
         "factor": case.factor,
         "metrics": made["metrics"],
         "seed": seed,
-        "blocks": len(result["blocks"]),
+        # What it rests on, in the order in which it ran; those of the upgrade that was made come last.
+        "waves": [
+            [wave["resource"], wave["slowdown"], wave["time_seconds"]] for wave in (*result["blocks"], *made["waves"])
+        ],
         "seconds": result["seconds"],
         "error": "",
     }
