@@ -13,7 +13,11 @@ import sys
 
 VERSION_1, VERSION_2 = 1, 2
 _ETHERNET_HEADER_BYTES = 18
-_LEAST_QUEUE_BYTES, _LARGEST_QUEUE_BYTES = 2**20, 8 * 2**20
+# What passes at once after a pause, in time at the rate: as little as a timer allows, or a step's small messages, with
+# work between them, would not be slowed at all.
+_BURST_SECONDS = 100e-6
+# An interface's usual queue: a shorter one drops, which costs more than the rate does.
+_QUEUE_PACKETS = 1000
 # A short period makes a quota a steady slowdown instead of a stall of tens of milliseconds.
 QUOTA_PERIOD_MICROSECONDS = 10_000
 # Queueing disciplines that come back by themselves once ours is deleted.
@@ -86,10 +90,11 @@ def _link_rate(change, _directory):
     if rate < 1000:
         raise ValueError(f"link_rate {rate:g} B/s: expected at least 1000")
     current = _discipline(interface)
-    mtu = int(_text(f"/sys/class/net/{interface}/mtu"))
     if current["kind"] == "tbf":
         options = current["options"]
-        undo = ["run", _tbf(interface, options["rate"], options["burst"], _limit(options))]
+        # tc tells the burst a little short: put back as told, over and over, no packet would fit into it.
+        burst = max(options["burst"], _burst(interface, options["rate"]))
+        undo = ["run", _tbf(interface, options["rate"], burst, _limit(options))]
     elif current["handle"] == _DEFAULT_HANDLE or current["kind"] == "mq":
         undo = ["run", ["sh", "-c", f'tc qdisc del dev "{interface}" root 2>/dev/null || true']]
     else:
@@ -97,12 +102,19 @@ def _link_rate(change, _directory):
             f"{interface} has a queueing discipline of its own ({current['kind']} {current['handle']}), "
             "which could not be put back: expected the kernel's default or a tbf"
         )
-    burst = max(round(rate) // 1000, 2 * (mtu + _ETHERNET_HEADER_BYTES))
-    queue = min(round(rate) // 20, _LARGEST_QUEUE_BYTES)
-    limit = burst + max(queue, 4 * (mtu + _ETHERNET_HEADER_BYTES))
-    # Never less room than there was: a queue that drops more is a worse link by more than its rate.
-    limit = max(limit, _limit(current["options"]) if current["kind"] == "tbf" else _LEAST_QUEUE_BYTES)
+    burst = _burst(interface, rate)
+    limit = burst + _QUEUE_PACKETS * _packet(interface)
+    if current["kind"] == "tbf":
+        limit = max(limit, _limit(current["options"]))
     return current["options"].get("rate"), [["run", _tbf(interface, rate, burst, limit)]], [undo]
+
+
+def _packet(interface):
+    return int(_text(f"/sys/class/net/{interface}/mtu")) + _ETHERNET_HEADER_BYTES
+
+
+def _burst(interface, rate):
+    return _packet(interface) + round(rate * _BURST_SECONDS)
 
 
 def _tbf(interface, rate, burst, limit):

@@ -14,7 +14,11 @@ from cli.lab.layout import CONTROL, LabError
 
 _NAME_LENGTH = 15  # the kernel's limit for an interface name
 _ETHERNET_HEADER_BYTES = 18
-_LARGEST_QUEUE_BYTES = 8 * 2**20
+# What passes a shaper at once after a pause, in time at its rate: a wire lets nothing pass faster, but a timer's wake-up
+# takes its time.
+_BURST_SECONDS = 100e-6
+# An interface's usual queue (`txqueuelen`): TCP on the node itself fills it, and hardly ever has it drop.
+_QUEUE_PACKETS = 1000
 EGRESS_PORT = 3128
 
 
@@ -134,17 +138,15 @@ def address_lines(wiring: Wiring) -> dict[str, list[str]]:
 def shape_line(interface: str, rate_bytes_per_second: float | None, mtu_bytes: int) -> str:
     """Return the `tc` line that holds what leaves `interface` to a rate; None lifts it.
 
-    The bucket holds 1 ms at the rate: enough that a timer tick late does not cost
-    throughput at gigabits, and small enough that a slow link is slow from its first packet.
+    The bucket holds one packet and what passes in 100 microseconds: whatever it holds passes at once after every
+    pause, and a larger one would let the small messages of a decode step through as if there were no limit. The queue
+    is that of an interface.
     """
     if rate_bytes_per_second is None:
         return f"qdisc replace dev {interface} root noqueue"
-    rate = round(rate_bytes_per_second)
-    burst = max(rate // 1000, 2 * (mtu_bytes + _ETHERNET_HEADER_BYTES))
-    # The queue: 50 ms, but no more than a switch has memory for. A longer one at gigabits
-    # only takes packets out of the processor's cache.
-    queue = min(rate // 20, _LARGEST_QUEUE_BYTES)
-    limit = burst + max(queue, 4 * (mtu_bytes + _ETHERNET_HEADER_BYTES))
+    rate, packet = round(rate_bytes_per_second), mtu_bytes + _ETHERNET_HEADER_BYTES
+    burst = packet + round(rate * _BURST_SECONDS)
+    limit = burst + _QUEUE_PACKETS * packet
     return f"qdisc replace dev {interface} root tbf rate {rate}bps burst {burst} limit {limit}"
 
 

@@ -57,17 +57,17 @@ def test_both_ends_of_every_wire_are_shaped(profile: Profile) -> None:
     assert all("tbf rate 125000000bps" in line for line in lines[CONTROL])
 
 
-def test_bucket_holds_a_millisecond_but_never_less_than_two_packets() -> None:
+def test_bucket_holds_a_packet_and_what_a_timer_needs() -> None:
     fast = shape_line("usb4", 1e9, 9000)
     slow = shape_line("usb4", 2.5e6, 9000)
 
-    assert "burst 1000000 " in fast
-    assert "burst 18036 " in slow
+    assert "burst 109018 " in fast
+    assert "burst 9268 " in slow
 
 
-def test_queue_is_50_milliseconds_up_to_a_switch_buffer() -> None:
-    assert shape_line("eth0", 125e6, 1500).endswith(f"limit {125_000 + 6_250_000}")
-    assert shape_line("eth0", 1e9, 1500).endswith(f"limit {1_000_000 + 8 * 2**20}")
+def test_queue_is_an_interfaces_whatever_the_rate() -> None:
+    assert shape_line("eth0", 2.5e6, 1500).endswith(f"limit {1_768 + 1000 * 1_518}")
+    assert shape_line("eth0", 1e9, 1500).endswith(f"limit {101_518 + 1000 * 1_518}")
 
 
 def test_no_rate_means_no_shaping() -> None:
