@@ -269,6 +269,12 @@ def in_namespaces(text: str, tmp_path: Path) -> str:
     return finished.stdout.removeprefix("ready\n").strip()
 
 
+def test_a_node_without_modprobe_has_no_netem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Small images lack the tool; the delay is then the relay's to make.
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert by_file.load("_modules/actuator.py")._has_netem() is False
+
+
 @needs_namespaces
 def test_a_links_rate_is_set_and_the_one_before_comes_back(tmp_path: Path) -> None:
     said = in_namespaces(
