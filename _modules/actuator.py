@@ -17,8 +17,8 @@ _ETHERNET_HEADER_BYTES = 18
 # What passes at once after a pause, in time at the rate: as little as a timer allows, or a step's small messages, with
 # work between them, would not be slowed at all.
 _BURST_SECONDS = 100e-6
-# An interface's usual queue: a shorter one drops, which costs more than the rate does.
-_QUEUE_PACKETS = 1000
+# A shorter queue drops, which costs more than the rate does.
+_QUEUE_BYTES = 8 * 2**20
 # A short period makes a quota a steady slowdown instead of a stall of tens of milliseconds.
 QUOTA_PERIOD_MICROSECONDS = 10_000
 # Queueing disciplines that come back by themselves once ours is deleted.
@@ -104,18 +104,15 @@ def _link_rate(change, _directory):
             "which could not be put back: expected the kernel's default or a tbf"
         )
     burst = _burst(interface, rate)
-    limit = burst + _QUEUE_PACKETS * _packet(interface)
+    limit = burst + _QUEUE_BYTES
     if current["kind"] == "tbf":
         limit = max(limit, _limit(current["options"]))
     return current["options"].get("rate"), [["run", _tbf(interface, rate, burst, limit)]], [undo]
 
 
-def _packet(interface):
-    return int(_text(f"/sys/class/net/{interface}/mtu")) + _ETHERNET_HEADER_BYTES
-
-
 def _burst(interface, rate):
-    return _packet(interface) + round(rate * _BURST_SECONDS)
+    packet = int(_text(f"/sys/class/net/{interface}/mtu")) + _ETHERNET_HEADER_BYTES
+    return packet + round(rate * _BURST_SECONDS)
 
 
 def _tbf(interface, rate, burst, limit):

@@ -31,7 +31,8 @@ Array = npt.NDArray[np.float64]
 
 # What is known of a processor's load before it is measured: its cores against its peers', this far off.
 LOAD_DEVIATION = 0.3
-# A share a little below zero is noise and may show as such; one far above one is not a share.
+# A share a little below zero is noise and may show as such; one far above one is not a share. What is predicted of an
+# upgrade takes no less than nothing and no more than all of the time away.
 SHARE_BOUNDS = (-0.3, 1.3)
 _LEAST_RELATIVE_TIME = 0.05
 # Blocks closer together than this are not to be believed: two blocks that happen to agree know nothing yet.
@@ -97,7 +98,7 @@ class Layout:
         known = self.index
         more = parameters[known[f"placebo {resource.name}"]] if resource.has_placebo else 0.0
         if resource.name in self.group_of:
-            share = parameters[known[f"share {CPU}"]]
+            share = _share(parameters[known[f"share {CPU}"]], slowdown)
             load = parameters[known[f"load {resource.name}"]]
             if slowdown >= 1:
                 more += share * max(0.0, load * slowdown - 1.0)
@@ -111,8 +112,13 @@ class Layout:
                 most = max(loads)
                 more += share * (max(load * slowdown, *others) / most - 1.0)
         else:
-            more += parameters[known[f"share {resource.name}"]] * (slowdown - 1.0)
+            more += _share(parameters[known[f"share {resource.name}"]], slowdown) * (slowdown - 1.0)
         return max(_LEAST_RELATIVE_TIME, 1.0 + float(more))
+
+
+def _share(estimated: float, slowdown: float) -> float:
+    """Return a share as it is to be used: as estimated for what was slowed, as it can be for an upgrade."""
+    return estimated if slowdown >= 1 else min(1.0, max(0.0, estimated))
 
 
 @dataclass(frozen=True)

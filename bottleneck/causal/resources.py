@@ -19,6 +19,8 @@ ASSUMED_LATENCY_SECONDS = 50e-6
 LARGEST_CPU_SLOWDOWN = 8.0
 LEAST_QUOTA_CORES = 0.05
 LEAST_LINK_BYTES_PER_SECOND = 125_000.0
+# Of a packet: the Ethernet header around it, and the headers of IPv4 and of TCP with time stamps in it.
+FRAME_BYTES, HEADER_BYTES = 14, 52
 LARGEST_DELAY_SECONDS = 0.1
 
 
@@ -165,7 +167,11 @@ def _links(
     probed = [
         way for name, way in (ceilings.get("links") or {}).get(link, {}).items() if set(name.split("->")) <= set(joined)
     ]
-    carried = [way["bandwidth_bytes_per_second"]["median"] for way in probed if way.get("bandwidth_bytes_per_second")]
+    # A shaper counts whole frames, a probe what is in them.
+    framing = (network.mtu_bytes + FRAME_BYTES) / (network.mtu_bytes - HEADER_BYTES)
+    carried = [
+        framing * way["bandwidth_bytes_per_second"]["median"] for way in probed if way.get("bandwidth_bytes_per_second")
+    ]
     shaped = [float(seen[node]["rate_bytes_per_second"]) for node in joined if seen[node].get("rate_bytes_per_second")]
     rate = min([*carried, *shaped, network.rate_bytes_per_second])
     interfaces = {node: profile.nodes[node].links[link].interface for node in joined}

@@ -28,8 +28,10 @@ LEAST_SLOWDOWN = 1.3
 LARGEST_STEP = 6.0
 # Intervals from fewer are too hopeful.
 LEAST_BLOCKS = 5
-_FIRST_SLOWDOWN = {LINK_RATE: 3.0, LINK_LATENCY: 20.0, CPU: 1.8, SEQUENCES: 2.0, ARRIVALS: 1.5}
+_FIRST_SLOWDOWN = {LINK_RATE: 3.0, CPU: 1.8, SEQUENCES: 2.0, ARRIVALS: 1.5}
 _OTHER_FIRST_SLOWDOWN = 1.3
+# A latency is first made this much longer, which shows beside any step; one that is long already is at most doubled.
+_FIRST_DELAY_SECONDS = 1e-3
 
 
 class Session:
@@ -142,7 +144,7 @@ class Session:
     def _slowdown(self, resource: Resource) -> float:
         """Choose how much to slow a resource next."""
         tried = [each.block.slowdown for each in self.measurements if each.block.resource is resource]
-        first = _FIRST_SLOWDOWN.get(resource.kind, _OTHER_FIRST_SLOWDOWN)
+        first = _first_slowdown(resource)
         estimates = self.fit()
         if not tried or estimates is None or resource.name not in estimates.layout.resources:
             wanted = first if not tried else max(tried)
@@ -187,3 +189,9 @@ class Session:
             "left_out": [resource.name for resource in self.left_out],
             "deviation": {metric: found.deviation for metric in METRICS if (found := self.fit(metric)) is not None},
         }
+
+
+def _first_slowdown(resource: Resource) -> float:
+    if resource.kind == LINK_LATENCY:
+        return 1.0 + max(1.0, _FIRST_DELAY_SECONDS / resource.amount)
+    return _FIRST_SLOWDOWN.get(resource.kind, _OTHER_FIRST_SLOWDOWN)

@@ -17,8 +17,8 @@ _ETHERNET_HEADER_BYTES = 18
 # What passes a shaper at once after a pause, in time at its rate: a wire lets nothing pass faster, but a timer's wake-up
 # takes its time.
 _BURST_SECONDS = 100e-6
-# An interface's usual queue (`txqueuelen`): TCP on the node itself fills it, and hardly ever has it drop.
-_QUEUE_PACKETS = 1000
+# TCP on the node itself fills an interface's queue, and hardly ever has it drop.
+_QUEUE_BYTES = 8 * 2**20
 EGRESS_PORT = 3128
 
 
@@ -140,13 +140,13 @@ def shape_line(interface: str, rate_bytes_per_second: float | None, mtu_bytes: i
 
     The bucket holds one packet and what passes in 100 microseconds: whatever it holds passes at once after every
     pause, and a larger one would let the small messages of a decode step through as if there were no limit. The queue
-    is that of an interface.
+    is long enough not to drop.
     """
     if rate_bytes_per_second is None:
         return f"qdisc replace dev {interface} root noqueue"
     rate, packet = round(rate_bytes_per_second), mtu_bytes + _ETHERNET_HEADER_BYTES
     burst = packet + round(rate * _BURST_SECONDS)
-    limit = burst + _QUEUE_PACKETS * packet
+    limit = burst + _QUEUE_BYTES
     return f"qdisc replace dev {interface} root tbf rate {rate}bps burst {burst} limit {limit}"
 
 

@@ -65,9 +65,9 @@ def test_bucket_holds_a_packet_and_what_a_timer_needs() -> None:
     assert "burst 9268 " in slow
 
 
-def test_queue_is_an_interfaces_whatever_the_rate() -> None:
-    assert shape_line("eth0", 2.5e6, 1500).endswith(f"limit {1_768 + 1000 * 1_518}")
-    assert shape_line("eth0", 1e9, 1500).endswith(f"limit {101_518 + 1000 * 1_518}")
+def test_queue_does_not_drop_whatever_the_rate() -> None:
+    assert shape_line("eth0", 2.5e6, 1500).endswith(f"limit {1_768 + 8 * 2**20}")
+    assert shape_line("eth0", 1e9, 1500).endswith(f"limit {101_518 + 8 * 2**20}")
 
 
 def test_no_rate_means_no_shaping() -> None:
