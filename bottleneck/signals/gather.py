@@ -14,6 +14,7 @@ from bottleneck.signals.link_signals import doubt_ceiling, link_facts
 from bottleneck.signals.node_signals import node_facts
 from bottleneck.signals.settings import EngineSettings, read_settings
 from bottleneck.signals.signals import BEYOND, Signals, busy_time, client_facts
+from bottleneck.signals.speeds import doubt_speeds
 from bottleneck.signals.weakness import STEP_CLASSES, Weakness
 from bottleneck.telemetry.batches import engine_readings
 from bottleneck.telemetry.samples import NodeSamples, node_samples
@@ -64,6 +65,7 @@ def gather(run: Run) -> Signals:
     signals.settings = _settings(signals, run)
     if run.scenario:
         _check_ceilings(signals)
+    doubt_speeds(signals)
     signals.link = link_facts(run, topology, samples, signals.busy_seconds)
     if signals.link is not None:
         doubt_ceiling(signals.link, signals.nodes, signals.busy_seconds, _prompt_share(signals))

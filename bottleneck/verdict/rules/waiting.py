@@ -17,6 +17,10 @@ def score_sequence_limit(case: Case) -> Candidate:
         # No ledger (no token finished): waiting against running requests is the measure of the queue.
         waiting, running = seen.waiting_mean or 0.0, seen.running_mean or 0.0
         found.score = seen.waiting.slots * waiting / max(waiting + running, 1e-9)
+    elif seen.waiting_mean and seen.running_mean:
+        # One read of the weights serves all sequences of a step: those who wait would have had their part of it.
+        shared = seen.waiting_mean / (seen.waiting_mean + seen.running_mean)
+        found.score = min(1.0, found.score + seen.waiting.slots * shared * case.share_of_kind("decode", "memory"))
     found.node, found.gain_share = seen.head or None, found.score
     limit = seen.inferred_limit
     source = "engine metrics: num_requests_running, num_requests_waiting_by_reason"
