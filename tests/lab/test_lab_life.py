@@ -113,7 +113,7 @@ def test_every_node_answers_and_is_its_own_machine(first: str) -> None:
 def test_node_sees_its_own_links_cores_and_limits(first: str, profile: Profile) -> None:
     links = {link["ifname"]: link for link in json.loads(on(first, "node0", "ip", "-json", "address"))}
     assert set(links) == {"lo", "eth0", "usb4"}
-    assert (links["usb4"]["mtu"], links["usb4"]["address"]) == (9000, "02:77:00:00:01:10")
+    assert (links["usb4"]["mtu"], links["usb4"]["address"]) == (1500, "02:77:00:00:01:10")
     assert sorted(on(first, "node0", "ls", "/sys/class/net").split()) == ["eth0", "lo", "usb4"]
     status = lab.status(first)
     assert status["nodes"]["node0"]["memory_limit_bytes"] == profile.nodes["node0"].memory_bytes

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -117,6 +118,26 @@ def test_a_throttled_link_is_confirmed_and_its_upgrade_predicted() -> None:
     gain = predict(estimates, LINK, 10.0).saved
     assert gain.low <= 0.7 * 0.9 <= gain.high and abs(gain.value - 0.63) < 0.05
     assert predict(estimates, LINK, math.inf).saved.value == pytest.approx(0.7, abs=0.06)
+
+
+def test_no_upgrade_saves_more_than_all_of_the_time() -> None:
+    estimates = experiment(World(3, link=0.97, delay=0, loads={"node0": 0.02}), [LINK], []).fit()
+    assert estimates is not None
+    place = estimates.layout.index[f"share {LINK.name}"]
+    for estimated, most in ((1.25, 1.0), (-0.2, 0.0)):
+        parameters = estimates.parameters.copy()
+        parameters[place] = estimated
+        changed = replace(estimates, parameters=parameters, covariance=0 * estimates.covariance)
+        assert predict(changed, LINK, 4.0).saved.value == pytest.approx(0.75 * most)
+        assert changed.share(LINK).value == estimated, "what was measured is told as it is"
+
+
+@pytest.mark.parametrize(("seconds", "slowdown"), [(50e-6, 21.0), (0.5e-3, 3.0), (20e-3, 2.0)])
+def test_a_latency_is_first_made_a_millisecond_longer_and_at_least_doubled(seconds: float, slowdown: float) -> None:
+    delay = replace(DELAY, amount=seconds, largest=0.1 / seconds, has_placebo=False)
+    session = Session([delay], [])
+    tried = [block.slowdown for _ in range(2) if (block := session.next_block(0.0)) is not None and block.resource]
+    assert tried == [pytest.approx(slowdown)]
 
 
 def test_one_slow_node_is_told_from_slow_nodes() -> None:

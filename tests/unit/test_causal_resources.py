@@ -42,8 +42,12 @@ def test_what_a_link_carries_is_the_least_that_is_known() -> None:
     way = {"bandwidth_bytes_per_second": {"median": 4e8}, "latency_seconds": {"median": 3e-5}}
     ceilings = {"links": {"direct": {"node0->node1": way, "node1->node0": way}}}
     assert found()["link_rate:direct"].amount == GIGABYTE
-    assert found(ceilings=ceilings)["link_rate:direct"].amount == 4e8
+    # Frames of 1514 bytes carry 1448 of a probe's.
+    assert found(ceilings=ceilings)["link_rate:direct"].amount == pytest.approx(4e8 * 1514 / 1448)
     assert found(node1={"rate_bytes_per_second": 5e6}, ceilings=ceilings)["link_rate:direct"].amount == 5e6
+    way["bandwidth_bytes_per_second"]["median"] = 0.99 * 5e6 * 1448 / 1514
+    seen = found(node1={"rate_bytes_per_second": 5e6}, ceilings=ceilings)["link_rate:direct"]
+    assert seen.amount == pytest.approx(0.99 * 5e6), "slowed to a third it has a third of what it had"
     delay = found(ceilings=ceilings)["link_latency:direct"]
     assert delay.amount == 3e-5 and delay.has_placebo
     assert delay.changes_at(11)["node0"] == {

@@ -33,8 +33,8 @@ def test_switch_is_in_the_control_namespace_and_cables_are_between_nodes(profile
     )
     assert lines["node0"] == [
         "link set lo up",
-        "link add name usb4 mtu 9000 address 02:77:00:00:01:10 type veth "
-        "peer name usb4 mtu 9000 address 02:77:00:00:01:11 netns 33",
+        "link add name usb4 mtu 1500 address 02:77:00:00:01:10 type veth "
+        "peer name usb4 mtu 1500 address 02:77:00:00:01:11 netns 33",
     ]
     assert lines["node1"] == ["link set lo up"]
 

@@ -27,7 +27,7 @@ def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copy(PROFILES / "engines.yaml", tmp_path)
     text = (PROFILES / "embedded.yaml").read_text()
     (tmp_path / "good.yaml").write_text(text)
-    (tmp_path / "bad.yaml").write_text(text.replace("cores: 1", "cores: [1]").replace("mtu: 9000", "mtu: 90000"))
+    (tmp_path / "bad.yaml").write_text(text.replace("cores: 1", "cores: [1]").replace("mtu: 1500  ", "mtu: 90000  "))
     return tmp_path
 
 

@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 from bottleneck.runs.run import Run, load_run, window_run
+from bottleneck.signals.gather import gather
+from bottleneck.signals.node_signals import slower_by
+from bottleneck.signals.speeds import doubt_speeds
 from bottleneck.taxonomy import WORK_CLASSES
 from bottleneck.verdict.rules.straggler import QUOTA
 from bottleneck.verdict.verdict import analyse
@@ -179,3 +182,41 @@ def test_requests_that_wait_for_a_slot_wait_for_no_turn_of_a_pipeline() -> None:
     verdict = analyse(recorded("one-sequence-pipeline"))
     assert verdict.name == "sequence_limit" and verdict.confidence > 0.5
     assert verdict.ledger.phase("queue") > 0.7
+
+
+@pytest.mark.parametrize(
+    ("name", "right", "why"),
+    [
+        ("disturbed-probe", WORK_CLASSES, "node0 is 51% slower than its peers, but no worker slept for more than 5%"),
+        ("disturbed-probe-stages", ("pipeline_bubble",), "node0 is 62% slower than its peers, but its peer was awake"),
+        ("disturbed-probe-replicas", WORK_CLASSES, "node1 is 64% slower than its peers, but it had no request to answer"),
+    ],
+)
+def test_a_run_that_contradicts_a_disturbed_probe_names_no_straggler(
+    name: str, right: tuple[str, ...], why: str
+) -> None:
+    verdict = analyse(recorded(name))
+    assert verdict.name in right
+    assert any(why in note for note in verdict.notes), verdict.notes
+    assert not any("slower than its peers by its own ceilings" in item.statement for item in verdict.evidence)
+
+
+def test_who_waits_for_the_only_slot_waits_for_it_though_the_work_takes_as_long() -> None:
+    verdict = analyse(recorded("one-slot-each"))
+    assert verdict.name == "sequence_limit"
+    assert verdict.runners_up[0]["class"] == "decode_memory_bandwidth"
+
+
+@pytest.mark.parametrize(("slowdown", "believed"), [(1.0, False), (1.1, False), (1.5, True)])
+def test_replicas_of_which_one_takes_longer_a_token_are_as_unlike_as_their_ceilings_say(
+    slowdown: float, believed: bool
+) -> None:
+    signals = gather(recorded("one-slot-each"))
+    own = signals.engines[1]
+    assert own.prefill_seconds and own.decode_seconds
+    own.prefill_seconds, own.decode_seconds = own.prefill_seconds * slowdown, own.decode_seconds * slowdown
+    slow = signals.nodes["node1"]
+    slow.gemm_flops_per_second, slow.gemm_interval = 2e11, (1.9e11, 2.1e11)
+    doubt_speeds(signals)
+    assert (slower_by(slow, [signals.nodes["node0"]]) > 0) == believed
+    assert any("its requests took at most" in each.statement for each in signals.weaknesses) != believed
