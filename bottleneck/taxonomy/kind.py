@@ -30,6 +30,8 @@ class BottleneckClass:
         True where something is set or working wrong; False for a limit that a healthy cluster has too.
     tried : str
         `lab`, `recorded` or `synthetic`: the best evidence on which its scorer was tested.
+    at_start : str
+        What it is for an engine that starts, where that is something else.
     """
 
     name: str
@@ -40,3 +42,4 @@ class BottleneckClass:
     advice: tuple[str, ...]
     fault: bool
     tried: str
+    at_start: str = ""

@@ -130,8 +130,8 @@ LIMITS = (
     BottleneckClass(
         name="balanced",
         title="Balanced: no single bottleneck",
-        meaning="Two or more resources take about the same share: mending one alone gains little. Of an engine that "
-        "starts: storage does not hold it back, its own work takes the time.",
+        meaning="Two or more resources take about the same share: mending one alone gains little.",
+        at_start="Storage does not hold the start back: its own work takes the time.",
         signals=(
             "the two largest causes are within the error of each other",
             "or: an engine starts, and its processes compute and hardly wait for storage",

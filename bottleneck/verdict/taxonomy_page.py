@@ -87,7 +87,8 @@ def _section(item: BottleneckClass) -> list[str]:
     return [
         f"## `{item.name}`",
         "",
-        f"**{fill(item.title, PLACEHOLDERS)}.** {item.meaning}",
+        f"**{fill(item.title, PLACEHOLDERS)}.** {item.meaning}"
+        + (f" Of an engine that starts: {item.at_start[0].lower()}{item.at_start[1:]}" if item.at_start else ""),
         "",
         "What shows it:",
         "",

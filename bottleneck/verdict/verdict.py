@@ -33,6 +33,8 @@ class Verdict:
         What a straggler lacks.
     between : tuple of str
         For `inconclusive`: the classes between which it cannot be told, if it is between two.
+    meaning : str
+        What the class is, in a sentence or two.
     confidence : float
         0 to 1: how far the evidence carries this class and not the runner-up. Not a probability from trials.
     evidence : list of Evidence
@@ -58,6 +60,7 @@ class Verdict:
     interval: tuple[float, float] = (0.0, 0.0)
     kind: str | None = None
     between: tuple[str, ...] = ()
+    meaning: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return the verdict as JSON-able data."""
@@ -66,7 +69,7 @@ class Verdict:
                 "schema": SCHEMA,
                 "class": self.name,
                 "title": self.title,
-                "meaning": taxonomy.CLASSES[self.name].meaning if self.name in taxonomy.CLASSES else "",
+                "meaning": self.meaning,
                 "fault": self.name in taxonomy.CLASSES and taxonomy.CLASSES[self.name].fault,
                 "where": self.where,
                 "kind": self.kind,
@@ -104,6 +107,7 @@ class Verdict:
             interval=(float(interval.get("start") or 0.0), float(interval.get("end") or 0.0)),
             kind=document.get("kind"),
             between=tuple(str(item) for item in document.get("between") or []),
+            meaning=str(document.get("meaning", "")),
         )
 
 
@@ -155,6 +159,7 @@ def analyse(run: Run) -> Verdict:
         interval=run.interval,
         kind=winner.kind,
         between=winner.between,
+        meaning=(kind.at_start if run.start else "") or kind.meaning,
     )
 
 
@@ -189,4 +194,5 @@ def _broken(run: Run, error: Exception) -> Verdict:
         advice=list(kind.advice),
         notes=[note, *run.problems],
         interval=run.interval,
+        meaning=kind.meaning,
     )

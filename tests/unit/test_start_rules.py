@@ -103,6 +103,7 @@ def test_a_start_that_storage_does_not_hold_back_is_not_called_one(world: dict[s
     verdict = analyse(start(**world))
     assert verdict.name == "balanced", (verdict.name, statements(verdict))
     assert verdict.confidence > 0.4 and "computed with" in statements(verdict) and not verdict.advice
+    assert verdict.meaning == "Storage does not hold the start back: its own work takes the time."
 
 
 def test_without_the_workers_own_account_the_machines_stands_in() -> None:
