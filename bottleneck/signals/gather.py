@@ -10,7 +10,7 @@ from bottleneck.runs.run import Run
 from bottleneck.runs.topology import find_topology
 from bottleneck.signals.doubts import clock_weaknesses, weaknesses
 from bottleneck.signals.engine_signals import EngineFacts, engine_facts
-from bottleneck.signals.link_signals import doubt_ceiling, link_facts
+from bottleneck.signals.link_signals import crossing_seconds, doubt_ceiling, link_facts
 from bottleneck.signals.node_signals import node_facts
 from bottleneck.signals.settings import EngineSettings, read_settings
 from bottleneck.signals.signals import BEYOND, Signals, busy_time, client_facts
@@ -79,14 +79,16 @@ AT_WORK_CORES = 0.08
 
 
 def _busy_by_samples(signals: Signals, run: Run, samples: dict[str, NodeSamples]) -> None:
-    """Lengthen a live window's busy time to what its workers were at work for.
+    """Lengthen a live window's busy time to what its workers were at work for, or their link carried their bytes.
 
     The engine counts a request as running from the end of its first step on: of a long one (a long prompt, a slow link)
     its gauge knows nothing while it lasts.
     """
     start, end = run.interval
     edges = np.arange(start, end, 1.0)
-    seconds = 0.0
+    lengths = np.minimum(1.0, end - edges)
+    crossing = crossing_seconds(run, signals.topology, samples, edges)
+    seconds, source = 0.0, "samples: CPU time of the workers"
     for node in signals.topology.nodes:
         if (series := samples.get(node)) is None:
             continue
@@ -94,13 +96,12 @@ def _busy_by_samples(signals: Signals, run: Run, samples: dict[str, NodeSamples]
             sum(series.workers(kind, edge, edge + 1.0) or 0.0 for kind in ("cpu_user_s", "cpu_system_s"))
             for edge in edges
         ]
-        lengths = np.minimum(1.0, end - edges)
-        seconds = max(seconds, float(lengths[np.array(used) > AT_WORK_CORES * lengths].sum()))
+        at_work = np.array(used) > AT_WORK_CORES * lengths
+        seconds = max(seconds, float(lengths[at_work | np.isin(edges, list(crossing))].sum()))
+    if crossing:
+        source += f", bytes on {signals.topology.link}"
     if seconds > signals.busy_seconds:
-        signals.busy_seconds, signals.busy_source = (
-            min(seconds, signals.span_seconds),
-            "samples: CPU time of the workers",
-        )
+        signals.busy_seconds, signals.busy_source = min(seconds, signals.span_seconds), source
 
 
 def _front_wait(engine: EngineFacts, signals: Signals) -> None:

@@ -80,14 +80,8 @@ def link_facts(run: Run, topology: Topology, samples: dict[str, NodeSamples], bu
     if topology.link is None:
         return None
     facts = LinkFacts(topology.link)
-    probes: list[tuple[float, float]] = []  # (bytes per second, when it was measured)
-    for pair, measured in (branch(run.ceilings, "links", topology.link) or {}).items():
-        ends = str(pair).split("->")
-        value = median_of(branch(measured, "bandwidth_bytes_per_second"))
-        if value is not None and all(end in topology.nodes for end in ends):
-            probes.append((value, number(branch(measured, "measured"))))
-    if probes:
-        facts.probe_bytes_per_second, measured = min(probes)
+    if (probed := _probed_capacity(run, topology)) is not None:
+        facts.probe_bytes_per_second, measured = probed
         facts.capacity_bytes_per_second = facts.probe_bytes_per_second
         facts.capacity_source = _probed(run.interval[0] - measured)
     elif topology.link_rate_bytes_per_second is not None:
@@ -97,6 +91,30 @@ def link_facts(run: Run, topology: Topology, samples: dict[str, NodeSamples], bu
     _traffic(facts, topology, samples, run.interval, busy_seconds)
     _message_latency(facts, run, topology)
     return facts
+
+
+def crossing_seconds(run: Run, topology: Topology, samples: dict[str, NodeSamples], edges: Array) -> set[float]:
+    """Return in which of the seconds that begin at `edges` an engine's link was half full or more."""
+    probed = _probed_capacity(run, topology)
+    if probed is None or topology.link is None:
+        return set()
+    found = set()
+    for node in topology.nodes:
+        if (series := samples.get(node)) is not None and topology.link in series.keys("links"):
+            sent = series.link(topology.link, "transmit_bytes")
+            found |= {edge for edge in edges if (sent.increase(edge, edge + 1.0) or 0.0) >= 0.5 * probed[0]}
+    return found
+
+
+def _probed_capacity(run: Run, topology: Topology) -> tuple[float, float] | None:
+    """Return the least that a probe found between an engine's nodes, bytes per second, and when."""
+    probes = []
+    for pair, measured in (branch(run.ceilings, "links", topology.link or "") or {}).items():
+        ends = str(pair).split("->")
+        value = median_of(branch(measured, "bandwidth_bytes_per_second"))
+        if value is not None and all(end in topology.nodes for end in ends):
+            probes.append((value, number(branch(measured, "measured"))))
+    return min(probes, default=None)
 
 
 def _probed(age_seconds: float) -> str:

@@ -39,7 +39,7 @@ def doubt_speeds(signals: Signals) -> None:
 
 
 def _contradiction(signals: Signals, facts: NodeFacts, slower: float) -> str | None:
-    """Return what in the run speaks against it that a node is slower by this share of its peers' speed; None if nothing."""
+    """Return what in the run speaks against a node being slower by this share; None if nothing does."""
     groups = signals.topology.groups
     group = next((each for each in groups if facts.node in each.nodes), None)
     if group is None:

@@ -14,8 +14,8 @@ from cli.lab.layout import CONTROL, LabError
 
 _NAME_LENGTH = 15  # the kernel's limit for an interface name
 _ETHERNET_HEADER_BYTES = 18
-# What passes a shaper at once after a pause, in time at its rate: a wire lets nothing pass faster, but a timer's wake-up
-# takes its time.
+# What passes a shaper at once after a pause, in time at its rate: a wire lets nothing pass faster, but a timer wakes
+# late.
 _BURST_SECONDS = 100e-6
 # TCP on the node itself fills an interface's queue, and hardly ever has it drop.
 _QUEUE_BYTES = 8 * 2**20
