@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from common import Lab, end_marked, finish, paired_ratio, print_table
+from process_attributes import attributes, differences, serving
 
 from bottleneck.load.workload import Point, client_arguments, headline, points
 from bottleneck.plan.nodes import worker_specs
@@ -31,6 +32,7 @@ from bottleneck.plan.nodes import worker_specs
 READY_SECONDS = 300.0
 ARMS = ("cluster", "by hand")
 PORT_OFFSET = 500
+MARKER = "CLUSTER_BY_HAND"
 
 
 def main() -> None:
@@ -56,26 +58,30 @@ def main() -> None:
     )
     lab.run("undeploy")
     chooser = random.Random(options.seed)
-    found = [pair for number in range(options.rounds) for pair in one_round(lab, options, point, chooser, number)]
+    rounds = [one_round(lab, options, point, chooser, number) for number in range(options.rounds)]
+    found = [pair for each in rounds for pair in each["pairs"]]
     rates = {name: [pair[name]["output_tokens_per_second"] for pair in found] for name in ARMS}
     ratio = paired_ratio(rates["cluster"], rates["by hand"])
     rows = [(index + 1, *values) for index, values in enumerate(zip(*rates.values(), strict=True))]
     print_table(("pair", *(f"{name}, tokens/s" for name in rates)), rows)
     print(f"cluster / by hand: {ratio['ratio']:.4f} ({ratio['low']:.4f} to {ratio['high']:.4f})", file=sys.stderr)
     said = {"deployment": options.deployment, "watched": options.watched, "point": point.to_json()}
-    finish({**said, "pairs": found, "ratio": ratio}, options.output)
+    unlike = [each["unlike"] for each in rounds]
+    finish({**said, "pairs": found, "ratio": ratio, "unlike": unlike}, options.output)
 
 
 def one_round(
     lab: Lab, options: argparse.Namespace, point: Point, chooser: random.Random, number: int
-) -> list[dict[str, dict[str, Any]]]:
-    """Start both arms and measure them in pairs."""
+) -> dict[str, Any]:
+    """Start both arms and measure them in pairs; return those, and in what the kernel treats the arms differently."""
     starts = {"cluster": deployed, "by hand": by_hand}
     with ExitStack() as stack:
         urls = {}
         for name in chooser.sample(ARMS, len(ARMS)):
             print(f"round {number + 1} of {options.rounds}: starting {name}", file=sys.stderr, flush=True)
             urls[name] = stack.enter_context(starts[name](lab, options.deployment))
+        unlike = compared(lab, options.lab)
+        print(f"  unlike in {unlike or 'nothing'}", file=sys.stderr, flush=True)
         for url in urls.values():
             # The first load after a start is not counted.
             load(lab, url, replace(point, requests=point.concurrency or 2, seed=point.seed + 1000))
@@ -90,7 +96,16 @@ def one_round(
             rates = ", ".join(f"{name} {pair[name]['output_tokens_per_second']:.2f}" for name in ARMS)
             print(f"  pair {index + 1} of {options.pairs}: {rates} tokens/s", file=sys.stderr, flush=True)
             pairs.append(pair)
-        return pairs
+        return {"pairs": pairs, "unlike": unlike}
+
+
+def compared(lab: Lab, name: str) -> dict[str, dict[str, list[Any]]]:
+    """Return, for each node, in what the kernel treats the deployed vLLM and the one by hand differently."""
+    found = {}
+    for node in lab.profile.nodes:
+        arms = {MARKER in environment: (pid, environment) for pid, environment in serving(name, node).items()}
+        found[node] = differences(*(attributes(*arms[by_hand]) for by_hand in (False, True)))
+    return found
 
 
 @contextmanager
@@ -117,7 +132,7 @@ def deployed(lab: Lab, deployment: str) -> Iterator[str]:
 @contextmanager
 def by_hand(lab: Lab, deployment: str) -> Iterator[str]:
     """Start vLLM alone, beside whatever is deployed; give the API's address."""
-    marker = f"CLUSTER_BY_HAND={uuid.uuid4().hex}"
+    marker = f"{MARKER}={uuid.uuid4().hex}"
     specs = worker_specs(lab.profile, deployment)
     (head,) = [spec for spec in specs if spec.head]
     url = f"http://{head.api_address}:{(head.api_port or 0) + PORT_OFFSET}"

@@ -1,6 +1,6 @@
 """Write the tables of doc/reference/verdict-accuracy.md from a record of `cluster verify-verdicts`.
 
-    cluster verify-verdicts && cluster verify-verdicts --upgrades
+    cluster verify-verdicts --seed 3 && cluster verify-verdicts --seed 2 --upgrades
     python bench/verdict_tables.py verify --write
 
 Without `--write` the tables go to stdout. The record that the page was made from is tests/data/verdicts.
@@ -26,12 +26,12 @@ RECORD = ROOT / "tests" / "data" / "verdicts"
 PAGE = ROOT / "doc" / "reference" / "verdict-accuracy.md"
 
 
-def tables(record: Path, seed: int) -> dict[str, str]:
+def tables(record: Path, seed: int, upgrades_seed: int) -> dict[str, str]:
     """Return the page's tables by the name of their place in it."""
     lines = Record(record / f"verdicts-seed{seed}.jsonl").lines()
     outcomes = [Outcome.from_json(lines[case.name]) for case in cases(seed) if case.name in lines]
     figures = score(outcomes)
-    made = upgrades.summary(Record(record / f"upgrades-seed{seed}.jsonl").lines())
+    made = upgrades.summary(Record(record / f"upgrades-seed{upgrades_seed}.jsonl").lines())
     return {
         "score": markdown(figures),
         "confusion": confusion(figures),
@@ -58,10 +58,11 @@ def main() -> None:
     """Read the record, write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("record", nargs="?", type=Path, default=RECORD, help="folder of the record")
-    parser.add_argument("--seed", type=int, default=3, help="of the record")
+    parser.add_argument("--seed", type=int, default=3, help="of the record of verdicts")
+    parser.add_argument("--upgrades-seed", type=int, default=2, help="of the record of upgrades")
     parser.add_argument("--write", action="store_true", help=f"into {PAGE.relative_to(ROOT)}")
     arguments = parser.parse_args()
-    found = tables(arguments.record, arguments.seed)
+    found = tables(arguments.record, arguments.seed, arguments.upgrades_seed)
     if arguments.write:
         PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), found), encoding="utf-8")
     else:
