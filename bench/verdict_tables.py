@@ -23,10 +23,12 @@ from cli.verify.record import Record  # noqa: E402
 from cli.verify.tables import confusion, every_case  # noqa: E402
 
 RECORD = ROOT / "tests" / "data" / "verdicts"
+# Of the record that the page is made from.
+SEED, UPGRADES_SEED = 3, 2
 PAGE = ROOT / "doc" / "reference" / "verdict-accuracy.md"
 
 
-def tables(record: Path, seed: int, upgrades_seed: int) -> dict[str, str]:
+def tables(record: Path, seed: int = SEED, upgrades_seed: int = UPGRADES_SEED) -> dict[str, str]:
     """Return the page's tables by the name of their place in it."""
     lines = Record(record / f"verdicts-seed{seed}.jsonl").lines()
     outcomes = [Outcome.from_json(lines[case.name]) for case in cases(seed) if case.name in lines]
@@ -58,8 +60,8 @@ def main() -> None:
     """Read the record, write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("record", nargs="?", type=Path, default=RECORD, help="folder of the record")
-    parser.add_argument("--seed", type=int, default=3, help="of the record of verdicts")
-    parser.add_argument("--upgrades-seed", type=int, default=2, help="of the record of upgrades")
+    parser.add_argument("--seed", type=int, default=SEED, help="of the record of verdicts")
+    parser.add_argument("--upgrades-seed", type=int, default=UPGRADES_SEED, help="of the record of upgrades")
     parser.add_argument("--write", action="store_true", help=f"into {PAGE.relative_to(ROOT)}")
     arguments = parser.parse_args()
     found = tables(arguments.record, arguments.seed, arguments.upgrades_seed)

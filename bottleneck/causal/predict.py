@@ -15,8 +15,8 @@ from bottleneck.causal.resources import ARRIVALS, CPU, LINK_LATENCY, LINK_RATE, 
 from bottleneck.causal.session import Session
 
 DRAWS = 2000
-# How far off predictions of upgrades were that were then made, root mean square, in shares of the time: an upgrade reaches
-# to where nothing was tried. (16 of them, tests/data/verdicts/upgrades-seed2.jsonl.)
+# How far off predictions of upgrades were that were then made, root mean square, in shares of the time: an upgrade
+# reaches to where nothing was tried. (16 of them, tests/data/verdicts/upgrades-seed2.jsonl.)
 MODEL_DEVIATION = 0.052
 # Below this share, interval and all, a resource is no bottleneck.
 LEAST_SHARE = 0.15
