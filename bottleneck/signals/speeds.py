@@ -18,7 +18,10 @@ SHOWS = 0.5
 
 
 def doubt_speeds(signals: Signals) -> None:
-    """Take nodes as alike where a run contradicts the ceilings by which one is slower: the lower ones count for all."""
+    """Take nodes as alike where a run contradicts the ceilings by which one is slower: the lower ones count for all.
+
+    The nodes are those of the group, or of all replicas of one node.
+    """
     # While an engine starts nobody waits for anybody.
     nodes = [] if signals.start else list(signals.nodes.values())
     for facts in nodes:
@@ -26,7 +29,8 @@ def doubt_speeds(signals: Signals) -> None:
         slower = slower_by(facts, peers)
         if slower <= 0 or (contradiction := _contradiction(signals, facts, slower)) is None:
             continue
-        _level(nodes)
+        together = next(group.nodes for group in signals.topology.groups if facts.node in group.nodes)
+        _level([each for each in nodes if each.node in together] if len(together) > 1 else nodes)
         signals.weaknesses.append(
             Weakness(
                 0.9,
@@ -35,7 +39,6 @@ def doubt_speeds(signals: Signals) -> None:
                 STEP_CLASSES,
             )
         )
-        return
 
 
 def _contradiction(signals: Signals, facts: NodeFacts, slower: float) -> str | None:
@@ -60,6 +63,10 @@ def _contradiction(signals: Signals, facts: NodeFacts, slower: float) -> str | N
 
 def _by_sleep(signals: Signals, group: Group, facts: NodeFacts, slower: float) -> str | None:
     """Return what speaks against it in a group whose nodes wait for each other, by how long its workers slept."""
+    machines = getattr(signals.topology.profile, "nodes", None) or {}
+    kinds = {getattr(getattr(machines.get(name), "accelerator", None), "kind", "unknown") for name in group.nodes}
+    if kinds != {"cpu"}:
+        return None  # beside an accelerator a worker may spin while it waits
     others = [peer for name in group.nodes if name != facts.node and (peer := signals.nodes.get(name)) is not None]
     waits = [peer.asleep_share for peer in others if peer.asleep_share is not None]
     if signals.topology.pipeline_parallel < 2:

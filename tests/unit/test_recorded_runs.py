@@ -211,6 +211,14 @@ def test_a_run_that_contradicts_a_disturbed_probe_names_no_straggler(
     assert not any("slower than its peers by its own ceilings" in item.statement for item in verdict.evidence)
 
 
+def test_workers_beside_an_accelerator_may_spin_so_that_their_waking_says_nothing() -> None:
+    run = recorded("disturbed-probe")
+    for name, node in run.profile.nodes.items():
+        card = node.accelerator.model_copy(update={"kind": "xpu"})
+        run.profile.nodes[name] = node.model_copy(update={"accelerator": card})
+    assert not any("but no worker slept" in note for note in analyse(run).notes)
+
+
 def test_who_waits_for_the_only_slot_waits_for_it_though_the_work_takes_as_long() -> None:
     verdict = analyse(recorded("one-slot-each"))
     assert verdict.name == "sequence_limit"
