@@ -163,7 +163,7 @@ def test_pillar_is_json_and_complete(profile: Profile) -> None:
         "address": "10.77.1.11",
         "prefix_length": 24,
         "peers": {},
-        "mtu": 9000,
+        "mtu": 1500,
         "rate_bytes_per_second": 1e9,
         "kind": "point-to-point",
     }
