@@ -8,21 +8,31 @@ by the nodes' ``perturb`` modules, whose dead-man timers undo it when this proce
 import contextlib
 import threading
 import time
+import urllib.request
 
 from salt.exceptions import CommandExecutionError, SaltException
 
 from bottleneck.causal.blocks import Block, BlockError, measurement
 from bottleneck.causal.predict import Circumstances, measured_gain, predict, report
-from bottleneck.causal.resources import ARRIVALS, SEQUENCES, allowed_sequences, candidates, exchanging_pairs
+from bottleneck.causal.resources import (
+    ARRIVALS,
+    SEQUENCES,
+    allowed_sequences,
+    candidates,
+    exchanging_pairs,
+    requests_in_cache,
+)
 from bottleneck.causal.session import BUDGET_SECONDS, TOLERANCE, Session
 from bottleneck.load import workload
 from bottleneck.runs import ceilings as ceilings_file
+from bottleneck.telemetry.metrics import MetricsText
 from control import records
 from control.nodes import Nodes, profile_of, progress
 
 LEASE_SECONDS = 45.0
 RENEW_SECONDS = 15.0
 CALL_SECONDS = 15
+METRICS_SECONDS = 5.0
 UPGRADE_ROUNDS = 4
 # An experiment needs about so many waves; where they are too long for that, prompts and answers are cut alike.
 WANTED_BLOCKS = 40
@@ -96,6 +106,15 @@ def undo():
     return Nodes(__opts__).ask("perturb.undo", timeout=CALL_SECONDS)
 
 
+def _metrics(head):
+    """Return a head's metrics as text; empty when it does not answer."""
+    try:
+        with urllib.request.urlopen(f"http://{head}/metrics", timeout=METRICS_SECONDS) as answer:
+            return answer.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
 class _Driver:
     """One experiment while it runs; the loader leaves it alone because of its name."""
 
@@ -112,6 +131,7 @@ class _Driver:
         self.report("looking", "what there is to slow")
         if probe and exchanging_pairs(self.record):
             self.measure_link()
+        cached = self.cached_requests()
         found = candidates(
             self.profile,
             self.record,
@@ -119,22 +139,26 @@ class _Driver:
             self.ceilings(),
             None if self.point.rate_per_second else self.point.concurrency,
             self.point.rate_per_second,
+            cached,
         )
         wanted = self.choose(found, names, upgrades)
         session = Session(wanted, self.groups(), budget_seconds=budget, tolerance=tolerance, seed=self.point.seed)
         self.report("warming", "one wave that does not count")
         begun = time.monotonic()
         self.wave(Block(-1))
-        self.shorten((time.monotonic() - begun) * WANTED_BLOCKS / budget)
+        allowed, concurrency = allowed_sequences(self.record), self.point.concurrency or 0
+        waits_for_cache = cached is not None and cached < concurrency and cached <= (allowed or concurrency)
+        if not waits_for_cache:  # shorter requests would fit
+            self.shorten((time.monotonic() - begun) * WANTED_BLOCKS / budget)
         self.session_begun = time.monotonic()
         while (block := session.next_block(self.elapsed())) is not None:
             done = len(session.measurements)
             self.report("slowing", f"{block.label}, block {done + 1}", done=done, elapsed=round(self.elapsed(), 1))
             session.add(self.measure(block))
         seconds = self.elapsed()
-        allowed = allowed_sequences(self.record)
         known = Circumstances(
-            waits_for_slots=bool(self.point.concurrency and allowed and allowed < self.point.concurrency),
+            waits_for_slots=bool(allowed and allowed < concurrency),
+            waits_for_cache=waits_for_cache,
             has_stages=self.profile.deployments[self.record["deployment"]].pipeline_parallel > 1,
             output_tokens=self.output_tokens,
         )
@@ -207,6 +231,11 @@ class _Driver:
             self.problems.append(str(error))
             return {}
         return known.to_json() if known else {}
+
+    def cached_requests(self):
+        """Return how many whole requests of the load the KV caches hold; None when an engine does not tell."""
+        readings = [MetricsText.parse(_metrics(head)) for head in self.heads]
+        return requests_in_cache(readings, self.point.input_tokens + self.point.output_tokens)
 
     def measure_link(self):
         try:

@@ -38,6 +38,9 @@ class Circumstances:
     waits_for_slots
         Requests outnumber the sequences that the engine may run: then an effect of fewer sequences points to that
         limit.
+    waits_for_cache
+        Requests outnumber those that the KV caches hold, which are no more than the sequences allowed: then it points
+        to the cache.
     has_stages
         Pipeline parallel: then, without waiting, it points to too few batches for the stages.
     output_tokens
@@ -45,6 +48,7 @@ class Circumstances:
     """
 
     waits_for_slots: bool = False
+    waits_for_cache: bool = False
     has_stages: bool = False
     output_tokens: int = 1
 
@@ -205,6 +209,8 @@ def _causes(session: Session, estimates: Fit, circumstances: Circumstances) -> t
                 causes.append(_Cause(("straggler",), share, resource))
             elif _stands_for_work(resource, tried, grouped, slow):
                 causes.append(_Cause(_work_classes(session, resource, circumstances), share, resource))
+        elif resource.kind == SEQUENCES and circumstances.waits_for_cache:
+            limit = _Cause(("kv_cache_capacity",), share, resource)
         elif resource.kind == SEQUENCES and circumstances.waits_for_slots:
             limit = _Cause(("sequence_limit",), share, resource)
         elif resource.kind == SEQUENCES and circumstances.has_stages:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from typing import Any
 
 from bottleneck.profile.types import Profile
+from bottleneck.telemetry.metrics import MetricsText
 
 LINK_RATE, LINK_LATENCY, CPU, SETTING = "link_rate", "link_latency", "cpu", "setting"
 # These two are slowed by the load generator.
@@ -99,6 +100,7 @@ def candidates(
     ceilings: Mapping[str, Any],
     concurrency: int | None,
     rate_per_second: float | None = None,
+    cached_requests: int | None = None,
 ) -> list[Resource]:
     """Return the resources of a deployment that can be slowed.
 
@@ -112,14 +114,16 @@ def candidates(
         The content of ceilings.json, for what a link really carries; may be empty.
     concurrency, rate_per_second
         Requests kept under way (closed loop), or their arrivals (open loop); the other is None.
+    cached_requests
+        Whole requests that the engines' KV caches hold together; None when that is not known.
     """
     nodes = list(dict.fromkeys(str(worker["node"]) for worker in record["workers"]))
     found = _links(profile, record, nodes, seen, ceilings)
     found += _processors(nodes, seen)
     found += _settings(profile, nodes, seen)
     if concurrency is not None and concurrency > 1:
-        allowed = allowed_sequences(record)
-        found.append(Resource(SEQUENCES, SEQUENCES, float(min(concurrency, allowed or concurrency)), "sequences", 4.0))
+        most = min(concurrency, allowed_sequences(record) or concurrency, cached_requests or concurrency)
+        found.append(Resource(SEQUENCES, SEQUENCES, float(most), "sequences", 4.0))
     if rate_per_second is not None:
         found.append(Resource(ARRIVALS, ARRIVALS, rate_per_second, "1/s", 4.0))
     return found
@@ -132,6 +136,29 @@ def allowed_sequences(record: Mapping[str, Any]) -> int | None:
         argv = list(worker.get("argv") or [])
         if worker.get("head") and "--max-num-seqs" in argv:
             total += int(argv[argv.index("--max-num-seqs") + 1])
+    return total or None
+
+
+def requests_in_cache(metrics: Iterable[MetricsText], tokens: int) -> int | None:
+    """Return how many requests of so many tokens, prompt and answer, the engines' KV caches hold together.
+
+    Parameters
+    ----------
+    metrics
+        One reading of each head: ``vllm:cache_config_info`` has its blocks.
+
+    Returns
+    -------
+    int or None
+        At least one for each engine, which cannot start with less; None when one does not tell.
+    """
+    total = 0
+    for reading in metrics:
+        words = [reading.info("vllm:cache_config_info", label) for label in ("num_gpu_blocks", "block_size")]
+        if not all(word and word.isdigit() and int(word) for word in words):
+            return None
+        blocks, size = (int(word or 0) for word in words)
+        total += max(1, blocks // math.ceil(tokens / size))
     return total or None
 
 

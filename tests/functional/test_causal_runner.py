@@ -69,13 +69,18 @@ def causal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     def send(heads: list[str], model: str, vocabulary: int, requests: int, *lengths: int, **load: Any) -> Any:
         assert heads == ["10.77.0.10:8000"] and requests == 4
         module.lengths = lengths
-        seconds = 1.0 + sum(share * (nodes.slowdown(name) - 1) for name, share in SHARES.items())
+        slots = load.get("slots")
+        # The cache holds two: with fewer at a time the others wait.
+        waiting = module.waiting_share * max(0.0, 2 / slots - 1) if slots else 0.0
+        seconds = 1.0 + waiting + sum(share * (nodes.slowdown(name) - 1) for name, share in SHARES.items())
         begun, clock["now"] = clock["now"], clock["now"] + seconds
         # A little noise that is the same every time.
         seconds *= 1 + 0.01 * ((load["seed"] * 7) % 5 - 2)
         times = [begun + seconds * (number + 1) / 8 for number in range(8)]
         return [{"sent": begun, "token_times": times, "error": module.failing} for _ in range(requests)]
 
+    module._metrics = lambda head: module.metrics
+    module.metrics, module.waiting_share = "", 0.0
     module.__salt__ = {
         "cluster.deployment_record": lambda: module.record,
         "probe.fresh": lambda: {"measured": [], "left": []},
@@ -98,6 +103,20 @@ def test_an_experiment_finds_what_the_waves_depend_on_and_puts_everything_back(c
     assert causal.nodes.slowed == {} and causal.nodes.calls[-1] == "perturb.undo"
     assert found["problems"] == [] and found["deployment"] == "tp2"
     assert causal.lengths == (256, 32)
+
+
+@pytest.mark.parametrize(("blocks", "named"), [(40, "kv_cache_capacity"), (400, "")])
+def test_where_the_cache_holds_fewer_requests_than_are_under_way_fewer_stand_for_fewer_blocks(
+    causal: Any, blocks: int, named: str
+) -> None:
+    # 288 tokens of a request are 18 blocks: 40 hold two of the four that are under way.
+    causal.metrics = f'vllm:cache_config_info{{block_size="16",num_gpu_blocks="{blocks}"}} 1.0\n'
+    causal.waiting_share = 0.8
+    found = causal.run(budget=20, resources=["sequences"])
+    (resource,) = found["resources"]
+    assert resource["amount"] == (2 if named else 4)
+    assert (found["conclusion"]["class"] == "kv_cache_capacity") == bool(named)
+    assert (causal.lengths == (256, 32)) == bool(named), "shorter requests would fit"
 
 
 def test_waves_too_long_for_the_budget_are_cut_alike(causal: Any) -> None:

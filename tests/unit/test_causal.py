@@ -250,6 +250,18 @@ def test_an_upgrade_that_was_made_is_measured() -> None:
         predict(experiment(World(1, link=0.5, delay=0, loads={"node0": 0.3}), [LINK], []).fit(), LINK, 0.0)
 
 
+def test_the_same_effect_points_to_the_cache_when_it_holds_no_more() -> None:
+    slots = Resource(SEQUENCES, SEQUENCES, 4.0, "sequences", 4.0)
+
+    class Slots(World):
+        def relative(self, resource: Resource | None, slowdown: float) -> float:
+            return 0.2 + 0.8 * slowdown if resource is slots else 1.0
+
+    session = experiment(Slots(1, link=0, delay=0, loads={"node0": 0.1}), [slots, LINK], [])
+    found = conclude(session, Circumstances(waits_for_slots=True, waits_for_cache=True))
+    assert (found.name, found.confirmed) == ("kv_cache_capacity", True)
+
+
 def test_a_wave_is_summed_up() -> None:
     wave = [
         {"sent": 10.0, "token_times": [11.0, 11.5, 12.0]},

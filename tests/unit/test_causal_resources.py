@@ -4,10 +4,17 @@ from typing import Any
 
 import pytest
 
-from bottleneck.causal.resources import Resource, allowed_sequences, candidates, exchanging_pairs
+from bottleneck.causal.resources import (
+    Resource,
+    allowed_sequences,
+    candidates,
+    exchanging_pairs,
+    requests_in_cache,
+)
 from bottleneck.plan.nodes import worker_specs
 from bottleneck.profile import find_profile, load_profile
 from bottleneck.profile.engine_types import Actuator
+from bottleneck.telemetry.metrics import MetricsText
 
 PROFILE = load_profile(find_profile("embedded"))
 GIGABYTE = 1e9
@@ -36,6 +43,33 @@ def test_two_nodes_that_share_every_layer() -> None:
     assert resources["cpu:node1"].changes_at(2) == {"node1": {"actuator": "cpu_speed", "slowdown": 2}}
     assert set(resources["cpu"].changes_at(2)) == {"node0", "node1"}
     assert resources["sequences"].changes_at(2) == {}, "the load generator does it"
+
+
+@pytest.mark.parametrize(
+    ("blocks", "size", "tokens", "holds"),
+    [
+        ("40", "16", 288, 2),
+        ("40", "16", 289, 2),
+        ("40", "16", 4000, 1),
+        ("None", "16", 288, None),
+        ("0", "16", 1, None),
+    ],
+)
+def test_requests_in_a_cache_are_counted_in_whole_blocks(
+    blocks: str, size: str, tokens: int, holds: int | None
+) -> None:
+    text = f'vllm:cache_config_info{{block_size="{size}",num_gpu_blocks="{blocks}"}} 1.0\n'
+    assert requests_in_cache([MetricsText.parse(text)], tokens) == holds
+    assert requests_in_cache([MetricsText.parse(text)] * 2, tokens) == (holds and 2 * holds), "two replicas"
+    assert requests_in_cache([MetricsText()], tokens) is None and requests_in_cache([], tokens) is None
+
+
+def test_fewer_fit_into_the_cache_than_are_under_way() -> None:
+    record = {"workers": [spec.as_dict() for spec in worker_specs(PROFILE, "tp2")]}
+    looked = {node: {"cores": 1, "quota_cores": None} for node in ("node0", "node1")}
+    for cached, amount in ((None, 8.0), (3, 3.0), (20, 8.0)):
+        slots = [each for each in candidates(PROFILE, record, looked, {}, 8, None, cached) if each.kind == "sequences"]
+        assert [each.amount for each in slots] == [amount]
 
 
 def test_what_a_link_carries_is_the_least_that_is_known() -> None:
