@@ -169,7 +169,10 @@ def conclude(session: Session, circumstances: Circumstances) -> Conclusion:
         return Conclusion("inconclusive", None, None, False, "too few blocks to estimate anything", ())
     causes, limit = _causes(session, estimates, circumstances)
     if limit is not None and limit.share.low >= LEAST_LIMIT_SHARE:
-        statement = f"with fewer sequences the time grows: {_words(limit)}; more of them would save as much less"
+        fewer, more = "sequences", "more of them"
+        if circumstances.waits_for_cache:
+            fewer, more = "requests at a time than the cache holds", "a larger cache"
+        statement = f"with fewer {fewer} the time grows: {_words(limit)}; {more} would save as much less"
         return _conclusion(limit, True, statement)
     if not causes:
         return Conclusion("inconclusive", None, None, False, "no resource could be slowed", ())

@@ -260,6 +260,7 @@ def test_the_same_effect_points_to_the_cache_when_it_holds_no_more() -> None:
     session = experiment(Slots(1, link=0, delay=0, loads={"node0": 0.1}), [slots, LINK], [])
     found = conclude(session, Circumstances(waits_for_slots=True, waits_for_cache=True))
     assert (found.name, found.confirmed) == ("kv_cache_capacity", True)
+    assert "a larger cache would save" in found.statement
 
 
 def test_a_wave_is_summed_up() -> None:
