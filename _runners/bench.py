@@ -5,11 +5,8 @@ The load generator is the engine's own (``vllm bench serve``), one for each head
 control node. A run that is cut short keeps what it has, with status ``partial``.
 """
 
-import json
 import shutil
 import time
-import urllib.error
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,6 +15,7 @@ from salt.exceptions import CommandExecutionError, SaltException
 from bottleneck.load import workload
 from bottleneck.load.generator import Generator, GeneratorError
 from bottleneck.plan import probing
+from control import engine
 from control.nodes import Nodes, progress
 from control.recording import Recording, write_json
 
@@ -152,13 +150,13 @@ class _Bench:
         request = workload.warm_up_request(self.points[0], self.profile.model.name, shape.vocabulary_size)
         urls = [f"{_url(head)}/v1/completions" for head in self.heads for _ in range(WARM_UP_REQUESTS)]
         with ThreadPoolExecutor(len(urls)) as pool:
-            for answer in [pool.submit(_http, url, request, 300.0) for url in urls]:
+            for answer in [pool.submit(engine.ask, url, request, 300.0) for url in urls]:
                 answer.result()
 
     def snapshot(self, when):
         for head in self.heads:
             path = self.folder / f"engine_{when}.{head['node']}.prom"
-            path.write_text(_http(f"{_url(head)}/metrics", None, 3.0), encoding="utf-8")
+            path.write_text(engine.ask(f"{_url(head)}/metrics", None, 3.0), encoding="utf-8")
 
     # One point ---------------------------------------------------------------------------
 
@@ -295,16 +293,3 @@ def _check_ready(nodes, record):
 
 def _url(head):
     return f"http://{head['api_address']}:{head['api_port']}"
-
-
-def _http(url, content, timeout):
-    """Get a URL, or post JSON to it, without any proxy; return the text of the answer."""
-    data = None if content is None else json.dumps(content).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-    try:
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=timeout) as answer:
-            return answer.read().decode()
-    except urllib.error.HTTPError as error:
-        raise CommandExecutionError(f"{url}: {error.code} {error.read(300).decode(errors='replace')}") from error
-    except OSError as error:
-        raise CommandExecutionError(f"{url}: {error}") from error

@@ -8,7 +8,6 @@ by the nodes' ``perturb`` modules, whose dead-man timers undo it when this proce
 import contextlib
 import threading
 import time
-import urllib.request
 
 from salt.exceptions import CommandExecutionError, SaltException
 
@@ -26,7 +25,7 @@ from bottleneck.causal.session import BUDGET_SECONDS, TOLERANCE, Session
 from bottleneck.load import workload
 from bottleneck.runs import ceilings as ceilings_file
 from bottleneck.telemetry.metrics import MetricsText
-from control import records
+from control import engine, records
 from control.nodes import Nodes, profile_of, progress
 
 LEASE_SECONDS = 45.0
@@ -109,9 +108,8 @@ def undo():
 def _metrics(head):
     """Return a head's metrics as text; empty when it does not answer."""
     try:
-        with urllib.request.urlopen(f"http://{head}/metrics", timeout=METRICS_SECONDS) as answer:
-            return answer.read().decode("utf-8", "replace")
-    except OSError:
+        return engine.ask(f"http://{head}/metrics", None, METRICS_SECONDS)
+    except CommandExecutionError:
         return ""
 
 

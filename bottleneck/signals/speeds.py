@@ -27,10 +27,10 @@ def doubt_speeds(signals: Signals) -> None:
     for facts in nodes:
         peers = [peer for peer in nodes if peer is not facts]
         slower = slower_by(facts, peers)
-        if slower <= 0 or (contradiction := _contradiction(signals, facts, slower)) is None:
+        group = next((each for each in signals.topology.groups if facts.node in each.nodes), None)
+        if slower <= 0 or group is None or (contradiction := _contradiction(signals, group, facts, slower)) is None:
             continue
-        together = next(group.nodes for group in signals.topology.groups if facts.node in group.nodes)
-        _level([each for each in nodes if each.node in together] if len(together) > 1 else nodes)
+        _level([each for each in nodes if each.node in group.nodes] if len(group.nodes) > 1 else nodes)
         signals.weaknesses.append(
             Weakness(
                 0.9,
@@ -41,12 +41,8 @@ def doubt_speeds(signals: Signals) -> None:
         )
 
 
-def _contradiction(signals: Signals, facts: NodeFacts, slower: float) -> str | None:
+def _contradiction(signals: Signals, group: Group, facts: NodeFacts, slower: float) -> str | None:
     """Return what in the run speaks against a node being slower by this share; None if nothing does."""
-    groups = signals.topology.groups
-    group = next((each for each in groups if facts.node in each.nodes), None)
-    if group is None:
-        return None
     if len(group.nodes) > 1:
         return _by_sleep(signals, group, facts, slower)
     own = next((engine for engine in signals.engines if engine.head == group.head), None)

@@ -250,14 +250,18 @@ def test_an_upgrade_that_was_made_is_measured() -> None:
         predict(experiment(World(1, link=0.5, delay=0, loads={"node0": 0.3}), [LINK], []).fit(), LINK, 0.0)
 
 
+SLOTS = Resource(SEQUENCES, SEQUENCES, 4.0, "sequences", 4.0)
+
+
+class Slots(World):
+    """Four fifths of the time wait for a slot."""
+
+    def relative(self, resource: Resource | None, slowdown: float) -> float:
+        return 0.2 + 0.8 * slowdown if resource is SLOTS else 1.0
+
+
 def test_the_same_effect_points_to_the_cache_when_it_holds_no_more() -> None:
-    slots = Resource(SEQUENCES, SEQUENCES, 4.0, "sequences", 4.0)
-
-    class Slots(World):
-        def relative(self, resource: Resource | None, slowdown: float) -> float:
-            return 0.2 + 0.8 * slowdown if resource is slots else 1.0
-
-    session = experiment(Slots(1, link=0, delay=0, loads={"node0": 0.1}), [slots, LINK], [])
+    session = experiment(Slots(1, link=0, delay=0, loads={"node0": 0.1}), [SLOTS, LINK], [])
     found = conclude(session, Circumstances(waits_for_slots=True, waits_for_cache=True))
     assert (found.name, found.confirmed) == ("kv_cache_capacity", True)
     assert "a larger cache would save" in found.statement
@@ -279,14 +283,8 @@ def test_a_wave_is_summed_up() -> None:
 
 
 def test_fewer_sequences_point_to_the_limit_only_when_requests_wait() -> None:
-    slots = Resource(SEQUENCES, SEQUENCES, 4.0, "sequences", 4.0)
-
-    class Slots(World):
-        def relative(self, resource: Resource | None, slowdown: float) -> float:
-            return 0.2 + 0.8 * slowdown if resource is slots else 1.0
-
-    session = experiment(Slots(1, link=0, delay=0, loads={"node0": 0.1}), [slots, LINK], [])
-    slowed = [each.block for each in session.measurements if each.block.resource is slots]
+    session = experiment(Slots(1, link=0, delay=0, loads={"node0": 0.1}), [SLOTS, LINK], [])
+    slowed = [each.block for each in session.measurements if each.block.resource is SLOTS]
     assert slowed and all((4.0 / block.slowdown).is_integer() for block in slowed), "whole sequences only"
     found = conclude(session, Circumstances(waits_for_slots=True))
     assert (found.name, found.confirmed) == ("sequence_limit", True)

@@ -1,0 +1,26 @@
+"""How the control node asks an engine over HTTP: never by a proxy, which does not know the cluster's addresses."""
+
+import http.client
+import json
+from urllib.parse import urlsplit
+
+from salt.exceptions import CommandExecutionError
+
+
+def ask(url, content, timeout):
+    """Get a URL, or post JSON to it, without any proxy; return the text of the answer."""
+    place = urlsplit(url)
+    data = None if content is None else json.dumps(content).encode()
+    connection = http.client.HTTPConnection(place.netloc, timeout=timeout)
+    try:
+        headers = {"Content-Type": "application/json"}
+        connection.request("GET" if data is None else "POST", place.path, data, headers)
+        answer = connection.getresponse()
+        text = answer.read().decode(errors="replace")
+    except (OSError, http.client.HTTPException) as error:
+        raise CommandExecutionError(f"{url}: {error}") from error
+    finally:
+        connection.close()
+    if answer.status >= 400:
+        raise CommandExecutionError(f"{url}: {answer.status} {text[:300]}")
+    return text
