@@ -109,10 +109,18 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None
 
 def finish(document: dict[str, Any], output: Path | None) -> None:
     """Print the result as JSON, and keep it in a file when one is named."""
-    text = json.dumps({"schema": 1, **document}, indent=1)
-    print(text)
+    print(_text(document))
     if output:
-        output.write_text(text + "\n", encoding="utf-8")
+        write(document, output)
+
+
+def write(document: dict[str, Any], output: Path) -> None:
+    """Keep the result in a file."""
+    output.write_text(_text(document) + "\n", encoding="utf-8")
+
+
+def _text(document: dict[str, Any]) -> str:
+    return json.dumps({"schema": 1, **document}, indent=1)
 
 
 def end_marked(marker: str) -> int:

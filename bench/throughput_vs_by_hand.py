@@ -4,9 +4,13 @@ Both arms stand in the same lab, on the same nodes, with the same arguments (but
 the whole product: supervisor, samplers, engine. The other is vLLM alone: no supervisor, samplers frozen (`--watched`
 leaves them to both; what they cost in decodes alone is told more exactly by `bench/sampler_cost.py`). Both are started,
 then the same load from the same generator goes to one after the other, in pairs of random order: while one is measured
-the other has nothing to do. A start of vLLM has a speed of its own, so both are started afresh for each round, in
-random order. The result is the ratio of output throughput with its 95 % interval. The lab must be up and configured
+the other has nothing to do. A start of vLLM has a speed of its own, 2 to 3 % up or down, so both are started afresh for
+each round, in random order, and rounds are what the interval counts: more pairs of one round do not narrow it below
+that. The result is the ratio of output throughput with its 95 % interval. The lab must be up and configured
 (`cluster lab up`, `cluster apply`), with nothing deployed.
+
+Many rounds take a machine of many cores: several labs side by side, each with `--output`, and then `--pool` of their
+files, which are written again after each round.
 """
 
 import argparse
@@ -23,7 +27,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from common import Lab, end_marked, finish, paired_ratio, print_table
+import numpy as np
+from common import Lab, end_marked, finish, paired_ratio, print_table, write
 from process_attributes import attributes, differences, serving
 
 from bottleneck.load.workload import Point, client_arguments, headline, points
@@ -40,8 +45,8 @@ def main() -> None:
     parser.add_argument("--profile", default="embedded")
     parser.add_argument("--lab", default="demo")
     parser.add_argument("--deployment", default="tp2")
-    parser.add_argument("--rounds", type=int, default=3, help="each starts both, about 2 minutes")
-    parser.add_argument("--pairs", type=int, default=4, help="of measurements in each round, about a minute each")
+    parser.add_argument("--rounds", type=int, default=8, help="each starts both, about 2 minutes")
+    parser.add_argument("--pairs", type=int, default=2, help="of measurements in each round, about a minute each")
     parser.add_argument(
         "--watched",
         action="store_true",
@@ -51,23 +56,61 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=24)
     parser.add_argument("--seed", type=int, default=1, help="of the order of the arms and of the prompts")
     parser.add_argument("--output", type=Path, help="write the JSON here as well")
+    parser.add_argument("--pool", type=Path, nargs="+", help="measure nothing: put the JSON of several runs together")
     options = parser.parse_args()
+    if options.pool:
+        finish(pooled([json.loads(file.read_text()) for file in options.pool]), options.output)
+        return
     lab = Lab(options.profile, options.lab)
     (point,) = points(
         lab.profile.workload, concurrency=[options.concurrency], requests=options.requests, seed=options.seed
     )
     lab.run("undeploy")
     chooser = random.Random(options.seed)
-    rounds = [one_round(lab, options, point, chooser, number) for number in range(options.rounds)]
-    found = [pair for each in rounds for pair in each["pairs"]]
-    rates = {name: [pair[name]["output_tokens_per_second"] for pair in found] for name in ARMS}
-    ratio = paired_ratio(rates["cluster"], rates["by hand"])
-    rows = [(index + 1, *values) for index, values in enumerate(zip(*rates.values(), strict=True))]
-    print_table(("pair", *(f"{name}, tokens/s" for name in rates)), rows)
-    print(f"cluster / by hand: {ratio['ratio']:.4f} ({ratio['low']:.4f} to {ratio['high']:.4f})", file=sys.stderr)
     said = {"deployment": options.deployment, "watched": options.watched, "point": point.to_json()}
-    unlike = [each["unlike"] for each in rounds]
-    finish({**said, "pairs": found, "ratio": ratio, "unlike": unlike}, options.output)
+    rounds = []
+    for number in range(options.rounds):
+        rounds.append(one_round(lab, options, point, chooser, number))
+        document = {**said, "rounds": rounds, "ratio": ratio_over_rounds(rounds)}
+        if options.output:
+            write(document, options.output)
+    pairs = [pair for each in rounds for pair in each["pairs"]]
+    rows = [(index + 1, *(pair[arm]["output_tokens_per_second"] for arm in ARMS)) for index, pair in enumerate(pairs)]
+    print_table(("pair", *(f"{arm}, tokens/s" for arm in ARMS)), rows)
+    print(f"cluster / by hand: {in_words(document['ratio'])}", file=sys.stderr)
+    finish(document, options.output)
+
+
+def ratio_over_rounds(rounds: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Return the ratio of output throughput with its interval.
+
+    What varies by itself is a start: each round counts once, by the geometric mean of its pairs. Of a single round
+    there are the pairs alone, and the interval holds for its two starts and no others.
+    """
+    logs = {
+        arm: [np.log([pair[arm]["output_tokens_per_second"] for pair in each["pairs"]]) for each in rounds]
+        for arm in ARMS
+    }
+    rates = {
+        arm: np.exp(found[0] if len(found) == 1 else [each.mean() for each in found]) for arm, found in logs.items()
+    }
+    ratio = paired_ratio(*(rates[arm].tolist() for arm in ARMS))
+    return {**ratio, "pairs": sum(len(each["pairs"]) for each in rounds), "rounds": len(rounds)}
+
+
+def pooled(documents: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the ratio over the rounds of several runs: of those that were watched in both arms, and of the others."""
+    found: dict[str, Any] = {}
+    for name, is_watched in (("watched", True), ("unwatched", False)):
+        rounds = [each for document in documents if document["watched"] == is_watched for each in document["rounds"]]
+        if rounds:
+            found[name] = ratio_over_rounds(rounds)
+            print(f"{name}: cluster / by hand: {in_words(found[name])}", file=sys.stderr)
+    return found
+
+
+def in_words(ratio: dict[str, float]) -> str:
+    return "{ratio:.4g} ({low:.4g} to {high:.4g}), {rounds} rounds, {pairs} pairs".format(**ratio)
 
 
 def one_round(

@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from bottleneck.plan.master import master_settings
 from bottleneck.profile import Profile
 from cli.lab.layout import CONTROL, REPOSITORY, LabError
 
@@ -36,12 +37,11 @@ _COMMON: dict[str, Any] = {
 }
 
 
-def master_settings(profile: Profile, profile_path: str, repository: Path = REPOSITORY) -> dict[str, Any]:
+def lab_master_settings(profile: Profile, profile_path: str) -> dict[str, Any]:
     """Return /etc/salt/master."""
-    settings: dict[str, Any] = {
+    return {
+        **master_settings(profile, profile_path, REPOSITORY),
         **_COMMON,
-        "interface": str(profile.control.address),
-        "auto_accept": False,
         "pki_dir": f"{PKI}/master",
         "cachedir": "/var/cache/salt/master",
         "sock_dir": "/run/salt/master",
@@ -49,36 +49,7 @@ def master_settings(profile: Profile, profile_path: str, repository: Path = REPO
         "log_file": MASTER_LOG,
         "key_logfile": "/var/log/salt/key",
         "worker_threads": 3,
-        "timeout": 10,
-        "file_roots": {"base": [str(repository / "salt")]},
-        "pillar_roots": {"base": [str(repository / "pillar")]},
-        "module_dirs": [str(repository)],
-        "cluster_profile": profile_path,
-        "cluster_store": "/var/lib/cluster/store.db",
-        "cluster_directory": "/var/lib/cluster",
     }
-    reactor = reactor_settings(repository)
-    if reactor:
-        settings["reactor"] = reactor
-        # Every refresh loads the runners again, about a second of CPU; 60 s is Salt's default.
-        settings["reactor_refresh_interval"] = 86400
-    if (repository / "_engines" / "perf.py").is_file():
-        settings["engines"] = [{"perf": {}}]
-    return settings
-
-
-def reactor_settings(repository: Path) -> list[dict[str, list[str]]]:
-    """Return the master's reactor list from reactor/reactor.conf, its file names made whole."""
-    file = repository / "reactor" / "reactor.conf"
-    if not file.is_file():
-        return []
-    data = yaml.safe_load(file.read_text()) or []
-    entries = data.get("reactor", []) if isinstance(data, dict) else data
-    return [
-        {tag: [_whole(name, repository) for name in ([names] if isinstance(names, str) else names)]}
-        for entry in entries
-        for tag, names in entry.items()
-    ]
 
 
 def minion_id(profile: Profile, node: str) -> str:
@@ -123,7 +94,7 @@ def salt_files(profile: Profile, profile_path: str, keys: Mapping[str, KeyPair])
     """
     private, public = keys[CONTROL]
     master: Files = {
-        "/etc/salt/master": (_dump(master_settings(profile, profile_path)), 0o600),
+        "/etc/salt/master": (_dump(lab_master_settings(profile, profile_path)), 0o600),
         f"{PKI}/master/master.pem": (private, 0o400),
         f"{PKI}/master/master.pub": (public, 0o644),
     }
@@ -235,13 +206,6 @@ def _key_pair() -> KeyPair:
         ["openssl", "rsa", "-pubout"], input=private.stdout, capture_output=True, text=True, check=True
     )
     return private.stdout, public.stdout
-
-
-def _whole(name: str, repository: Path) -> str:
-    if "://" in name or name.startswith("/"):
-        return name
-    beside = repository / "reactor" / name
-    return str(beside if beside.exists() else repository / name)
 
 
 def _dump(settings: Mapping[str, Any]) -> str:

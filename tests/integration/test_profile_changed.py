@@ -14,11 +14,11 @@ import salt.config
 import salt.utils.event
 from saltfactories.utils import random_string
 
+from bottleneck.plan.master import reactor_entries
 from cli.remote import takeup
 from cli.remote.consequences import PROFILE_CHANGED
 from netboot.boot import storage
 from netboot.boot.record import Boot, NodeState, Reached, State
-from netboot.control_node import reactor_entries
 from tests import boot_profile, fake_image
 from tests.waiting import free_port, wait_for
 

@@ -8,6 +8,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from bottleneck.plan.master import reactor_entries
 from bottleneck.profile import Profile, load_profile
 from cli.lab import app, layout, namespaces, requirements, salting
 from cli.lab.layout import CONTROL, LabError, Record
@@ -88,38 +89,22 @@ def test_too_few_cores_are_shared_with_a_note(profile: Profile) -> None:
     assert notes == ["the nodes want 2 cores and this machine has 1: they slow each other down"]
 
 
-def test_master_never_accepts_on_its_own(profile: Profile, tmp_path: Path) -> None:
-    settings = salting.master_settings(profile, "/profiles/embedded.yaml", tmp_path)
+def test_master_never_accepts_on_its_own(profile: Profile) -> None:
+    settings = salting.lab_master_settings(profile, "/profiles/embedded.yaml")
 
     assert settings["auto_accept"] is False
-    assert not {"autosign_file", "autosign_grains_dir", "open_mode"} & set(settings)
+    assert settings["open_mode"] is False
+    assert not {"autosign_file", "autosign_grains_dir"} & set(settings)
     assert settings["interface"] == "10.77.0.1"
-    assert settings["file_roots"] == {"base": [str(tmp_path / "salt")]}
+    assert settings["file_roots"] == {"base": [str(REPOSITORY / "salt")]}
     assert settings["cluster_profile"] == "/profiles/embedded.yaml"
-    assert not {"reactor", "engines"} & set(settings)
 
 
-def test_reactor_and_engine_are_taken_when_they_exist(profile: Profile, tmp_path: Path) -> None:
-    (tmp_path / "reactor").mkdir()
-    (tmp_path / "_engines").mkdir()
-    (tmp_path / "_engines/perf.py").touch()
-    (tmp_path / "reactor/window.sls").touch()
-    entries = [
-        {"cluster/perf/window": ["window.sls"]},
-        {"a/*": "/b.sls"},
-        {"c": ["salt://d.sls", "reactor/window.sls"]},
-    ]
-    (tmp_path / "reactor/reactor.conf").write_text(yaml.safe_dump({"reactor": entries}))
+def test_the_reactors_are_files_that_exist() -> None:
+    entries = reactor_entries(REPOSITORY)
 
-    settings = salting.master_settings(profile, "", tmp_path)
-
-    window = str(tmp_path / "reactor/window.sls")
-    assert settings["engines"] == [{"perf": {}}]
-    assert settings["reactor"] == [
-        {"cluster/perf/window": [window]},
-        {"a/*": ["/b.sls"]},
-        {"c": ["salt://d.sls", window]},
-    ]
+    assert {"cluster/perf/window": [str(REPOSITORY / "reactor/window.sls")]} in entries
+    assert all(Path(name).is_file() for entry in entries for names in entry.values() for name in names)
 
 
 def test_keys_are_placed_by_identity(profile: Profile) -> None:
