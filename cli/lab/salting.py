@@ -27,21 +27,13 @@ KeyPair = tuple[str, str]  # private, public
 PKI = "/etc/salt/pki"
 MASTER_LOG, MINION_LOG = "/var/log/salt/master", "/var/log/salt/minion"
 _READY = b"Minion is ready to receive requests!"
-# Without a resolver these lookups wait for one, and the lab's nodes have none.
-_COMMON: dict[str, Any] = {
-    "user": "root",
-    "log_level": "warning",
-    "log_level_logfile": "info",
-    "enable_fqdns_grains": False,
-    "enable_gpu_grains": False,
-}
 
 
 def lab_master_settings(profile: Profile, profile_path: str) -> dict[str, Any]:
     """Return /etc/salt/master."""
     return {
         **master_settings(profile, profile_path, REPOSITORY),
-        **_COMMON,
+        "enable_gpu_grains": False,
         "pki_dir": f"{PKI}/master",
         "cachedir": "/var/cache/salt/master",
         "sock_dir": "/run/salt/master",
@@ -60,7 +52,12 @@ def minion_id(profile: Profile, node: str) -> str:
 def minion_settings(profile: Profile, node: str) -> dict[str, Any]:
     """Return /etc/salt/minion for `node`."""
     return {
-        **_COMMON,
+        "user": "root",
+        "log_level": "warning",
+        "log_level_logfile": "info",
+        # Without a resolver these lookups wait for one, and the lab's nodes have none.
+        "enable_fqdns_grains": False,
+        "enable_gpu_grains": False,
         "id": minion_id(profile, node),
         "master": str(profile.control.address),
         "pki_dir": f"{PKI}/minion",

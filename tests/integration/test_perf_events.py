@@ -19,6 +19,7 @@ import salt.utils.event
 import yaml
 from saltfactories.utils import random_string
 
+from bottleneck.plan.master import reactor_entries
 from bottleneck.telemetry.store import Store
 from tests import run_builder
 from tests.waiting import free_port, wait_for
@@ -64,7 +65,6 @@ def exporter_port() -> int:
 
 @pytest.fixture(scope="module")
 def master(salt_factories: Any, folder: Path, profile: Path, exporter_port: int) -> Iterator[Any]:
-    reactor = yaml.safe_load((REPOSITORY / "reactor" / "reactor.conf").read_text())["reactor"]
     started = salt_factories.salt_master_daemon(
         random_string("master-"),
         defaults={
@@ -76,12 +76,7 @@ def master(salt_factories: Any, folder: Path, profile: Path, exporter_port: int)
             "cluster_store": str(folder / "store.db"),
             "cluster_directory": str(folder),
             "engines": [{"perf": {"address": "127.0.0.1", "port": exporter_port}}],
-            "reactor": [
-                {tag: [str(REPOSITORY / "reactor" / name) for name in names]}
-                for entry in reactor
-                for tag, names in entry.items()
-                if tag.startswith("cluster/")
-            ],
+            "reactor": [entry for entry in reactor_entries(REPOSITORY) if next(iter(entry)).startswith("cluster/")],
         },
     )
     with started.started():
