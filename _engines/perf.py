@@ -96,10 +96,15 @@ class Collector:
                     self.tick(now)
 
     def take(self, tag, data):
-        """Take one event of a batch."""
-        now = self._clock()
+        """Take one event: the batches that a node sent together."""
         data = data if isinstance(data, dict) else {}
-        batch, sender = data.get("data"), data.get("id")
+        content, sender = data.get("data"), data.get("id")
+        batches = content.get("batches") if isinstance(content, dict) else None
+        for batch in batches if isinstance(batches, list) and batches else [None]:
+            self._take_batch(tag, batch, sender)
+
+    def _take_batch(self, tag, batch, sender):
+        now = self._clock()
         reason = live.problem(batch, sender, self.state.settings)
         if reason is None and tag != BATCH_TAG + batch["node"]:
             reason = f"a batch of {batch['node']} came as {tag[:100]}"

@@ -22,7 +22,8 @@ from control.nodes import Nodes, profile_of
 log = logging.getLogger(__name__)
 
 CHANGED_TAG = "cluster/verdict/changed"
-RECENT_SECONDS = 6.0
+# What is shown beyond the time from one sending to the next.
+RECENT_SECONDS = 5.0
 # Readings of the engine just outside a window bound what happened inside it.
 MARGIN_SECONDS = 3.0
 # No deploy waits longer: what is on record after that was left by one that was killed.
@@ -169,7 +170,7 @@ def status():
     profile, now = _profile(), time.time()
     with _store() as store:
         seen, verdict = store.last_seen(), store.latest_verdict()
-    deadline = profile.perf.heartbeat_deadline_seconds
+    deadline = profile.lost_after_seconds
     ages = {name: now - seen[name] if name in seen else None for name in profile.nodes}
     return {
         "time": now,
@@ -225,9 +226,9 @@ def history(limit=20):
 
 
 def _latest(store):
-    now = time.time()
-    batches = store.batches(now - RECENT_SECONDS, now + RECENT_SECONDS)
-    result = recent(batches, _profile(), now)
+    profile, now = _profile(), time.time()
+    since = now - profile.sampler.send_interval_seconds - RECENT_SECONDS
+    result = recent(store.batches(since, now + RECENT_SECONDS), profile, now)
     if any(node["age_seconds"] is None for node in result["nodes"].values()):
         for name, moment in store.last_seen().items():
             if name in result["nodes"] and result["nodes"][name]["age_seconds"] is None:

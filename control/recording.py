@@ -20,6 +20,7 @@ SCHEMA = 1
 KEPT_RUNS = 20
 # Batches a little outside the interval, so that the first and last step can be cut at its border.
 MARGIN_SECONDS = 3.0
+# How late samples may be beyond the time from one sending to the next.
 SAMPLES_DEADLINE_SECONDS = 5.0
 
 
@@ -98,7 +99,8 @@ class Recording:
         if export is None:
             return ["samples: the perf runner is not there"]
         expected = {worker["node"] for worker in self._record["workers"]}
-        deadline = time.monotonic() + SAMPLES_DEADLINE_SECONDS
+        patience = self._nodes.profile.sampler.send_interval_seconds + SAMPLES_DEADLINE_SECONDS
+        deadline = time.monotonic() + patience
         while True:
             try:
                 export(started - MARGIN_SECONDS, ended + MARGIN_SECONDS, str(path))

@@ -25,6 +25,7 @@ def check(sections: Sections) -> list[Problem]:
         _model,
         _default_deployment,
         _deployments,
+        _sampler,
         hardware_problems,
     ]
     return [problem for rule in rules for problem in rule(sections)]
@@ -73,6 +74,13 @@ def _networks(sections: Sections) -> Iterator[Problem]:
             if len(ends) > 2:
                 text = f"point-to-point, with links of {', '.join(ends)}; expected two ends, or kind switch"
                 yield Problem(("networks", name, "kind"), text)
+
+
+def _sampler(sections: Sections) -> Iterator[Problem]:
+    sampler = sections.sampler
+    if sampler is not None and sampler.send_interval_seconds < sampler.batch_interval_seconds:
+        text = f"{sampler.send_interval_seconds:g} s is less than a batch of {sampler.batch_interval_seconds:g} s"
+        yield Problem(("sampler", "send_interval"), f"{text}; expected at least sampler.batch_interval")
 
 
 def _links(sections: Sections) -> Iterator[Problem]:

@@ -29,6 +29,7 @@ from bottleneck.profile.types import (
     Network,
     Node,
     Profile,
+    Sampler,
     Section,
     Source,
     Workload,
@@ -42,9 +43,15 @@ _NAMED_SECTIONS: dict[str, type[Section]] = {
     "deployments": Deployment,
     "sources": Source,
 }
-_SINGLE_SECTIONS: dict[str, type[Section]] = {"control": Control, "model": Model, "workload": Workload, "boot": Boot}
+_SINGLE_SECTIONS: dict[str, type[Section]] = {
+    "control": Control,
+    "model": Model,
+    "workload": Workload,
+    "boot": Boot,
+    "sampler": Sampler,
+}
 # What stands for a section that may be left out.
-_LEFT_OUT: dict[str, Any] = {"workload": {}, "sources": {}}
+_LEFT_OUT: dict[str, Any] = {"workload": {}, "sampler": {}, "sources": {}}
 
 
 def load_profile(path: Path | str) -> Profile:

@@ -5,7 +5,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from bottleneck.profile.types import Boot, Control, Deployment, EngineSpec, Model, Network, Node, Source, Workload
+from bottleneck.profile.types import (
+    Boot,
+    Control,
+    Deployment,
+    EngineSpec,
+    Model,
+    Network,
+    Node,
+    Sampler,
+    Source,
+    Workload,
+)
 from bottleneck.profile.yaml_lines import Location
 
 
@@ -30,6 +41,7 @@ class Sections:
     default_deployment: str | None = None
     workload: Workload | None = None
     boot: Boot | None = None
+    sampler: Sampler | None = None
     sources: Mapping[str, Source] = field(default_factory=dict)
     keys: frozenset[str] = frozenset()
     engines: Mapping[str, EngineSpec] = field(default_factory=dict)

@@ -15,7 +15,7 @@ from typing import Any
 from bottleneck.numbers import number
 
 WINDOW_TAG, LOST_TAG, BACK_TAG = "cluster/perf/window", "cluster/node/lost", "cluster/node/back"
-# A batch takes about its own length to come; a window waits this long for the last ones of a slow node.
+# A window waits this long, and as long as a node sends nothing anyway, for the last batches of a slow node.
 WINDOW_PATIENCE_SECONDS = 3.0
 # Minions come back some seconds after the master; a node is not lost for that.
 START_GRACE_SECONDS = 20.0
@@ -42,7 +42,8 @@ class Settings:
     senders: Mapping[str, str]
     capacities: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     window_seconds: float = 10.0
-    heartbeat_deadline_seconds: float = 5.0
+    lost_after_seconds: float = 10.0
+    send_interval_seconds: float = 5.0
     acknowledge_interval_seconds: float = 10.0
 
     @classmethod
@@ -55,7 +56,8 @@ class Settings:
                 for name, node in profile.nodes.items()
             },
             window_seconds=profile.perf.window_seconds,
-            heartbeat_deadline_seconds=profile.perf.heartbeat_deadline_seconds,
+            lost_after_seconds=profile.lost_after_seconds,
+            send_interval_seconds=profile.sampler.send_interval_seconds,
             acknowledge_interval_seconds=profile.sampler.acknowledge_interval_seconds,
         )
 
@@ -244,7 +246,7 @@ def to_tell(state: State, now: float) -> dict[str, dict[str, Any]]:
     for name, node in state.nodes.items():
         silent = now - max(node.asked, node.told) >= patience
         told = acknowledgement(state, name, node.boot)
-        if told and silent and now - node.heard < state.settings.heartbeat_deadline_seconds:
+        if told and silent and now - node.heard < state.settings.lost_after_seconds:
             found[name] = told
     return found
 
@@ -312,7 +314,7 @@ def _tick(event: Tick, state: State) -> State:
     announcements: list[tuple[str, dict[str, Any]]] = []
     nodes = dict(state.nodes)
     for name, node in nodes.items():
-        if node.up and event.now - node.heard > state.settings.heartbeat_deadline_seconds:
+        if node.up and event.now - node.heard > state.settings.lost_after_seconds:
             nodes[name] = replace(node, up=False)
             announcements.append((LOST_TAG, {"node": name, "since": node.heard}))
     start, windows = state.window_start, state.windows
@@ -320,7 +322,7 @@ def _tick(event: Tick, state: State) -> State:
     if start is not None and event.now > start + 100 * width:
         # The clock jumped, or the process was stopped: what lies between is not a window any more.
         start = math.floor(event.now / width) * width
-    while start is not None and _complete(nodes.values(), start + width, event.now):
+    while start is not None and _complete(nodes.values(), start + width, event.now, state.settings):
         inside = sorted(name for name, node in nodes.items() if node.up and node.boundary >= start)
         if inside:
             window = {"window": f"{start:.0f}", "start": start, "end": start + width, "nodes": inside}
@@ -330,9 +332,9 @@ def _tick(event: Tick, state: State) -> State:
     return replace(state, nodes=nodes, window_start=start, windows=windows, announcements=tuple(announcements))
 
 
-def _complete(nodes: Iterable[NodeState], end: float, now: float) -> bool:
+def _complete(nodes: Iterable[NodeState], end: float, now: float, settings: Settings) -> bool:
     """Whether a window can be closed: all its batches have come, or they have had their time."""
     up = [node for node in nodes if node.up]
-    if now >= end + WINDOW_PATIENCE_SECONDS:
+    if now >= end + WINDOW_PATIENCE_SECONDS + settings.send_interval_seconds:
         return True
     return now >= end and bool(up) and all(node.boundary >= end for node in up)

@@ -45,7 +45,7 @@ def recent(batches: Iterable[Mapping[str, Any]], profile: Profile, now: float) -
             continue
         age = now - float(found.times[-1])
         nodes[name] = {
-            "up": age <= profile.perf.heartbeat_deadline_seconds,
+            "up": age <= profile.lost_after_seconds,
             "age_seconds": age,
             **_node(found, capacities),
             "engine": _engine(engines.get(name, [])),

@@ -44,6 +44,7 @@ def node(loaders: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
         "supervise_directory": str(tmp_path / "supervise"),
         "rate_hertz": 20,
         "batch_interval_seconds": 0.5,
+        "send_interval_seconds": 0.5,
         "engine_interval_seconds": 1,
         "acknowledge_interval_seconds": 0.5,
         # More than a test can wait for, however slow the machine.

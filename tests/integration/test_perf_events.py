@@ -51,8 +51,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def profile(folder: Path) -> Path:
     """The embedded profile with everything a little faster, and every path here."""
     described = yaml.safe_load(run_builder.PROFILE.read_text())
-    described["sampler"] |= {"acknowledge_interval": "1 s", "engine_interval": "1 s"}
-    described["perf"] |= {"window": "3 s", "heartbeat_deadline": "3 s"}
+    described["sampler"] |= {"send_interval": "1 s", "acknowledge_interval": "1 s", "engine_interval": "1 s"}
+    described["perf"] |= {"window": "3 s", "heartbeat_deadline": "2 s"}
     path = folder / "embedded.yaml"
     path.write_text(yaml.safe_dump(described))
     return path
@@ -125,6 +125,7 @@ class Sampling:
             "supervise_directory": str(folder / "supervise"),
             "rate_hertz": 10,
             "batch_interval_seconds": 0.5,
+            "send_interval_seconds": 1,
             "engine_interval_seconds": 1,
             "acknowledge_interval_seconds": 1,
             "spool_batches": 600,
@@ -213,7 +214,7 @@ def test_a_batch_under_another_name_is_refused(
 ) -> None:
     forged = run_builder.batches(run_builder.Shape(), "m", random.Random(1))[0] | {"node": "node1"}
     with salt.utils.event.MinionEvent(minion.config, listen=False) as bus:
-        assert bus.fire_master(forged, "cluster/perf/batch/node1")
+        assert bus.fire_master({"batches": [forged]}, "cluster/perf/batch/node1")
     wait_for(lambda: "cluster_collector_batches_rejected_total 1.0" in metrics(exporter_port))
     assert [batch for batch in store.batches(0.0, FAR) if batch["node"] == "node1"] == []
 

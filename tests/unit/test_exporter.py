@@ -73,7 +73,7 @@ def batches() -> list[dict[str, Any]]:
 def send(collector: Any, clock: Clock, found: list[dict[str, Any]]) -> None:
     for batch in found:
         clock.now = batch["t1"] + 0.02
-        collector.take(f"cluster/perf/batch/{batch['node']}", {"id": batch["node"], "data": batch})
+        collector.take(f"cluster/perf/batch/{batch['node']}", {"id": batch["node"], "data": {"batches": [batch]}})
 
 
 def scrape(collector: Any) -> dict[str, list[tuple[dict[str, str], float]]]:
@@ -199,7 +199,9 @@ def test_each_batch_is_stored_once(collector: Any, clock: Clock, store: Store) -
     [
         ("cluster/perf/batch/node0", None),
         ("cluster/perf/batch/node0", {"id": "node1"}),
-        ("cluster/perf/batch/node0", {"id": "node1", "data": {"node": "node0"}}),
+        ("cluster/perf/batch/node0", {"id": "node0", "data": {"node": "node0"}}),
+        ("cluster/perf/batch/node0", {"id": "node0", "data": {"batches": []}}),
+        ("cluster/perf/batch/node0", {"id": "node1", "data": {"batches": [{"node": "node0"}]}}),
     ],
 )
 def test_a_batch_of_another_is_refused(collector: Any, store: Store, tag: str, data: Any) -> None:
@@ -210,7 +212,7 @@ def test_a_batch_of_another_is_refused(collector: Any, store: Store, tag: str, d
 
 def test_tag_and_node_must_agree(collector: Any, store: Store) -> None:
     batch = batches()[0]
-    collector.take("cluster/perf/batch/node1", {"id": batch["node"], "data": batch})
+    collector.take("cluster/perf/batch/node1", {"id": batch["node"], "data": {"batches": [batch]}})
     assert store.batches(0.0, math.inf) == []
 
 

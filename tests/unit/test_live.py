@@ -13,7 +13,8 @@ SETTINGS = live.Settings(
     senders={"node0": "host0", "node1": "host1"},
     capacities={"node0": {"direct": 1e9}, "node1": {"direct": 1e9}},
     window_seconds=10.0,
-    heartbeat_deadline_seconds=5.0,
+    lost_after_seconds=5.0,
+    send_interval_seconds=0.5,
     acknowledge_interval_seconds=10.0,
 )
 START = 1000.0
@@ -213,7 +214,7 @@ def test_a_window_waits_for_a_slow_node_but_not_for_ever() -> None:
     state, _ = serve(live.begin(SETTINGS, START), 10, 18)
     state, found = serve(state, 19, 22, nodes=("node0",))
     assert [tag for tag, _ in found] == []
-    state = live.apply(Tick(1023.0), state)
+    state = live.apply(Tick(1023.5), state)
     assert [(tag, data.get("nodes")) for tag, data in state.announcements if tag == live.WINDOW_TAG] == [
         (live.WINDOW_TAG, ["node0", "node1"])
     ]

@@ -17,7 +17,7 @@ import spool
 
 
 def test_ticks_are_multiples_of_the_period_and_do_not_drift() -> None:
-    pacer, now, ticks = sampler.Pacer(10.0, 1.0), 1000.031, []
+    pacer, now, ticks = sampler.Pacer(10.0, 1.0, 5.0), 1000.031, []
     for work in [0.0004] * 5 + [0.03] + [0.0004] * 40:
         now += pacer.wait_seconds(now) + 0.0002  # a wake-up is a little late
         ticks.append(now)
@@ -28,7 +28,7 @@ def test_ticks_are_multiples_of_the_period_and_do_not_drift() -> None:
 
 
 def test_a_tick_that_has_passed_is_skipped_and_counted() -> None:
-    pacer = sampler.Pacer(10.0, 1.0)
+    pacer = sampler.Pacer(10.0, 1.0, 5.0)
     assert pacer.wait_seconds(1000.05) == pytest.approx(0.05)
     assert pacer.wait_seconds(1000.35) == pytest.approx(0.05)
     assert pacer.late == 2
@@ -42,11 +42,17 @@ class Taking:
     def __init__(self) -> None:
         self.now = 1000.0
         self.batches: list[dict[str, Any]] = []
-        self.pacer = sampler.Pacer(10.0, 1.0)
+        self.sent: list[int] = []
+        self.pacer = sampler.Pacer(10.0, 1.0, 5.0)
         self.engine: dict[str, Any] | None = None
         self.sampler = sampler.Sampler(
-            "node0", self, self.pacer, self.batches.append, lambda: self.engine, lambda: self.now, lambda: 0.25
+            "node0", self, self.pacer, self.deliver, lambda: self.engine, lambda: self.now, lambda: 0.25
         )
+
+    def deliver(self, batch: dict[str, Any], send: bool) -> None:
+        self.batches.append(batch)
+        if send:
+            self.sent.append(len(self.batches))
 
     def sample(self, now: float, complete: bool) -> dict[str, Any]:
         return {"t": now, "complete": complete}
@@ -79,6 +85,24 @@ def test_a_batch_ends_at_its_border_even_when_ticks_are_missed() -> None:
     assert len(taking.batches) == 3
     taking.sampler.flush()
     assert len(taking.batches) == 3
+
+
+def test_batches_are_sent_together_at_multiples_of_the_interval_on_every_node() -> None:
+    taking = Taking()
+    taking.now = 1003.0
+    taking.run(169)
+    assert taking.sent == [2, 7, 12, 17]
+    assert [taking.batches[number - 1]["t1"] for number in taking.sent] == pytest.approx(
+        [1004.9, 1009.9, 1014.9, 1019.9]
+    )
+
+
+def test_what_is_due_is_sent_even_when_the_tick_before_was_missed() -> None:
+    taking = Taking()
+    taking.run(35)
+    taking.now = 1006.32
+    taking.run(1)
+    assert (len(taking.batches), taking.sent) == (4, [4])
 
 
 # -- the spool
@@ -125,8 +149,8 @@ def test_a_batch_without_an_answer_is_sent_again_a_few_at_a_time() -> None:
     kept = filled(10)
     send(kept, 0.0)
     assert send(kept, 24.9) == []
-    assert send(kept, 25.0) == [1, 2]
-    assert send(kept, 26.0) == [3, 4]
+    assert send(kept, 25.0) == [1, 2, 3, 4, 5]
+    assert send(kept, 30.0) == [6, 7, 8, 9, 10]
 
 
 def test_a_full_spool_drops_the_oldest_and_says_so() -> None:
@@ -169,14 +193,14 @@ class Wire:
 
     def __init__(self) -> None:
         self.up = True
-        self.fired: list[tuple[str, int]] = []
+        self.fired: list[tuple[str, list[int]]] = []
         self.answer: dict[str, Any] | None = None
         self.file: dict[str, Any] | None = None
         self.asked = 0
 
     def fire(self, data: dict[str, Any], tag: str) -> bool:
         if self.up:
-            self.fired.append((tag, data["sequence"]))
+            self.fired.append((tag, sequences(data["batches"])))
         return self.up
 
     def close(self) -> None:
@@ -199,17 +223,17 @@ def wire() -> Wire:
 @pytest.fixture
 def sender(wire: Wire, tmp_path: Path) -> delivery.Sender:
     kept = spool.Spool("boot", 600, 25.0)
-    return delivery.Sender(kept, wire, wire, "node0", 10.0, str(tmp_path / "status.json"), clock=lambda: 0.0)
+    return delivery.Sender(kept, wire, wire, "node0", 5.0, 10.0, str(tmp_path / "status.json"), clock=lambda: 0.0)
 
 
 def test_a_batch_stays_until_the_bus_takes_it_and_the_control_node_has_it(wire: Wire, sender: delivery.Sender) -> None:
     wire.up = False
-    sender.add({})
-    sender.step(1.0)
+    sender.add({}, True)
+    assert not sender.step(1.0)
     assert wire.fired == []
     wire.up = True
-    sender.step(2.0)
-    assert wire.fired == [("cluster/perf/batch/node0", 1)]
+    assert sender.step(2.0)
+    assert wire.fired == [("cluster/perf/batch/node0", [1])]
     assert wire.asked == 0
     wire.answer = {"boot": "boot", "sequence": 1, "missing": []}
     sender.step(10.0)
@@ -219,16 +243,34 @@ def test_a_batch_stays_until_the_bus_takes_it_and_the_control_node_has_it(wire: 
 
 
 def test_what_a_job_left_in_the_file_counts_as_well(wire: Wire, sender: delivery.Sender) -> None:
-    sender.add({})
-    sender.add({})
+    sender.add({}, True)
+    sender.add({}, True)
     sender.step(1.0)
     wire.file = {"boot": "boot", "sequence": 0, "missing": [2]}
     sender.step(2.0)
-    assert [number for _, number in wire.fired] == [1, 2, 2]
+    assert [numbers for _, numbers in wire.fired] == [[1, 2], [2]]
+
+
+def test_a_batch_waits_for_those_it_is_sent_with(wire: Wire, sender: delivery.Sender) -> None:
+    for last in (False, False, True):
+        assert not sender.wake.is_set()
+        sender.add({}, last)
+    assert sender.wake.is_set()
+    sender.step(1.0)
+    assert [numbers for _, numbers in wire.fired] == [[1, 2, 3]]
+
+
+def test_after_an_outage_an_event_stays_small_and_the_rest_follows_at_once(wire: Wire, sender: delivery.Sender) -> None:
+    for _ in range(23):
+        sender.add({}, False)
+    assert not sender.step(1.0), "three are left"
+    assert [len(numbers) for _, numbers in wire.fired] == [5, 5, 5, 5]
+    assert sender.step(2.0)
+    assert wire.fired[-1][1] == [21, 22, 23]
 
 
 def test_the_status_says_what_waits(wire: Wire, sender: delivery.Sender, tmp_path: Path) -> None:
-    sender.add({})
+    sender.add({}, True)
     sender.step(10.0)
     status = json.loads((tmp_path / "status.json").read_text())
     assert {key: status[key] for key in ("boot", "sequence", "acknowledged", "waiting", "dropped")} == {

@@ -7,9 +7,13 @@ import sys
 import threading
 import time
 
+from spool import FRESH_AT_ONCE
+
 TAG = "cluster/perf/batch/"
 ASK_TIMEOUT_SECONDS = 2.0
 RETRY_SECONDS = 1.0
+# Salt trims an event's data above 1 MiB without a word; ten samples of 256 cores are 200 kB.
+BATCHES_PER_EVENT = 5
 
 
 class Bus:
@@ -86,7 +90,7 @@ class Acknowledgements:
 class Sender(threading.Thread):
     """Sends what is due. It may wait for the minion or the control node; sampling goes on meanwhile."""
 
-    def __init__(self, spool, bus, acknowledgements, node, ask_seconds, status_path, clock=time.time):
+    def __init__(self, spool, bus, acknowledgements, node, send_seconds, ask_seconds, status_path, clock=time.time):
         super().__init__(name="sender", daemon=True)
         self.lock = threading.Lock()
         self.wake = threading.Event()
@@ -95,27 +99,31 @@ class Sender(threading.Thread):
         self._bus = bus
         self._acknowledgements = acknowledgements
         self._tag = TAG + node
+        self._send_seconds = send_seconds
         self._ask_seconds = ask_seconds
         self._status_path = status_path
         self._clock = clock
         self._asked = clock()
 
-    def add(self, batch):
-        """Take a batch from the sampling thread."""
+    def add(self, batch, send):
+        """Take a batch from the sampling thread; with ``send`` it and those before it go out now."""
         with self.lock:
             self._spool.add(batch)
-        self.wake.set()
+        if send:
+            self.wake.set()
 
     def run(self):
+        done = True
         while not self.ending:
-            self.wake.wait(RETRY_SECONDS)
+            # Twice: a batch wakes this thread at its time, and is not to be run ahead of.
+            self.wake.wait(2 * self._send_seconds if done else RETRY_SECONDS)
             self.wake.clear()
-            self.step(self._clock())
+            done = self.step(self._clock())
         self.step(self._clock())
         self._bus.close()
 
     def step(self, now):
-        """Take in acknowledgements, then send what is due."""
+        """Take in acknowledgements, then send what is due; return False when something is left that was due."""
         told = self._acknowledgements.look()
         asks = now - self._asked >= self._ask_seconds
         if asks:
@@ -125,13 +133,18 @@ class Sender(threading.Thread):
             if told:
                 self._spool.acknowledge(told)
             due = self._spool.due(now)
-        for batch in due:
-            if not self._bus.fire(batch, self._tag):
+        done = True
+        for start in range(0, len(due), BATCHES_PER_EVENT):
+            batches = due[start : start + BATCHES_PER_EVENT]
+            done = self._bus.fire({"batches": batches}, self._tag)
+            if not done:
                 break
             with self.lock:
-                self._spool.sent(batch["sequence"], now)
+                for batch in batches:
+                    self._spool.sent(batch["sequence"], now)
         if asks:
             self._write_status(now)
+        return done and len(due) < FRESH_AT_ONCE
 
     def _write_status(self, now):
         with self.lock:

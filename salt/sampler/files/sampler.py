@@ -30,9 +30,10 @@ class Pacer:
     side as far as their clocks agree. A tick that has passed is skipped, never made up for.
     """
 
-    def __init__(self, rate_hertz, batch_interval_seconds):
+    def __init__(self, rate_hertz, batch_interval_seconds, send_interval_seconds):
         self._period = 1.0 / rate_hertz
         self._batch = max(1, round(rate_hertz * batch_interval_seconds))
+        self._sending = max(1, round(send_interval_seconds / batch_interval_seconds))
         self._tick = None
         self.late = 0
 
@@ -52,6 +53,10 @@ class Pacer:
     @property
     def last_of_batch(self):
         return (self._tick + 1) % self._batch == 0
+
+    def sends_after(self, batch):
+        """Return whether a batch is the last, of those of one interval of sending, that comes before the next tick."""
+        return (self._tick + 1) // self._batch // self._sending > batch // self._sending
 
 
 class Sampler:
@@ -90,7 +95,8 @@ class Sampler:
                 "samples": samples,
                 "engine": self._engine(),
                 "sampler": {"cpu_s": self._cpu(), "late": self._pacer.late},
-            }
+            },
+            self._pacer.sends_after(self._batch),
         )
 
 
@@ -110,7 +116,7 @@ def main(arguments):
     os.nice(NICENESS)
     os.makedirs(config["directory"], exist_ok=True)
     boot = boot_identity(time.time())
-    interval = config["acknowledge_interval_seconds"]
+    interval, sending = config["acknowledge_interval_seconds"], config["send_interval_seconds"]
     sender = Sender(
         Spool(boot, config["spool_batches"], RESEND_AFTER_INTERVALS * interval),
         Bus(config["minion"]),
@@ -118,11 +124,12 @@ def main(arguments):
             config["node"], boot, config.get("control"), os.path.join(config["directory"], "acknowledged.json")
         ),
         config["node"],
+        sending,
         interval,
         os.path.join(config["directory"], "status.json"),
     )
     engine = EngineReader(config["worker_file"], config["engine_interval_seconds"])
-    pacer = Pacer(config["rate_hertz"], config["batch_interval_seconds"])
+    pacer = Pacer(config["rate_hertz"], config["batch_interval_seconds"], sending)
     sampler = Sampler(config["node"], machine, pacer, sender.add, engine.take)
     asked_to_end = []
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -9,7 +9,7 @@ from collections import OrderedDict
 # After an outage the backlog must not crowd out the node's work: this many at a time.
 FRESH_AT_ONCE = 20
 MISSING_AT_ONCE = 20
-OVERDUE_AT_ONCE = 2
+OVERDUE_AT_ONCE = 5
 
 
 class _Entry:

@@ -2,7 +2,7 @@
 
 A worker is the tree below the keeper of a unit (see ``_modules/supervise.py``). Finding it means reading the
 process table, so it is done rarely; the few threads that are busy are read with every sample, all others every
-other second. While a worker starts, its processes come and go and read their programs and weights: then the tree is
+few seconds. While a worker starts, its processes come and go and read their programs and weights: then the tree is
 looked for every second, and whether a process that reads is waiting for storage is looked at with every sample.
 """
 
@@ -18,10 +18,12 @@ UNIT_PREFIX = "vllm-"
 SEARCH_SECONDS = 10.0
 STARTING_SEARCH_SECONDS = 1.0
 STARTING_SECONDS = 90.0
-THREADS_SECONDS = 2.0
+THREADS_SECONDS = 5.0
 # A gap between samples longer than this is no time in which anybody looked.
 LONGEST_LOOK_SECONDS = 1.0
-# More threads than this at once are not read ten times a second; they are still counted with all others.
+# What ran for less than this share of all that the worker ran, or comes after so many, is not read ten times a second:
+# each read costs about 5 us. It is still counted with all others.
+BUSY_SHARE = 0.01
 BUSY_THREADS = 16
 
 
@@ -198,7 +200,8 @@ class _Worker:
                 complete = False
         ranked = [(ran, pid, name) for pid, process in self.processes.items() for ran, name in process.busy]
         ranked.sort(reverse=True)
-        self.busy = [(self.processes[pid], name) for _, pid, name in ranked[:BUSY_THREADS]]
+        least = BUSY_SHARE * sum(ran for ran, _, _ in ranked)
+        self.busy = [(self.processes[pid], name) for ran, pid, name in ranked[:BUSY_THREADS] if ran >= least]
         return complete
 
     @property
