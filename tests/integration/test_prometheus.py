@@ -48,7 +48,9 @@ class Exporter:
         self.store = Store(folder / "store.db")
         self.collector = engine.Collector({}, load_profile(run_builder.PROFILE), self.store)
         for batch in run_builder.batches(SHAPE, "m", random.Random(1)):
-            self.collector.take(f"cluster/perf/batch/{batch['node']}", {"id": batch["node"], "data": {"batches": [batch]}})
+            self.collector.take(
+                f"cluster/perf/batch/{batch['node']}", {"id": batch["node"], "data": {"batches": [batch]}}
+            )
         self.verdict = run_builder.verdict(SHAPE)
         self.renew()
         self.port = free_port()

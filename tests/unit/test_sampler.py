@@ -258,3 +258,16 @@ def test_a_source_in_an_unknown_form_is_left_out_and_the_rest_goes_on(capsys: py
     assert sample == {"whole": 1}
     assert sources == [_whole]
     assert "broken is left out" in capsys.readouterr().err
+
+
+def test_a_reading_in_an_unknown_form_costs_itself_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    found = machine.Machine({"local": ["lo"]}, "/nowhere")
+    ten = [found.read(float(second), second == 0) for second in range(10)]
+    now, slow, sources, texts, read = ten[3]
+    ten[3] = (now, slow, sources, ["cpu0 1 two" if text == texts[0] else text for text in texts], read)
+    found._cores = {"0"}
+    samples = found.parse(ten)
+    assert [sample["t"] for sample in samples] == list(range(10))
+    assert ["cpu" in sample for sample in samples] == [True] * 3 + [False] * 7
+    assert all("local" in sample["links"] for sample in samples)
+    assert capsys.readouterr().err.count("cpu is left out") == 1

@@ -54,8 +54,11 @@ class Taking:
         if send:
             self.sent.append(len(self.batches))
 
-    def sample(self, now: float, complete: bool) -> dict[str, Any]:
+    def read(self, now: float, complete: bool) -> dict[str, Any]:
         return {"t": now, "complete": complete}
+
+    def parse(self, readings: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return readings
 
     def run(self, ticks: int) -> None:
         for _ in range(ticks):

@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,6 +50,11 @@ class Processes:
         (self.units / f"{name}.json").write_text(json.dumps(record))
 
 
+def sample_of(found: workers.Workers, complete: bool, now: float) -> dict[str, Any]:
+    sample: dict[str, Any] = found.parse(found.read(complete, now))
+    return sample
+
+
 @pytest.fixture
 def processes(tmp_path: Path) -> Processes:
     return Processes(tmp_path)
@@ -73,11 +79,11 @@ def test_a_worker_is_the_tree_below_its_keeper(processes: Processes) -> None:
     processes.unit("vllm-tp2-0", 50)
     processes.unit("sampler", 99)
     found = workers.Workers(str(processes.units), str(processes.proc))
-    assert found.sample(True, 100.0) == {}
+    assert sample_of(found, True, 100.0) == {}
     found.refresh(100.0)
     found.refresh(103.0)
     assert found.first_process() in (51, 60)
-    assert found.sample(True, 100.0) == {
+    assert sample_of(found, True, 100.0) == {
         "tp2-0": {
             "cpu_user_s": pytest.approx(1.03),
             "cpu_system_s": pytest.approx(0.24),
@@ -99,7 +105,7 @@ def test_busy_threads_are_read_with_every_sample_others_later(processes: Process
     found.refresh(100.0)
     found.refresh(103.0)
     processes.add(51, 50, {51: (1.1, 0.5), 52: (0.0, 9.0)}, ticks=(110, 0))
-    sample = found.sample(False, 100.0)["a-0"]
+    sample = sample_of(found, False, 100.0)["a-0"]
     assert sample == {
         "cpu_user_s": 1.1,
         "cpu_system_s": 0.0,
@@ -108,7 +114,25 @@ def test_busy_threads_are_read_with_every_sample_others_later(processes: Process
         "front_run_delay_s": 0.5,
     }
     found.refresh(106.0)
-    assert found.sample(False, 100.0)["a-0"]["run_delay_s"] == 9.5
+    assert sample_of(found, False, 100.0)["a-0"]["run_delay_s"] == 9.5
+
+
+def test_readings_are_parsed_later_each_as_of_its_moment(processes: Processes, found: workers.Workers) -> None:
+    found.refresh(103.0)
+    processes.add(51, 50, {51: (1.0, 0.5)}, ticks=(100, 20))
+    found.refresh(106.0)
+    early = found.read(True, 106.0)
+    processes.add(51, 50, {51: (2.0, 0.75)}, ticks=(200, 40))
+    late = found.read(False, 106.1)
+    counters = [found.parse(read)["a-0"] for read in (early, late)]
+    assert [each["cpu_user_s"] for each in counters] == [1.0, 2.0]
+    assert [each["run_delay_s"] for each in counters] == [0.5, 0.75]
+
+
+def test_a_thread_that_hardly_runs_is_not_read_often(processes: Processes, found: workers.Workers) -> None:
+    processes.add(51, 50, {51: (10.0, 0.0), 52: (0.05, 0.0)})
+    found.refresh(103.0)
+    assert sample_of(found, True, 103.0)["a-0"]["threads_busy"] == 1
 
 
 def test_what_has_ended_stays_counted(processes: Processes) -> None:
@@ -122,7 +146,7 @@ def test_what_has_ended_stays_counted(processes: Processes) -> None:
     processes.remove(51, thread=52)
     processes.remove(61)
     found.refresh(106.0)
-    sample = found.sample(False, 100.0)["a-0"]
+    sample = sample_of(found, False, 100.0)["a-0"]
     assert sample["cpu_user_s"] == pytest.approx(1.5) and sample["cpu_system_s"] == pytest.approx(0.15)
     assert sample["run_delay_s"] == pytest.approx(1.75)
 
@@ -130,19 +154,19 @@ def test_what_has_ended_stays_counted(processes: Processes) -> None:
 def test_a_new_process_is_found_and_an_ended_unit_forgotten(processes: Processes, found: workers.Workers) -> None:
     processes.add(52, 51, {52: (0.0, 0.0)})
     found.refresh(100.5)
-    assert found.sample(True, 100.0)["a-0"]["processes"] == 1
+    assert sample_of(found, True, 100.0)["a-0"]["processes"] == 1
     found.refresh(100.0 + workers.STARTING_SEARCH_SECONDS)
-    assert found.sample(True, 100.0)["a-0"]["processes"] == 2, "a worker that starts has new processes all the time"
+    assert sample_of(found, True, 100.0)["a-0"]["processes"] == 2, "a worker that starts has new processes all the time"
     started = 100.0 + workers.STARTING_SECONDS
     found.refresh(started)
     processes.add(53, 51, {53: (0.0, 0.0)})
     found.refresh(started + 1.0)
-    assert found.sample(True, 100.0)["a-0"]["processes"] == 2
+    assert sample_of(found, True, 100.0)["a-0"]["processes"] == 2
     found.refresh(started + workers.SEARCH_SECONDS)
-    assert found.sample(True, 100.0)["a-0"]["processes"] == 3
+    assert sample_of(found, True, 100.0)["a-0"]["processes"] == 3
     processes.unit("vllm-a-0", 50, exit_code=0)
     found.refresh(started + workers.SEARCH_SECONDS + 1.0)
-    assert found.sample(True, 100.0) == {}
+    assert sample_of(found, True, 100.0) == {}
 
 
 def test_a_keeper_whose_number_was_given_away_owns_nothing(processes: Processes) -> None:
@@ -152,7 +176,7 @@ def test_a_keeper_whose_number_was_given_away_owns_nothing(processes: Processes)
     processes.add(51, 50, {51: (0.0, 0.0)})
     found = workers.Workers(str(processes.units), str(processes.proc))
     found.refresh(100.0)
-    assert found.sample(True, 100.0) == {}
+    assert sample_of(found, True, 100.0) == {}
 
 
 def test_waiting_for_storage_is_counted_while_a_process_reads(processes: Processes) -> None:
@@ -163,27 +187,29 @@ def test_waiting_for_storage_is_counted_while_a_process_reads(processes: Process
     found = workers.Workers(str(processes.units), str(processes.proc))
     found.refresh(100.0)
     for tenth in range(6):
-        sample = found.sample(False, 100.0 + tenth / 10)["a-0"]
+        sample = sample_of(found, False, 100.0 + tenth / 10)["a-0"]
     assert sample["storage_read_bytes"] == 1000
     assert sample["storage_wait_s"] == pytest.approx(0.5), "from the first look at it on"
     found.refresh(102.0)
-    sample = found.sample(True, 102.0)["a-0"]
+    sample = sample_of(found, True, 102.0)["a-0"]
     assert sample["storage_wait_s"] == pytest.approx(1.5), "one slow piece; nobody looked for longer than a second"
     processes.reads(51, 5000, "S")
-    assert found.sample(False, 102.1)["a-0"]["storage_wait_s"] == sample["storage_wait_s"]
+    assert sample_of(found, False, 102.1)["a-0"]["storage_wait_s"] == sample["storage_wait_s"]
     found.refresh(103.0)
-    assert found.sample(True, 103.0)["a-0"]["storage_read_bytes"] == 5000
+    assert sample_of(found, True, 103.0)["a-0"]["storage_read_bytes"] == 5000
     found.refresh(104.0)
     processes.reads(51, 5000, "D")
-    after = found.sample(True, 104.0)["a-0"]
+    after = sample_of(found, True, 104.0)["a-0"]
     assert after["storage_wait_s"] == sample["storage_wait_s"], "asleep, but it reads nothing: that is no storage"
     processes.remove(51)
     processes.add(52, 50, {52: (0.0, 0.0)})
     processes.reads(52, 300)
     found.refresh(105.0)
-    assert found.sample(True, 105.0)["a-0"]["storage_read_bytes"] == 5300, "what an ended process read stays counted"
+    assert sample_of(found, True, 105.0)["a-0"]["storage_read_bytes"] == 5300, (
+        "what an ended process read stays counted"
+    )
 
 
 def test_a_kernel_that_does_not_tell_reads_says_nothing_of_them(processes: Processes, found: workers.Workers) -> None:
     found.refresh(102.0)
-    assert not any(name.startswith("storage") for name in found.sample(True, 102.0)["a-0"])
+    assert not any(name.startswith("storage") for name in sample_of(found, True, 102.0)["a-0"])

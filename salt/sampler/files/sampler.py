@@ -71,22 +71,23 @@ class Sampler:
         self._clock = clock
         self._cpu = cpu
         self._batch = None
-        self._samples = []
+        self._readings = []
 
     def take(self):
-        """Take one sample; hand the batch over when it is full."""
-        if self._samples and self._pacer.batch != self._batch:
+        """Read the machine once; hand the batch over when it is full."""
+        if self._readings and self._pacer.batch != self._batch:
             self.flush()  # ticks were missed across the border
         self._batch = self._pacer.batch
-        self._samples.append(self._machine.sample(self._clock(), not self._samples))
+        self._readings.append(self._machine.read(self._clock(), not self._readings))
         if self._pacer.last_of_batch:
             self.flush()
 
     def flush(self):
         """Hand over what has been taken since the last batch."""
-        if not self._samples:
+        if not self._readings:
             return
-        samples, self._samples = self._samples, []
+        readings, self._readings = self._readings, []
+        samples = self._machine.parse(readings)
         self._deliver(
             {
                 "node": self._node,
@@ -111,7 +112,7 @@ def main(arguments):
         config = json.load(file)
     machine = Machine(config["links"], config["supervise_directory"])
     if "--once" in arguments:
-        json.dump(machine.sample(time.time(), True), sys.stdout)
+        json.dump(*machine.parse([machine.read(time.time(), True)]), sys.stdout)
         return
     os.nice(NICENESS)
     os.makedirs(config["directory"], exist_ok=True)

@@ -83,7 +83,9 @@ class _Thread:
         self.ran = self.waited = 0.0
 
     def refresh(self):
-        text = self.handle.read()
+        return self.take(self.handle.read())
+
+    def take(self, text):
         if not text:
             return False
         self.ran, self.waited = readers.run_delay(text)
@@ -93,7 +95,7 @@ class _Thread:
 class _Process:
     def __init__(self, pid, proc):
         self._task = f"{proc}/{pid}/task"
-        self._stat = Handle(f"{proc}/{pid}/stat")
+        self.stat = Handle(f"{proc}/{pid}/stat")
         self._io = Handle(f"{proc}/{pid}/io")
         self.read_bytes = None
         self.reads = False
@@ -103,8 +105,7 @@ class _Process:
         self.retired_wait = 0.0
         self.busy = []
 
-    def refresh_stat(self):
-        text = self._stat.read()
+    def take(self, text):
         if not text:
             return False
         self.user, self.system, self.resident = readers.process(text)
@@ -128,7 +129,7 @@ class _Process:
             elif thread.ran > ran:
                 self.busy.append((thread.ran - ran, name))
         self.refresh_reads()
-        return self.refresh_stat()
+        return self.take(self.stat.read())
 
     def refresh_reads(self):
         """Note what it has read; None where the kernel does not tell, or not us."""
@@ -140,7 +141,7 @@ class _Process:
 
     def waits_for_storage(self):
         """Return whether it reads from storage these seconds, and waits for it now."""
-        text = self._stat.read() if self.reads else None
+        text = self.stat.read() if self.reads else None
         return bool(text) and readers.in_storage(text)
 
     def _retire(self, name):
@@ -154,7 +155,7 @@ class _Process:
         return self.retired_wait + sum(thread.waited for thread in self.threads.values())
 
     def close(self):
-        self._stat.close()
+        self.stat.close()
         self._io.close()
         for thread in self.threads.values():
             thread.handle.close()
@@ -169,6 +170,7 @@ class _Worker:
         self.tells_reads = False
         self.busy = []
         self.front = None
+        self._read_often = []
 
     def follow(self, pids, proc):
         for pid in list(self.processes):
@@ -201,7 +203,11 @@ class _Worker:
         ranked = [(ran, pid, name) for pid, process in self.processes.items() for ran, name in process.busy]
         ranked.sort(reverse=True)
         least = BUSY_SHARE * sum(ran for ran, _, _ in ranked)
-        self.busy = [(self.processes[pid], name) for ran, pid, name in ranked[:BUSY_THREADS] if ran >= least]
+        self.busy = [(pid, name) for ran, pid, name in ranked[:BUSY_THREADS] if ran >= least]
+        processes = [self.processes[pid] for pid in {pid for pid, _ in self.busy}]
+        threads = [self.processes[pid].threads[name] for pid, name in self.busy]
+        self._read_often = [(process, process.stat) for process in processes]
+        self._read_often += [(thread, thread.handle) for thread in threads]
         return complete
 
     @property
@@ -213,12 +219,14 @@ class _Worker:
         if any(process.waits_for_storage() for process in self.processes.values()):
             self.storage_wait += seconds
 
-    def sample(self):
-        for process in {id(process): process for process, _ in self.busy}.values():
-            process.refresh_stat()
-        for process, name in self.busy:
-            if name in process.threads:
-                process.threads[name].refresh()
+    def read(self):
+        """Return what the busy processes and threads say now, not parsed yet, and the wait for storage so far."""
+        return [(owner, handle.read()) for owner, handle in self._read_often], self.storage_wait
+
+    def parse(self, texts, storage_wait):
+        """Return the counters at the moment of a reading; readings come in their order, before the next `refresh`."""
+        for owner, text in texts:
+            owner.take(text)
         processes = self.processes.values()
         counters = {
             "cpu_user_s": self.retired[0] + sum(process.user for process in processes),
@@ -228,7 +236,7 @@ class _Worker:
         self.tells_reads = self.tells_reads or any(process.read_bytes is not None for process in processes)
         if self.tells_reads:
             counters["storage_read_bytes"] = self.retired[3] + sum(process.read_bytes or 0 for process in processes)
-            counters["storage_wait_s"] = self.storage_wait
+            counters["storage_wait_s"] = storage_wait
         if self.front is not None:
             counters["front_cpu_s"] = self.front.user + self.front.system
             counters["front_run_delay_s"] = self.front.waited
@@ -291,15 +299,23 @@ class Workers:
                 return pid
         return None
 
-    def sample(self, complete, now):
-        """Return the counters of each worker that has processes; the slow ones with a complete sample alone."""
-        result = {}
+    def read(self, complete, now):
+        """Return what each worker that has processes says now, for `parse`."""
+        result = []
         since, self._looked = now - (now if self._looked is None else self._looked), now
         for name, worker in self._workers.items():
             if not worker.processes:
                 continue
             worker.look(min(max(since, 0.0), LONGEST_LOOK_SECONDS))
-            result[name] = worker.sample()
+            result.append((name, worker, worker.read(), complete))
+        return result
+
+    @staticmethod
+    def parse(read):
+        """Return the counters of each worker; the slow ones with a complete sample alone."""
+        result = {}
+        for name, worker, texts, complete in read:
+            result[name] = worker.parse(*texts)
             if complete:
                 result[name]["rss_bytes"] = sum(process.resident for process in worker.processes.values())
                 result[name]["processes"] = len(worker.processes)
