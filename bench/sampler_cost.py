@@ -1,13 +1,18 @@
-"""What does watching cost? Output throughput and CPU time with the samplers at work and with them frozen.
+"""What does watching cost? Output throughput and CPU time with everything that watches at work, and with it frozen.
 
-Throughput: under one deployment, one long decode. While it runs the samplers are frozen and thawed in blocks of a few
-seconds, in pairs of random order; a token counts for the block in which it came. Blocks of one run share its batch, its
-prompts and the machine's mood, which separate runs do not: a difference of 1 % is beyond what those can show.
-A block is shorter than the heartbeat's deadline, so that no node counts as lost.
+The deployment serves the profile's workload in a closed loop. Meanwhile the samplers and the control node's `perf`
+engine are frozen and thawed, a window (`perf.window`) at a time, in pairs of random order. With them frozen there are
+no samples, no events, no readings of the engine's metrics and no windows, so no runs of the reactor either; with them
+thawed each comes at the rate it always has. Blocks of one run share its engine, its prompts and the machine's mood,
+which separate runs do not: a difference of 1 % is beyond what those can show.
 
-CPU time: a quiet while with and one without samplers, and what the control node's CPU time grows by between them.
+The number of requests under way is fixed, so throughput is the inverse of a request's latency. A block has that of the
+requests that lie in it whole.
 
-The lab must be up and configured; the deployment is started when it is not.
+CPU time: what the samplers used in the blocks they were at work in, and what the control node used more in those.
+
+The lab must be up and configured; the deployment is started when it is not. With `--pool` nothing is run: results of
+several labs are put together.
 """
 
 import argparse
@@ -15,19 +20,23 @@ import json
 import os
 import random
 import signal
-import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-from common import Lab, finish, paired_ratio, print_table
+from common import Lab, finish, paired_ratio, print_table, write
 
-REQUESTS = 4
-# What a change of arms stirs up is over by then.
+from cli.lab.running import status
+
+# What a change of arms stirs up, and the last event before it, is over by then.
 SETTLE_SECONDS = 0.5
+LEAST_REQUESTS = 3
+TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 
 def main() -> None:
@@ -35,130 +44,171 @@ def main() -> None:
     parser.add_argument("--profile", default="embedded")
     parser.add_argument("--lab", default="demo")
     parser.add_argument("--deployment", default="tp2")
-    parser.add_argument("--tokens", type=int, default=1900, help="output tokens of each of the 4 requests")
-    parser.add_argument("--rounds", type=int, default=1, help="decodes, one after the other: more pairs of blocks")
-    parser.add_argument("--block-seconds", type=float, default=3.0)
-    parser.add_argument("--quiet-seconds", type=float, default=20.0, help="without load, for the CPU times")
+    parser.add_argument("--requests", type=int, default=400, help="of each load; 400 take about 3 minutes on two cores")
+    parser.add_argument("--rounds", type=int, default=2, help="loads, one after the other: more pairs of blocks")
     parser.add_argument("--seed", type=int, default=1, help="of the order of the arms")
-    parser.add_argument("--output", type=Path, help="write the JSON here as well")
+    parser.add_argument("--output", type=Path, help="write the JSON here as well, after every load")
+    parser.add_argument("--pool", type=Path, nargs="+", metavar="FILE", help="put earlier results together")
     options = parser.parse_args()
+    if options.rounds < 1:
+        raise SystemExit(f"--rounds {options.rounds}; expected at least 1")
+    if options.pool:
+        finish(
+            result([pair for path in options.pool for pair in json.loads(path.read_text())["pairs"]]), options.output
+        )
+        return
     lab = Lab(options.profile, options.lab)
     lab.run("deploy", options.deployment)
-    lab.run("bench", "--requests", "4")
-    samplers = sampler_pids(options.lab)
-    if not samplers:
-        raise SystemExit(f"no sampler runs in lab {options.lab}: cluster apply --lab {options.lab}")
+    lab.run("bench", "--requests", "8")
+    watching = Watching(options.lab)
+    chooser = random.Random(options.seed)
+    pairs: list[dict[str, dict[str, float]]] = []
     try:
-        chooser = random.Random(options.seed)
-        pairs = []
         for number in range(options.rounds):
-            print(f"decode {number + 1} of {options.rounds} ...", file=sys.stderr, flush=True)
-            pairs += decode_in_blocks(lab, samplers, options, chooser)
-        if len(pairs) < 3:
-            raise SystemExit(f"only {len(pairs)} pairs of blocks hold enough tokens: raise --tokens")
-        cpu = quiet_cpu(lab, samplers, options.quiet_seconds)
+            print(f"load {number + 1} of {options.rounds} ...", file=sys.stderr, flush=True)
+            pairs += pairs_of(*load_in_blocks(lab, watching, options.requests, chooser))
+            if options.output and len(pairs) > 1:
+                write({"schema": 1, **result(pairs)}, options.output)
     finally:
-        send(samplers, signal.SIGCONT)
-    # The batch is fixed: throughput is the inverse of the time between tokens.
-    ratio = paired_ratio([pair["off"] for pair in pairs], [pair["on"] for pair in pairs])
+        watching.thaw()
+    if len(pairs) < 2:
+        raise SystemExit(f"{len(pairs)} pair of blocks holds {LEAST_REQUESTS} whole requests: raise --requests")
     print_table(
-        ("pair", "on, ms a token", "off, ms a token"),
-        [(index + 1, pair["on"] * 1e3, pair["off"] * 1e3) for index, pair in enumerate(pairs)],
+        ("pair", "on, s a request", "off, s a request"),
+        [
+            (index + 1, pair["on"]["latency_seconds"], pair["off"]["latency_seconds"])
+            for index, pair in enumerate(pairs)
+        ],
     )
+    found = result(pairs)
+    ratio = found["throughput_ratio"]
     print(f"throughput on / off: {ratio['ratio']:.4f} ({ratio['low']:.4f} to {ratio['high']:.4f})", file=sys.stderr)
-    for node, share in cpu["samplers"].items():
-        print(f"sampler of {node}: {share:.4f} CPU seconds per second", file=sys.stderr)
-    print(f"control node: {cpu['control']:+.4f} CPU seconds per second", file=sys.stderr)
-    finish({"deployment": options.deployment, "itl_seconds": pairs, "throughput_ratio": ratio, **cpu}, options.output)
+    print(f"samplers together: {found['samplers']:.4f} CPU seconds per second", file=sys.stderr)
+    print(f"control node: {found['control']:+.4f} CPU seconds per second", file=sys.stderr)
+    finish({"deployment": options.deployment, **found}, options.output)
 
 
-def decode_in_blocks(
-    lab: Lab, samplers: list[int], options: argparse.Namespace, chooser: random.Random
-) -> list[dict[str, float]]:
-    """Freeze and thaw the samplers during one long decode; return each pair's mean time between tokens, seconds."""
-    blocks: list[tuple[str, float, float]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        log = Path(folder, "bench.json")
-        load = ("--input", "32", "--output", str(options.tokens), "--requests", str(REQUESTS))
-        process = lab.popen("bench", *load, "--concurrency", str(REQUESTS), "--no-probe", "--json", log=log)
-        while process.poll() is None:
-            for arm in chooser.sample(("on", "off"), 2):
-                send(samplers, signal.SIGCONT if arm == "on" else signal.SIGSTOP)
-                began = time.perf_counter()
-                time.sleep(options.block_seconds)
-                blocks.append((arm, began + SETTLE_SECONDS, time.perf_counter()))
-        if process.returncode:
-            raise SystemExit(f"cluster bench failed:\n{log.read_text()}")
-        text = log.read_text()
-        run = json.JSONDecoder().raw_decode(text[text.index("{") :])[0]
-    client = json.loads(Path(run["folder"], "client.json").read_text())
-    gaps = token_gaps(client)
-    means = [(arm, [gap for at, gap in gaps if start + gap <= at <= end]) for arm, start, end in blocks]
-    pairs = []
-    for first, second in zip(means[::2], means[1::2], strict=True):
-        pair = {arm: statistics.fmean(found) for arm, found in (first, second) if len(found) >= 4 * REQUESTS}
-        if len(pair) == 2:
-            pairs.append(pair)
-    return pairs
+def result(pairs: Sequence[dict[str, dict[str, float]]]) -> dict[str, Any]:
+    """Return what pairs of blocks say: the ratio of throughputs, and CPU seconds per second."""
+    on, off = ([pair[arm] for pair in pairs] for arm in ("on", "off"))
+    return {
+        "throughput_ratio": paired_ratio(
+            [block["latency_seconds"] for block in off], [block["latency_seconds"] for block in on]
+        ),
+        "samplers": fmean(block["samplers"] for block in on),
+        "control": fmean(block["control"] for block in on) - fmean(block["control"] for block in off),
+        "pairs": list(pairs),
+    }
 
 
-def token_gaps(client: dict[str, Any]) -> list[tuple[float, float]]:
-    """Return (arrival, time since the one before) of every token but each request's first, on perf_counter's clock.
+class Watching:
+    """The processes of a lab that watch: its samplers, and the control node's `perf` engine."""
 
-    That clock is the machine's monotonic one, the same in every process of it and so in every node of a lab.
-    """
-    gaps = []
-    for began, ttft, itls in zip(client["start_times"], client["ttfts"], client["itls"], strict=True):
-        at = began + ttft
-        for gap in itls:
-            at += gap
-            gaps.append((at, gap))
-    return gaps
+    def __init__(self, lab: str) -> None:
+        self._lab = lab
+        self._samplers = processes(lab, "/sampler.py")
+        self._engines = processes(lab, "engines.perf")
+        if not self._samplers or not self._engines:
+            raise SystemExit(f"nothing watches in lab {lab}; next: cluster apply --lab {lab}")
 
+    def freeze(self) -> None:
+        self._send(signal.SIGSTOP)
 
-def quiet_cpu(lab: Lab, samplers: list[int], seconds: float) -> dict[str, Any]:
-    """Return the CPU seconds per second of the samplers, and what they add on the control node."""
-    shares, used = {}, {}
-    for arm, number in (("off", signal.SIGSTOP), ("on", signal.SIGCONT)):
-        send(samplers, number)
-        # What was held back is sent first, and is not to be counted.
-        time.sleep(6)
-        # The question itself costs the control node, so it stays outside of what is counted there.
-        asked, told = time.monotonic(), lab.samplers() if arm == "on" else {}
-        began, before = time.monotonic(), control_cpu_seconds(lab)
-        time.sleep(seconds)
-        shares[arm] = (control_cpu_seconds(lab) - before) / (time.monotonic() - began)
-        if arm == "on":
-            after, asked = lab.samplers(), time.monotonic() - asked
-            used = {node: (after[node]["cpu_s"] - told[node]["cpu_s"]) / asked for node in after}
-    return {"samplers": used, "control": shares["on"] - shares["off"], "control_with": shares["on"]}
+    def thaw(self) -> None:
+        self._send(signal.SIGCONT)
 
+    def _send(self, number: signal.Signals) -> None:
+        for pid in self._samplers + self._engines:
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
 
-def control_cpu_seconds(lab: Lab) -> float:
-    """Return the CPU seconds of everything that ever ran on the control node."""
-    status: dict[str, Any] = lab.json("lab", "status")
-    return float(status["nodes"]["control"]["cpu_seconds"])
+    def cpu_seconds(self) -> dict[str, float]:
+        """Return the CPU seconds of the samplers, and of everything that ever ran on the control node."""
+        ticks = 0
+        for pid in self._samplers:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+        control = float(status(self._lab)["nodes"]["control"]["cpu_seconds"])
+        return {"samplers": ticks / TICKS_PER_SECOND, "control": control}
 
 
-def sampler_pids(lab: str) -> list[int]:
-    """Return the process ids, on this machine, of a lab's samplers."""
+def processes(lab: str, word: str) -> list[int]:
+    """Return the process ids, on this machine, of those of a lab with a word in their command line's start."""
     found = []
     for entry in Path("/proc").iterdir():
         with suppress(OSError):
             if not entry.name.isdigit():
                 continue
             command = (entry / "cmdline").read_bytes().split(b"\0")
-            is_sampler = any(part.endswith(b"/sampler.py") for part in command[:3])
-            if is_sampler and f"/cluster/{lab}/" in (entry / "cgroup").read_text():
+            if (
+                any(word.encode() in part for part in command[:4])
+                and f"/cluster/{lab}/" in (entry / "cgroup").read_text()
+            ):
                 found.append(int(entry.name))
     return found
 
 
-def send(pids: list[int], number: signal.Signals) -> None:
-    """Signal each process that still is there."""
-    for pid in pids:
-        with suppress(ProcessLookupError):
-            os.kill(pid, number)
+def load_in_blocks(
+    lab: Lab, watching: Watching, requests: int, chooser: random.Random
+) -> tuple[list[dict[str, Any]], list[tuple[float, float]]]:
+    """Freeze and thaw what watches during one load.
+
+    Returns
+    -------
+    blocks : list of dict
+        `arm`, `start` and `end` on perf_counter's clock, CPU seconds per second of `samplers` and `control`; two of
+        both arms in turn.
+    requests : list of (start, end)
+        The load's requests, on the same clock: the machine's monotonic one, the same in every node of a lab.
+    """
+    window = lab.profile.perf.window_seconds
+    concurrency = lab.profile.workload.concurrency
+    blocks: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder, "bench.json")
+        load = ("--requests", str(requests), "--concurrency", str(concurrency), "--no-probe", "--json")
+        process = lab.popen("bench", *load, log=log)
+        _sleep_to(window)
+        while process.poll() is None:
+            for arm in chooser.sample(("on", "off"), 2):
+                watching.thaw() if arm == "on" else watching.freeze()
+                before, start = watching.cpu_seconds(), time.perf_counter()
+                _sleep_to(window)
+                after, end = watching.cpu_seconds(), time.perf_counter()
+                used = {name: (after[name] - before[name]) / (end - start) for name in after}
+                blocks.append({"arm": arm, "start": start + SETTLE_SECONDS, "end": end, **used})
+        watching.thaw()
+        text = log.read_text()
+        if process.returncode:
+            raise SystemExit(f"cluster bench failed:\n{text}")
+        run = json.JSONDecoder().raw_decode(text[text.index("{") :])[0]
+    client = json.loads(Path(run["folder"], "client.json").read_text())
+    times = zip(client["start_times"], client["ttfts"], client["itls"], strict=True)
+    return blocks, [(began, began + ttft + sum(itls)) for began, ttft, itls in times]
+
+
+def _sleep_to(window: float) -> None:
+    """Sleep until a window has ended, and its last event has been taken."""
+    now = time.time() - SETTLE_SECONDS
+    time.sleep((now // window + 1) * window - now)
+
+
+def pairs_of(
+    blocks: Sequence[dict[str, Any]], requests: Sequence[tuple[float, float]]
+) -> list[dict[str, dict[str, float]]]:
+    """Return the pairs of blocks that the load fills, each arm with the mean latency of its whole requests."""
+    first, last = min(start for start, _ in requests), max(start for start, _ in requests)
+    pairs = []
+    for pair in zip(blocks[::2], blocks[1::2], strict=False):
+        found: dict[str, dict[str, float]] = {}
+        for block in pair:
+            inside = [end - start for start, end in requests if block["start"] <= start and end <= block["end"]]
+            if first <= block["start"] and block["end"] <= last and len(inside) >= LEAST_REQUESTS:
+                used = {name: block[name] for name in ("samplers", "control")}
+                found[block["arm"]] = {"latency_seconds": fmean(inside), "requests": len(inside), **used}
+        if len(found) == 2:
+            pairs.append(found)
+    return pairs
 
 
 if __name__ == "__main__":

@@ -17,6 +17,8 @@ from bottleneck.numbers import number
 WINDOW_TAG, LOST_TAG, BACK_TAG = "cluster/perf/window", "cluster/node/lost", "cluster/node/back"
 # A window waits this long, and as long as a node sends nothing anyway, for the last batches of a slow node.
 WINDOW_PATIENCE_SECONDS = 3.0
+# Ticks come every second; with none for so long, this process stood still itself.
+STANDSTILL_SECONDS = 5.0
 # Minions come back some seconds after the master; a node is not lost for that.
 START_GRACE_SECONDS = 20.0
 # More than these in one batch is not from our sampler.
@@ -108,13 +110,22 @@ class NodeState:
 
 @dataclass(frozen=True)
 class State:
-    """The cluster as the control node sees it."""
+    """The cluster as the control node sees it.
+
+    Attributes
+    ----------
+    ticked, listens : float
+        The last tick, and since when there was one after the other: a process that was stopped, or a machine that
+        slept, has heard nobody for that long, and nobody is lost for it.
+    """
 
     settings: Settings
     nodes: Mapping[str, NodeState] = field(default_factory=dict)
     window_start: float | None = None
     windows: int = 0
     rejected: int = 0
+    ticked: float = math.inf
+    listens: float = 0.0
     announcements: tuple[tuple[str, dict[str, Any]], ...] = ()
 
 
@@ -313,8 +324,9 @@ def _newest(node: NodeState, batch: Mapping[str, Any], now: float) -> NodeState:
 def _tick(event: Tick, state: State) -> State:
     announcements: list[tuple[str, dict[str, Any]]] = []
     nodes = dict(state.nodes)
+    listens = event.now if event.now - state.ticked > STANDSTILL_SECONDS else state.listens
     for name, node in nodes.items():
-        if node.up and event.now - node.heard > state.settings.lost_after_seconds:
+        if node.up and event.now - max(node.heard, listens) > state.settings.lost_after_seconds:
             nodes[name] = replace(node, up=False)
             announcements.append((LOST_TAG, {"node": name, "since": node.heard}))
     start, windows = state.window_start, state.windows
@@ -329,7 +341,15 @@ def _tick(event: Tick, state: State) -> State:
             announcements.append((WINDOW_TAG, window))
             windows += 1
         start += width
-    return replace(state, nodes=nodes, window_start=start, windows=windows, announcements=tuple(announcements))
+    return replace(
+        state,
+        nodes=nodes,
+        window_start=start,
+        windows=windows,
+        ticked=event.now,
+        listens=listens,
+        announcements=tuple(announcements),
+    )
 
 
 def _complete(nodes: Iterable[NodeState], end: float, now: float, settings: Settings) -> bool:

@@ -98,7 +98,15 @@ class NodeSamples:
 
     def values(self, *path: str | int) -> Array:
         """Return one field of every sample, shape (n,), NaN where a sample does not have it."""
-        return np.array([_follow(sample, path) for sample in self.samples], dtype=np.float64)
+        column: list[Any] = self.samples
+        try:
+            for key in path:
+                column = [part[key] for part in column]
+        except (KeyError, IndexError, TypeError):
+            return np.array([_follow(sample, path) for sample in self.samples], dtype=np.float64)
+        if all(type(value) is float or type(value) is int for value in column):
+            return np.array(column, dtype=np.float64)
+        return np.array([number(value) for value in column], dtype=np.float64)
 
     def last(self, *path: str | int) -> float | None:
         """Return the latest known value of a field."""

@@ -164,6 +164,15 @@ def test_a_silent_node_is_lost_once_and_back_once() -> None:
     assert found[0][1]["silent_seconds"] == pytest.approx(19.0)
 
 
+def test_nobody_is_lost_while_the_control_node_itself_stood_still() -> None:
+    state = fold(arrived("node0", 1), Tick(START + 2.0))
+    woken = START + 60.0
+    assert announced(Tick(woken), Tick(woken + 4.9), state=state) == []
+    assert [tag for tag, _ in announced(Tick(woken), Tick(woken + 4.9), Tick(woken + 5.1), state=state)] == [
+        live.LOST_TAG
+    ]
+
+
 def test_a_node_nobody_heard_of_is_not_lost() -> None:
     assert announced(Tick(START + 100.0), state=live.begin(SETTINGS, START)) == []
 
