@@ -100,26 +100,28 @@ class Collector:
         data = data if isinstance(data, dict) else {}
         content, sender = data.get("data"), data.get("id")
         batches = content.get("batches") if isinstance(content, dict) else None
-        for batch in batches if isinstance(batches, list) and batches else [None]:
-            self._take_batch(tag, batch, sender)
-
-    def _take_batch(self, tag, batch, sender):
+        sound = [
+            batch
+            for batch in (batches if isinstance(batches, list) and batches else [None])
+            if self._is_sound(tag, batch, sender)
+        ]
         now = self._clock()
+        for batch, (new, mark) in zip(sound, self._store.put_batches(sound), strict=True):
+            oldest = batch.get("sampler", {}).get("oldest")
+            if isinstance(oldest, int) and mark + 1 < oldest <= batch["sequence"]:
+                mark = self._store.skip(batch["node"], batch["boot"], oldest)
+            self._apply(live.Arrived(now, batch, new, mark))
+
+    def _is_sound(self, tag, batch, sender):
         reason = live.problem(batch, sender, self.state.settings)
         if reason is None and tag != BATCH_TAG + batch["node"]:
             reason = f"a batch of {batch['node']} came as {tag[:100]}"
-        if reason is not None:
-            if self.state.rejected % 100 == 0:
-                log.warning("Batch refused: %s (%d before it)", reason, self.state.rejected)
-            self._apply(live.Rejected(now))
-            return
-        node, boot = batch["node"], batch["boot"]
-        new = self._store.put_batch(batch)
-        mark = self._store.watermark(node, boot)
-        oldest = batch.get("sampler", {}).get("oldest")
-        if isinstance(oldest, int) and mark + 1 < oldest <= batch["sequence"]:
-            mark = self._store.skip(node, boot, oldest)
-        self._apply(live.Arrived(now, batch, new, mark))
+        if reason is None:
+            return True
+        if self.state.rejected % 100 == 0:
+            log.warning("Batch refused: %s (%d before it)", reason, self.state.rejected)
+        self._apply(live.Rejected(self._clock()))
+        return False
 
     def tick(self, now):
         """Let time pass: windows, heartbeats, acknowledgements, and now and then the old batches."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from bottleneck.telemetry.samples import Array, NodeSamples, Steps
@@ -58,6 +60,6 @@ def _correlation(ours: Array, theirs: Array, lag: int) -> float:
         ours, theirs = ours[:-lag], theirs[lag:]
     elif lag < 0:
         ours, theirs = ours[-lag:], theirs[:lag]
-    if ours.std() <= 0 or theirs.std() <= 0:
-        return float("nan")
-    return float(np.corrcoef(ours, theirs)[0, 1])
+    ours, theirs = ours - ours.mean(), theirs - theirs.mean()
+    size = float(ours @ ours) * float(theirs @ theirs)
+    return float(ours @ theirs) / math.sqrt(size) if size > 0 else math.nan

@@ -151,6 +151,28 @@ class Store:
         ValueError
             When it lacks what identifies it.
         """
+        ((new, _),) = self.put_batches([batch])
+        return new
+
+    def put_batches(self, batches: Iterable[Mapping[str, Any]]) -> list[tuple[bool, int]]:
+        """Store batches, each once and all of them or none.
+
+        Returns
+        -------
+        list of (bool, int)
+            For each, in order: whether it is new, and up to which number nothing of its boot is missing now.
+
+        Raises
+        ------
+        ValueError
+            When one lacks what identifies it.
+        """
+        rows = [self._row(batch) for batch in batches]
+        with self._change() as connection:
+            return [self._put(connection, row) for row in rows]
+
+    @staticmethod
+    def _row(batch: Mapping[str, Any]) -> tuple[str, str, int, float, float, bytes]:
         node, boot = batch.get("node"), batch.get("boot")
         sequence, t0, t1 = (number(batch.get(name)) for name in ("sequence", "t0", "t1"))
         if not isinstance(node, str) or not node or not isinstance(boot, str) or not boot:
@@ -159,14 +181,16 @@ class Store:
             raise ValueError(f"batch of {node}: sequence {batch.get('sequence')!r}; expected a whole number from 1")
         if not (math.isfinite(t0) and math.isfinite(t1)):
             raise ValueError(f"batch {int(sequence)} of {node}: t0 {batch.get('t0')!r}, t1 {batch.get('t1')!r}")
-        row = (node, boot, int(sequence), t0, t1, _pack(dict(batch)))
-        with self._change() as connection:
-            if int(sequence) <= self._watermark(connection, node, boot):
-                return False  # also when it was pruned since
-            added = connection.execute("INSERT OR IGNORE INTO batches VALUES (?, ?, ?, ?, ?, ?)", row).rowcount
-            if added:
-                self._advance(connection, node, boot, self._watermark(connection, node, boot), t1)
-            return bool(added)
+        return (node, boot, int(sequence), t0, t1, _pack(dict(batch)))
+
+    @classmethod
+    def _put(cls, connection: sqlite3.Connection, row: tuple[str, str, int, float, float, bytes]) -> tuple[bool, int]:
+        node, boot, sequence, _, end, _ = row
+        mark = cls._watermark(connection, node, boot)
+        if sequence <= mark:
+            return False, mark  # also when it was pruned since
+        added = connection.execute("INSERT OR IGNORE INTO batches VALUES (?, ?, ?, ?, ?, ?)", row).rowcount
+        return bool(added), cls._advance(connection, node, boot, mark, end) if added else mark
 
     @staticmethod
     def _watermark(connection: sqlite3.Connection, node: str, boot: str) -> int:
