@@ -21,14 +21,14 @@ from cli.lab.cgroups import CgroupError, Hierarchy
 from cli.lab.layout import CONTROL, LabError, Record, load_record
 from cli.lab.namespaces import NodeSpec, enter, environment, find_init, start, write_layer
 from cli.lab.package_hosts import package_hosts
-from cli.lab.requirements import check_machine, check_root, find_hierarchy, plan_cores
+from cli.lab.requirements import check_machine, check_root, control_cores, find_hierarchy, plan_cores
 
 # 5 s on an idle machine with two cores, 57 s measured beside a busy engine. A part that ends
 # meanwhile is seen at once, so a generous deadline costs nobody time.
 UP_DEADLINE_SECONDS = 120.0
-# Elsewhere the control node is a machine of its own. Here it shares the nodes' cores, so it runs where they leave a gap
-# (and has a fifth of a core that one of them wants whole).
-CONTROL_CPU_SHARE = 0.25
+# Elsewhere the control node is a machine of its own. Here it may share a node's core, so it runs where that leaves a
+# gap (and has an eleventh of a core that the node wants whole).
+CONTROL_CPU_SHARE = 0.1
 GUARD_GROUP = ".guard"  # no node can have this name: theirs begin with a letter or digit
 Progress = Callable[[str], None]
 
@@ -130,7 +130,8 @@ def _make(making: _Making) -> None:
     layout.cache_directory().mkdir(parents=True, exist_ok=True)
 
     making.progress("making the nodes")
-    specs = [NodeSpec(record.name, CONTROL, profile.control.hostname, None, None, CONTROL_CPU_SHARE)]
+    record.cores[CONTROL] = control_cores(record.cores)
+    specs = [NodeSpec(record.name, CONTROL, profile.control.hostname, record.cores[CONTROL], None, CONTROL_CPU_SHARE)]
     specs += [
         NodeSpec(record.name, node, spec.hostname, record.cores[node], spec.memory_bytes)
         for node, spec in profile.nodes.items()

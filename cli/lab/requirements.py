@@ -3,7 +3,7 @@
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from bottleneck.profile import Profile
@@ -83,6 +83,17 @@ def plan_cores(profile: Profile, available: Sequence[int] | None = None) -> tupl
     if memory > total:
         notes.append(f"the nodes want {memory / 2**30:.1f} GiB of memory and this machine has {total / 2**30:.1f} GiB")
     return plan, notes
+
+
+def control_cores(plan: Mapping[str, Sequence[int]], available: Iterable[int] | None = None) -> list[int]:
+    """Return the control node's cores: those that no node has; where there are none, the last node's.
+
+    The first node is the head of most deployments: its core also has the engine's front and its scheduler, and of all
+    cores the least time to spare.
+    """
+    taken = {core for cores in plan.values() for core in cores}
+    spare = sorted(set(os.sched_getaffinity(0) if available is None else available) - taken)
+    return spare or list(list(plan.values())[-1])
 
 
 def _by_core(cpus: Sequence[int]) -> list[int]:

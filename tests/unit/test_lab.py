@@ -12,7 +12,7 @@ from bottleneck.plan.master import reactor_entries
 from bottleneck.profile import Profile, load_profile
 from cli.lab import app, layout, namespaces, requirements, salting
 from cli.lab.layout import CONTROL, LabError, Record
-from cli.lab.requirements import plan_cores
+from cli.lab.requirements import control_cores, plan_cores
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 KEYS = {name: (f"private {name}", f"public {name}") for name in (CONTROL, "node0", "node1")}
@@ -80,6 +80,12 @@ def test_start_ticks_tell_processes_apart() -> None:
 def test_cores_are_disjoint_and_leave_the_first_for_control(profile: Profile) -> None:
     assert plan_cores(profile, [0, 1, 2, 3]) == ({"node0": [1], "node1": [2]}, [])
     assert plan_cores(profile, [0, 1]) == ({"node0": [0], "node1": [1]}, [])
+
+
+def test_the_control_node_has_cores_of_its_own_or_those_of_the_last_node() -> None:
+    plan = {"node0": [1], "node1": [2]}
+    assert control_cores(plan, [0, 1, 2, 3]) == [0, 3]
+    assert control_cores({"node0": [0], "node1": [1]}, [0, 1]) == [1], "a head's core has the least time to spare"
 
 
 def test_too_few_cores_are_shared_with_a_note(profile: Profile) -> None:
