@@ -208,6 +208,11 @@ SINGLE_PROBLEMS: dict[str, Mistake] = {
         "deployments.tp2.server.max_model_len: 2048; expected at least 2040 + 32,"
         " the workload's input_tokens and output_tokens",
     ),
+    "sent more often than there is a batch": (
+        ("send_interval: 5 s", "send_interval: 500 ms"),
+        "send_interval",
+        "sampler.send_interval: 0.5 s is less than a batch of 1 s; expected at least sampler.batch_interval",
+    ),
     "KV cache without room for one sequence": (
         ("kv_cache_memory: 256 MiB", "kv_cache_memory: 6 MiB"),
         "kv_cache_memory",

@@ -35,6 +35,15 @@ def test_watermark_is_the_highest_number_without_a_gap(store: Store) -> None:
     assert store.watermark("node1", "b1") == 0
 
 
+def test_batches_that_came_together_are_stored_together(store: Store) -> None:
+    store.put_batch(batch(2))
+    assert store.put_batches([batch(1), batch(2), batch(4)]) == [(True, 2), (False, 2), (True, 2)]
+    with pytest.raises(ValueError, match="sequence"):
+        store.put_batches([batch(3), {**batch(5), "sequence": "many"}])
+    assert store.watermark("node0", "b1") == 2, "all of them or none"
+    assert store.put_batches([]) == []
+
+
 def test_boots_and_nodes_count_for_themselves(store: Store) -> None:
     for one in (batch(1), batch(1, boot="b2"), batch(1, node="node1"), batch(2, node="node1")):
         assert store.put_batch(one)

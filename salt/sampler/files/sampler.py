@@ -1,4 +1,4 @@
-"""The sampler: measures this node many times a second, at about half a percent of one core.
+"""The sampler: measures this node many times a second, at about a third of a percent of one core.
 
 Run by the minion's own Python, beside the minion, with one argument: the configuration the state wrote. With
 ``--once`` it prints one sample and ends.
