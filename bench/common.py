@@ -1,5 +1,6 @@
 """What the side-by-side measurements share: the `cluster` command, pairs, freezing the samplers."""
 
+import argparse
 import json
 import math
 import os
@@ -77,6 +78,13 @@ class Lab:
         for node, status in self.samplers().items():
             if status["running"]:
                 self.on(node, "kill", f"-{name}", str(status["pid"]))
+
+
+def at_least_one(text: str) -> int:
+    """Return an option's whole number from 1, for argparse."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}; expected a whole number from 1")
+    return int(text)
 
 
 def paired_ratio(tops: Sequence[float], bottoms: Sequence[float], confidence: float = 0.95) -> dict[str, float]:

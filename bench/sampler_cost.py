@@ -29,7 +29,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from common import Lab, finish, paired_ratio, print_table, write
+from common import Lab, at_least_one, finish, paired_ratio, print_table, write
 
 from cli.lab.running import status
 
@@ -45,13 +45,13 @@ def main() -> None:
     parser.add_argument("--lab", default="demo")
     parser.add_argument("--deployment", default="tp2")
     parser.add_argument("--requests", type=int, default=400, help="of each load; 400 take about 3 minutes on two cores")
-    parser.add_argument("--rounds", type=int, default=2, help="loads, one after the other: more pairs of blocks")
+    parser.add_argument(
+        "--rounds", type=at_least_one, default=2, help="loads, one after the other: more pairs of blocks"
+    )
     parser.add_argument("--seed", type=int, default=1, help="of the order of the arms")
     parser.add_argument("--output", type=Path, help="write the JSON here as well, after every load")
     parser.add_argument("--pool", type=Path, nargs="+", metavar="FILE", help="put earlier results together")
     options = parser.parse_args()
-    if options.rounds < 1:
-        raise SystemExit(f"--rounds {options.rounds}; expected at least 1")
     if options.pool:
         finish(
             result([pair for path in options.pool for pair in json.loads(path.read_text())["pairs"]]), options.output

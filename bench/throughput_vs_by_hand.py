@@ -2,7 +2,7 @@
 
 Both arms stand in the same lab, on the same nodes, with the same arguments (but for the ports) and environment. One is
 the whole product: supervisor, samplers, engine. The other is vLLM alone: no supervisor, samplers frozen (`--watched`
-leaves them to both; what they cost in decodes alone is told more exactly by `bench/sampler_cost.py`). Both are started,
+leaves them to both; what they cost is told more exactly by `bench/sampler_cost.py`). Both are started,
 then the same load from the same generator goes to one after the other, in pairs of random order: while one is measured
 the other has nothing to do. A start of vLLM has a speed of its own, 2 to 3 % up or down, so both are started afresh for
 each round, in random order, and rounds are what the interval counts: more pairs of one round do not narrow it below
@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import Lab, end_marked, finish, paired_ratio, print_table, write
+from common import Lab, at_least_one, end_marked, finish, paired_ratio, print_table, write
 from process_attributes import attributes, differences, serving
 
 from bottleneck.load.workload import Point, client_arguments, headline, points
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--profile", default="embedded")
     parser.add_argument("--lab", default="demo")
     parser.add_argument("--deployment", default="tp2")
-    parser.add_argument("--rounds", type=int, default=8, help="each starts both, about 2 minutes")
+    parser.add_argument("--rounds", type=at_least_one, default=8, help="each starts both, about 2 minutes")
     parser.add_argument("--pairs", type=int, default=2, help="of measurements in each round, about a minute each")
     parser.add_argument(
         "--watched",

@@ -45,14 +45,10 @@ def tables(record: Path, seed: int = SEED, upgrades_seed: int = UPGRADES_SEED) -
 def filled(page: str, found: dict[str, str]) -> str:
     """Return the page with every table in its place, between `<!-- NAME -->` and `<!-- end -->`."""
     for name, text in found.items():
-        page, count = re.subn(
-            rf"(<!-- {name} -->\n).*?(<!-- end -->)",
-            lambda match, text=text: f"{match[1]}\n{text}\n{match[2]}",  # type: ignore[misc]
-            page,
-            flags=re.DOTALL,
-        )
-        if count != 1:
-            raise SystemExit(f"{PAGE}: expected one place <!-- {name} --> ... <!-- end -->, found {count}")
+        places = re.findall(rf"<!-- {name} -->\n.*?<!-- end -->", page, flags=re.DOTALL)
+        if len(places) != 1:
+            raise SystemExit(f"{PAGE}: expected one place <!-- {name} --> ... <!-- end -->, found {len(places)}")
+        page = page.replace(places[0], f"<!-- {name} -->\n\n{text}\n<!-- end -->")
     return page
 
 
