@@ -31,7 +31,8 @@ from typing import Any
 
 from common import Lab, at_least_one, finish, paired_ratio, print_table, write
 
-from cli.lab.running import status
+from cli.lab.layout import CONTROL
+from cli.lab.requirements import find_hierarchy
 
 # What a change of arms stirs up, and the last event before it, is over by then.
 SETTLE_SECONDS = 0.5
@@ -128,23 +129,18 @@ class Watching:
         for pid in self._samplers:
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
             ticks += int(fields[11]) + int(fields[12])
-        control = float(status(self._lab)["nodes"]["control"]["cpu_seconds"])
+        control = find_hierarchy().usage(self._lab, CONTROL).cpu_seconds
         return {"samplers": ticks / TICKS_PER_SECOND, "control": control}
 
 
 def processes(lab: str, word: str) -> list[int]:
     """Return the process ids, on this machine, of those of a lab with a word in their command line's start."""
     found = []
-    for entry in Path("/proc").iterdir():
+    for pid in find_hierarchy().processes(lab):
         with suppress(OSError):
-            if not entry.name.isdigit():
-                continue
-            command = (entry / "cmdline").read_bytes().split(b"\0")
-            if (
-                any(word.encode() in part for part in command[:4])
-                and f"/cluster/{lab}/" in (entry / "cgroup").read_text()
-            ):
-                found.append(int(entry.name))
+            command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            if any(word.encode() in part for part in command[:4]):
+                found.append(pid)
     return found
 
 
