@@ -143,7 +143,7 @@ class Sampler(Section):
         "send_interval",
         "How often batches are sent, all that are due in one event; an event costs 8 ms of CPU, most of it Salt's.",
     )
-    engine_interval_seconds: Duration = with_unit("2 s", "engine_interval", "How often the engine's metrics are read.")
+    engine_interval_seconds: Duration = with_unit("3 s", "engine_interval", "How often the engine's metrics are read.")
     acknowledge_interval_seconds: Duration = with_unit(
         "10 s", "acknowledge_interval", "How often the control node says which batches it has."
     )

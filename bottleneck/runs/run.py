@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from bottleneck.load.client import ClientRequest, ClientResult, client_result
 from bottleneck.numbers import number
-from bottleneck.telemetry.batches import Batch, engine_readings
+from bottleneck.telemetry.batches import Batch, flat_readings
 from bottleneck.telemetry.metrics import MetricsText
 
 if TYPE_CHECKING:
@@ -131,12 +131,12 @@ def _fill_engine(run: Run) -> None:
     """Take the first and last reading inside the batches where a folder has none of its own."""
     if run.start:
         return
-    for node, readings in engine_readings(run.batches, *run.interval).items():
+    for node, readings in flat_readings(run.batches, *run.interval).items():
         if len(readings) >= 2:
             if node not in run.engine_before and (run.live or "" not in run.engine_before):
-                run.engine_before[node] = readings[0][1]
+                run.engine_before[node] = MetricsText.from_flat(readings[0][1])
             if node not in run.engine_after and (run.live or "" not in run.engine_after):
-                run.engine_after[node] = readings[-1][1]
+                run.engine_after[node] = MetricsText.from_flat(readings[-1][1])
 
 
 def read_batches(path: Path) -> tuple[list[Batch], list[str]]:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import NamedTuple
 
 from bottleneck.numbers import number
 
@@ -22,8 +23,7 @@ _COUNTER_ENDINGS = ("_total", "_sum", "_count", "_bucket")
 Labels = tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True)
-class Point:
+class Point(NamedTuple):
     """One sample line: a family's member, its labels in order of name, its value."""
 
     name: str

@@ -27,8 +27,8 @@ from cli.lab.requirements import check_machine, check_root, control_cores, find_
 # meanwhile is seen at once, so a generous deadline costs nobody time.
 UP_DEADLINE_SECONDS = 120.0
 # Elsewhere the control node is a machine of its own. Here it may share a node's core, so it runs where that leaves a
-# gap (and has an eleventh of a core that the node wants whole).
-CONTROL_CPU_SHARE = 0.1
+# gap (and has a twentieth of a core that the node wants whole).
+CONTROL_CPU_SHARE = 0.05
 GUARD_GROUP = ".guard"  # no node can have this name: theirs begin with a letter or digit
 Progress = Callable[[str], None]
 

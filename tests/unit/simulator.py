@@ -192,7 +192,7 @@ class Simulation:
         by_reason = series_name("num_requests_waiting_by_reason", MODEL, reason="capacity")
         return flat | series(gauges, MODEL) | {by_reason: float(waiting)}
 
-    def batches(self, engine_interval: float = 2.0) -> list[dict[str, Any]]:
+    def batches(self, engine_interval: float = 3.0) -> list[dict[str, Any]]:
         """Batches of both nodes, one a second, ten samples each."""
         edges, found = np.array(self.edges), []
         lengths = np.diff(edges)
