@@ -2,7 +2,7 @@
 Boot the nodes: scripts, images, the record of every boot, and enrolment.
 
 Configured on the master with ``engines: [{boot: {}}]``. What is known of the boots is a value
-(``netboot.boot.record``) and who may enrol is judged by ``netboot.boot.enrolment``; this module
+(``netboot.boot.state``) and who may enrol is judged by ``netboot.boot.enrolment``; this module
 gives the service what only Salt has: the master's keys, and whether a minion answers.
 
 No key is touched because of an event: any accepted minion can send any event under any name.
@@ -26,10 +26,10 @@ from bottleneck.profile import load_profile
 from control import records
 
 try:
-    from netboot.boot import http, neighbours
-    from netboot.boot.record import Deploying, Troubled
+    from netboot.boot import http, kernel_tables
     from netboot.boot.service import BootService
     from netboot.boot.settings import Settings
+    from netboot.boot.state import Deploying, Troubled
 
     HAS_SERVICE = True
 except ImportError as error:
@@ -78,7 +78,7 @@ async def _run(settings, images, dhcp_log):
         keys=SaltKeys(__opts__),
         connection=master.connection,
         alive=master.alive,
-        neighbour=neighbours.neighbour_mac,
+        neighbour=kernel_tables.neighbour_mac,
         announce=master.announce,
     )
     master.service = service
@@ -134,7 +134,7 @@ class Master:
         # A proxied network gives addresses that we do not know.
         if self._settings.dhcp != "serve":
             return 0
-        return neighbours.connection(node.address, int(self._opts["publish_port"]))
+        return kernel_tables.connection(node.address, int(self._opts["publish_port"]))
 
     async def alive(self, node):
         """Return whether a node's minion answers."""

@@ -2,7 +2,7 @@
 Take the samplers' batches, store each once, say what is stored, close windows, export to Prometheus.
 
 Configured on the master with ``engines: [{perf: {}}]``. What is known of the cluster is a value
-(``bottleneck.telemetry.live``); this module only feeds it with events and does what it announces.
+(``bottleneck.telemetry.cluster_state``); this module only feeds it with events and does what it announces.
 
 An accepted minion can fire any event, and with a list of events even under another minion's
 id. So a batch is measurements and nothing more: it can be wrong, it can never act.
@@ -18,7 +18,7 @@ import salt.client
 import salt.utils.event
 
 from bottleneck.profile import load_profile
-from bottleneck.telemetry import exposition, live
+from bottleneck.telemetry import cluster_state, exporter
 from bottleneck.telemetry.store import Store
 
 try:
@@ -62,7 +62,7 @@ def start(address=None, port=None):
 
 
 class Collector:
-    """Feeds ``bottleneck.telemetry.live`` and does what it announces."""
+    """Feeds ``bottleneck.telemetry.cluster_state`` and does what it announces."""
 
     def __init__(self, opts, profile, store, clock=time.time):
         self._opts = opts
@@ -71,8 +71,10 @@ class Collector:
         self._retention = profile.perf.retention_seconds
         now = clock()
         seen = store.last_seen()
-        self.state = live.begin(
-            live.Settings.of(profile), now, [node for node, moment in seen.items() if now - moment < EXPECTED_SECONDS]
+        self.state = cluster_state.begin(
+            cluster_state.Settings.of(profile),
+            now,
+            [node for node, moment in seen.items() if now - moment < EXPECTED_SECONDS],
         )
         self._asked = collections.deque()
         self._latest = (0.0, None)
@@ -110,25 +112,25 @@ class Collector:
             oldest = batch.get("sampler", {}).get("oldest")
             if isinstance(oldest, int) and mark + 1 < oldest <= batch["sequence"]:
                 mark = self._store.skip(batch["node"], batch["boot"], oldest)
-            self._apply(live.Arrived(now, batch, new, mark))
+            self._apply(cluster_state.Arrived(now, batch, new, mark))
 
     def _is_sound(self, tag, batch, sender):
-        reason = live.problem(batch, sender, self.state.settings)
+        reason = cluster_state.problem(batch, sender, self.state.settings)
         if reason is None and tag != BATCH_TAG + batch["node"]:
             reason = f"a batch of {batch['node']} came as {tag[:100]}"
         if reason is None:
             return True
         if self.state.rejected % 100 == 0:
             log.warning("Batch refused: %s (%d before it)", reason, self.state.rejected)
-        self._apply(live.Rejected(self._clock()))
+        self._apply(cluster_state.Rejected(self._clock()))
         return False
 
     def tick(self, now):
         """Let time pass: windows, heartbeats, acknowledgements, and now and then the old batches."""
         while self._asked:
-            self._apply(live.Asked(now, self._asked.popleft()))
-        self._apply(live.Tick(now))
-        told = live.to_tell(self.state, now)
+            self._apply(cluster_state.Asked(now, self._asked.popleft()))
+        self._apply(cluster_state.Tick(now))
+        told = cluster_state.to_tell(self.state, now)
         if told:
             self._tell(told, now)
         if now - self._pruned >= PRUNE_SECONDS:
@@ -138,7 +140,7 @@ class Collector:
             self._serve(now)
 
     def _apply(self, event):
-        self.state = live.apply(event, self.state)
+        self.state = cluster_state.apply(event, self.state)
         for tag, data in self.state.announcements:
             log.info("%s %s", tag, data)
             self._fire(data, tag)
@@ -154,7 +156,7 @@ class Collector:
         minions = {self.state.settings.senders[node]: answer for node, answer in told.items()}
         self._client.cmd_async(list(minions), "perf.acknowledge", kwarg={"told": minions}, tgt_type="list")
         for node in told:
-            self._apply(live.Asked(now, node, by_job=True))
+            self._apply(cluster_state.Asked(now, node, by_job=True))
 
     # What follows is called by the threads of the HTTP server: they read the state, which is a value.
 
@@ -183,7 +185,7 @@ class Collector:
         if not path.startswith(ACKNOWLEDGED_PATH):
             return metrics(environment, respond)
         node, _, boot = path.removeprefix(ACKNOWLEDGED_PATH).partition("/")
-        told = live.acknowledgement(self.state, node, boot)
+        told = cluster_state.acknowledgement(self.state, node, boot)
         if told is None:
             respond("404 Not Found", [("Content-Type", "application/json")])
             return [b"{}"]
@@ -197,7 +199,7 @@ class Collector:
         if now - self._latest[0] >= VERDICT_SECONDS:
             self._latest = (now, self._store.latest_verdict())
         found = _families()
-        for name, labels, value in exposition.values(self.state, self._latest[1], now, time.process_time()):
+        for name, labels, value in exporter.values(self.state, self._latest[1], now, time.process_time()):
             found[name].add_metric(labels, value)
         return found.values()
 
@@ -210,5 +212,5 @@ def _families():
     kinds = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily}
     return {
         metric.name: kinds[metric.kind](metric.name.removesuffix("_total"), metric.help, labels=metric.labels)
-        for metric in exposition.METRICS
+        for metric in exporter.METRICS
     }

@@ -8,7 +8,7 @@ from salt.exceptions import CommandExecutionError
 
 from control import records
 from control.nodes import profile_of, progress
-from netboot.boot import orders, storage, watching
+from netboot.boot import command_queue, progress_report, storage
 from netboot.boot.settings import Settings
 
 FOLLOW_SECONDS = 0.5
@@ -92,7 +92,7 @@ def arm(node, powered_on=False):
         whether its power was switched on just now: its boot is timed from here
     """
     settings = _settings()
-    orders.give(_directory(), orders.Order("arm", _known(settings, node), bool(powered_on)))
+    command_queue.give(_directory(), command_queue.Order("arm", _known(settings, node), bool(powered_on)))
     return {"node": node, "armed": "reprovision"}
 
 
@@ -107,7 +107,7 @@ def hold(node):
         salt-run boot.hold node0
     """
     settings = _settings()
-    orders.give(_directory(), orders.Order("hold", _known(settings, node)))
+    command_queue.give(_directory(), command_queue.Order("hold", _known(settings, node)))
     return {"node": node, "held": True}
 
 
@@ -147,4 +147,4 @@ def _view(settings):
     state = storage.read(_directory())
     if state is None:
         raise CommandExecutionError("there is no boot record: is the boot engine running? (engines: [{boot: {}}])")
-    return watching.view(state, time.time(), settings.deadlines_seconds)
+    return progress_report.view(state, time.time(), settings.deadlines_seconds)

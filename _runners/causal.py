@@ -1,7 +1,7 @@
 """
 Confirm a bottleneck by making it worse: slow one resource at a time while a load runs.
 
-Drives the experiment that ``bottleneck.causal`` lays out: waves of requests, resources slowed
+Drives the experiment that ``bottleneck.experiment`` lays out: waves of requests, resources slowed
 by the nodes' ``perturb`` modules, whose dead-man timers undo it when this process does not.
 """
 
@@ -11,9 +11,9 @@ import time
 
 from salt.exceptions import CommandExecutionError, SaltException
 
-from bottleneck.causal.blocks import Block, BlockError, measurement
-from bottleneck.causal.predict import Circumstances, measured_gain, predict, report
-from bottleneck.causal.resources import (
+from bottleneck.experiment.blocks import Block, BlockError, measurement
+from bottleneck.experiment.predict import Circumstances, measured_gain, predict, report
+from bottleneck.experiment.resources import (
     ARRIVALS,
     SEQUENCES,
     allowed_sequences,
@@ -21,10 +21,10 @@ from bottleneck.causal.resources import (
     exchanging_pairs,
     requests_in_cache,
 )
-from bottleneck.causal.session import BUDGET_SECONDS, TOLERANCE, Session
+from bottleneck.experiment.session import BUDGET_SECONDS, TOLERANCE, Session
 from bottleneck.load import workload
 from bottleneck.runs import ceilings as ceilings_file
-from bottleneck.telemetry.metrics import MetricsText
+from bottleneck.telemetry.prometheus_text import MetricsText
 from control import engine, records
 from control.nodes import Nodes, profile_of, progress
 

@@ -16,7 +16,7 @@ from bottleneck.profile import ProfileError
 from bottleneck.profile.hardware_checks import refuse_open
 from control import records
 from control.nodes import Nodes, engine_slice, progress
-from netboot.boot import orders
+from netboot.boot import command_queue
 
 POLL_SECONDS = 2.0
 # A minion beside a busy engine takes its time.
@@ -218,7 +218,7 @@ def _tell_boot(profile, specs, what):
         return
     directory = records.path_of(__opts__, records.BOOT)
     for node in dict.fromkeys(spec["node"] for spec in specs):
-        orders.give(directory, orders.Order(what, node))
+        command_queue.give(directory, command_queue.Order(what, node))
 
 
 def _refuse_open(profile):

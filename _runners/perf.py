@@ -11,11 +11,11 @@ import time
 import salt.utils.event
 from salt.exceptions import CommandExecutionError
 
+from bottleneck.diagnosis.taxonomy import DECIDED
+from bottleneck.diagnosis.verdict import analyse
 from bottleneck.runs.run import window_run, write_batches
-from bottleneck.taxonomy import DECIDED
-from bottleneck.telemetry.rates import recent
+from bottleneck.telemetry.recent_rates import recent
 from bottleneck.telemetry.store import Store, StoreError
-from bottleneck.verdict.verdict import analyse
 from control import records
 from control.nodes import Nodes, profile_of
 

@@ -31,8 +31,8 @@ from typing import Any
 
 from common import Lab, at_least_one, finish, paired_ratio, print_table, write
 
-from cli.lab.layout import CONTROL
-from cli.lab.requirements import find_hierarchy
+from lab.layout import CONTROL
+from lab.requirements import find_hierarchy
 
 # What a change of arms stirs up, and the last event before it, is over by then.
 SETTLE_SECONDS = 0.5

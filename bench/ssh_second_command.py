@@ -20,9 +20,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from cli.remote.session import Session
-from cli.remote.target import Target
-from cli.remote.trust import show_key, trust
+from remote.host_keys import show_key, trust
+from remote.session import Session
+from remote.target import Target
 from tests.integration.sshd import laptop_environment, server
 
 REPOSITORY = Path(__file__).resolve().parents[1]

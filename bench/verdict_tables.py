@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from bottleneck.verdict.scoring import Outcome, markdown, score  # noqa: E402 - the path comes first
+from bottleneck.diagnosis.scoring import Outcome, markdown, score  # noqa: E402 - the path comes first
 from cli.verify import upgrades  # noqa: E402
 from cli.verify.cases import cases  # noqa: E402
 from cli.verify.record import Record  # noqa: E402

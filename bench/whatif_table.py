@@ -20,9 +20,10 @@ from scipy import optimize
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bottleneck.whatif.calibrate import CALIBRATION_POINTS, calibrate
-from bottleneck.whatif.evaluate import COVERAGE, Evaluation, held_out_draw
-from bottleneck.whatif.sweep import Accelerator, Point, Sweep, read_accelerator, read_sweep
+from bottleneck.performance.calibration import CALIBRATION_POINTS, calibrate
+from bottleneck.performance.served import Accelerator, Point
+from bottleneck.prediction.evaluate import COVERAGE, Evaluation, held_out_draw
+from bottleneck.prediction.sweep import Sweep, read_accelerator, read_sweep
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "tests" / "data" / "h200"

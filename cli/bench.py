@@ -10,9 +10,9 @@ from typing import Annotated, Any, TypeVar
 import typer
 from rich.table import Table
 
+from bottleneck.diagnosis.verdict import Verdict, analyse
 from bottleneck.runs.run import RunError, load_run
 from bottleneck.units import duration_text
-from bottleneck.verdict.verdict import Verdict, analyse
 from cli.cluster import runner_step, shown
 from cli.control import Control, ControlError, connect, runs_directory
 from cli.options import DEFAULT_LAB, DEFAULT_PROFILE, JsonOption, LabOption, ProfileOption

@@ -9,10 +9,10 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
+from bottleneck.diagnosis.verdict import Verdict
 from bottleneck.runs.run import Run
 from bottleneck.telemetry.samples import node_samples
 from bottleneck.units import DURATION
-from bottleneck.verdict.verdict import Verdict
 from cli.bench import record_start
 from cli.causal import experiment, show_result
 from cli.completion import run_names

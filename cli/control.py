@@ -3,15 +3,15 @@
 import os
 from pathlib import Path
 
+import lab as lab_module
 from bottleneck.profile import ProfileError, find_profile, load_profile
 from cli import config
-from cli import lab as lab_module
 from cli.completion import remember_nodes
-from cli.control_interface import PROGRESS_MARK, Completed, Control, ControlError, Progress
 from cli.control_local import HereControl, LabControl
 from cli.output import UNREACHABLE, USAGE, fail
-from cli.remote.control import RemoteControl
-from cli.remote.target import Target, TargetError
+from remote.control import RemoteControl
+from remote.control_interface import PROGRESS_MARK, Completed, Control, ControlError, Progress
+from remote.target import Target, TargetError
 
 __all__ = [
     "PROGRESS_MARK",

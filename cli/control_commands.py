@@ -11,17 +11,17 @@ from bottleneck.profile import ProfileError, find_profile, load_profile
 from cli import config
 from cli.cluster import print_changes, runner_step
 from cli.control import control_target
-from cli.control_interface import ControlError
 from cli.options import DEFAULT_PROFILE, JsonOption, ProfileOption
 from cli.output import FAILED, UNREACHABLE, USAGE, console, emit, fail, out
-from cli.remote import setup
-from cli.remote import trust as trusting
-from cli.remote.consequences import consequences, take_up
-from cli.remote.control import stream
-from cli.remote.quoting import shell_text
-from cli.remote.target import Target, TargetError
-from cli.remote.tree import EXCLUDES, TreeError
 from cli.sync import REPOSITORY
+from remote import host_keys as trusting
+from remote import setup
+from remote.control import stream
+from remote.control_interface import ControlError
+from remote.quoting import shell_text
+from remote.sync_effects import consequences, take_up
+from remote.target import Target, TargetError
+from remote.tree import EXCLUDES, TreeError
 
 app = typer.Typer()
 FingerprintOption = Annotated[

@@ -9,8 +9,8 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import IO
 
-from cli import lab as lab_module
-from cli.control_interface import Control
+import lab as lab_module
+from remote.control_interface import Control
 
 
 class LocalProcess:

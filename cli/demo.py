@@ -10,9 +10,9 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+import lab as lab_module
 from bottleneck.profile import ProfileError, find_profile, load_profile
 from bottleneck.units import RATE
-from cli import lab as lab_module
 from cli.bench import Recorded, record_run
 from cli.bottleneck import show_verdict
 from cli.cluster import apply_states, deploy_model, undeploy_model

@@ -17,7 +17,7 @@ from bottleneck.profile import (
 )
 from bottleneck.profile.diff import profile_differences
 from bottleneck.profile.hardware_checks import assumptions, open_points
-from bottleneck.profile.overlay import set_mac
+from bottleneck.profile.local_overrides import set_mac
 from cli.options import DEFAULT_PROFILE, JsonOption, ProfileOption
 from cli.output import FAILED, USAGE, console, emit, fail, out
 from cli.profile_text import (

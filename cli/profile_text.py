@@ -5,12 +5,12 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from bottleneck.performance.fit import parameters
 from bottleneck.plan.nodes import deployment_memory
 from bottleneck.profile import Profile, profile_name
 from bottleneck.profile.diff import Difference
-from bottleneck.profile.fit import parameters
 from bottleneck.profile.hardware_checks import assumptions, open_points, source_of
-from bottleneck.profile.overlay import overlay_path
+from bottleneck.profile.local_overrides import overlay_path
 from bottleneck.units import byte_rate_text, duration_text, rate_text, size_text
 from cli.output import console, out
 

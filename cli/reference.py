@@ -6,9 +6,9 @@ from pathlib import Path
 import typer.main
 from typer.cli import get_docs_for_click
 
+from bottleneck.diagnosis import taxonomy_page
 from bottleneck.profile import schema
-from bottleneck.telemetry import exposition
-from bottleneck.verdict import taxonomy_page
+from bottleneck.telemetry import exporter
 
 DOC = Path(__file__).resolve().parents[1] / "doc"
 
@@ -17,7 +17,7 @@ def pages() -> dict[str, str]:
     """Return each generated page's text by its path below doc/."""
     return {
         "reference/cli.md": command_page(),
-        "reference/metrics.md": exposition.reference(),
+        "reference/metrics.md": exporter.reference(),
         "explanation/bottlenecks.md": taxonomy_page.page(),
         **{path.relative_to(DOC).as_posix(): text for path, text in schema.reference_files().items()},
     }

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bottleneck.numbers import number
+from bottleneck.json_numbers import number
 from bottleneck.runs.run import Run, RunError, load_run
 from cli.control import runs_directory
 from cli.output import USAGE, fail

@@ -7,9 +7,9 @@ from typing import Any
 
 from rich.markup import escape
 
+from bottleneck.diagnosis.verdict import Verdict, analyse
 from bottleneck.runs.run import Run
 from bottleneck.runs.scenario import ScenarioError, load_scenario
-from bottleneck.verdict.verdict import Verdict, analyse
 from cli.output import USAGE, console, emit, fail, out
 from cli.report.series import time_edges
 from cli.report.usage import Use, usage

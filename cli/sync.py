@@ -13,9 +13,9 @@ from cli.cluster import runner_step
 from cli.control import control_target
 from cli.options import JsonOption
 from cli.output import USAGE, console, emit, fail, out
-from cli.remote import sync as transfer
-from cli.remote.consequences import PROFILE_CHANGED, Consequences, consequences, take_up
-from cli.remote.tree import EXCLUDES, Difference, TreeError
+from remote import sync as transfer
+from remote.sync_effects import PROFILE_CHANGED, Consequences, consequences, take_up
+from remote.tree import EXCLUDES, Difference, TreeError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHOWN = 40

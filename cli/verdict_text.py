@@ -11,8 +11,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from bottleneck.ledger.ledger import PER_REQUEST
-from bottleneck.taxonomy import WORK_CLASSES
+from bottleneck.diagnosis.attribution.ledger import PER_REQUEST
+from bottleneck.diagnosis.taxonomy import WORK_CLASSES
 from cli.report.ledger import ledger_rows
 from cli.report.page import confidence_word
 from cli.report.quantity import quantity

@@ -11,16 +11,17 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from bottleneck.profile.fit import bytes_read_per_token
+from bottleneck.performance.calibration import CALIBRATION_POINTS, LEAST_POINTS, Calibration, calibrate, efficiencies
+from bottleneck.performance.collectives import Link, Split
+from bottleneck.performance.datasheets import DATASHEETS
+from bottleneck.performance.fit import bytes_read_per_token
+from bottleneck.performance.served import PRECISIONS, Accelerator, Precision
+from bottleneck.prediction.break_even import BreakEven, break_even
+from bottleneck.prediction.deployment import CannotTell, Comparison, Scenario, compare, parameters
+from bottleneck.prediction.evaluate import Evaluation, evaluate
+from bottleneck.prediction.recorded import recorded
+from bottleneck.prediction.sweep import Sweep, SweepError, read_accelerator, read_sweep
 from bottleneck.units import DURATION, RATE, Dimension
-from bottleneck.whatif.accelerators import DATASHEETS
-from bottleneck.whatif.break_even import BreakEven, break_even
-from bottleneck.whatif.calibrate import CALIBRATION_POINTS, LEAST_POINTS, Calibration, calibrate, efficiencies
-from bottleneck.whatif.deployment import CannotTell, Comparison, Scenario, compare, parameters
-from bottleneck.whatif.evaluate import Evaluation, evaluate
-from bottleneck.whatif.recorded import recorded
-from bottleneck.whatif.split import Link, Split
-from bottleneck.whatif.sweep import PRECISIONS, Accelerator, Precision, Sweep, SweepError, read_accelerator, read_sweep
 from cli.options import JsonOption
 from cli.output import USAGE, console, emit, fail, out, step
 from cli.run_folders import open_run

@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 from rich.table import Table
 
+from bottleneck.performance.calibration import Interval
+from bottleneck.prediction.break_even import BreakEven
+from bottleneck.prediction.deployment import Comparison, Outcome, Scenario
+from bottleneck.prediction.evaluate import Evaluation
 from bottleneck.units import duration_text, rate_text
-from bottleneck.whatif.break_even import BreakEven
-from bottleneck.whatif.calibrate import Interval
-from bottleneck.whatif.deployment import Comparison, Outcome, Scenario
-from bottleneck.whatif.evaluate import Evaluation
 
 
 def evaluation_table(found: Evaluation) -> Table:

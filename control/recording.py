@@ -11,8 +11,8 @@ from pathlib import Path
 import salt.version
 from salt.exceptions import CommandExecutionError
 
-from bottleneck.profile.overlay import copy_profile
-from bottleneck.profile.places import commit, find_engine_map
+from bottleneck.profile.local_overrides import copy_profile
+from bottleneck.profile.paths import commit, find_engine_map
 from bottleneck.runs.run import read_batches
 from control import records
 

@@ -18,7 +18,7 @@ import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
-from bottleneck.profile.places import CACHE_DIRECTORY
+from bottleneck.profile.paths import CACHE_DIRECTORY
 from netboot.image.archive import machine_sources
 from netboot.image.commands import clean_environment, run
 from netboot.image.recipe import load_recipe

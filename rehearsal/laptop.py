@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cli.remote.tree import manifest, stage
 from rehearsal.debian import CONTROL_ADDRESS, REPOSITORY
 from rehearsal.machines import Network
+from remote.tree import manifest, stage
 
 HOST = f"root@{CONTROL_ADDRESS}"
 PROFILE = "rehearsal/v1"

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from aiohttp import web
 
 from bottleneck.profile import load_profile
-from netboot.boot import http, watching
+from netboot.boot import http, progress_report
 from netboot.boot.dhcp_log import Reader
 from netboot.boot.service import BootService
 from netboot.boot.settings import BootNode, Settings
@@ -162,7 +162,7 @@ class Bench:
         """Let time pass; return the stage that a node is stuck at, and why."""
         self.now += after
         self.call(self.service.tick)
-        view = self.call(watching.view, self.service.state, self.now, self.settings.deadlines_seconds)
+        view = self.call(progress_report.view, self.service.state, self.now, self.settings.deadlines_seconds)
         late = view["nodes"][name]["stuck"]
         return (late["stage"], late["cause"]) if late else ("", "")
 

@@ -7,7 +7,7 @@ import yaml
 
 from bottleneck.plan.nodes import node_pillar
 from bottleneck.profile import list_profiles, load_profile, profile_name
-from bottleneck.profile.places import repository_directory
+from bottleneck.profile.paths import repository_directory
 
 FOLDER = repository_directory() / "tests" / "data" / "golden"
 COMMAND = "python -m tests.golden, then look at `git diff tests/data/golden`"

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from bottleneck.numbers import number
+from bottleneck.json_numbers import number
 
 
 @dataclass(frozen=True)

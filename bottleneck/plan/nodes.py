@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from bottleneck.profile import validation_problems
 from bottleneck.profile.deployment_checks import NodeFit, deployment_problems, node_fits
-from bottleneck.profile.placement import Place, places
+from bottleneck.profile.rank_placement import Place, places
 from bottleneck.profile.sections import unknown
 from bottleneck.profile.types import Deployment, EngineSpec, Link, Profile, Server
 from bottleneck.profile.yaml_lines import Location, Problem, ProfileError

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from bottleneck.performance.fit import DEFAULT_BATCHED_TOKENS, allreduce_messages, pipeline_messages
 from bottleneck.plan.nodes import WorkerSpec, worker_specs
-from bottleneck.profile.fit import DEFAULT_BATCHED_TOKENS, allreduce_messages, pipeline_messages
 from bottleneck.profile.types import Profile
 
 # What can be measured by itself; the pipeline's messages go with the all-reduce.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from bottleneck.plan.nodes import worker_specs
-from bottleneck.profile.places import repository_directory
+from bottleneck.profile.paths import repository_directory
 
 if TYPE_CHECKING:
     from bottleneck.profile import Profile

@@ -5,7 +5,7 @@ what a model needs. Other rooms take the names below from here; the modules of t
 """
 
 from bottleneck.profile.loading import load_profile, validation_problems
-from bottleneck.profile.places import find_profile, list_profiles, profile_name, profiles_directory
+from bottleneck.profile.paths import find_profile, list_profiles, profile_name, profiles_directory
 from bottleneck.profile.types import Deployment, Profile, Quantization, Server, Shape
 from bottleneck.profile.yaml_lines import ProfileError
 

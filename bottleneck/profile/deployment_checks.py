@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from bottleneck.profile.fit import RankMemory, kv_bytes_per_token, rank_memory
-from bottleneck.profile.placement import placement_problem, places
+from bottleneck.performance.fit import RankMemory, kv_bytes_per_token, rank_memory
+from bottleneck.profile.rank_placement import placement_problem, places
 from bottleneck.profile.types import Deployment, EngineSpec, Model, Node, Shape, Workload
 from bottleneck.profile.yaml_lines import Location, Problem
 from bottleneck.units import size_text

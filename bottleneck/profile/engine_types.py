@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PrivateAttr, model_validator
 
-from bottleneck.profile.places import ENGINE_MAP, content_directory, lock_file
+from bottleneck.profile.paths import ENGINE_MAP, content_directory, lock_file
 from bottleneck.profile.value_types import Count, Name, Section, Size, with_unit
 from bottleneck.profile.yaml_lines import Problem, ProfileError
 

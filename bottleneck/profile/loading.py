@@ -17,8 +17,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from bottleneck.profile.checks import check
-from bottleneck.profile.overlay import with_overlay
-from bottleneck.profile.places import find_engine_map
+from bottleneck.profile.local_overrides import with_overlay
+from bottleneck.profile.paths import find_engine_map
 from bottleneck.profile.sections import Sections
 from bottleneck.profile.types import (
     Boot,

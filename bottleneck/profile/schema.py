@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bottleneck.profile.places import repository_directory
+from bottleneck.profile.paths import repository_directory
 from bottleneck.profile.types import EngineSpec, Profile
 from bottleneck.units import DURATION, FREQUENCY, RATE, SIZE
 

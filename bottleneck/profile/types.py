@@ -17,7 +17,7 @@ from pydantic import AfterValidator, Field, PrivateAttr
 from bottleneck.profile.boot_types import Boot, Source
 from bottleneck.profile.engine_types import EngineSpec
 from bottleneck.profile.machine_types import Accelerator, Control, Link, Network, Node
-from bottleneck.profile.places import content_directory
+from bottleneck.profile.paths import content_directory
 from bottleneck.profile.value_types import Count, Duration, Frequency, Name, Port, Section, Size, name_text, with_unit
 from bottleneck.profile.yaml_lines import Document, Location, Problem
 

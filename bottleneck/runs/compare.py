@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bottleneck.estimate import Estimate, estimate
+from bottleneck.json_numbers import finite
 from bottleneck.load.client import ClientRequest, ClientResult
-from bottleneck.numbers import finite
 from bottleneck.runs.run import Run
 
 Array = npt.NDArray[np.float64]

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bottleneck.json_numbers import number
 from bottleneck.load.client import ClientRequest, ClientResult, client_result
-from bottleneck.numbers import number
 from bottleneck.telemetry.batches import Batch, flat_readings
-from bottleneck.telemetry.metrics import MetricsText
+from bottleneck.telemetry.prometheus_text import MetricsText
 
 if TYPE_CHECKING:
     from bottleneck.profile.types import Profile

@@ -15,11 +15,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from bottleneck.json_numbers import number
 from bottleneck.load.client import ClientRequest, ClientResult
-from bottleneck.numbers import number
 from bottleneck.runs.run import Run
 from bottleneck.telemetry.batches import Batch
-from bottleneck.telemetry.metrics import MetricsText, parse_line
+from bottleneck.telemetry.prometheus_text import MetricsText, parse_line
 
 NODE = "server"
 """The name of a scenario's one node."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bottleneck.runs.run import Run
-from bottleneck.telemetry.metrics import MetricsText
+from bottleneck.telemetry.prometheus_text import MetricsText
 
 
 @dataclass

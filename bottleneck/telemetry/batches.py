@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from bottleneck.numbers import number
-from bottleneck.telemetry.metrics import MetricsText
+from bottleneck.json_numbers import number
+from bottleneck.telemetry.prometheus_text import MetricsText
 
 Batch = dict[str, Any]
 

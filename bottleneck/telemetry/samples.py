@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bottleneck.numbers import number
+from bottleneck.json_numbers import number
 from bottleneck.telemetry.sample_fields import CORE_FIELDS, LINK_FIELDS
 
 Array = npt.NDArray[np.float64]

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from bottleneck.numbers import number
+from bottleneck.json_numbers import number
 
 VERSION = 1
 _SCHEMA = """

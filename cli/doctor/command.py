@@ -14,15 +14,15 @@ from rich.table import Table
 
 from bottleneck.profile import Profile, ProfileError, find_profile, load_profile
 from cli.control import connect, control_target
-from cli.control_interface import Control, ControlError
 from cli.doctor.check import Check
 from cli.doctor.control import INSPECTION, judge_control
 from cli.doctor.laptop import check_laptop, check_reach
 from cli.doctor.nodes import judge_node
 from cli.options import DEFAULT_LAB, DEFAULT_PROFILE, JsonOption, LabOption, ProfileOption
 from cli.output import FAILED, UNREACHABLE, USAGE, emit, fail, out, step
-from cli.remote.quoting import PYTHON
-from cli.remote.target import Target
+from remote.control_interface import Control, ControlError
+from remote.quoting import PYTHON
+from remote.target import Target
 
 MARKS = {"ok": "[green]✓[/]", "warning": "[yellow]![/]", "failed": "[red]✗[/]", "unknown": "[yellow]?[/]"}
 INSPECTION_SECONDS, FACTS_SECONDS = 120.0, 60.0

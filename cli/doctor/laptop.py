@@ -6,10 +6,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-from cli.control_interface import ControlError
 from cli.doctor.check import Check, judged
-from cli.remote.session import Session
-from cli.remote.target import Target, TargetError, socket_directory
+from remote.control_interface import ControlError
+from remote.session import Session
+from remote.target import Target, TargetError, socket_directory
 
 PLACE = "laptop"
 INSTALL = {"Darwin": "brew install {}", "Linux": "apt-get install {}"}

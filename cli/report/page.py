@@ -14,11 +14,11 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from bottleneck.numbers import number
+from bottleneck.diagnosis.verdict import analyse
+from bottleneck.json_numbers import number
 from bottleneck.runs.run import Run
 from bottleneck.telemetry.samples import node_samples
 from bottleneck.units import duration_text
-from bottleneck.verdict.verdict import analyse
 from cli.report.comparison import comparison_table
 from cli.report.drawing import cdf_picture, chart_picture, hover_data, time_ticks
 from cli.report.figures import Figures, client_figures

@@ -10,11 +10,11 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
+from bottleneck.diagnosis.observations.node_signals import median_of
 from bottleneck.runs.run import Run
 from bottleneck.runs.topology import find_topology
-from bottleneck.signals.node_signals import median_of
 from bottleneck.telemetry.batches import engine_readings
-from bottleneck.telemetry.metrics import MetricsText
+from bottleneck.telemetry.prometheus_text import MetricsText
 from bottleneck.telemetry.samples import NodeSamples, Steps
 from bottleneck.units import rate_text
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from bottleneck.diagnosis.observations.node_signals import median_of
 from bottleneck.runs.run import Run
 from bottleneck.runs.topology import find_topology
-from bottleneck.signals.node_signals import median_of
 from bottleneck.telemetry.batches import engine_readings
-from bottleneck.telemetry.metrics import delta
+from bottleneck.telemetry.prometheus_text import delta
 from bottleneck.telemetry.samples import NodeSamples
 from cli.report.series import Edges, link_ceilings, link_names, profile_rate, rates
 

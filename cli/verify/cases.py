@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from bottleneck.verdict.scoring import DEVELOPMENT, HEALTHY, halves
+from bottleneck.diagnosis.scoring import DEVELOPMENT, HEALTHY, halves
 
 LINK = "direct"
 MEGABIT = 1e6 / 8

@@ -12,11 +12,11 @@ from typing import Annotated, Any
 
 import typer
 
+from bottleneck.diagnosis.scoring import EARLY_SECONDS, SPLITS, Outcome, markdown, score
+from bottleneck.diagnosis.taxonomy import DECIDED
+from bottleneck.diagnosis.verdict import analyse
 from bottleneck.runs.run import Run, RunError, load_run, window_run
-from bottleneck.taxonomy import DECIDED
 from bottleneck.units import duration_text
-from bottleneck.verdict.scoring import EARLY_SECONDS, SPLITS, Outcome, markdown, score
-from bottleneck.verdict.verdict import analyse
 from cli.bench import Recorded, record_run, record_start
 from cli.causal import experiment
 from cli.cluster import deploy_model, undeploy_model

@@ -15,13 +15,13 @@ from itertools import permutations
 from pathlib import Path
 from typing import Any
 
-from cli import lab
+import lab
 from cli.control import Control
-from cli.lab import page_cache
-from cli.lab.cgroups import QUOTA_PERIOD_MICROSECONDS, Hierarchy
-from cli.lab.layout import REPOSITORY
-from cli.lab.namespaces import on_host
-from cli.lab.requirements import find_hierarchy
+from lab import page_cache
+from lab.cgroups import QUOTA_PERIOD_MICROSECONDS, Hierarchy
+from lab.layout import REPOSITORY
+from lab.namespaces import on_host
+from lab.requirements import find_hierarchy
 
 READY_SECONDS = 10.0
 # Where the causal experiment looks for a delay that is there already.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bottleneck.verdict.scoring import Outcome
+from bottleneck.diagnosis.scoring import Outcome
 
 RIGHT, WRONG, UNSURE = "right", "**wrong**", "not sure"
 

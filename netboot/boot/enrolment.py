@@ -19,7 +19,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 
-from netboot.boot.record import Boot, State, find
+from netboot.boot.state import Boot, State, find
 
 NONCE_BYTES = 32
 BOOT_ID_BYTES = 16

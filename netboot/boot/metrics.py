@@ -8,8 +8,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from netboot.boot import watching
-from netboot.boot.record import State
+from netboot.boot import progress_report
+from netboot.boot.state import State
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -40,16 +40,16 @@ def families(state: State, now: float, limits: Mapping[str, float]) -> list[Metr
     """Return the metric families of the record."""
     found = {name: GaugeMetricFamily(name, text, labels=labels) for name, text, labels in GAUGES}
     for name, node in state.nodes.items():
-        late = watching.stuck(name, node, now, limits)
+        late = progress_report.stuck(name, node, now, limits)
         if late:
             found["cluster_boot_stuck"].add_metric((name, late.stage), 1.0)
         if node.boot is None:
             continue
-        spans = watching.trace(node.boot)
+        spans = progress_report.trace(node.boot)
         for span in spans:
             found["cluster_boot_stage_seconds"].add_metric((name, span.stage), span.seconds)
             found["cluster_boot_stage_timestamp_seconds"].add_metric((name, span.stage), span.end)
-        found["cluster_boot_attributed_ratio"].add_metric((name,), watching.attributed_ratio(spans))
+        found["cluster_boot_attributed_ratio"].add_metric((name,), progress_report.attributed_ratio(spans))
     found["cluster_boot_unknown_machines"].add_metric((), float(len(state.unknown)))
     refusals: dict[tuple[str, str], int] = {}
     for refusal in state.refusals:

@@ -1,7 +1,7 @@
 """The boot service without its wire: who gets a script, which reports count, who is admitted.
 
 Everything that comes from outside passes through here on its way into the record
-(`netboot.boot.record`). `netboot.boot.http` puts it on a socket.
+(`netboot.boot.state`). `netboot.boot.http` puts it on a socket.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from netboot.boot import enrolment, images, orders, rendering, storage, watching
+from netboot.boot import command_queue, enrolment, images, progress_report, rendering, storage
 from netboot.boot.dhcp_log import SUPPORTED, Seen
 from netboot.boot.events import (
     Armed,
@@ -28,16 +28,16 @@ from netboot.boot.events import (
     Troubled,
     UnknownAsked,
 )
-from netboot.boot.limits import Budget
-from netboot.boot.record import (
+from netboot.boot.rate_limit import Budget
+from netboot.boot.settings import BootNode, Settings, plain_mac
+from netboot.boot.stages import BootStage
+from netboot.boot.state import (
     ORDER,
     State,
     apply,
     begin,
     find,
 )
-from netboot.boot.settings import BootNode, Settings, plain_mac
-from netboot.boot.stages import BootStage
 from netboot.image.canary import BootRecord
 from netboot.image.store import Store
 from netboot.image.trial import settle
@@ -329,7 +329,7 @@ class BootService:
     def obey(self) -> None:
         """Take the orders that were left."""
         now = self.clock()
-        for order in orders.take(self._directory):
+        for order in command_queue.take(self._directory):
             if order.what == "hold":
                 self.tell(Held(now, order.node), durable=True)
             elif order.what in ("deploy", "undeploy"):
@@ -342,7 +342,7 @@ class BootService:
         """Say what has become stuck, once, and store what has changed."""
         now = self.clock()
         for name, node in self.state.nodes.items():
-            late = watching.stuck(name, node, now, self.settings.deadlines_seconds)
+            late = progress_report.stuck(name, node, now, self.settings.deadlines_seconds)
             key = (late.stage, late.since) if late else None
             if key and self._stuck.get(name) != key and late:
                 log.warning("%s is stuck at %s: %s", name, late.stage, late.cause)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bottleneck.profile.types import Profile
-from netboot.boot.watching import deadlines
+from netboot.boot.progress_report import deadlines
 
 MAC = re.compile(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}")
 

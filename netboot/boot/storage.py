@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from netboot.boot.record import State
+from netboot.boot.state import State
 
 log = logging.getLogger(__name__)
 _state: TypeAdapter[State] = TypeAdapter(State)

@@ -19,7 +19,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from bottleneck.profile.places import CACHE_DIRECTORY
+from bottleneck.profile.paths import CACHE_DIRECTORY
 from netboot.image.canary import Canary
 from netboot.image.manifest import MANIFEST, Layer, Manifest, file_of, read_manifest
 

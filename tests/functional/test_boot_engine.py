@@ -23,7 +23,7 @@ from salt.exceptions import CommandExecutionError
 
 from bottleneck.plan import nodes as plan
 from control import nodes
-from netboot.boot import watching
+from netboot.boot import progress_report
 from netboot.boot.events import Armed
 from netboot.boot.settings import BootNode
 from netboot.boot.stages import BOOT_STAGES
@@ -235,7 +235,7 @@ def test_what_cluster_deploy_records_ends_the_trace(
 
         def look() -> None:
             service.call(service.service.obey)
-            now = watching.under_way(service.service.state.nodes["node0"])
+            now = progress_report.under_way(service.service.state.nodes["node0"])
             awaited.append(now[0] if now else "")
             starting.append(runner.starting_record())
 
@@ -254,7 +254,9 @@ def test_what_cluster_deploy_records_ends_the_trace(
         assert starting[-1]["began"] > starting[0]["began"] and runner.starting_record() == {}
         api.shutdown()
         service.do(master.see_deployment())
-        view = service.call(watching.view, service.service.state, time.time(), service.settings.deadlines_seconds)
+        view = service.call(
+            progress_report.view, service.service.state, time.time(), service.settings.deadlines_seconds
+        )
         seen = view["nodes"]["node0"]["boot"]
         stages = [span["stage"] for span in seen["stages"]]
         assert stages == [*BOOT_STAGES[:9], "idle", "engine_ready", "first_token"]

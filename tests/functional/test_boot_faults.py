@@ -33,9 +33,9 @@ def service(tmp_path: Path) -> Iterator[Bench]:
 
 
 def test_no_dhcp_request(service: Bench) -> None:
-    from netboot.boot import orders
+    from netboot.boot import command_queue
 
-    orders.give(service.folder / "boot", orders.Order("arm", "node0", powered_on=True))
+    command_queue.give(service.folder / "boot", command_queue.Order("arm", "node0", powered_on=True))
     service.call(service.service.obey)
     stage, cause = service.stuck(after=301)
     assert stage == "dhcp" and "no DHCP request" in cause
@@ -137,10 +137,10 @@ def test_duplicate_of_a_node_that_is_up(service: Bench) -> None:
 
 
 def test_a_node_that_is_held(service: Bench) -> None:
-    from netboot.boot import orders
+    from netboot.boot import command_queue
 
     boot = begin(service)
-    orders.give(service.folder / "boot", orders.Order("hold", "node0"))
+    command_queue.give(service.folder / "boot", command_queue.Order("hold", "node0"))
     service.call(service.service.obey)
     claim = json.dumps(boot.claim(hostile.public_key())).encode()
     assert asyncio.run(hostile.post(service.url, claim, ADDRESSES["node0"]))[0] == 403

@@ -11,7 +11,7 @@ from salt.exceptions import CommandExecutionError
 
 from bottleneck.profile import find_profile
 from netboot.boot import storage
-from netboot.boot.record import (
+from netboot.boot.state import (
     Boot,
     NodeState,
     Reached,

@@ -11,8 +11,8 @@ import salt._logging
 from salt.exceptions import CommandExecutionError
 
 from bottleneck.profile import load_profile
-from bottleneck.profile.overlay import set_mac
-from bottleneck.profile.places import repository_directory
+from bottleneck.profile.local_overrides import set_mac
+from bottleneck.profile.paths import repository_directory
 from control import reprovisioning
 from tests.by_file import load
 

@@ -22,8 +22,8 @@ import yaml
 from saltfactories.utils import random_string
 
 from netboot.boot import storage
-from netboot.boot.record import Boot as RecordedBoot
-from netboot.boot.record import NodeState, State
+from netboot.boot.state import Boot as RecordedBoot
+from netboot.boot.state import NodeState, State
 from tests import boot_profile, fake_image, hostile
 from tests.waiting import free_port, listens, wait_for
 

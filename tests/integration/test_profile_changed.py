@@ -15,10 +15,10 @@ import salt.utils.event
 from saltfactories.utils import random_string
 
 from bottleneck.plan.master import reactor_entries
-from cli.remote import takeup
-from cli.remote.consequences import PROFILE_CHANGED
 from netboot.boot import storage
-from netboot.boot.record import Boot, NodeState, Reached, State
+from netboot.boot.state import Boot, NodeState, Reached, State
+from remote import master_reload
+from remote.sync_effects import PROFILE_CHANGED
 from tests import boot_profile, fake_image
 from tests.waiting import free_port, wait_for
 
@@ -78,7 +78,7 @@ def test_the_reactor_asks_who_is_due(master: Any, tmp_path: Path) -> None:
     (programs / "salt-run").chmod(0o755)
     options = salt.config.master_config(str(Path(master.config_dir) / "master"))
     with salt.utils.event.get_master_event(options, options["sock_dir"], listen=True) as bus:
-        assert takeup.fire(tmp_path / "there", PROFILE_CHANGED)
+        assert master_reload.fire(tmp_path / "there", PROFILE_CHANGED)
 
         def answered() -> Any:
             event = bus.get_event(wait=1, tag="salt/run/", full=True)

@@ -21,9 +21,9 @@ import yaml
 
 from cli.control import ControlError, control_target
 from cli.main import app
-from cli.remote import consequences
-from cli.remote import sync as transfer
-from cli.remote.tree import EXCLUDES, compare, manifest
+from remote import sync as transfer
+from remote import sync_effects
+from remote.tree import EXCLUDES, compare, manifest
 from tests.integration.sshd import Server, laptop_environment, server
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
@@ -259,9 +259,9 @@ esac
         (programs / name).write_text(note + rest)
         (programs / name).chmod(0o755)
     found.configuration.write_text(f"cluster_directory: {found.folder}\n")
-    text = consequences._TAKEUP.read_text().replace('"/etc/salt/master"', repr(str(found.configuration)))
+    text = sync_effects._TAKEUP.read_text().replace('"/etc/salt/master"', repr(str(found.configuration)))
     (tmp_path / "takeup.py").write_text(text)
-    monkeypatch.setattr(consequences, "_TAKEUP", tmp_path / "takeup.py")
+    monkeypatch.setattr(sync_effects, "_TAKEUP", tmp_path / "takeup.py")
     return found
 
 

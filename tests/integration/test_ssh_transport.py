@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 
 from bottleneck.profile import find_profile, load_profile
 from cli.control import ControlError
-from cli.remote.control import RemoteControl
-from cli.remote.session import ConnectionLostError, RemoteError, Session
-from cli.remote.target import Target
-from cli.remote.trust import show_key, trust
+from remote.control import RemoteControl
+from remote.host_keys import show_key, trust
+from remote.session import ConnectionLostError, RemoteError, Session
+from remote.target import Target
 from tests.integration.sshd import Server, make_key, server
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
@@ -197,8 +197,8 @@ def test_the_end_of_this_process_ends_the_remote_command(target: Target, tmp_pat
     script = f"""
 import sys; sys.path.insert(0, {str(Path(__file__).parents[2])!r})
 from pathlib import Path
-from cli.remote.session import Session
-from cli.remote.target import Target
+from remote.session import Session
+from remote.target import Target
 target = Target({target.host!r}, Path({str(target.known_hosts)!r}), {target.port}, Path({str(target.identity)!r}))
 running = Session(target, ["sh", "-c", "echo $$; exec sleep 600"], on_stderr=lambda data: None)
 print(running.stdout.readline().decode(), flush=True)

@@ -17,13 +17,13 @@ from typing import Any
 
 import pytest
 
+import lab
 from bottleneck.profile import Profile, find_profile, load_profile
-from cli import lab
-from cli.lab import layout, salting
-from cli.lab.cgroup_trees import discover
+from lab import layout, salt_config
+from lab.cgroup_trees import discover
 
 FIRST, SECOND = f"life-{os.getpid()}", f"life-{os.getpid()}-b"
-COMMAND = [sys.executable, "-c", "from cli.lab import app; app()"]
+COMMAND = [sys.executable, "-c", "from cli.lab_commands import app; app()"]
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="a lab needs root")]
 
 
@@ -268,7 +268,7 @@ def test_interrupted_up_takes_its_parts_down(clean: dict[str, Any]) -> None:
 def test_failed_up_takes_its_parts_down(
     clean: dict[str, Any], profile: Profile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(salting, "daemon_command", lambda name, log: ["sh", "-c", f"echo no {name} >&2; false"])
+    monkeypatch.setattr(salt_config, "daemon_command", lambda name, log: ["sh", "-c", f"echo no {name} >&2; false"])
     with pytest.raises(lab.LabError, match=r"could not start .*no salt-master"):
         lab.up(profile, FIRST)
     assert traces() == clean

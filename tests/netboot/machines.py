@@ -15,8 +15,8 @@ import yaml
 
 from bottleneck.profile import load_profile
 from netboot.boot import rendering, storage
-from netboot.boot.record import State
 from netboot.boot.settings import Settings
+from netboot.boot.state import State
 from rehearsal.machines import FIRMWARE, Machine, Network, end, namespace
 
 __all__ = ["FIRMWARE", "ControlNode", "Machine", "Network", "end", "namespace"]

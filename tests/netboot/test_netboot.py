@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from netboot.boot import watching
-from netboot.boot.record import Boot
+from netboot.boot import progress_report
+from netboot.boot.state import Boot
 from tests.netboot.conftest import ADDRESSES, MACS
 from tests.netboot.machines import ControlNode, Machine
 from tests.waiting import wait_for
@@ -57,7 +57,7 @@ def enrolled(control: ControlNode, machine: Machine) -> bool:
 
 
 def explain(control: ControlNode, machines: dict[str, Machine]) -> str:
-    view = watching.view(control.record(), time.time(), control.settings.deadlines_seconds)
+    view = progress_report.view(control.record(), time.time(), control.settings.deadlines_seconds)
     consoles = {name: machine.said()[-1500:] for name, machine in machines.items()}
     return json.dumps({"record": view, "consoles": consoles}, indent=1)
 
@@ -81,10 +81,10 @@ def show_trace(control: ControlNode, node: str) -> float:
     """Print a boot's time line; return which share of it is attributed."""
     boot = boot_of(control, node)
     assert boot is not None
-    spans = watching.trace(boot)
+    spans = progress_report.trace(boot)
     line = "  ".join(f"{span.stage} {span.end - boot.began:.1f}" for span in spans)
     print(f"\n{node}: seconds from the first DHCP packet: {line}")
-    return watching.attributed_ratio(spans)
+    return progress_report.attributed_ratio(spans)
 
 
 def test_two_machines_enrol_although_http_dies_under_them(control: ControlNode, machines: dict[str, Machine]) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from bottleneck.profile import load_profile
 from bottleneck.runs.run import ClientRequest, ClientResult, Run, window_run
 from bottleneck.telemetry.batches import engine_readings
-from bottleneck.telemetry.metrics import MetricsText
+from bottleneck.telemetry.prometheus_text import MetricsText
 from tests.vllm_metrics import inter_token_buckets, series, series_name
 
 EPOCH = 1_790_000_000.0

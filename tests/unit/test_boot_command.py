@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from cli import boot
 from cli.control import ControlError
 from cli.main import app
-from netboot.boot import watching
+from netboot.boot import progress_report
 from netboot.boot.events import (
     DhcpAsked,
     Refused,
@@ -22,9 +22,9 @@ from netboot.boot.events import (
     Troubled,
     UnknownAsked,
 )
-from netboot.boot.record import apply, begin
+from netboot.boot.state import apply, begin
 
-LIMITS = watching.deadlines({})
+LIMITS = progress_report.deadlines({})
 
 
 def view(now: float = 400.0) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def view(now: float = 400.0) -> dict[str, Any]:
         Refused(60.0, "claim", "node1", "10.0.0.9", "late"),
     ):
         state = apply(event, state)
-    shown: dict[str, Any] = json.loads(json.dumps(watching.view(state, now, LIMITS)))
+    shown: dict[str, Any] = json.loads(json.dumps(progress_report.view(state, now, LIMITS)))
     return shown
 
 

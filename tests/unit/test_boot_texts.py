@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from bottleneck.profile import load_profile
-from netboot.boot import neighbours, rendering, write
+from netboot.boot import kernel_tables, rendering, write
 from netboot.boot.dhcp_log import Reader, Tail
 from netboot.boot.images import Bootable
-from netboot.boot.limits import SOURCES_KEPT, Budget
+from netboot.boot.rate_limit import SOURCES_KEPT, Budget
 from netboot.boot.settings import Settings, plain_mac
 from tests import boot_profile
 
@@ -200,15 +200,15 @@ def test_the_kernels_tables_are_read(tmp_path: Path) -> None:
         "10.9.0.10        0x1         0x2         02:77:00:00:00:10     *        cluster0\n"
         "10.9.0.11        0x1         0x0         00:00:00:00:00:00     *        cluster0\n"
     )
-    assert neighbours.neighbour_mac("10.9.0.10", arp) == "02:77:00:00:00:10"
-    assert neighbours.neighbour_mac("10.9.0.11", arp) is None
-    assert neighbours.neighbour_mac("10.9.0.12", tmp_path / "none") is None
+    assert kernel_tables.neighbour_mac("10.9.0.10", arp) == "02:77:00:00:00:10"
+    assert kernel_tables.neighbour_mac("10.9.0.11", arp) is None
+    assert kernel_tables.neighbour_mac("10.9.0.12", tmp_path / "none") is None
     tcp = tmp_path / "tcp"
     tcp.write_text(
         "  sl  local_address rem_address   st\n"
         "   0: 0100090A:1199 0A00090A:C350 01 00000000:00000000\n"
         "   1: 0100090A:1199 0B00090A:C350 06 00000000:00000000\n"
     )
-    assert neighbours.connection("10.9.0.10", 4505, tcp) == 0xC350
-    assert neighbours.connection("10.9.0.10", 4506, tcp) is None
-    assert neighbours.connection("10.9.0.11", 4505, tcp) is None
+    assert kernel_tables.connection("10.9.0.10", 4505, tcp) == 0xC350
+    assert kernel_tables.connection("10.9.0.10", 4506, tcp) is None
+    assert kernel_tables.connection("10.9.0.11", 4505, tcp) is None

@@ -7,13 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-import bottleneck.causal.predict as predict_module
-from bottleneck.causal.blocks import Block, BlockError, Measurement, measurement
-from bottleneck.causal.model import fit
-from bottleneck.causal.predict import DECODE_CLASSES, Circumstances, conclude, measured_gain, predict, report
-from bottleneck.causal.resources import CPU, LINK_LATENCY, LINK_RATE, SEQUENCES, Resource
-from bottleneck.causal.session import Session
-from bottleneck.taxonomy import CLASSES
+import bottleneck.experiment.predict as predict_module
+from bottleneck.diagnosis.taxonomy import CLASSES
+from bottleneck.experiment.blocks import Block, BlockError, Measurement, measurement
+from bottleneck.experiment.model import fit
+from bottleneck.experiment.predict import DECODE_CLASSES, Circumstances, conclude, measured_gain, predict, report
+from bottleneck.experiment.resources import CPU, LINK_LATENCY, LINK_RATE, SEQUENCES, Resource
+from bottleneck.experiment.session import Session
 
 LINK = Resource("link_rate:direct", LINK_RATE, 5e6, "B/s", 40.0, ("node0", "node1"), {"node": None, "link": "direct"})
 DELAY = Resource(

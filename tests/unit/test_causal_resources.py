@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from bottleneck.causal.resources import (
+from bottleneck.experiment.resources import (
     Resource,
     allowed_sequences,
     candidates,
@@ -14,7 +14,7 @@ from bottleneck.causal.resources import (
 from bottleneck.plan.nodes import worker_specs
 from bottleneck.profile import find_profile, load_profile
 from bottleneck.profile.engine_types import Actuator
-from bottleneck.telemetry.metrics import MetricsText
+from bottleneck.telemetry.prometheus_text import MetricsText
 
 PROFILE = load_profile(find_profile("embedded"))
 GIGABYTE = 1e9

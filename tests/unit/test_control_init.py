@@ -10,9 +10,9 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
-from cli.remote import setup
-from cli.remote.session import ConnectionLostError
-from cli.remote.target import Target
+from remote import setup
+from remote.session import ConnectionLostError
+from remote.target import Target
 
 REPOSITORY = Path(__file__).parents[2]
 

@@ -14,11 +14,11 @@ import typer
 import typer.main
 import yaml
 
+from bottleneck.diagnosis.taxonomy import CLASSES
+from bottleneck.diagnosis.taxonomy_page import advice_commands
 from bottleneck.profile import load_profile
-from bottleneck.profile.places import ENGINE_MAP, profiles_directory
-from bottleneck.taxonomy import CLASSES
-from bottleneck.telemetry import exposition
-from bottleneck.verdict.taxonomy_page import advice_commands
+from bottleneck.profile.paths import ENGINE_MAP, profiles_directory
+from bottleneck.telemetry import exporter
 from netboot.boot import metrics as boot_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -266,7 +266,7 @@ def test_generated_pages_are_current() -> None:
 
 
 def test_the_page_of_bottlenecks_has_every_class_and_no_gap() -> None:
-    from bottleneck.verdict import taxonomy_page
+    from bottleneck.diagnosis import taxonomy_page
 
     text = taxonomy_page.page()
     for name in CLASSES:
@@ -309,7 +309,7 @@ def test_every_metric_of_ours_exists(path: Path) -> None:
         *("cluster_profile", "cluster_store", "cluster_directory", "cluster_images"),
         "cluster_reprovision_on_change",
     }
-    assert set(METRIC.findall(code)) - settings <= {metric.name for metric in exposition.METRICS} | {
+    assert set(METRIC.findall(code)) - settings <= {metric.name for metric in exporter.METRICS} | {
         name for name, _, _ in boot_metrics.GAUGES
     }
 

@@ -15,7 +15,7 @@ import pytest
 import salt._logging
 
 from bottleneck.profile import load_profile
-from bottleneck.telemetry import exposition, live
+from bottleneck.telemetry import cluster_state, exporter
 from bottleneck.telemetry.store import Store
 from tests import run_builder
 from tests.by_file import load
@@ -99,20 +99,20 @@ def value(found: dict[str, list[tuple[dict[str, str], float]]], name: str, **lab
 
 
 def test_names_follow_the_conventions() -> None:
-    names = [metric.name for metric in exposition.METRICS]
+    names = [metric.name for metric in exporter.METRICS]
     assert len(names) == len(set(names))
-    for metric in exposition.METRICS:
+    for metric in exporter.METRICS:
         assert re.fullmatch(r"cluster_[a-z_]+", metric.name)
         assert (metric.kind == "counter") == metric.name.endswith("_total")
         assert not metric.name.endswith(("_count", "_sum", "_bucket", "_milliseconds", "_percent"))
-        assert set(metric.labels) <= set(exposition.LABELS)
+        assert set(metric.labels) <= set(exporter.LABELS)
         assert metric.help.endswith(".")
 
 
 def test_the_reference_page_is_what_the_registry_has(collector: Any) -> None:
     page = (REPOSITORY / "doc" / "reference" / "metrics.md").read_text()
-    assert page == exposition.reference(), (
-        "write it again: python -m bottleneck.telemetry.exposition > doc/reference/metrics.md"
+    assert page == exporter.reference(), (
+        "write it again: python -m bottleneck.telemetry.exporter > doc/reference/metrics.md"
     )
     for family in collector.describe():
         name = family.name + ("_total" if family.type == "counter" else "")
@@ -220,7 +220,7 @@ def test_what_the_node_no_longer_has_is_not_waited_for(collector: Any, clock: Cl
     first, *_, last = [batch for batch in batches() if batch["node"] == "node0"]
     last["sampler"]["oldest"] = last["sequence"]
     send(collector, clock, [first, last])
-    told = live.acknowledgement(collector.state, "node0", "b-node0")
+    told = cluster_state.acknowledgement(collector.state, "node0", "b-node0")
     assert told == {"boot": "b-node0", "sequence": last["sequence"], "missing": []}
 
 
@@ -228,12 +228,12 @@ def test_windows_and_losses_are_told_on_the_bus(collector: Any, clock: Clock) ->
     for batch in batches():
         send(collector, clock, [batch])
         collector.tick(clock.now)
-    windows = [data for tag, data in collector._bus.fired if tag == live.WINDOW_TAG]
+    windows = [data for tag, data in collector._bus.fired if tag == cluster_state.WINDOW_TAG]
     assert len(windows) >= 2
     assert all(late["start"] == early["end"] for early, late in itertools.pairwise(windows))
     for second in range(60):
         collector.tick(clock.now + second)
-    assert [tag for tag, _ in collector._bus.fired][-2:].count(live.LOST_TAG) >= 1
+    assert [tag for tag, _ in collector._bus.fired][-2:].count(cluster_state.LOST_TAG) >= 1
 
 
 def test_old_batches_go(collector: Any, clock: Clock, store: Store) -> None:

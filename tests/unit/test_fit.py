@@ -4,7 +4,8 @@ from types import ModuleType
 
 import pytest
 
-from bottleneck.profile import Deployment, Quantization, Server, Shape, fit
+from bottleneck.performance import fit
+from bottleneck.profile import Deployment, Quantization, Server, Shape
 from tests.by_file import load
 from tests.models import MISTRAL_SMALL
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bottleneck.profile import list_profiles, profile_name
-from bottleneck.profile.places import repository_directory
+from bottleneck.profile.paths import repository_directory
 from tests.golden import COMMAND, FOLDER, golden_file, text_of
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from bottleneck.performance.fit import bytes_read_per_token, parameters
 from bottleneck.plan.nodes import hosts, node_pillar, worker_specs
 from bottleneck.profile import Profile, ProfileError, find_profile, load_profile
-from bottleneck.profile.fit import bytes_read_per_token, parameters
 from bottleneck.profile.hardware_checks import (
     HARDWARE_NUMBERS,
     assumptions,
@@ -16,7 +16,7 @@ from bottleneck.profile.hardware_checks import (
     refuse_open,
     source_of,
 )
-from bottleneck.profile.places import repository_directory
+from bottleneck.profile.paths import repository_directory
 from tests.profile_variants import changed
 
 PROFILES = repository_directory() / "profiles"

@@ -10,9 +10,10 @@ from typer.testing import CliRunner
 
 from bottleneck.plan.master import reactor_entries
 from bottleneck.profile import Profile, load_profile
-from cli.lab import app, layout, namespaces, requirements, salting
-from cli.lab.layout import CONTROL, LabError, Record
-from cli.lab.requirements import control_cores, plan_cores
+from cli.lab_commands import app
+from lab import layout, namespaces, requirements, salt_config
+from lab.layout import CONTROL, LabError, Record
+from lab.requirements import control_cores, plan_cores
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 KEYS = {name: (f"private {name}", f"public {name}") for name in (CONTROL, "node0", "node1")}
@@ -96,7 +97,7 @@ def test_too_few_cores_are_shared_with_a_note(profile: Profile) -> None:
 
 
 def test_master_never_accepts_on_its_own(profile: Profile) -> None:
-    settings = salting.lab_master_settings(profile, "/profiles/embedded.yaml")
+    settings = salt_config.lab_master_settings(profile, "/profiles/embedded.yaml")
 
     assert settings["auto_accept"] is False
     assert settings["open_mode"] is False
@@ -114,7 +115,7 @@ def test_the_reactors_are_files_that_exist() -> None:
 
 
 def test_keys_are_placed_by_identity(profile: Profile) -> None:
-    files = salting.salt_files(profile, "/p.yaml", KEYS)
+    files = salt_config.salt_files(profile, "/p.yaml", KEYS)
 
     assert files[CONTROL]["/etc/salt/pki/master/minions/node1"] == ("public node1", 0o644)
     assert files[CONTROL]["/etc/salt/pki/master/master.pem"] == ("private control", 0o400)

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from cli.lab import cgroups
-from cli.lab.cgroup_trees import discover
-from cli.lab.cgroups import CgroupError, Hierarchy
+from lab import cgroups
+from lab.cgroup_trees import discover
+from lab.cgroups import CgroupError, Hierarchy
 
 
 def _mountinfo(path: Path, *lines: str) -> Path:

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from bottleneck.profile import Profile, load_profile
-from cli.lab.layout import CONTROL, LabError
-from cli.lab.network import (
+from lab.layout import CONTROL, LabError
+from lab.network import (
     Port,
     address_lines,
     hosts_text,

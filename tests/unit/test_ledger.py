@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from bottleneck.ledger.ledger import Ledger, build_ledger
+from bottleneck.diagnosis.attribution.ledger import Ledger, build_ledger
+from bottleneck.diagnosis.observations.gather import gather
+from bottleneck.diagnosis.observations.signals import busy_time
+from bottleneck.diagnosis.taxonomy import WORK_CLASSES
+from bottleneck.diagnosis.verdict import analyse
 from bottleneck.runs.run import Run
-from bottleneck.signals.gather import gather
-from bottleneck.signals.signals import busy_time
-from bottleneck.taxonomy import WORK_CLASSES
-from bottleneck.telemetry.metrics import MetricsText
-from bottleneck.verdict.verdict import analyse
+from bottleneck.telemetry.prometheus_text import MetricsText
 from tests.vllm_metrics import series_name
 
 from .simulator import MODEL, Simulation, simulate

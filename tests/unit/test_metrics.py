@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from bottleneck.telemetry.metrics import MetricsText, delta, histogram_delta, parse_line
+from bottleneck.telemetry.prometheus_text import MetricsText, delta, histogram_delta, parse_line
 
 TEXT = """# HELP vllm:num_requests_running Number of requests.
 # TYPE vllm:num_requests_running gauge

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from bottleneck.diagnosis.rules.straggler import CROWDED, QUOTA, SLOW_CPU, SLOW_MEMORY
+from bottleneck.diagnosis.verdict import analyse
 from bottleneck.runs.run import Run
-from bottleneck.verdict.rules.straggler import CROWDED, QUOTA, SLOW_CPU, SLOW_MEMORY
-from bottleneck.verdict.verdict import analyse
 from tests.unit.simulator import EPOCH, simulate
 
 Put = Callable[[dict[str, Any], float], None]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.lab import page_cache
+from lab import page_cache
 
 SIZE = 64 * mmap.PAGESIZE
 

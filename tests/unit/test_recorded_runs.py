@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from bottleneck.diagnosis.observations.gather import gather
+from bottleneck.diagnosis.observations.node_signals import slower_by
+from bottleneck.diagnosis.observations.speeds import doubt_speeds
+from bottleneck.diagnosis.rules.straggler import QUOTA
+from bottleneck.diagnosis.taxonomy import WORK_CLASSES
+from bottleneck.diagnosis.verdict import analyse
 from bottleneck.runs.run import Run, load_run, window_run
-from bottleneck.signals.gather import gather
-from bottleneck.signals.node_signals import slower_by
-from bottleneck.signals.speeds import doubt_speeds
-from bottleneck.taxonomy import WORK_CLASSES
-from bottleneck.verdict.rules.straggler import QUOTA
-from bottleneck.verdict.verdict import analyse
 
 RUNS = Path(__file__).parents[1] / "data" / "runs"
 

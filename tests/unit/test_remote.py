@@ -15,11 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cli.remote.quoting import ArgumentError, shell_text, supervised
-from cli.remote.session import MarkFilter
-from cli.remote.sync import rsync_command
-from cli.remote.target import SOCKET_NAME_BYTES, Target, TargetError, socket_directory
-from cli.remote.tree import EXCLUDES, TreeError, check_tree, compare, digest, is_excluded, manifest, stage
+from remote.quoting import ArgumentError, shell_text, supervised
+from remote.session import MarkFilter
+from remote.sync import rsync_command
+from remote.target import SOCKET_NAME_BYTES, Target, TargetError, socket_directory
+from remote.tree import EXCLUDES, TreeError, check_tree, compare, digest, is_excluded, manifest, stage
 
 REPOSITORY = Path(__file__).parents[2]
 WORDS = st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0")), min_size=1, max_size=30)
@@ -203,7 +203,7 @@ def test_the_other_side_says_the_same_of_a_tree(tmp_path: Path) -> None:
     (tmp_path / "releases").mkdir()
     stage(REPOSITORY, tree, tmp_path / "releases" / "one")
     (tmp_path / "src").symlink_to("releases/one")
-    source = (REPOSITORY / "cli" / "remote" / "releases.py").read_text()
+    source = (REPOSITORY / "remote" / "releases.py").read_text()
     asked = subprocess.run(
         [sys.executable, "-I", "-S", "-c", source, "show", str(tmp_path)], capture_output=True, text=True, check=True
     )

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from bottleneck.diagnosis.taxonomy import WORK_CLASSES
+from bottleneck.diagnosis.verdict import analyse
 from bottleneck.runs.run import RunError, client_result, load_run, save_run, window_run
-from bottleneck.taxonomy import WORK_CLASSES
-from bottleneck.verdict.verdict import analyse
 
 from .simulator import EPOCH, PROFILE, simulate
 

@@ -9,8 +9,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from bottleneck.diagnosis.verdict import analyse
 from bottleneck.runs.run import load_run
-from bottleneck.verdict.verdict import analyse
 from cli import bottleneck as bottleneck_module
 from cli import output, runs
 from tests.run_builder import Shape, build_run

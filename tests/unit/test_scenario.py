@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from bottleneck.diagnosis.verdict import analyse
 from bottleneck.runs.run import Run
 from bottleneck.runs.scenario import ScenarioError, add_ceilings, load_scenario, read_document, scenario_run
-from bottleneck.verdict.verdict import analyse
 from cli.main import app
 from tests.unit.server_simulator import Server, Simulation, ceilings
 

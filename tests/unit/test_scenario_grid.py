@@ -12,8 +12,8 @@ from functools import cache
 import numpy as np
 import pytest
 
+from bottleneck.diagnosis.verdict import Verdict, analyse
 from bottleneck.runs.scenario import add_ceilings, scenario_run
-from bottleneck.verdict.verdict import Verdict, analyse
 from tests.unit.server_simulator import MENDED, Server, Simulation, ceilings
 
 pytestmark = pytest.mark.slow

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from bench import verdict_tables
+from bottleneck.diagnosis.scoring import HEALTHY, SPLITS, Outcome, halves, markdown, rate, score
+from bottleneck.diagnosis.taxonomy import CLASSES
 from bottleneck.load.workload import points
 from bottleneck.profile import find_profile, load_profile
-from bottleneck.taxonomy import CLASSES
-from bottleneck.verdict.scoring import HEALTHY, SPLITS, Outcome, halves, markdown, rate, score
 from cli.verify.cases import NOT_INJECTED, Case, cases
 from cli.verify.faults import _KINDS
 from cli.verify.record import Record

@@ -12,7 +12,7 @@ from cli.main import COMMANDS
 
 REPOSITORY = Path(__file__).parents[2]
 # numpy: a fifth of a second that only the analysis needs.
-HEAVY = {"numpy", "jinja2", "bottleneck.ledger.ledger", "bottleneck.whatif.evaluate"}
+HEAVY = {"numpy", "jinja2", "bottleneck.diagnosis.attribution.ledger", "bottleneck.prediction.evaluate"}
 
 
 def modules_after(*words: str) -> set[str]:

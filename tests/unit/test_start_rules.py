@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from bottleneck.diagnosis.verdict import Verdict, analyse
 from bottleneck.profile import load_profile
 from bottleneck.runs.run import Run, load_run, save_run, window_run
-from bottleneck.verdict.verdict import Verdict, analyse
 from tests.unit.simulator import EPOCH, PROFILE
 
 MB = 1e6

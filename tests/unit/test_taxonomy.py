@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from bottleneck.taxonomy import CLASSES, DECIDED, fill, title
-from bottleneck.verdict.rules import SCORERS
+from bottleneck.diagnosis.rules import SCORERS
+from bottleneck.diagnosis.taxonomy import CLASSES, DECIDED, fill, title
 
 CONTRACT = {
     "prefill_compute",

@@ -13,7 +13,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from bottleneck.profile import load_profile
-from bottleneck.telemetry.rates import recent
+from bottleneck.telemetry.recent_rates import recent
 from cli import top as top_module
 from cli.control import ControlError
 from cli.top import follow, frame, top

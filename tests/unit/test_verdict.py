@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from bottleneck.diagnosis.taxonomy import WORK_CLASSES
+from bottleneck.diagnosis.verdict import Verdict, analyse
 from bottleneck.runs.run import ClientRequest, Run, window_run
-from bottleneck.taxonomy import WORK_CLASSES
-from bottleneck.telemetry.metrics import MetricsText
-from bottleneck.verdict.verdict import Verdict, analyse
+from bottleneck.telemetry.prometheus_text import MetricsText
 from tests.vllm_metrics import series_name
 
 from .simulator import MODEL, simulate

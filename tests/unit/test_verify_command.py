@@ -10,7 +10,7 @@ import typer
 from typer.testing import CliRunner
 
 import cli.verify.command as command
-from bottleneck.verdict.verdict import Verdict
+from bottleneck.diagnosis.verdict import Verdict
 from cli.main import app
 
 

@@ -9,16 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bottleneck.profile.fit import bytes_read_per_token
+from bottleneck.performance.calibration import Calibration, calibrate
+from bottleneck.performance.collectives import Link, Split
+from bottleneck.performance.fit import bytes_read_per_token
+from bottleneck.performance.served import PRECISIONS, Accelerator, Served
+from bottleneck.performance.step import PARAMETERS
+from bottleneck.performance.workpoints import WorkPoints
+from bottleneck.prediction.break_even import break_even
+from bottleneck.prediction.deployment import CannotTell, Scenario, compare, forecast, outcome
+from bottleneck.prediction.recorded import recorded
+from bottleneck.prediction.sweep import SweepError, read_accelerator, read_sweep
 from bottleneck.runs.run import load_run
-from bottleneck.whatif.break_even import break_even
-from bottleneck.whatif.calibrate import Calibration, calibrate
-from bottleneck.whatif.deployment import CannotTell, Scenario, compare, forecast, outcome
-from bottleneck.whatif.recorded import recorded
-from bottleneck.whatif.split import Link, Split
-from bottleneck.whatif.step import PARAMETERS
-from bottleneck.whatif.sweep import PRECISIONS, Accelerator, Served, SweepError, read_accelerator, read_sweep
-from bottleneck.whatif.workpoints import WorkPoints
 from tests.models import MISTRAL_SMALL
 
 TESTS = Path(__file__).resolve().parents[1]

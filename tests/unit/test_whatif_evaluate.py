@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from bottleneck.whatif.calibrate import calibrate, efficiencies, prior
-from bottleneck.whatif.evaluate import evaluate
-from bottleneck.whatif.step import PARAMETERS
-from bottleneck.whatif.sweep import Point, Sweep, SweepError, read_accelerator, read_sweep
-from bottleneck.whatif.workpoints import WorkPoints
+from bottleneck.performance.calibration import calibrate, efficiencies, prior
+from bottleneck.performance.served import Point
+from bottleneck.performance.step import PARAMETERS
+from bottleneck.performance.workpoints import WorkPoints
+from bottleneck.prediction.evaluate import evaluate
+from bottleneck.prediction.sweep import Sweep, SweepError, read_accelerator, read_sweep
 from cli.main import app
 
 pytestmark = pytest.mark.slow

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bottleneck.whatif.schedule import padded, run_steps
+from bottleneck.performance.scheduler import padded, run_steps
 
 
 def test_one_prompt_is_one_step_and_then_one_a_token() -> None:

@@ -1,0 +1,44 @@
+"""The link's part of a step: bytes over its capacity, messages times their latency."""
+
+from __future__ import annotations
+
+from bottleneck.diagnosis.attribution.step_parts import Part, Work
+from bottleneck.diagnosis.observations.signals import Signals
+from bottleneck.performance.fit import allreduce_messages, pipeline_messages
+from bottleneck.runs.topology import Group
+
+
+def link_parts(signals: Signals, group: Group, work: Work, both: tuple[Work, Work]) -> list[Part]:
+    link, topology, profile = signals.link, signals.topology, signals.topology.profile
+    if link is None or len(group.nodes) < 2:
+        return []
+    parts = []
+    tokens = sum(each.tokens for each in both)
+    # Every token's hidden state crosses the link the same number of times: bytes divide as tokens do.
+    share = work.tokens / tokens if tokens > 0 else work.wall_seconds / sum(each.wall_seconds for each in both)
+    sent = max((link.sent_bytes[node] for node in group.nodes if node in link.sent_bytes), default=None)
+    source = f"samples: bytes sent / capacity ({link.capacity_source})"
+    if sent is None and profile is not None:
+        sent, source = _expected_bytes(signals, tokens), f"message arithmetic / capacity ({link.capacity_source})"
+    if sent and link.capacity_bytes_per_second:
+        parts.append(Part("link_transfer", sent * share / link.capacity_bytes_per_second, source, None, link.name))
+    if profile is not None and link.message_latency_seconds:
+        messages = 0
+        if topology.tensor_parallel > 1:
+            messages += allreduce_messages(profile.model.shape, 1, topology.tensor_parallel).count
+        messages += pipeline_messages(profile.model.shape, 1, topology.pipeline_parallel).count
+        seconds = work.steps * messages * link.message_latency_seconds
+        origin = f"{messages} messages a step x {link.message_latency_source}"
+        parts.append(Part("link_latency", min(seconds, work.wall_seconds), origin, None, link.name))
+    return parts
+
+
+def _expected_bytes(signals: Signals, tokens: float) -> float:
+    """Return the bytes that the busiest rank sends for some tokens: a ring all-reduce sends 2 (n - 1) / n of each."""
+    topology, shape = signals.topology, signals.topology.profile.model.shape
+    ranks = topology.tensor_parallel
+    reduced = allreduce_messages(shape, 1, ranks)
+    passed = pipeline_messages(shape, 1, topology.pipeline_parallel)
+    per_token = reduced.count * reduced.message_bytes * 2 * (ranks - 1) / max(ranks, 1)
+    per_token += (passed.message_bytes if passed.count else 0) / max(ranks, 1)
+    return tokens * per_token

@@ -1,0 +1,294 @@
+"""The resources that can be slowed under a deployment: what each is now, how it is slowed, what it would confirm."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import combinations
+from typing import Any
+
+from bottleneck.profile.types import Profile
+from bottleneck.telemetry.prometheus_text import MetricsText
+
+LINK_RATE, LINK_LATENCY, CPU, SETTING = "link_rate", "link_latency", "cpu", "setting"
+# These two are slowed by the load generator.
+SEQUENCES, ARRIVALS = "sequences", "arrivals"
+# A one-way latency when no probe has measured one: what a veth pair or a good cable has.
+ASSUMED_LATENCY_SECONDS = 50e-6
+# A processor cannot be taken away more than this; a quota not below a twentieth of a core.
+LARGEST_CPU_SLOWDOWN = 8.0
+LEAST_QUOTA_CORES = 0.05
+LEAST_LINK_BYTES_PER_SECOND = 125_000.0
+# Of a packet: the Ethernet header around it, and the headers of IPv4 and of TCP with time stamps in it.
+FRAME_BYTES, HEADER_BYTES = 14, 52
+LARGEST_DELAY_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class Resource:
+    """One resource and the ways to make it worse.
+
+    Attributes
+    ----------
+    name
+        Unique in a session, such as ``link_rate:direct`` or ``cpu:node1``.
+    kind
+        What it is; decides how the load's time depends on it.
+    amount, unit
+        What there is of it now, in base units: bytes per second, seconds of latency, cores, sequences.
+        Less is slower, except for a latency.
+    largest
+        The largest slowdown that can be made.
+    nodes
+        Nodes that are slowed together.
+    place
+        `node` or `link` of a verdict that names it.
+    has_placebo
+        Whether the actuator itself costs something, so that its slowdown of one has to be measured too.
+    changes
+        Node -> the change that makes it, without its value.
+    """
+
+    name: str
+    kind: str
+    amount: float
+    unit: str
+    largest: float
+    nodes: tuple[str, ...] = ()
+    place: Mapping[str, str | None] = field(default_factory=lambda: {"node": None, "link": None})
+    has_placebo: bool = False
+    changes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain data, without the changes."""
+        return {key: value for key, value in asdict(self).items() if key != "changes"}
+
+    def at(self, slowdown: float) -> float:
+        """Return the amount that is left at a slowdown; below one, what an upgrade would be."""
+        if self.kind == LINK_LATENCY:
+            return self.amount * slowdown
+        return self.amount / slowdown
+
+    def changes_at(self, slowdown: float) -> dict[str, dict[str, Any]]:
+        """Return node -> the change that makes a slowdown; empty for what the load generator does itself."""
+        if self.kind == LINK_RATE:
+            return {node: {**change, "bytes_per_second": self.at(slowdown)} for node, change in self.changes.items()}
+        if self.kind == LINK_LATENCY:
+            # On top of a delay that is there already.
+            more = self.at(slowdown) - self.amount
+            return {
+                node: {**_without(change, "added"), "seconds": max(0.0, float(change["added"]) + more)}
+                for node, change in self.changes.items()
+            }
+        if self.kind == CPU:
+            return {
+                node: {**_without(change, "base"), "cores": float(change["base"]) / slowdown}
+                if change["actuator"] == "cpu_quota"
+                else {**change, "slowdown": slowdown}
+                for node, change in self.changes.items()
+            }
+        if self.kind == SETTING:
+            return {node: {**change, "value": round(self.at(slowdown))} for node, change in self.changes.items()}
+        return {}
+
+
+def candidates(
+    profile: Profile,
+    record: Mapping[str, Any],
+    seen: Mapping[str, Mapping[str, Any]],
+    ceilings: Mapping[str, Any],
+    concurrency: int | None,
+    rate_per_second: float | None = None,
+    cached_requests: int | None = None,
+) -> list[Resource]:
+    """Return the resources of a deployment that can be slowed.
+
+    Parameters
+    ----------
+    record
+        What is deployed: `workers`, as `cluster.deployment_record` returns it.
+    seen
+        Node -> what `actuator.look` found there on the deployment's link.
+    ceilings
+        The content of ceilings.json, for what a link really carries; may be empty.
+    concurrency, rate_per_second
+        Requests kept under way (closed loop), or their arrivals (open loop); the other is None.
+    cached_requests
+        Whole requests that the engines' KV caches hold together; None when that is not known.
+    """
+    nodes = list(dict.fromkeys(str(worker["node"]) for worker in record["workers"]))
+    found = _links(profile, record, nodes, seen, ceilings)
+    found += _processors(nodes, seen)
+    found += _settings(profile, nodes, seen)
+    if concurrency is not None and concurrency > 1:
+        most = min(concurrency, allowed_sequences(record) or concurrency, cached_requests or concurrency)
+        found.append(Resource(SEQUENCES, SEQUENCES, float(most), "sequences", 4.0))
+    if rate_per_second is not None:
+        found.append(Resource(ARRIVALS, ARRIVALS, rate_per_second, "1/s", 4.0))
+    return found
+
+
+def allowed_sequences(record: Mapping[str, Any]) -> int | None:
+    """Return how many sequences the engines may run together, from their command lines."""
+    total = 0
+    for worker in record["workers"]:
+        argv = list(worker.get("argv") or [])
+        if worker.get("head") and "--max-num-seqs" in argv:
+            total += int(argv[argv.index("--max-num-seqs") + 1])
+    return total or None
+
+
+def requests_in_cache(metrics: Iterable[MetricsText], tokens: int) -> int | None:
+    """Return how many requests of so many tokens, prompt and answer, the engines' KV caches hold together.
+
+    Parameters
+    ----------
+    metrics
+        One reading of each head: ``vllm:cache_config_info`` has its blocks.
+
+    Returns
+    -------
+    int or None
+        At least one for each engine, which cannot start with less; None when one does not tell.
+    """
+    total = 0
+    for reading in metrics:
+        words = [reading.info("vllm:cache_config_info", label) for label in ("num_gpu_blocks", "block_size")]
+        if not all(word and word.isdigit() and int(word) for word in words):
+            return None
+        blocks, size = (int(word or 0) for word in words)
+        total += max(1, blocks // math.ceil(tokens / size))
+    return total or None
+
+
+def exchanging_pairs(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the pairs of nodes of one replica: they exchange messages over the deployment's link."""
+    replicas: dict[int, list[str]] = {}
+    for worker in record["workers"]:
+        members = replicas.setdefault(int(worker["replica"]), [])
+        if worker["node"] not in members:
+            members.append(str(worker["node"]))
+    return [pair for members in replicas.values() for pair in combinations(members, 2)]
+
+
+def _links(
+    profile: Profile,
+    record: Mapping[str, Any],
+    nodes: Sequence[str],
+    seen: Mapping[str, Mapping[str, Any]],
+    ceilings: Mapping[str, Any],
+) -> list[Resource]:
+    pairs = exchanging_pairs(record)
+    if not pairs:
+        return []
+    link = str(record["workers"][0]["link"])
+    network = profile.networks[link]
+    place: dict[str, str | None] = {"node": None, "link": link}
+    peers: dict[str, dict[str, str | None]] = {node: {} for node in nodes}
+    for one, other in pairs:
+        for node, peer in ((one, other), (other, one)):
+            ends = profile.nodes[peer].links[link]
+            peers[node][ends.address] = ends.mac
+    joined = [node for node in nodes if peers[node]]
+    probed = [
+        way for name, way in (ceilings.get("links") or {}).get(link, {}).items() if set(name.split("->")) <= set(joined)
+    ]
+    # A shaper counts whole frames, a probe what is in them.
+    framing = (network.mtu_bytes + FRAME_BYTES) / (network.mtu_bytes - HEADER_BYTES)
+    carried = [
+        framing * way["bandwidth_bytes_per_second"]["median"] for way in probed if way.get("bandwidth_bytes_per_second")
+    ]
+    shaped = [float(seen[node]["rate_bytes_per_second"]) for node in joined if seen[node].get("rate_bytes_per_second")]
+    rate = min([*carried, *shaped, network.rate_bytes_per_second])
+    interfaces = {node: profile.nodes[node].links[link].interface for node in joined}
+    found = [
+        Resource(
+            f"{LINK_RATE}:{link}",
+            LINK_RATE,
+            rate,
+            "B/s",
+            max(1.0, rate / LEAST_LINK_BYTES_PER_SECOND),
+            tuple(joined),
+            place,
+            changes={node: {"actuator": "link_rate", "interface": interfaces[node]} for node in joined},
+        )
+    ]
+    latencies = [way["latency_seconds"]["median"] for way in probed if way.get("latency_seconds")]
+    added = {node: float(seen[node].get("delay_seconds") or 0.0) for node in joined}
+    # What was probed includes a delay that was there; without a probe it is that delay and a little.
+    latency = max([*latencies, max(added.values())]) if latencies else max(added.values()) + ASSUMED_LATENCY_SECONDS
+    found.append(
+        Resource(
+            f"{LINK_LATENCY}:{link}",
+            LINK_LATENCY,
+            latency,
+            "s",
+            LARGEST_DELAY_SECONDS / latency,
+            tuple(joined),
+            place,
+            has_placebo=not any(added.values()),
+            changes={
+                node: {
+                    "actuator": "link_latency",
+                    "interface": interfaces[node],
+                    "peers": peers[node],
+                    "added": added[node],
+                }
+                for node in joined
+            },
+        )
+    )
+    return found
+
+
+def _processors(nodes: Sequence[str], seen: Mapping[str, Mapping[str, Any]]) -> list[Resource]:
+    """Return each node's processor, and all of them together when there are several."""
+    single = []
+    for node in nodes:
+        cores, quota = float(seen[node]["cores"]), seen[node].get("quota_cores")
+        held = quota is not None and float(quota) < cores
+        amount = float(quota) if held and quota is not None else cores
+        largest = min(LARGEST_CPU_SLOWDOWN, amount / LEAST_QUOTA_CORES) if held else LARGEST_CPU_SLOWDOWN
+        change: dict[str, Any] = {"actuator": "cpu_quota", "base": amount} if held else {"actuator": "cpu_speed"}
+        place: dict[str, str | None] = {"node": node, "link": None}
+        single.append(Resource(f"{CPU}:{node}", CPU, amount, "cores", largest, (node,), place, changes={node: change}))
+    if len(single) == 1:
+        return single
+    together = Resource(
+        CPU,
+        CPU,
+        math.fsum(each.amount for each in single),
+        "cores",
+        min(each.largest for each in single),
+        tuple(nodes),
+        changes={node: change for each in single for node, change in each.changes.items()},
+    )
+    return [together, *single]
+
+
+def _settings(profile: Profile, nodes: Sequence[str], seen: Mapping[str, Mapping[str, Any]]) -> list[Resource]:
+    """Return the clocks and power limits that the engine map names for the nodes' accelerators."""
+    found: dict[str, Resource] = {}
+    for node in nodes:
+        for name, setting in getattr(profile.engine_of(node), "actuators", {}).items():
+            value = (seen[node].get("settings") or {}).get(name)
+            if value is None:
+                continue
+            change = {"actuator": "setting", "name": name, **setting.commands()}
+            known = found.get(name)
+            changes = {**(known.changes if known else {}), node: change}
+            found[name] = Resource(
+                f"{SETTING}:{name}",
+                SETTING,
+                float(value),
+                setting.unit,
+                setting.largest_slowdown,
+                tuple(changes),
+                changes=changes,
+            )
+    return list(found.values())
+
+
+def _without(change: Mapping[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in change.items() if name != key}

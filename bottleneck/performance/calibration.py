@@ -1,0 +1,344 @@
+"""Fit the efficiencies of the step model to a few points, and predict others with an interval.
+
+Bayesian: efficiencies have priors (log-normal, around what kernels of that precision reach), so that points which say
+nothing of an efficiency leave it at a sane value with an honest spread. What the physics leaves out (which kernel an
+engine picks at which batch, how it splits attention, in which order requests arrive) is a Gaussian process on the
+logarithm of the time, as in Kennedy and O'Hagan, "Bayesian calibration of computer models" (2001): near a calibration
+point the prediction follows it, far away the physics, and the interval grows with the distance. The posterior of the
+efficiencies is taken as normal around its mode (Laplace); the scale of all errors is learned from the points, so the
+intervals are Student's t.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import scipy
+from numpy.typing import NDArray
+
+from bottleneck.performance.collectives import Split
+from bottleneck.performance.served import Accelerator, Point, Precision, Served
+from bottleneck.performance.step import ALONE, PARAMETERS
+from bottleneck.performance.workpoints import WorkPoints
+
+Floats = NDArray[np.float64]
+
+LEAST_POINTS = 2
+"""Of an evaluation: one point leaves rates and overheads apart by their priors alone."""
+CALIBRATION_POINTS = 6
+
+# Medians of the priors by precision; the rest in the order of PARAMETERS. Sources: see doc/explanation/what-if.md.
+_WEIGHT = {"bf16": 0.94, "w8a16": 0.7, "w4a16": 0.56, "fp8": 0.82, "w8a8": 0.82}
+_OVERLAP = {"bf16": 1.2, "w8a16": 0.5, "w4a16": 0.35, "fp8": 2.0, "w8a8": 2.0}
+_KERNELS = {"bf16": 4.0, "w4a16": 7.0}
+_STARTS = 70.0
+_SPREADS = np.array([0.12, 0.1, 0.5, 0.4, 0.12, 0.25, 0.6, 0.5, 0.8, 0.2, 0.4])
+
+
+@dataclass(frozen=True)
+class ErrorModel:
+    """Size of what the physics does not say, relative to the time (log scale), before calibration.
+
+    Attributes
+    ----------
+    batch, smooth
+        Of decode: what belongs to a batch size alone (kernels chosen by it), and what varies slowly with batch and
+        length.
+    prefill
+        Of prefill, varying slowly with tokens and length.
+    arrival
+        Of prefill, as a share of the time of the smallest step: requests that arrive while a step has begun wait, so
+        a batch takes one step more or does not; half a step is the standard deviation of an even chance of it.
+    noise, timer
+        Of each measurement; and of a decode step as a share of the prefill time that was subtracted to get it.
+    weight
+        How many measurements the error model's scale is worth.
+    """
+
+    batch: float = 0.036
+    smooth: float = 0.022
+    prefill: float = 0.017
+    arrival: float = 0.5
+    noise: float = 0.007
+    timer: float = 0.0024
+    weight: float = 3.5
+
+    @classmethod
+    def of(cls, precision: Precision) -> ErrorModel:
+        """Return the error model of a precision: kernels for quantised weights differ more from batch to batch."""
+        plain = cls()
+        if precision.bits == 16:
+            return plain
+        more = 1.6
+        return replace(plain, batch=more * plain.batch, smooth=more * plain.smooth, prefill=more * plain.prefill)
+
+
+def prior(precision: Precision, accelerator: Accelerator) -> tuple[Floats, Floats]:
+    """Return means and standard deviations of the logarithms of `PARAMETERS`."""
+    name = precision.name
+    layer = _KERNELS.get(name, 4.5) * accelerator.launch_seconds
+    medians = [
+        _WEIGHT[name],
+        0.84,
+        _OVERLAP[name],
+        layer,
+        0.95,
+        0.68,
+        7e-6,
+        3e-3,
+        100e-6,
+        1.0,
+        _STARTS * accelerator.launch_seconds,
+    ]
+    return np.log(medians), _SPREADS
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A prediction in seconds with the bounds of its interval."""
+
+    median: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Efficiencies of one model on one accelerator, with what was learned of the errors.
+
+    Attributes
+    ----------
+    mean, covariance : array of shape (parameters,) and (parameters, parameters)
+        Of the logarithms of `PARAMETERS`.
+    scale : float
+        Errors, relative to the error model's.
+    freedom : float
+        Degrees of freedom of the scale.
+    """
+
+    served: Served
+    accelerator: Accelerator
+    output_tokens: int
+    points: WorkPoints
+    residuals: Floats
+    mean: Floats
+    covariance: Floats
+    error_inverse: Floats
+    jacobian: Floats
+    scale: float
+    freedom: float
+    errors: ErrorModel
+
+    def quantile(self, coverage: float) -> float:
+        """Return how many scales an interval reaches to each side."""
+        return float(scipy.stats.t.ppf((1 + coverage) / 2, self.freedom))
+
+    def predict(
+        self, points: Sequence[tuple[int, int]], coverage: float = 0.9
+    ) -> tuple[list[Interval], list[Interval]]:
+        """Return prefill and decode step seconds at every (batch, prompt tokens), as a measurement would show them."""
+        found = self.forecast(self.at(points)).intervals(coverage)
+        return found[: len(points)], found[len(points) :]
+
+    def at(self, points: Sequence[tuple[int, int]]) -> WorkPoints:
+        """Return other points of the same model, accelerator and split."""
+        return WorkPoints.of(self.served, self.accelerator, points, self.output_tokens, self.points.split)
+
+    def forecast(self, at: WorkPoints, transfer: Transfer | None = None) -> Forecast:
+        """Return the logarithms of prefill seconds, then of decode step seconds.
+
+        Parameters
+        ----------
+        transfer : Transfer or None
+            What is different about the machine or the weights; None when both are those of the calibration.
+        """
+        parameters = self.mean if transfer is None else self.mean + transfer.shift
+        model = np.log(at.seconds(parameters))
+        cross = discrepancy(at, self.points, self.errors)
+        if transfer is not None:
+            # Which kernels are chosen at which batch says nothing of other kernels.
+            cross = np.zeros_like(cross)
+        gain = cross @ self.error_inverse
+        # Kriging with an unknown trend: what the points say of the trend, they do not say of the discrepancy.
+        trend = _jacobian(at, parameters) - gain @ self.jacobian
+        covariance = self.covariance
+        if transfer is not None:
+            covariance = covariance + np.diag(transfer.spread**2)
+        own = discrepancy(at, at, self.errors) + np.diag(noise(at, self.errors, parameters))
+        full = self.scale**2 * (own - gain @ cross.T) + trend @ covariance @ trend.T
+        return Forecast(self, at, parameters, model + gain @ self.residuals, full, trend, gain, cross)
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """What carrying efficiencies to another accelerator or precision does to their logarithms."""
+
+    shift: Floats
+    spread: Floats
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Predictions at some points, prefill first.
+
+    Attributes
+    ----------
+    center : array of shape (2 * points,)
+        Logarithms of seconds.
+    covariance : array of shape (2 * points, 2 * points)
+        Of a new measurement's logarithms, on the scale of Student's t.
+    """
+
+    calibration: Calibration
+    at: WorkPoints
+    parameters: Floats
+    center: Floats
+    covariance: Floats
+    trend: Floats
+    gain: Floats
+    cross: Floats
+
+    @property
+    def spread(self) -> Floats:
+        """Scales of Student's t; shape (2 * points,)."""
+        return np.sqrt(np.maximum(np.diag(self.covariance), 1e-12))
+
+    def intervals(self, coverage: float = 0.9) -> list[Interval]:
+        """Return the predictions in seconds."""
+        wide = self.calibration.quantile(coverage) * self.spread
+        return [
+            Interval(math.exp(middle), math.exp(middle - half), math.exp(middle + half))
+            for middle, half in zip(self.center, wide, strict=True)
+        ]
+
+    def shared(self, other: Forecast, related: bool) -> Floats:
+        """Return the covariance with another forecast of the same calibration; shape (2 * points, 2 * points)."""
+        known = self.calibration
+        both = self.trend @ known.covariance @ other.trend.T
+        if related:
+            both += known.scale**2 * (discrepancy(self.at, other.at, known.errors) - self.gain @ other.cross.T)
+        return np.asarray(both)
+
+
+def discrepancy(one: WorkPoints, two: WorkPoints, errors: ErrorModel) -> Floats:
+    """Return the covariance of what the physics leaves out; shape (2 * points of one, 2 * points of two)."""
+
+    def distance(left: NDArray[np.int64], right: NDArray[np.int64], length: float) -> Floats:
+        # In octaves: kernels and splits change with doublings.
+        return ((np.log2(left)[:, None] - np.log2(right)[None, :]) / length) ** 2
+
+    batches, prompts = distance(one.batch, two.batch, 1.0), distance(one.prompt, two.prompt, 2.0)
+    decode = errors.batch**2 * np.exp(-0.5 * distance(one.batch, two.batch, 0.4))
+    decode += errors.smooth**2 * np.exp(-0.5 * (batches + prompts))
+    tokens = distance(one.batch * one.prompt, two.batch * two.prompt, 1.0)
+    shared = np.exp(-0.5 * (tokens + prompts))
+    prefill = errors.prefill**2 * shared
+    blocks = np.zeros((2 * one.batch.size, 2 * two.batch.size))
+    blocks[: one.batch.size, : two.batch.size] = prefill
+    blocks[one.batch.size :, two.batch.size :] = decode
+    return blocks
+
+
+def noise(at: WorkPoints, errors: ErrorModel, parameters: Floats) -> Floats:
+    """Return the variance of single measurements; shape (2 * points,)."""
+    seconds = at.seconds(parameters)
+    count = at.batch.size
+    prefill, decode = seconds[:count], seconds[count:]
+    smallest = decode_floor(at, parameters)
+    timer = errors.timer * prefill / (max(1, at.output_tokens - 1) * decode)
+    arrival = errors.arrival * smallest / prefill
+    return np.concatenate([errors.noise**2 + arrival**2, errors.noise**2 + timer**2])
+
+
+def decode_floor(at: WorkPoints, parameters: Floats) -> float:
+    """Return the seconds of the smallest step: every weight read once, every layer started once."""
+    weight, layer = np.exp(parameters[0]), np.exp(parameters[3])
+    read = at.served.weight_read_bytes / (at.accelerator.memory_bytes_per_second * weight)
+    return float(read + at.served.shape.layers * layer)
+
+
+def _jacobian(at: WorkPoints, parameters: Floats, step: float = 1e-4) -> Floats:
+    columns = []
+    for index in range(parameters.size):
+        shift = np.zeros_like(parameters)
+        shift[index] = step
+        columns.append((np.log(at.seconds(parameters + shift)) - np.log(at.seconds(parameters - shift))) / (2 * step))
+    return np.stack(columns, axis=1)
+
+
+def calibrate(
+    served: Served,
+    accelerator: Accelerator,
+    points: Sequence[Point],
+    output_tokens: int,
+    errors: ErrorModel | None = None,
+    split: Split = ALONE,
+    loose: float = 1.0,
+) -> Calibration:
+    """Fit the efficiencies to measured points.
+
+    Parameters
+    ----------
+    points : sequence of Point
+        At least one.
+    split : Split
+        How the model was split over ranks when they were measured.
+    loose : float
+        Factor on the priors' spread: above 1 for machines unlike those that the priors come from.
+
+    Raises
+    ------
+    ValueError
+        Without points.
+    """
+    if not points:
+        raise ValueError("no points; expected at least one to calibrate on")
+    errors = errors or ErrorModel.of(served.precision)
+    at = WorkPoints.of(served, accelerator, [(point.batch, point.prompt) for point in points], output_tokens, split)
+    measured = np.log([*(point.prefill_seconds for point in points), *(point.decode_step_seconds for point in points)])
+    middle, spread = prior(served.precision, accelerator)
+    spread = spread * loose
+    mean = middle
+    covariance = np.eye(measured.size)
+    for _ in range(2):  # the size of absolute errors depends on the times, which the first round finds
+        covariance = discrepancy(at, at, errors) + np.diag(noise(at, errors, mean))
+        whiten = scipy.linalg.cholesky(covariance, lower=True)
+
+        def cost(parameters: Floats, whiten: Floats = whiten) -> Floats:
+            misfit = scipy.linalg.solve_triangular(whiten, np.log(at.seconds(parameters)) - measured, lower=True)
+            return np.concatenate([misfit, (parameters - middle) / spread])
+
+        found = scipy.optimize.least_squares(cost, mean, method="trf", x_scale=spread, max_nfev=60)
+        mean = found.x
+    inverse = scipy.linalg.inv(covariance)
+    jacobian = _jacobian(at, mean)
+    # Under the model the cost at the mode is chi-squared with as many degrees of freedom as measurements.
+    freedom = errors.weight + measured.size
+    scale = math.sqrt((errors.weight + 2 * float(found.cost)) / freedom)
+    posterior = scipy.linalg.inv(jacobian.T @ inverse @ jacobian / scale**2 + np.diag(spread**-2.0))
+    return Calibration(
+        served,
+        accelerator,
+        output_tokens,
+        at,
+        measured - np.log(at.seconds(mean)),
+        mean,
+        posterior,
+        inverse,
+        jacobian,
+        scale,
+        freedom,
+        errors,
+    )
+
+
+def efficiencies(calibration: Calibration) -> dict[str, Interval]:
+    """Return what was fitted, with 90 % intervals; shares of a ceiling, seconds, the overlap's p - 1."""
+    wide = calibration.quantile(0.9) * np.sqrt(np.diag(calibration.covariance))
+    return {
+        name: Interval(math.exp(middle), math.exp(middle - half), math.exp(middle + half))
+        for name, middle, half in zip(PARAMETERS, calibration.mean, wide, strict=True)
+    }

@@ -1,0 +1,63 @@
+"""Accelerators by name, from their vendors' datasheets, for predictions about machines that are not at hand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bottleneck.performance.served import Accelerator
+
+# What probes reach of a datasheet's rates. Measured on two H200: reading 4.19e12 of 4.8e12 B/s, bfloat16 products
+# 0.775e15 to 0.809e15 of 0.9895e15 FLOP/s (tests/data/h200/README.md). The spread of it is in TRANSFER_SPREAD.
+_MEMORY_REACHED = 0.87
+_ARITHMETIC_REACHED = 0.8
+TRANSFER_SPREAD = 0.12
+"""Standard deviation of the logarithm of an efficiency on another accelerator, given that on the calibrated one."""
+
+
+@dataclass(frozen=True)
+class Datasheet:
+    """Rates that a vendor states.
+
+    Attributes
+    ----------
+    flops_per_second : float
+        Dense products of 16-bit floats.
+    launch_seconds : float
+        Start of one kernel; an estimate.
+    source : str
+        Where the numbers are from.
+    """
+
+    name: str
+    memory_bytes: int
+    memory_bytes_per_second: float
+    flops_per_second: float
+    launch_seconds: float
+    source: str
+
+    def accelerator(self) -> Accelerator:
+        """Return what probes would find on it."""
+        return Accelerator(
+            self.name,
+            self.memory_bytes_per_second * _MEMORY_REACHED,
+            self.flops_per_second * _ARITHMETIC_REACHED,
+            self.launch_seconds,
+        )
+
+
+DATASHEETS: dict[str, Datasheet] = {
+    "h200": Datasheet("NVIDIA H200 SXM", 141 * 10**9, 4.8e12, 989.5e12, 7.5e-6, "NVIDIA H200 datasheet"),
+    "h100": Datasheet("NVIDIA H100 SXM", 80 * 10**9, 3.35e12, 989.5e12, 7.5e-6, "NVIDIA H100 datasheet"),
+    "a100": Datasheet("NVIDIA A100 SXM 80GB", 80 * 10**9, 2.039e12, 312e12, 7.5e-6, "NVIDIA A100 datasheet"),
+    "arc-a770": Datasheet(
+        "Intel Arc A770 16GB",
+        16 * 2**30,
+        560e9,
+        137.6e12,
+        15e-6,
+        "Intel ARK: 560 GB/s; 512 XMX at 2.1 GHz",
+    ),
+    "ryzen-ai-max": Datasheet(
+        "AMD Ryzen AI Max+ 395", 96 * 10**9, 256e9, 59.4e12, 15e-6, "AMD: LPDDR5X-8000, 256 bit; 40 CU at 2.9 GHz"
+    ),
+}

@@ -1,0 +1,49 @@
+"""What is known of kernels that an engine picks by the size of a step."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bottleneck.performance.scheduler import Floats
+from bottleneck.performance.served import Accelerator, Precision
+
+if TYPE_CHECKING:
+    from bottleneck.profile.types import Shape
+
+_HOPPER = re.compile(r"\bG?H(100|200|800|20)\b")
+_LARGEST = 256
+
+
+def merged_linears(shape: Shape) -> list[tuple[int, int]]:
+    """Return (outputs, inputs) of a layer's products as vLLM merges them: queries, keys and values; gate and up."""
+    queries, keys = shape.attention_heads * shape.head_dim, shape.key_value_heads * shape.head_dim
+    hidden, inner = shape.hidden_size, shape.intermediate_size
+    return [(queries + 2 * keys, hidden), (hidden, queries), (2 * inner, hidden), (hidden, inner)]
+
+
+def weight_passes(precision: Precision, accelerator: Accelerator, shape: Shape, tokens: Floats) -> Floats:
+    """Return how often a step of some tokens takes its weights through dequantisation, for small steps.
+
+    vLLM's 4-bit kernels for Hopper (Machete) unpack the weights anew for every tile of tokens, and choose the tile by
+    the product's size: for 33 to 64 tokens, small products get tiles of 16 tokens, for 129 to 256 tokens tiles of 64
+    or 128; all else has one tile up to 256 tokens (csrc/quantization/machete/generate.py, read; tuned on an H100).
+    Above that many tokens a product is bound by its arithmetic, whose efficiency is fitted.
+    """
+    passes = np.ones_like(tokens)
+    if precision.bits != 4 or not _HOPPER.search(accelerator.name):
+        return passes
+    linears = merged_linears(shape)
+    whole = sum(outputs * inputs for outputs, inputs in linears)
+    small = (tokens > 32) & (tokens <= 64)
+    large = (tokens > 128) & (tokens <= _LARGEST)
+    for outputs, inputs in linears:
+        share = outputs * inputs / whole
+        if outputs <= 6144 and inputs <= 6144:
+            passes = passes + np.where(small, share * (np.ceil(tokens / 16) - 1), 0.0)
+        if outputs <= 8192 and inputs <= 8192:
+            tile = 64 if outputs <= 4096 and inputs <= 4096 else 128
+            passes = passes + np.where(large, share * (np.ceil(tokens / tile) - 1), 0.0)
+    return passes

@@ -1,0 +1,135 @@
+"""How long a step takes: floating point operations, bytes and fixed costs over ceilings and efficiencies.
+
+::
+
+    step = layers x layer_seconds
+         + ((passes x weights / memory)^p + (operations / arithmetic)^p)^(1/p)
+         + activations / memory + keys and values / memory + attention operations / arithmetic
+         + sequences x sequence_seconds + messages x message_factor
+
+Reading weights and multiplying overlap, but not perfectly: the exponent p is 1 where they take turns and large where
+the longer one hides the other (a smooth roofline). The rest is done by other kernels, one after the other. `passes` is
+1 but for some kernels that read weights more often (`kernels`). Large steps wait for the host if it cannot start their
+kernels as fast (`eager_seconds` a layer).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bottleneck.performance.collectives import Split
+from bottleneck.performance.fit import ACTIVATION_BYTES, flops_per_token, kv_bytes_per_token
+from bottleneck.performance.kernels import weight_passes
+from bottleneck.performance.scheduler import CAPTURED_SIZES, Floats, Steps
+from bottleneck.performance.served import Accelerator, Served
+
+if TYPE_CHECKING:
+    from bottleneck.profile.types import Shape
+
+ALONE = Split()
+
+PARAMETERS = (
+    "weight_efficiency",
+    "gemm_efficiency",
+    "overlap",
+    "layer_seconds",
+    "cache_efficiency",
+    "attention_efficiency",
+    "sequence_seconds",
+    "run_seconds",
+    "request_seconds",
+    "message_factor",
+    "eager_seconds",
+)
+"""What is fitted, as logarithms: of the share of a ceiling that is reached, of seconds, of the overlap's p - 1.
+
+`run_seconds` and `request_seconds` are spent around the steps, once for a batch of requests and for each of them;
+`message_factor` is what messages between ranks take over what link and message size would have them take.
+`eager_seconds` is what the host takes to start a layer's kernels one by one, in steps too large for a recorded graph.
+"""
+
+_STARTS_OVERLAP = 8.0
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Seconds of each step by what they go to; every attribute has shape (steps,)."""
+
+    weights: Floats
+    arithmetic: Floats
+    linear: Floats
+    activations: Floats
+    cache: Floats
+    attention: Floats
+    host: Floats
+    messages: Floats
+
+    @property
+    def total(self) -> Floats:
+        """Seconds of each step."""
+        return self.linear + self.activations + self.cache + self.attention + self.host + self.messages
+
+
+def activation_bytes_per_token(shape: Shape) -> int:
+    """Return the bytes of activations that one token moves through memory in one forward pass.
+
+    Counted from the kernels of a layer: two norms with their residuals (8 hidden), the projections' inputs and
+    outputs (4 hidden, 2 queries, keys and values), the gated product (4 intermediate).
+    """
+    heads = (2 * shape.attention_heads + 4 * shape.key_value_heads) * shape.head_dim
+    return shape.layers * ACTIVATION_BYTES * (12 * shape.hidden_size + heads + 4 * shape.intermediate_size)
+
+
+def step_parts(
+    steps: Steps, served: Served, accelerator: Accelerator, parameters: NDArray[np.float64], split: Split = ALONE
+) -> Parts:
+    """Return where the time of each step goes.
+
+    Parameters
+    ----------
+    parameters : array of shape (len(PARAMETERS),)
+        Logarithms, in the order of `PARAMETERS`.
+    split : Split
+        How the layers are shared. Pipeline stages take turns, so their times add up to one whole step, whose
+        transfers between stages are among the messages.
+    """
+    weight, gemm, overlap, layer, cache, attention, sequence, _, _, factor, eager = np.exp(parameters)
+    shape, memory, ranks = served.shape, accelerator.memory_bytes_per_second, split.tensor_parallel
+    messages = split.allreduces_seconds(shape, steps.tokens) + split.sends_seconds(shape, steps.tokens)
+    peak = accelerator.flops_per_second
+    head = flops_per_token(shape) - flops_per_token(shape, output_head=False)
+    operations = steps.tokens * flops_per_token(shape, output_head=False) + steps.sequences * head
+    passes = weight_passes(served.precision, accelerator, shape, steps.tokens)
+    weights = passes * served.weight_read_bytes / ranks / (memory * weight)
+    arithmetic = operations / ranks / (peak * served.precision.arithmetic * gemm)
+    power = 1.0 + overlap
+    kv = kv_bytes_per_token(shape) * served.kv_value_bytes / ACTIVATION_BYTES / ranks
+    pair = 4 * shape.layers * shape.attention_heads * shape.head_dim / ranks
+    parts = Parts(
+        weights=weights,
+        arithmetic=arithmetic,
+        linear=_smooth_maximum(weights, arithmetic, power),
+        activations=steps.tokens * activation_bytes_per_token(shape) / ranks / memory,
+        cache=steps.context * kv / (memory * cache),
+        attention=steps.pairs * pair / (peak * attention),
+        host=shape.layers * layer + steps.sequences * sequence,
+        messages=messages * factor,
+    )
+    # Above the largest recorded graph the host starts every kernel itself, and the accelerator may wait for it.
+    started = np.where(steps.tokens > CAPTURED_SIZES[-1], shape.layers * eager, 0.0)
+    return replace(parts, host=parts.host + _smooth_maximum(parts.total, started, _STARTS_OVERLAP) - parts.total)
+
+
+def _smooth_maximum(one: Floats, two: Floats, power: float) -> Floats:
+    longer, shorter = np.maximum(one, two), np.minimum(one, two)
+    return np.asarray(longer * (1.0 + (shorter / longer) ** power) ** (1.0 / power))
+
+
+def prefill_overhead(batch: NDArray[np.int64], parameters: NDArray[np.float64]) -> Floats:
+    """Return the seconds around the steps until the first tokens are there: requests in, tokens out."""
+    run, request = np.exp(parameters[7:9])
+    return np.asarray(run + batch * request, dtype=np.float64)

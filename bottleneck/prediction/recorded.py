@@ -1,0 +1,198 @@
+"""Calibration points out of recorded runs: each run is one measured point of its deployment."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from bottleneck.load.client import ClientRequest
+from bottleneck.performance.calibration import Calibration, calibrate
+from bottleneck.performance.collectives import Link, Split
+from bottleneck.performance.fit import DEFAULT_BATCHED_TOKENS, bytes_read_per_token
+from bottleneck.performance.served import PRECISIONS, Accelerator, Point, Served
+from bottleneck.prediction.deployment import Scenario
+from bottleneck.prediction.sweep import SweepError
+from bottleneck.profile.types import Deployment, Profile
+from bottleneck.runs.ceilings import Ceilings, CeilingsError, CollectiveCeilings, Spread
+from bottleneck.runs.ceilings import parse as parse_ceilings
+from bottleneck.runs.run import Run
+
+LOOSE = 3.0
+"""Factor on the priors' spread: they come from GPUs, and a cluster of other machines may be anything."""
+_IN_STEP = 0.25
+"""Requests belong to one wave when they start within this share of its time to the first token."""
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What recorded runs of one deployment tell: where to begin, and points to calibrate on."""
+
+    base: Scenario
+    points: tuple[Point, ...]
+    notes: tuple[str, ...]
+
+    def calibration(self) -> Calibration:
+        """Fit the efficiencies; one run leaves most of them to their priors, with wide intervals."""
+        return calibrate(
+            self.base.served,
+            self.base.accelerator,
+            self.points,
+            max(2, self.base.output_tokens),
+            split=self.base.split,
+            loose=LOOSE,
+        )
+
+
+def recorded(runs: Sequence[Run]) -> Recorded:
+    """Read runs of one deployment; the first is the base.
+
+    Raises
+    ------
+    SweepError
+        When a run lacks what is needed, or they are not of one deployment.
+    """
+    each = [_one(run) for run in runs]
+    first = each[0].base
+    for run, found in zip(runs[1:], each[1:], strict=True):
+        if (found.base.served, found.base.split.ranks) != (first.served, first.split.ranks):
+            raise SweepError(
+                f"{run.id}: another model or split than {runs[0].id}; expected runs of one deployment to calibrate on"
+            )
+    points = {(point.batch, point.prompt): point for found in each for point in found.points}
+    notes = tuple(note for found in each for note in found.notes)
+    return Recorded(first, tuple(points.values()), notes)
+
+
+def _one(run: Run) -> Recorded:
+    profile = run.profile
+    if profile is None:
+        raise SweepError(f"{run.id}: profile.yaml: missing; expected the profile that the run was made with")
+    deployment = profile.deployments.get(run.deployment)
+    if deployment is None:
+        raise SweepError(
+            f"{run.id}: run.json: deployment {run.deployment!r}; expected one of {', '.join(profile.deployments)}"
+        )
+    try:
+        ceilings = parse_ceilings(run.ceilings)
+    except CeilingsError as error:
+        raise SweepError(f"{run.id}: ceilings.json: {error}") from error
+    notes: list[str] = []
+    split = Split(
+        deployment.tensor_parallel, deployment.pipeline_parallel, _link(run.id, ceilings, profile, deployment, notes)
+    )
+    quantization = profile.model.quantization
+    precision = PRECISIONS[{4: "w4a16", 8: "w8a16", 16: "bf16"}[quantization.bits]]
+    served = Served(
+        profile.model.shape,
+        replace(precision, group_size=quantization.group_size),
+        float(bytes_read_per_token(profile.model.shape, quantization)),
+        max_num_batched_tokens=deployment.server.max_num_batched_tokens or DEFAULT_BATCHED_TOKENS,
+    )
+    batch, requests = _requests(run)
+    batch = min(batch, deployment.replicas * (deployment.server.max_num_seqs or batch))
+    inside = -(-batch // deployment.replicas)
+    prompt = round(statistics.median(request.input_tokens for request in requests))
+    output = round(statistics.median(request.output_tokens for request in requests))
+    point = Point(inside, max(1, prompt), _prefill(requests, batch), _decode(run.id, requests))
+    base = Scenario(
+        served,
+        _accelerator(run.id, ceilings, deployment),
+        split,
+        deployment.replicas,
+        batch,
+        point.prompt,
+        max(2, output),
+        min(profile.nodes[name].accelerator.memory_bytes for name in deployment.nodes),
+    )
+    return Recorded(base, (point,), tuple(notes))
+
+
+def _requests(run: Run) -> tuple[int, list[ClientRequest]]:
+    if run.client is None or not run.client.good:
+        raise SweepError(f"{run.id}: client.json: no request that finished; expected timings of at least one")
+    good = sorted(run.client.good, key=lambda request: request.start_seconds or 0.0)
+    told = run.client.concurrency or run.workload.get("concurrency") or 1
+    return max(1, min(int(told), len(good))), good
+
+
+def _prefill(requests: Sequence[ClientRequest], batch: int) -> float:
+    """Return the median time from a wave's first start to the first token of its last request."""
+    waves = [requests[start : start + batch] for start in range(0, len(requests) - batch + 1, batch)]
+    found: list[float] = []
+    for wave in waves:
+        starts = [request.start_seconds or 0.0 for request in wave]
+        took = max(start + request.ttft_seconds for start, request in zip(starts, wave, strict=True)) - min(starts)
+        if not found or max(starts) - min(starts) <= _IN_STEP * took:
+            found.append(took)
+    return statistics.median(found)
+
+
+def _decode(run_id: str, requests: Sequence[ClientRequest]) -> float:
+    gaps = [gap for request in requests for gap in request.itl_seconds if math.isfinite(gap) and gap > 0]
+    if not gaps:
+        raise SweepError(
+            f"{run_id}: client.json: itls: no time between tokens; expected answers of at least two tokens"
+        )
+    return statistics.median(gaps)
+
+
+def _accelerator(run_id: str, ceilings: Ceilings, deployment: Deployment) -> Accelerator:
+    """Return what the slowest node of a deployment can do: the others wait for it."""
+    nodes = [ceilings.nodes.get(name) for name in deployment.nodes]
+    memory = [_median(node.memory_read_bytes_per_second) for node in nodes if node]
+    products = [
+        _median(node.gemm_bf16_flops_per_second) or _median(node.gemm_f32_flops_per_second) for node in nodes if node
+    ]
+    for name, values in (("memory_read_bytes_per_second", memory), ("gemm_bf16_flops_per_second", products)):
+        if not values or any(value is None for value in values):
+            raise SweepError(
+                f"{run_id}: ceilings.json: nodes: {name}: missing; measure it with: cluster probe --only nodes"
+            )
+    launches = [_median(node.kernel_dispatch_seconds) for node in nodes if node]
+    return Accelerator(
+        "the slowest node",
+        min(value for value in memory if value),
+        min(value for value in products if value),
+        max((value for value in launches if value), default=1e-5),
+    )
+
+
+def _link(run_id: str, ceilings: Ceilings, profile: Profile, deployment: Deployment, notes: list[str]) -> Link | None:
+    if deployment.ranks_per_replica == 1:
+        return None
+    pairs = [*ceilings.links.get(deployment.link, {}).values()]
+    latencies = [value for pair in pairs if (value := _median(pair.latency_seconds))]
+    rates = [value for pair in pairs if (value := _median(pair.bandwidth_bytes_per_second))]
+    told = ceilings.allreduce if deployment.tensor_parallel > 1 else ceilings.send_receive
+    messages = link_of(told) if told is not None and told.link == deployment.link else None
+    if messages is not None:
+        # Messages between ranks know the software's latency; the link's rate is measured anew before each run.
+        return Link(messages.latency_seconds, min([messages.bytes_per_second, *rates]))
+    if not latencies:
+        raise SweepError(
+            f"{run_id}: ceilings.json: allreduce, links.{deployment.link}: missing; measure them with: "
+            "cluster probe --only links"
+        )
+    if not rates:
+        notes.append(f"the rate of {deployment.link} was not measured; the profile's is used")
+    return Link(max(latencies), min(rates, default=profile.networks[deployment.link].rate_bytes_per_second))
+
+
+def link_of(measured: CollectiveCeilings) -> Link | None:
+    """Return the latency and rate under which a link would show the message times that were measured."""
+    points = sorted((int(size), spread.median) for size, spread in measured.sizes.items() if int(size) > 0)
+    if not points:
+        return None
+    rounds = max(1, math.ceil(math.log2(max(2, measured.ranks))))
+    moved = 2 * (measured.ranks - 1) / max(1, measured.ranks) if measured.ranks > 1 else 1.0
+    (small, quick), (large, slow) = points[0], points[-1]
+    if large == small or slow <= quick:
+        return Link(quick / rounds, 1e15)
+    rate = (large - small) * moved / (slow - quick)
+    return Link(max(quick - small * moved / rate, 0.1 * quick) / rounds, rate)
+
+
+def _median(spread: Spread | None) -> float | None:
+    return spread.median if spread is not None and spread.median > 0 else None

@@ -1,0 +1,286 @@
+"""Read a sweep (step times over batch and prompt length) and the ceilings of the accelerator it ran on."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from bottleneck.performance.fit import ACTIVATION_BYTES, bytes_read_per_token
+from bottleneck.performance.served import DEFAULT_BATCHED_TOKENS, PRECISIONS, Accelerator, Point, Precision, Served
+from bottleneck.profile.types import Shape
+from bottleneck.units import GIB, shown
+
+DEFAULT_OUTPUT_TOKENS = 49
+LARGEST_COUNT = 2**24
+MOST_BATCH_TOKENS = 2**27
+"""Of all prompts of a batch: more would take the scheduler's replay minutes."""
+SWEEP_COMMAND = "bench/sweep_gpu.py makes files of this form"
+
+
+class SweepError(Exception):
+    """A sweep or a file of ceilings cannot be used; the text names the file, the key and what was expected."""
+
+
+_SPELLINGS = {
+    "bf16": r"bf16|bfloat16|fp16|float16|half|16[- ]?bit",
+    "w4a16": r"w4a16|int4|uint4|4[- ]?bit|awq|gptq|nf4|marlin|machete",
+    "w8a16": r"w8a16",
+    "fp8": r"fp8|f8e4m3|float8|e4m3",
+    "w8a8": r"w8a8|int8|8[- ]?bit",
+}
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Measured points of one model on one accelerator."""
+
+    name: str
+    served: Served
+    output_tokens: int
+    points: tuple[Point, ...]
+    notes: tuple[str, ...] = ()
+
+
+_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
+_Count = Annotated[int, Field(ge=1, le=LARGEST_COUNT, strict=True)]
+
+
+_Form = TypeVar("_Form", bound=BaseModel)
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(extra="allow", protected_namespaces=())
+
+
+class _Config(_Document):
+    vocab_size: _Count
+    hidden_size: _Count
+    intermediate_size: _Count
+    num_hidden_layers: _Count
+    num_attention_heads: _Count
+    num_key_value_heads: _Count
+    head_dim: _Count | None = None
+    max_position_embeddings: _Count = 32768
+    quantization_config: dict[str, Any] | None = None
+
+
+class _Point(_Document):
+    batch: _Count
+    prompt: _Count
+    prefill_s: _Positive
+    decode_step_s: _Positive
+    total_s: _Positive | None = None
+
+
+class _Sweep(_Document):
+    config: _Config
+    points: Annotated[list[_Point], Field(min_length=1)]
+    weights: str = ""
+    engine: str = ""
+    method: str = ""
+    kv_cache_dtype: str = ""
+
+
+class _Ceilings(_Document):
+    name: str = "accelerator"
+    copy_bytes_per_second: _Positive | None = Field(default=None, alias="copy_Bps")
+    read_bytes_per_second: _Positive | None = Field(default=None, alias="read_Bps")
+    launch_s: _Positive | None = None
+
+
+def named_precisions(text: str) -> list[Precision]:
+    """Return the precisions that a sentence names, fewest bits first: weights are what is stored with the fewest."""
+    lowered = text.lower()
+    found = [
+        PRECISIONS[name]
+        for name, pattern in _SPELLINGS.items()
+        if re.search(rf"(?<![a-z0-9])(?:{pattern})(?![a-z0-9])", lowered)
+    ]
+    return sorted(found, key=lambda precision: precision.bits)
+
+
+def read_sweep(path: Path) -> Sweep:
+    """Read a sweep.
+
+    Raises
+    ------
+    SweepError
+        When it cannot be used.
+    """
+    document = _validated(path, _Sweep)
+    config = document.config
+    if config.head_dim is None and config.hidden_size % config.num_attention_heads:
+        raise SweepError(
+            f"{path}: config.hidden_size: {config.hidden_size} is no multiple of num_attention_heads "
+            f"{config.num_attention_heads}; expected head_dim to be given then"
+        )
+    shape = Shape(
+        layers=config.num_hidden_layers,
+        hidden_size=config.hidden_size,
+        intermediate_size=config.intermediate_size,
+        attention_heads=config.num_attention_heads,
+        key_value_heads=config.num_key_value_heads,
+        head_dim=config.head_dim or config.hidden_size // config.num_attention_heads,
+        vocabulary_size=config.vocab_size,
+        context_length=config.max_position_embeddings,
+    )
+    notes: list[str] = []
+    precision, read = _weights(path, document, shape, notes)
+    budget = re.search(r"max_num_batched_tokens\D{0,3}(\d+)", document.engine)
+    if not budget:
+        notes.append(f"engine: no max_num_batched_tokens; {DEFAULT_BATCHED_TOKENS} is taken")
+    served = Served(
+        shape,
+        precision,
+        read,
+        1 if re.search(r"8", document.kv_cache_dtype) else ACTIVATION_BYTES,
+        max(1, int(budget[1])) if budget else DEFAULT_BATCHED_TOKENS,
+    )
+    points = tuple(Point(each.batch, each.prompt, each.prefill_s, each.decode_step_s) for each in document.points)
+    seen: set[tuple[int, int]] = set()
+    for index, each in enumerate(points):
+        if (each.batch, each.prompt) in seen:
+            raise SweepError(
+                f"{path}: points[{index}]: batch {each.batch} x prompt {each.prompt} is there twice; expected one"
+            )
+        seen.add((each.batch, each.prompt))
+        if each.batch * each.prompt > MOST_BATCH_TOKENS:
+            raise SweepError(
+                f"{path}: points[{index}]: batch {each.batch} x prompt {each.prompt}; expected at most "
+                f"{MOST_BATCH_TOKENS} tokens in a batch"
+            )
+    return Sweep(path.name, served, _output_tokens(path, document), points, tuple(notes))
+
+
+def _output_tokens(path: Path, document: _Sweep) -> int:
+    steps = {
+        index: (point.total_s - point.prefill_s) / point.decode_step_s
+        for index, point in enumerate(document.points)
+        if point.total_s is not None
+    }
+    if steps:
+        middle = sorted(steps.values())[len(steps) // 2]
+        for index, each in steps.items():
+            if abs(each - middle) > 0.02 * abs(middle) + 0.5:
+                seen = document.points[index].decode_step_s
+                raise SweepError(
+                    f"{path}: points[{index}].decode_step_s: {seen:g} is (total_s - prefill_s)/{each:.3g}; "
+                    f"expected (total_s - prefill_s)/{middle:.3g} as in the other points"
+                )
+        return max(2, round(middle) + 1)
+    told = re.findall(r"max_tokens=(\d+)", document.method)
+    return max([DEFAULT_OUTPUT_TOKENS] if not told else [2, *map(int, told)])
+
+
+def _mapping(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _weights(path: Path, document: _Sweep, shape: Shape, notes: list[str]) -> tuple[Precision, float]:
+    """Return how weights are stored and the bytes of them that a step reads.
+
+    What the engine says it loaded is evidence; what the sweep calls it, a name: a checkpoint can be loaded as another.
+    """
+    named = _named(path, document)
+    # A step reads a few rows of the embedding table.
+    table = shape.vocabulary_size * shape.hidden_size * ACTIVATION_BYTES
+    loaded = re.search(r"(\d+(?:\.\d+)?)\s*GiB loaded", document.weights)
+    told = float(loaded[1]) * GIB - table if loaded else 0.0
+    if told <= 0:
+        return named[0], _read_bytes(shape, named[0])
+
+    def distance(precision: Precision) -> float:
+        return abs(math.log(_read_bytes(shape, precision) / told))
+
+    best = min(named, key=distance)
+    if distance(best) > 0.25:
+        other = min(PRECISIONS.values(), key=distance)
+        notes.append(
+            f"weights: {loaded[1] if loaded else 0} GiB loaded, but {best.name} would be "
+            f"{(_read_bytes(shape, best) + table) / GIB:.2f} GiB; {other.name} is taken"
+        )
+        best = other
+    return best, told
+
+
+def _read_bytes(shape: Shape, precision: Precision) -> float:
+    return float(bytes_read_per_token(shape, precision.quantization(shape)))
+
+
+def _named(path: Path, document: _Sweep) -> list[Precision]:
+    """Return the precisions that a sweep may mean; the model's own configuration goes before the sentence."""
+    quantized = document.config.quantization_config
+    if quantized:
+        groups = quantized.get("config_groups")
+        group = _mapping(next(iter(groups.values()), {}) if isinstance(groups, dict) else {})
+        weights = _mapping(group.get("weights"))
+        bits = weights.get("num_bits", quantized.get("bits"))
+        if bits == 4:
+            size = (weights or quantized).get("group_size")
+            return [replace(PRECISIONS["w4a16"], group_size=size if isinstance(size, int) and size > 0 else None)]
+        if bits == 8:
+            plain = not group.get("input_activations")
+            return [PRECISIONS["w8a16" if plain else "fp8" if weights.get("type") == "float" else "w8a8"]]
+        named = named_precisions(f"{quantized.get('quant_method', '')} {quantized.get('format', '')}")
+        if named:
+            return named
+    named = named_precisions(document.weights)
+    if not named:
+        raise SweepError(
+            f"{path}: weights: {shown(document.weights)} names no known quantisation; expected one of "
+            f"{', '.join(PRECISIONS)}, such as 'w4a16 (11.26 GiB loaded)'"
+        )
+    return named
+
+
+def read_accelerator(path: Path) -> Accelerator:
+    """Read the ceilings of an accelerator.
+
+    Raises
+    ------
+    SweepError
+        When they lack the memory rate or the rate of matrix products.
+    """
+    document = _validated(path, _Ceilings)
+    rates: dict[str, float] = {}
+    for key, value in (document.model_extra or {}).items():
+        if re.fullmatch(r"gemm_bf16_\d+_flops", key):
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+                raise SweepError(f"{path}: {key}: {shown(value)}; expected a rate above zero in FLOP/s")
+            rates[key] = float(value)
+    memory = document.read_bytes_per_second or document.copy_bytes_per_second
+    if memory is None:
+        raise SweepError(f"{path}: read_Bps: missing; expected bytes per second read from memory ({SWEEP_COMMAND})")
+    if not rates:
+        raise SweepError(
+            f"{path}: gemm_bf16_8192_flops: missing; expected FLOP/s of a large bfloat16 matrix product "
+            f"({SWEEP_COMMAND})"
+        )
+    return Accelerator(document.name, memory, max(rates.values()), document.launch_s or 1e-5)
+
+
+def _validated(path: Path, form: type[_Form]) -> _Form:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SweepError(f"{path}: no such file; {SWEEP_COMMAND}") from None
+    except (OSError, ValueError) as error:
+        raise SweepError(f"{path}: not JSON: {error}") from error
+    if not isinstance(document, Mapping):
+        raise SweepError(f"{path}: {shown(document)}; expected a JSON object; {SWEEP_COMMAND}")
+    try:
+        return form.model_validate(dict(document))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ""
+        for part in first["loc"]:
+            where += f"[{part}]" if isinstance(part, int) else f".{part}" if where else str(part)
+        seen = "" if first["type"] == "missing" else f"{shown(first['input'])}; "
+        raise SweepError(f"{path}: {where}: {seen}{first['msg'].lower()}") from error

@@ -1,0 +1,360 @@
+"""What the control node knows of the running cluster: batches folded into state, windows, heartbeats.
+
+Pure: `apply` takes an event and a state and returns the next state; time comes with the event. What must be told to
+others (a window to analyse, a node lost or back) is in `State.announcements` of the state it arose in.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Any
+
+from bottleneck.json_numbers import number
+
+WINDOW_TAG, LOST_TAG, BACK_TAG = "cluster/perf/window", "cluster/node/lost", "cluster/node/back"
+# A window waits this long, and as long as a node sends nothing anyway, for the last batches of a slow node.
+WINDOW_PATIENCE_SECONDS = 3.0
+# Ticks come every second; with none for so long, this process stood still itself.
+STANDSTILL_SECONDS = 5.0
+# Minions come back some seconds after the master; a node is not lost for that.
+START_GRACE_SECONDS = 20.0
+# More than these in one batch is not from our sampler.
+MOST_SAMPLES, MOST_METRICS = 2000, 5000
+# Missing numbers named in one acknowledgement.
+MOST_MISSING = 100
+# Lives of a node's sampler that are over and still known.
+PAST_BOOTS = 8
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What of the profile matters here.
+
+    Attributes
+    ----------
+    senders : dict
+        Node name to the id its minion has.
+    capacities : dict
+        Node name to link name to bytes per second one way.
+    """
+
+    senders: Mapping[str, str]
+    capacities: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    window_seconds: float = 10.0
+    lost_after_seconds: float = 10.0
+    send_interval_seconds: float = 5.0
+    acknowledge_interval_seconds: float = 10.0
+
+    @classmethod
+    def of(cls, profile: Any) -> Settings:
+        """Take them from a profile."""
+        return cls(
+            senders={name: node.hostname for name, node in profile.nodes.items()},
+            capacities={
+                name: {link: profile.networks[link].rate_bytes_per_second for link in node.links}
+                for name, node in profile.nodes.items()
+            },
+            window_seconds=profile.perf.window_seconds,
+            lost_after_seconds=profile.lost_after_seconds,
+            send_interval_seconds=profile.sampler.send_interval_seconds,
+            acknowledge_interval_seconds=profile.sampler.acknowledge_interval_seconds,
+        )
+
+
+@dataclass(frozen=True)
+class NodeState:
+    """What is known of one node.
+
+    Attributes
+    ----------
+    heard : float
+        When its last batch came, unix seconds of the control node; 0 when none has.
+    up : bool or None
+        None until it is heard of for the first time.
+    boot, past : str, tuple of str
+        The life of its sampler that sends now, and those before it.
+    sequence : int
+        The highest number that has come.
+    watermark, above : int, frozenset
+        Everything up to `watermark` is stored, and the numbers in `above` beyond it.
+    sample : dict
+        The newest values: its last sample, with what only the batch's first one has.
+    boundary : float
+        End of its newest batch, in the node's own time.
+    delay_seconds : float
+        From the end of the newest batch to its arrival: the way and the difference of the clocks.
+    asked, told : float
+        When it last asked what is stored, and when it was last told by a job.
+    """
+
+    boot: str = ""
+    heard: float = 0.0
+    up: bool | None = None
+    past: tuple[str, ...] = ()
+    sequence: int = 0
+    watermark: int = 0
+    above: frozenset[int] = frozenset()
+    sample: Mapping[str, Any] = field(default_factory=dict)
+    engine: Mapping[str, Any] = field(default_factory=dict)
+    sampler: Mapping[str, Any] = field(default_factory=dict)
+    boundary: float = 0.0
+    delay_seconds: float = 0.0
+    stored: int = 0
+    repeated: int = 0
+    asked: float = 0.0
+    told: float = 0.0
+
+
+@dataclass(frozen=True)
+class State:
+    """The cluster as the control node sees it.
+
+    Attributes
+    ----------
+    ticked, listens : float
+        The last tick, and since when there was one after the other: a process that was stopped, or a machine that
+        slept, has heard nobody for that long, and nobody is lost for it.
+    """
+
+    settings: Settings
+    nodes: Mapping[str, NodeState] = field(default_factory=dict)
+    window_start: float | None = None
+    windows: int = 0
+    rejected: int = 0
+    ticked: float = math.inf
+    listens: float = 0.0
+    announcements: tuple[tuple[str, dict[str, Any]], ...] = ()
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """A batch was put into the store: `new` unless it was there, and what is complete up to `watermark`."""
+
+    now: float
+    batch: Mapping[str, Any]
+    new: bool
+    watermark: int
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A batch was refused."""
+
+    now: float
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A sampler asked what is stored; or, with `by_job`, its node was told by a job."""
+
+    now: float
+    node: str
+    by_job: bool = False
+
+
+@dataclass(frozen=True)
+class Tick:
+    """Time has passed."""
+
+    now: float
+
+
+Event = Arrived | Rejected | Asked | Tick
+
+
+def begin(settings: Settings, now: float, seen_before: Iterable[str] = ()) -> State:
+    """Return the state to begin with.
+
+    Parameters
+    ----------
+    seen_before : iterable of str
+        Nodes that were heard of before the control node restarted: they are expected to be heard of again.
+    """
+    known = set(seen_before)
+    return State(
+        settings,
+        {
+            name: NodeState(up=True, heard=now + START_GRACE_SECONDS) if name in known else NodeState()
+            for name in settings.senders
+        },
+    )
+
+
+def apply(event: Event, state: State) -> State:
+    """Return the state after an event."""
+    state = replace(state, announcements=())
+    if isinstance(event, Arrived):
+        return _arrived(event, state)
+    if isinstance(event, Rejected):
+        return replace(state, rejected=state.rejected + 1)
+    if isinstance(event, Asked):
+        node = state.nodes.get(event.node)
+        if node is None:
+            return state
+        noted = replace(node, told=event.now) if event.by_job else replace(node, asked=event.now)
+        return _with(state, event.node, noted)
+    return _tick(event, state)
+
+
+def problem(batch: object, sender: object, settings: Settings) -> str | None:
+    """Return why a batch cannot be taken, or None.
+
+    Parameters
+    ----------
+    batch : object
+        What came; it may be anything.
+    sender : object
+        Id of the minion that the master names as the event's sender.
+    """
+    if not isinstance(batch, Mapping):
+        return f"a batch is a mapping, this is {type(batch).__name__}"
+    node = batch.get("node")
+    if not isinstance(node, str) or node not in settings.senders:
+        return f"node {node!r} is not in the profile"
+    if settings.senders[node] != sender:
+        return f"minion {sender!r} sent a batch of {node}, expected it from {settings.senders[node]!r}"
+    if not isinstance(batch.get("boot"), str) or not 0 < len(batch["boot"]) <= 100:
+        return f"{node}: boot {str(batch.get('boot'))[:50]!r}, expected a name"
+    sequence = batch.get("sequence")
+    if not isinstance(sequence, int) or isinstance(sequence, bool) or not 0 < sequence < 1 << 53:
+        return f"{node}: sequence {str(sequence)[:50]!r}, expected a whole number from 1"
+    start, end = number(batch.get("t0")), number(batch.get("t1"))
+    if not start <= end < math.inf:
+        return f"{node}: batch {sequence} from {start} to {end}, expected two moments in order"
+    samples, engine = batch.get("samples"), batch.get("engine")
+    if not isinstance(samples, list) or not 0 < len(samples) <= MOST_SAMPLES:
+        return f"{node}: batch {sequence} has no list of 1 to {MOST_SAMPLES} samples"
+    if not all(isinstance(sample, Mapping) and math.isfinite(number(sample.get("t"))) for sample in samples):
+        return f"{node}: batch {sequence} has a sample without a time"
+    if engine is not None:
+        metrics = engine.get("metrics") if isinstance(engine, Mapping) else None
+        if not isinstance(metrics, Mapping) or len(metrics) > MOST_METRICS:
+            return f"{node}: batch {sequence} has an engine part that is no reading"
+    if not isinstance(batch.get("sampler", {}), Mapping):
+        return f"{node}: batch {sequence} has a sampler part that is no mapping"
+    return None
+
+
+def acknowledgement(state: State, node: str, boot: str) -> dict[str, Any] | None:
+    """Return what to tell a node's sampler; None when nothing is known of that boot."""
+    known = state.nodes.get(node)
+    if known is None or not boot or known.boot != boot:
+        return None
+    gaps = (each for each in range(known.watermark + 1, known.sequence) if each not in known.above)
+    return {"boot": boot, "sequence": known.watermark, "missing": list(islice(gaps, MOST_MISSING))}
+
+
+def to_tell(state: State, now: float) -> dict[str, dict[str, Any]]:
+    """Return what to tell by a job, by node: those that send but have not asked for long.
+
+    A sampler asks by itself (see `salt/sampler/files/delivery.py`); a job is for the node that cannot reach the port.
+    """
+    patience = 6.0 * state.settings.acknowledge_interval_seconds
+    found = {}
+    for name, node in state.nodes.items():
+        silent = now - max(node.asked, node.told) >= patience
+        told = acknowledgement(state, name, node.boot)
+        if told and silent and now - node.heard < state.settings.lost_after_seconds:
+            found[name] = told
+    return found
+
+
+def _with(state: State, name: str, node: NodeState) -> State:
+    return replace(state, nodes={**state.nodes, name: node})
+
+
+def _arrived(event: Arrived, state: State) -> State:
+    batch = event.batch
+    name, boot, sequence = str(batch["node"]), str(batch["boot"]), int(batch["sequence"])
+    before = state.nodes.get(name, NodeState())
+    announcements = []
+    if before.up is False:
+        silent = event.now - before.heard
+        announcements.append((BACK_TAG, {"node": name, "silent_seconds": round(silent, 3)}))
+    node = replace(
+        before,
+        heard=event.now,
+        up=True,
+        stored=before.stored + event.new,
+        repeated=before.repeated + (not event.new),
+    )
+    if boot != node.boot and boot not in node.past:
+        past = (*node.past, node.boot)[-PAST_BOOTS:]
+        node = replace(node, boot=boot, past=past, sequence=0, watermark=0, above=frozenset())
+        node = replace(node, asked=event.now, told=event.now)
+    if boot == node.boot:
+        mark = max(node.watermark, event.watermark)
+        above = frozenset(each for each in {*node.above, sequence} if each > mark)
+        node = replace(node, watermark=mark, above=above)
+        # By number, not by time: a node's clock may be set back while it runs.
+        if sequence > node.sequence:
+            node = replace(_newest(node, batch, event.now), sequence=sequence)
+    state = replace(_with(state, name, node), announcements=tuple(announcements))
+    if state.window_start is None:
+        width = state.settings.window_seconds
+        return replace(state, window_start=math.ceil(number(batch["t0"]) / width) * width)
+    return state
+
+
+def _newest(node: NodeState, batch: Mapping[str, Any], now: float) -> NodeState:
+    samples = batch["samples"]
+    sample: dict[str, Any] = {**samples[0], **samples[-1]}
+    for key in ("workers", "psi"):
+        first, last = samples[0].get(key), samples[-1].get(key)
+        if isinstance(first, Mapping) and isinstance(last, Mapping):
+            sample[key] = {
+                name: {**first[name], **part}
+                if isinstance(first.get(name), Mapping) and isinstance(part, Mapping)
+                else part
+                for name, part in {**first, **last}.items()
+            }
+    return replace(
+        node,
+        sample=sample,
+        engine=batch.get("engine") or node.engine,
+        sampler=batch.get("sampler") or {},
+        boundary=number(batch["t1"]),
+        delay_seconds=now - number(batch["t1"]),
+    )
+
+
+def _tick(event: Tick, state: State) -> State:
+    announcements: list[tuple[str, dict[str, Any]]] = []
+    nodes = dict(state.nodes)
+    listens = event.now if event.now - state.ticked > STANDSTILL_SECONDS else state.listens
+    for name, node in nodes.items():
+        if node.up and event.now - max(node.heard, listens) > state.settings.lost_after_seconds:
+            nodes[name] = replace(node, up=False)
+            announcements.append((LOST_TAG, {"node": name, "since": node.heard}))
+    start, windows = state.window_start, state.windows
+    width = state.settings.window_seconds
+    if start is not None and event.now > start + 100 * width:
+        # The clock jumped, or the process was stopped: what lies between is not a window any more.
+        start = math.floor(event.now / width) * width
+    while start is not None and _complete(nodes.values(), start + width, event.now, state.settings):
+        inside = sorted(name for name, node in nodes.items() if node.up and node.boundary >= start)
+        if inside:
+            window = {"window": f"{start:.0f}", "start": start, "end": start + width, "nodes": inside}
+            announcements.append((WINDOW_TAG, window))
+            windows += 1
+        start += width
+    return replace(
+        state,
+        nodes=nodes,
+        window_start=start,
+        windows=windows,
+        ticked=event.now,
+        listens=listens,
+        announcements=tuple(announcements),
+    )
+
+
+def _complete(nodes: Iterable[NodeState], end: float, now: float, settings: Settings) -> bool:
+    """Whether a window can be closed: all its batches have come, or they have had their time."""
+    up = [node for node in nodes if node.up]
+    if now >= end + WINDOW_PATIENCE_SECONDS + settings.send_interval_seconds:
+        return True
+    return now >= end and bool(up) and all(node.boundary >= end for node in up)

@@ -1,0 +1,316 @@
+"""Prometheus text as a table of numbers: parse it, read it, subtract two of it.
+
+Only what the analysis needs of the exposition format is here, so that this room needs no client library:
+a sample a line, `name{label="value"} number`. Comments, timestamps and lines that are not samples are passed over.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import NamedTuple
+
+from bottleneck.json_numbers import number
+
+_NAME = re.compile(r"^([a-zA-Z_:][a-zA-Z0-9_:]*)")
+_LABEL = re.compile(r'\s*([a-zA-Z_][a-zA-Z0-9_]*)\s*=\s*"((?:[^"\\]|\\.)*)"\s*,?')
+_ESCAPES = {"\\\\": "\\", '\\"': '"', "\\n": "\n"}
+_COUNTER_ENDINGS = ("_total", "_sum", "_count", "_bucket")
+
+Labels = tuple[tuple[str, str], ...]
+
+
+class Point(NamedTuple):
+    """One sample line: a family's member, its labels in order of name, its value."""
+
+    name: str
+    labels: Labels
+    value: float
+
+    def label(self, name: str) -> str | None:
+        """Return the value of one label, or None."""
+        return dict(self.labels).get(name)
+
+    def key(self) -> str:
+        """Return the point as the exposition text writes it, labels sorted by name."""
+        if not self.labels:
+            return self.name
+        inside = ",".join(f'{name}="{_escape(value)}"' for name, value in self.labels)
+        return f"{self.name}{{{inside}}}"
+
+
+@dataclass(frozen=True)
+class Delta:
+    """How much a counter grew between two readings.
+
+    Attributes
+    ----------
+    value : float
+        The increase, summed over the series that match.
+    reset : bool
+        True when a series started again between the readings; its increase is then what it counted since, which is
+        a lower bound (the rule of Prometheus' `increase`).
+    """
+
+    value: float
+    reset: bool = False
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """A cumulative histogram.
+
+    Attributes
+    ----------
+    bounds : tuple of float
+        Upper bounds, ascending, the last one infinite.
+    counts : tuple of float
+        Observations at or below each bound.
+    total : float
+        Sum of the observations, in the metric's own unit.
+    count : float
+        Number of observations.
+    reset : bool
+        Whether a counter started again in between, for a difference of two readings.
+    """
+
+    bounds: tuple[float, ...] = ()
+    counts: tuple[float, ...] = ()
+    total: float = 0.0
+    count: float = 0.0
+    reset: bool = False
+
+    @property
+    def mean(self) -> float | None:
+        """Mean observation, or None when there is none."""
+        return self.total / self.count if self.count > 0 else None
+
+    def quantile(self, share: float) -> float | None:
+        """Estimate a quantile by interpolating inside its bucket.
+
+        Parameters
+        ----------
+        share : float
+            0 to 1.
+
+        Returns
+        -------
+        float or None
+            None without buckets or observations. A quantile in the open last bucket is the last finite bound.
+        """
+        if not self.bounds or not self.counts or self.counts[-1] <= 0:
+            return None
+        rank = share * self.counts[-1]
+        lower, below = 0.0, 0.0
+        for bound, cumulative in zip(self.bounds, self.counts, strict=True):
+            if cumulative >= rank and cumulative > below:
+                if math.isinf(bound):
+                    return lower
+                return lower + (bound - lower) * (rank - below) / (cumulative - below)
+            if not math.isinf(bound):
+                lower = bound
+            below = max(below, cumulative)
+        return lower
+
+
+def _escape(value: str) -> str:
+    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+
+
+def _parse_series(text: str) -> tuple[str, Labels, str] | None:
+    """Parse the name and the labels that a text begins with; return them and what follows, or None."""
+    match = _NAME.match(text)
+    if match is None:
+        return None
+    name, position = match.group(1), match.end()
+    labels: dict[str, str] = {}
+    if position < len(text) and text[position] == "{":
+        position += 1
+        while (found := _LABEL.match(text, position)) is not None:
+            labels[found.group(1)] = re.sub(r'\\[\\"n]', lambda part: _ESCAPES[part.group(0)], found.group(2))
+            position = found.end()
+        closing = text.find("}", position)
+        if closing < 0 or text[position:closing].strip():
+            return None
+        position = closing + 1
+    return name, tuple(sorted(labels.items())), text[position:]
+
+
+# The samples of every reading are those of the one before.
+_series = lru_cache(maxsize=4096)(_parse_series)
+
+
+def parse_line(line: str) -> Point | None:
+    """Parse one line of exposition text; None for anything that is not a sample."""
+    series = _parse_series(line.strip())
+    try:
+        return Point(series[0], series[1], float(series[2].split()[0])) if series else None
+    except (IndexError, ValueError):
+        return None
+
+
+@dataclass
+class MetricsText:
+    """One reading of a metrics endpoint.
+
+    Attributes
+    ----------
+    points : list of Point
+        Every sample with a usable number; values that are not a number are left out and counted in `unusable`.
+    unusable : int
+        How many samples were left out.
+    """
+
+    points: list[Point] = field(default_factory=list)
+    unusable: int = 0
+    _by_name: dict[str, list[Point]] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        usable = [point for point in self.points if not math.isnan(point.value)]
+        self.unusable += len(self.points) - len(usable)
+        self.points = usable
+        for point in usable:
+            self._by_name.setdefault(point.name, []).append(point)
+
+    @classmethod
+    def parse(cls, text: str) -> MetricsText:
+        """Parse exposition text."""
+        points = (parse_line(line) for line in text.splitlines() if line and not line.startswith("#"))
+        return cls([point for point in points if point is not None])
+
+    @classmethod
+    def from_flat(cls, flat: Mapping[str, object]) -> MetricsText:
+        """Build from a dict keyed by the sample as the exposition text writes it.
+
+        Parameters
+        ----------
+        flat : mapping
+            `{'name{label="value"}': number}`. What is not a number counts as unusable.
+        """
+        points: list[Point] = []
+        unusable = 0
+        for key, value in flat.items():
+            if isinstance(value, bool) or not isinstance(value, int | float | str):
+                unusable += 1
+                continue
+            series = _series(key)
+            if series is None or series[2].strip():
+                unusable += 1
+            else:
+                points.append(Point(series[0], series[1], number(value)))
+        return cls(points, unusable)
+
+    def to_flat(self) -> dict[str, float]:
+        """Return the reading as a dict keyed as the exposition text writes it."""
+        return {point.key(): point.value for point in self.points}
+
+    def select(self, name: str, **labels: str) -> list[Point]:
+        """Return the points of a name whose labels have the given values."""
+        return [
+            point
+            for point in self._by_name.get(name, [])
+            if all(point.label(label) == wanted for label, wanted in labels.items())
+        ]
+
+    def value(self, name: str, **labels: str) -> float | None:
+        """Sum the points that match; None when there is none."""
+        points = self.select(name, **labels)
+        return sum(point.value for point in points) if points else None
+
+    def names(self) -> set[str]:
+        """Return every name that has a usable sample."""
+        return set(self._by_name)
+
+    def info(self, name: str, label: str) -> str | None:
+        """Return one label of the first point of an info metric, or None."""
+        for point in self._by_name.get(name, []):
+            if (value := point.label(label)) is not None:
+                return value
+        return None
+
+    def histogram(self, family: str, **labels: str) -> Histogram | None:
+        """Return a histogram summed over the series that match; None when there is no `_count` of it."""
+        return histogram_delta(MetricsText(), self, family, **labels)
+
+
+def _started_again(before: MetricsText, after: MetricsText, point: Point, earlier: float) -> bool:
+    if point.value < earlier:
+        return True
+    ending = next((ending for ending in _COUNTER_ENDINGS if point.name.endswith(ending)), None)
+    if ending is None:
+        return False
+    # A counter that restarted may have passed its old value again; its creation time tells.
+    labels = {name: value for name, value in point.labels if name != "le"}
+    stem = point.name.removesuffix(ending)
+    created_before = before.value(f"{stem}_created", **labels)
+    created_after = after.value(f"{stem}_created", **labels)
+    return created_before is not None and created_after is not None and created_after > created_before + 1e-3
+
+
+def delta(before: MetricsText | None, after: MetricsText | None, name: str, **labels: str) -> Delta | None:
+    """Return how much a counter grew from one reading to a later one.
+
+    Parameters
+    ----------
+    before, after : MetricsText or None
+        The readings. A series that is missing before counts from zero (vLLM creates labelled series on first use).
+    name : str
+        The sample's name, with its `_total`, `_sum` or `_count`.
+    **labels : str
+        Only the series with these label values.
+
+    Returns
+    -------
+    Delta or None
+        None when the later reading does not have it.
+    """
+    if after is None or before is None:
+        return None
+    # A counter below zero is none.
+    points = [point for point in after.select(name, **labels) if not point.value < 0]
+    if not points:
+        return None
+    earlier = {point.labels: max(0.0, point.value) for point in before.select(name, **labels)}
+    total, reset = 0.0, False
+    for point in points:
+        start = earlier.get(point.labels, 0.0)
+        if _started_again(before, after, point, start):
+            total, reset = total + point.value, True
+        else:
+            total += point.value - start
+    return Delta(total, reset)
+
+
+def histogram_delta(
+    before: MetricsText | None, after: MetricsText | None, family: str, **labels: str
+) -> Histogram | None:
+    """Return the histogram of what was observed between two readings; None when it cannot be told."""
+    count, total = delta(before, after, f"{family}_count", **labels), delta(before, after, f"{family}_sum", **labels)
+    if count is None or total is None or before is None or after is None:
+        return None
+    bounds = sorted({_bound(point.label("le")) for point in after.select(f"{family}_bucket", **labels)})
+    counts: list[float] = []
+    for bound in bounds:
+        texts = {
+            text
+            for point in after.select(f"{family}_bucket", **labels)
+            if (text := point.label("le")) is not None and _bound(text) == bound
+        }
+        grown = _sum_deltas(delta(before, after, f"{family}_bucket", **{**labels, "le": text}) for text in texts)
+        # Cumulative by definition; a reset between scrapes of two buckets must not break that.
+        counts.append(max(grown, counts[-1] if counts else 0.0))
+    return Histogram(tuple(bounds), tuple(counts), total.value, count.value, count.reset or total.reset)
+
+
+def _sum_deltas(deltas: Iterable[Delta | None]) -> float:
+    return sum(part.value for part in deltas if part is not None)
+
+
+def _bound(text: str | None) -> float:
+    try:
+        return float(text) if text is not None else math.inf
+    except ValueError:
+        return math.inf

@@ -1,0 +1,18 @@
+"""The lab: a whole cluster on this machine, each node a set of namespaces."""
+
+from lab.layout import LabError
+from lab.lifecycle import down, names, up
+from lab.operations import command, restart_salt, slow, slow_disk, status, throttle
+
+__all__ = [
+    "LabError",
+    "command",
+    "down",
+    "names",
+    "restart_salt",
+    "slow",
+    "slow_disk",
+    "status",
+    "throttle",
+    "up",
+]

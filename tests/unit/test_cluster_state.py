@@ -1,0 +1,286 @@
+"""Batches folded into what the control node knows: pure, with a clock that is handed in."""
+
+from dataclasses import replace
+from functools import reduce
+from typing import Any
+
+import pytest
+
+from bottleneck.telemetry import cluster_state
+from bottleneck.telemetry.cluster_state import Arrived, Asked, Event, Rejected, State, Tick
+
+SETTINGS = cluster_state.Settings(
+    senders={"node0": "host0", "node1": "host1"},
+    capacities={"node0": {"direct": 1e9}, "node1": {"direct": 1e9}},
+    window_seconds=10.0,
+    lost_after_seconds=5.0,
+    send_interval_seconds=0.5,
+    acknowledge_interval_seconds=10.0,
+)
+START = 1000.0
+
+
+def batch(node: str, sequence: int, boot: str = "one", moment: float | None = None, **more: Any) -> dict[str, Any]:
+    start = START + sequence if moment is None else moment
+    samples = [{"t": start + index / 10, "cpu": {"0": [sequence, 0, 0, 0, 0, 0]}} for index in range(10)]
+    return {
+        "node": node,
+        "boot": boot,
+        "sequence": sequence,
+        "t0": start,
+        "t1": start + 0.9,
+        "samples": samples,
+        "engine": None,
+        "sampler": {"cpu_s": 0.1, "dropped": 0},
+        **more,
+    }
+
+
+def arrived(node: str, sequence: int, mark: int | None = None, now: float | None = None, **more: Any) -> Arrived:
+    found = batch(node, sequence, **more)
+    at = found["t1"] + 0.01 if now is None else now
+    return Arrived(at, found, True, sequence if mark is None else mark)
+
+
+def fold(*events: Event, state: State | None = None) -> State:
+    return reduce(
+        lambda known, event: cluster_state.apply(event, known), events, state or cluster_state.begin(SETTINGS, START)
+    )
+
+
+def announced(*events: Event, state: State) -> list[tuple[str, dict[str, Any]]]:
+    found = []
+    for event in events:
+        state = cluster_state.apply(event, state)
+        found += state.announcements
+    return found
+
+
+def test_applying_an_event_leaves_the_old_state_as_it_was() -> None:
+    before = cluster_state.begin(SETTINGS, START)
+    copy = replace(before)
+    cluster_state.apply(arrived("node0", 1), before)
+    assert before == copy
+
+
+def test_a_node_is_up_once_it_is_heard_of() -> None:
+    state = fold(arrived("node0", 1))
+    assert state.nodes["node0"].up is True
+    assert state.nodes["node1"].up is None
+    assert state.nodes["node0"].delay_seconds == pytest.approx(0.01)
+    assert state.nodes["node0"].stored == 1
+
+
+def test_the_newest_sample_keeps_what_only_the_first_one_has() -> None:
+    found = batch("node0", 1)
+    found["samples"][0] |= {
+        "mem": {"total": 5, "available": 3},
+        "psi": {"cpu": [1.0, 0.0], "memory": [2.0, 0.0]},
+        "workers": {"tp2-0": {"cpu_user_s": 1.0, "rss_bytes": 7}},
+    }
+    found["samples"][-1] |= {"psi": {"cpu": [1.5, 0.0]}, "workers": {"tp2-0": {"cpu_user_s": 2.0}}}
+    sample = fold(Arrived(1002.0, found, True, 1)).nodes["node0"].sample
+    assert sample["mem"] == {"total": 5, "available": 3}
+    assert sample["psi"] == {"cpu": [1.5, 0.0], "memory": [2.0, 0.0]}
+    assert sample["workers"] == {"tp2-0": {"cpu_user_s": 2.0, "rss_bytes": 7}}
+
+
+# -- acknowledgements
+
+
+def test_everything_in_order_is_acknowledged() -> None:
+    state = fold(*(arrived("node0", number) for number in range(1, 6)))
+    assert cluster_state.acknowledgement(state, "node0", "one") == {"boot": "one", "sequence": 5, "missing": []}
+
+
+def test_a_gap_is_named_and_closes_when_it_is_filled() -> None:
+    state = fold(arrived("node0", 1), arrived("node0", 2), arrived("node0", 5, 2), arrived("node0", 7, 2))
+    assert cluster_state.acknowledgement(state, "node0", "one") == {"boot": "one", "sequence": 2, "missing": [3, 4, 6]}
+    state = fold(arrived("node0", 3, 3), arrived("node0", 4, 5), arrived("node0", 6, 7), state=state)
+    assert cluster_state.acknowledgement(state, "node0", "one") == {"boot": "one", "sequence": 7, "missing": []}
+
+
+def test_after_a_restart_the_store_says_where_to_go_on() -> None:
+    state = fold(arrived("node0", 620, 500))
+    told = cluster_state.acknowledgement(state, "node0", "one")
+    assert told is not None
+    assert (told["sequence"], told["missing"][0], len(told["missing"])) == (500, 501, cluster_state.MOST_MISSING)
+
+
+def test_a_number_beyond_reason_costs_no_time() -> None:
+    state = fold(arrived("node0", 1), arrived("node0", (1 << 53) - 1, 1, moment=1002.0))
+    told = cluster_state.acknowledgement(state, "node0", "one")
+    assert told == {"boot": "one", "sequence": 1, "missing": list(range(2, 102))}
+
+
+def test_nothing_is_said_of_a_boot_that_is_not_the_present_one() -> None:
+    state = fold(arrived("node0", 1), arrived("node0", 1, boot="two", moment=1003.0))
+    assert cluster_state.acknowledgement(state, "node0", "one") is None
+    assert cluster_state.acknowledgement(state, "node0", "two") == {"boot": "two", "sequence": 1, "missing": []}
+    assert cluster_state.acknowledgement(state, "node0", "") is None
+    assert cluster_state.acknowledgement(state, "node9", "one") is None
+
+
+def test_a_late_batch_of_a_life_that_is_over_changes_nothing_but_the_count() -> None:
+    state = fold(arrived("node0", 9, 9), arrived("node0", 1, boot="two"), arrived("node0", 10, 10))
+    assert state.nodes["node0"].boot == "two"
+    assert state.nodes["node0"].sequence == 1
+    assert state.nodes["node0"].stored == 3
+
+
+def test_a_clock_that_is_set_back_does_not_hide_new_batches() -> None:
+    state = fold(arrived("node0", 1), arrived("node0", 2, moment=10.0, now=1003.0))
+    assert state.nodes["node0"].boundary == pytest.approx(10.9)
+
+
+def test_a_batch_that_came_again_is_counted() -> None:
+    state = fold(arrived("node0", 1), Arrived(1003.0, batch("node0", 1), False, 1))
+    assert (state.nodes["node0"].stored, state.nodes["node0"].repeated) == (1, 1)
+
+
+def test_a_node_that_does_not_ask_is_told_by_a_job_now_and_then() -> None:
+    state = fold(*(arrived("node0", number) for number in range(1, 62)))
+    assert cluster_state.to_tell(state, 1060.0) == {}
+    assert cluster_state.to_tell(state, 1062.0) == {"node0": {"boot": "one", "sequence": 61, "missing": []}}
+    assert cluster_state.to_tell(fold(Asked(1050.0, "node0"), state=state), 1062.0) == {}
+    assert cluster_state.to_tell(fold(Asked(1061.0, "node0", by_job=True), state=state), 1062.0) == {}
+    # One that has fallen silent would not take a job either.
+    assert cluster_state.to_tell(state, 1090.0) == {}
+    assert fold(Asked(1.0, "nobody"), state=state).nodes == state.nodes
+
+
+# -- heartbeats
+
+
+def test_a_silent_node_is_lost_once_and_back_once() -> None:
+    state = fold(arrived("node0", 1))
+    heard = state.nodes["node0"].heard
+    state = fold(Tick(heard + 5.0), state=state)
+    assert state.announcements == ()
+    state = fold(Tick(heard + 5.1), state=state)
+    assert state.announcements == ((cluster_state.LOST_TAG, {"node": "node0", "since": heard}),)
+    assert state.nodes["node0"].up is False
+    assert announced(Tick(heard + 6.0), Tick(heard + 7.0), state=state) == []
+    found = announced(arrived("node0", 20, 1), arrived("node0", 21, 1), state=state)
+    assert [tag for tag, _ in found] == [cluster_state.BACK_TAG]
+    assert found[0][1]["silent_seconds"] == pytest.approx(19.0)
+
+
+def test_nobody_is_lost_while_the_control_node_itself_stood_still() -> None:
+    state = fold(arrived("node0", 1), Tick(START + 2.0))
+    woken = START + 60.0
+    assert announced(Tick(woken), Tick(woken + 4.9), state=state) == []
+    assert [tag for tag, _ in announced(Tick(woken), Tick(woken + 4.9), Tick(woken + 5.1), state=state)] == [
+        cluster_state.LOST_TAG
+    ]
+
+
+def test_a_node_nobody_heard_of_is_not_lost() -> None:
+    assert announced(Tick(START + 100.0), state=cluster_state.begin(SETTINGS, START)) == []
+
+
+def test_after_a_restart_known_nodes_are_expected_back_for_a_while() -> None:
+    state = cluster_state.begin(SETTINGS, START, ["node0", "gone"])
+    assert "gone" not in state.nodes
+    assert announced(Tick(START + 24.0), state=state) == []
+    assert [tag for tag, _ in announced(Tick(START + 26.0), state=state)] == [cluster_state.LOST_TAG]
+    assert announced(arrived("node0", 7, 7), Tick(START + 9.0), state=state) == []
+
+
+# -- windows
+
+
+def serve(state: State, first: int, last: int, nodes: tuple[str, ...] = ("node0", "node1")) -> tuple[State, list[Any]]:
+    """Let batches come for a while, with a tick after each second."""
+    found = []
+    for number in range(first, last + 1):
+        for node in nodes:
+            state = cluster_state.apply(arrived(node, number), state)
+            found += state.announcements
+        state = cluster_state.apply(Tick(START + number + 0.95), state)
+        found += state.announcements
+    return state, found
+
+
+def test_windows_follow_each_other_without_gap_or_overlap() -> None:
+    _, found = serve(cluster_state.begin(SETTINGS, START), 3, 41)
+    windows = [data for tag, data in found if tag == cluster_state.WINDOW_TAG]
+    assert [(window["start"], window["end"]) for window in windows] == [
+        (1010.0, 1020.0),
+        (1020.0, 1030.0),
+        (1030.0, 1040.0),
+    ]
+    assert all(window["nodes"] == ["node0", "node1"] for window in windows)
+    assert [window["window"] for window in windows] == ["1010", "1020", "1030"]
+
+
+def test_a_window_closes_as_soon_as_every_node_is_past_its_end() -> None:
+    state, found = serve(cluster_state.begin(SETTINGS, START), 10, 19)
+    assert found == []
+    _, found = serve(state, 20, 20)
+    assert [tag for tag, _ in found] == [cluster_state.WINDOW_TAG]
+
+
+def test_a_window_waits_for_a_slow_node_but_not_for_ever() -> None:
+    state, _ = serve(cluster_state.begin(SETTINGS, START), 10, 18)
+    state, found = serve(state, 19, 22, nodes=("node0",))
+    assert [tag for tag, _ in found] == []
+    state = cluster_state.apply(Tick(1023.5), state)
+    assert [(tag, data.get("nodes")) for tag, data in state.announcements if tag == cluster_state.WINDOW_TAG] == [
+        (cluster_state.WINDOW_TAG, ["node0", "node1"])
+    ]
+
+
+def test_a_silent_cluster_closes_no_windows() -> None:
+    state, _ = serve(cluster_state.begin(SETTINGS, START), 10, 20)
+    found = announced(*(Tick(1021.0 + second) for second in range(100)), state=state)
+    assert [tag for tag, _ in found] == [cluster_state.LOST_TAG, cluster_state.LOST_TAG]
+
+
+def test_a_clock_that_jumps_ahead_does_not_make_a_thousand_windows() -> None:
+    state, _ = serve(cluster_state.begin(SETTINGS, START), 10, 12)
+    state = cluster_state.apply(Tick(START + 1e8), state)
+    assert len(state.announcements) <= 2
+    assert state.window_start is not None and state.window_start <= START + 1e8 < state.window_start + 20
+
+
+# -- what is refused
+
+
+@pytest.mark.parametrize(
+    ("change", "sender", "part"),
+    [
+        ({"node": "node7"}, "host0", "not in the profile"),
+        ({}, "host1", "sent a batch of node0"),
+        ({}, None, "sent a batch of node0"),
+        ({"boot": ""}, "host0", "boot"),
+        ({"boot": "x" * 101}, "host0", "boot"),
+        ({"sequence": 0}, "host0", "sequence"),
+        ({"sequence": 1.5}, "host0", "sequence"),
+        ({"sequence": True}, "host0", "sequence"),
+        ({"sequence": 1 << 60}, "host0", "sequence"),
+        ({"t0": 5.0, "t1": 4.0}, "host0", "two moments"),
+        ({"t1": float("nan")}, "host0", "two moments"),
+        ({"t1": float("inf")}, "host0", "two moments"),
+        ({"samples": []}, "host0", "samples"),
+        ({"samples": "VALUE_TRIMMED"}, "host0", "samples"),
+        ({"samples": [{}]}, "host0", "without a time"),
+        ({"samples": [{"t": 1.0}] * 2001}, "host0", "samples"),
+        ({"engine": {"metrics": []}}, "host0", "no reading"),
+        ({"engine": 7}, "host0", "no reading"),
+        ({"sampler": []}, "host0", "sampler"),
+    ],
+)
+def test_what_is_no_batch_of_its_sender_is_refused(change: dict[str, Any], sender: Any, part: str) -> None:
+    reason = cluster_state.problem({**batch("node0", 1), **change}, sender, SETTINGS)
+    assert reason is not None and part in reason
+
+
+def test_a_good_batch_has_no_problem_and_anything_else_no_traceback() -> None:
+    assert cluster_state.problem(batch("node0", 1), "host0", SETTINGS) is None
+    for odd in (None, [], "text", 7, {"node": []}):
+        assert cluster_state.problem(odd, "host0", SETTINGS)
+
+
+def test_refused_batches_are_counted() -> None:
+    assert fold(Rejected(START), Rejected(START)).rejected == 2
