@@ -112,7 +112,7 @@ def test_a_busy_minion_may_miss_a_question(engine: ModuleType, monkeypatch: pyte
 
 
 def test_whoever_proxies_another_s_addresses_asks_always(engine: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine.neighbours, "connection", lambda *_: None)
+    monkeypatch.setattr(engine.kernel_tables, "connection", lambda *_: None)
     for dhcp, connection in (("serve", None), ("proxy", 0)):
         master = engine.Master({"publish_port": 4505}, SimpleNamespace(dhcp=dhcp))
         assert master.connection(NODE) == connection
@@ -275,7 +275,7 @@ def test_a_minion_that_does_not_connect_is_named(engine: ModuleType, tmp_path: P
         master.service = service.service
         enrolled(service)
         service.now += 901
-        monkeypatch.setattr(engine.neighbours, "connection", lambda *_: None)
+        monkeypatch.setattr(engine.kernel_tables, "connection", lambda *_: None)
         service.do(master.see_minions())
         stage, cause = service.stuck()
         assert stage == "applied" and "not connected to the master" in cause
