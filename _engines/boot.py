@@ -201,7 +201,13 @@ class Master:
 
     async def see_deployment(self):
         """Take from the deployment's record when a node's engine was ready and made its first token."""
-        record = records.read(self._opts, records.DEPLOYMENT)
+        try:
+            record = records.read(self._opts, records.DEPLOYMENT)
+        except records.RecordError as error:
+            if str(error) != self._seen:
+                log.error("The deployment is not known: %s", error)
+            self._seen = str(error)
+            return
         if record == self._seen:
             return
         self._seen = record

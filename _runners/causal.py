@@ -71,9 +71,7 @@ def run(
     """
     try:
         profile = profile_of(__opts__)
-        record = __salt__["cluster.deployment_record"]()
-        if not record:
-            raise CommandExecutionError("nothing is deployed; deploy it first: cluster deploy")
+        record = records.deployment(__salt__["cluster.deployment_record"]())
         point = workload.points(
             profile.workload,
             concurrency=None if concurrency is None else [int(concurrency)],
@@ -118,9 +116,9 @@ class _Driver:
 
     def __init__(self, profile, record, point):
         self.profile, self.record, self.point = profile, record, point
-        self.nodes = list(dict.fromkeys(worker["node"] for worker in record["workers"]))
+        self.nodes = record.nodes
         self.hostnames = {node: profile.nodes[node].hostname for node in self.nodes}
-        self.heads = [f"{each['api_address']}:{each['api_port']}" for each in record["workers"] if each["head"]]
+        self.heads = [f"{each.api_address}:{each.api_port}" for each in record.heads]
         self.begun = time.monotonic()
         self.input_tokens, self.output_tokens = point.input_tokens, point.output_tokens
         self.problems, self.slowed, self.armed = [], False, False
@@ -157,14 +155,14 @@ class _Driver:
         known = Circumstances(
             waits_for_slots=bool(allowed and allowed < concurrency),
             waits_for_cache=waits_for_cache,
-            has_stages=self.profile.deployments[self.record["deployment"]].pipeline_parallel > 1,
+            has_stages=self.record.settings.pipeline_parallel > 1,
             output_tokens=self.output_tokens,
         )
         result = report(session, known, upgrades)
         return {
             **result,
-            "deployment": self.record["deployment"],
-            "overrides": self.record.get("overrides") or {},
+            "deployment": self.record.deployment,
+            "overrides": self.record.overrides,
             "workload": {key: value for key, value in self.point.to_json().items() if key != "index"},
             "wave": {"input_tokens": self.input_tokens, "output_tokens": self.output_tokens},
             "upgrades": [self.upgrade(session, name, factor, upgrade_rounds) for name, factor in upgrades.items()],
@@ -194,24 +192,23 @@ class _Driver:
         unknown = [name for name in [*(names or []), *upgrades] if name not in known]
         if unknown:
             raise CommandExecutionError(
-                f"no resource {', '.join(unknown)} under {self.record['deployment']}: expected {', '.join(known)}"
+                f"no resource {', '.join(unknown)} under {self.record.deployment}: expected {', '.join(known)}"
             )
         return [known[name] for name in names] if names else found
 
     def groups(self):
         """Return the nodes that wait for each other in every step: those of one tensor parallel replica."""
-        deployment = self.profile.deployments[self.record["deployment"]]
-        if deployment.pipeline_parallel > 1:
+        if self.record.settings.pipeline_parallel > 1:
             return []
         members = {}
-        for worker in self.record["workers"]:
-            members.setdefault(worker["replica"], []).append(worker["node"])
+        for worker in self.record.workers:
+            members.setdefault(worker.replica, []).append(worker.node)
         return [group for group in members.values() if len(group) > 1]
 
     def look(self):
         """Return what every node's actuators find, by node."""
         found = {}
-        link = self.record["workers"][0]["link"]
+        link = self.record.workers[0].link
         for node in self.nodes:
             interface = self.profile.nodes[node].links[link].interface
             named = getattr(self.profile.engine_of(node), "actuators", {})

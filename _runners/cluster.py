@@ -11,7 +11,7 @@ import time
 import salt.utils.event
 from salt.exceptions import CommandExecutionError
 
-from bottleneck.plan.nodes import worker_specs
+from bottleneck.plan.nodes import deployment_record as plan_deployment
 from bottleneck.profile import ProfileError
 from bottleneck.profile.hardware_checks import refuse_open
 from control import records
@@ -89,12 +89,13 @@ def deploy(deployment=None, overrides=None, timeout=600):
     profile = nodes.profile
     _refuse_open(profile)
     deployment = deployment or profile.default_deployment
-    specs = _specs(profile, deployment, overrides)
+    planned = _planned(profile, deployment, overrides)
+    specs = planned["workers"]
     _check_free(deployment, overrides)
     started, moments = time.monotonic(), {"began": time.time()}
     _tell_boot(profile, specs, "deploy")
     # What holds a start back can be asked while it lasts, and of one that failed (startup.record).
-    starting = {"deployment": deployment, "overrides": overrides or {}, "began": moments["began"], "workers": specs}
+    starting = {**planned, "began": moments["began"]}
     records.write(__opts__, records.STARTING, starting)
     try:
         for spec in specs:
@@ -110,14 +111,8 @@ def deploy(deployment=None, overrides=None, timeout=600):
         _tell_boot(profile, specs, "undeploy")
         records.write(__opts__, records.STARTING, {**starting, "ended": time.time()})
         raise
-    record = {
-        "deployment": deployment,
-        "overrides": overrides or {},
-        "started": time.time(),
-        # A boot's record ends with these: from power-on to the first token.
-        **moments,
-        "workers": specs,
-    }
+    # A boot's record ends with the moments: from power-on to the first token.
+    record = {**planned, "started": time.time(), **moments}
     records.write(__opts__, records.DEPLOYMENT, record)
     records.forget(__opts__, records.STARTING)
     return {**record, "seconds": round(time.monotonic() - started, 1)}
@@ -205,9 +200,9 @@ def starting_record():
     return records.read(__opts__, records.STARTING)
 
 
-def _specs(profile, deployment, overrides):
+def _planned(profile, deployment, overrides):
     try:
-        return [spec.as_dict() for spec in worker_specs(profile, deployment, overrides)]
+        return plan_deployment(profile, deployment, overrides)
     except (ProfileError, KeyError) as error:
         raise CommandExecutionError(str(error)) from error
 

@@ -59,9 +59,8 @@ def aggregate(window):
             batches,
             (start, end),
             profile=_profile(),
-            deployment=record.get("deployment", ""),
             ceilings=records.read(__opts__, records.CEILINGS),
-            plan=record.get("workers") or [],
+            record=records.deployment(record) if record else None,
             identity=f"window-{window.get('window')}",
             start=bool(starting),
         )

@@ -9,6 +9,7 @@ import time
 
 from salt.exceptions import CommandExecutionError
 
+from control import records
 from control.nodes import Nodes, progress
 from control.recording import Recording
 
@@ -72,4 +73,5 @@ def _newest():
     found = __salt__["cluster.starting_record"]() or __salt__["cluster.deployment_record"]()
     if not found.get("began"):
         raise CommandExecutionError("nothing is deployed, and nothing starts: cluster deploy")
+    records.deployment(found)
     return found

@@ -13,10 +13,9 @@ from salt.exceptions import CommandExecutionError
 
 from bottleneck.profile.local_overrides import copy_profile
 from bottleneck.profile.paths import commit, find_engine_map
-from bottleneck.runs.run import read_batches
+from bottleneck.runs.run import SCHEMA, read_batches
 from control import records
 
-SCHEMA = 1
 KEPT_RUNS = 20
 # Batches a little outside the interval, so that the first and last step can be cut at its border.
 MARGIN_SECONDS = 3.0
@@ -34,7 +33,7 @@ class Recording:
     nodes : Nodes
         The profile's nodes.
     record : dict
-        What is deployed, or being deployed: `deployment`, `overrides`, `workers`.
+        What is deployed, or being deployed: a `DeploymentRecord`.
     what : str
         What is recorded, where it is no load: the last part of the run's id but one.
     """
@@ -61,7 +60,8 @@ class Recording:
         source = Path(self._opts["cluster_profile"])
         copy_profile(source, self.folder / "profile.yaml")
         shutil.copy(find_engine_map(source), self.folder / "engines.yaml")
-        write_json(self.folder / "plan.json", self._record["workers"])
+        plan = {key: self._record[key] for key in ("deployment", "overrides", "settings", "workers")}
+        write_json(self.folder / "plan.json", {"schema": SCHEMA, **plan})
         write_json(self.folder / "versions.json", self._versions())
         with suppress(FileNotFoundError):
             shutil.copy(records.path_of(self._opts, records.CEILINGS), self.folder)

@@ -1,8 +1,13 @@
-"""What the control node has on record of the cluster: JSON documents in its own directory, each whole or not there."""
+"""Keep the control node's records of the cluster: JSON documents in its own directory, each whole or not there."""
 
 import contextlib
 import json
 from pathlib import Path
+
+from pydantic import ValidationError
+from salt.exceptions import CommandExecutionError
+
+from bottleneck.plan.workers import DeploymentRecord
 
 DEPLOYMENT = "deployment.json"
 # Of a deployment that is starting, or that failed to: it can be asked about while it lasts, and after.
@@ -11,6 +16,17 @@ CEILINGS = "ceilings.json"
 REPROVISION = "reprovision.json"
 # A folder: the boot service's own record, and the orders that it is given.
 BOOT = "boot"
+# What writes a record anew.
+_NEXT = {
+    DEPLOYMENT: "cluster undeploy, then cluster deploy",
+    STARTING: "cluster undeploy, then cluster deploy",
+    CEILINGS: "cluster probe",
+    REPROVISION: "take the file away, then cluster reprovision",
+}
+
+
+class RecordError(CommandExecutionError):
+    """A record is there and cannot be used; the text names the file, what is wrong, and the next command."""
 
 
 def path_of(opts, name):
@@ -19,12 +35,41 @@ def path_of(opts, name):
 
 
 def read(opts, name):
-    """Return a record; an empty dict when there is none, or when it cannot be read."""
+    """
+    Return a record; an empty dict when there is none.
+
+    Raises ``RecordError`` when it cannot be read: nothing may be concluded from that.
+    """
+    path = path_of(opts, name)
     try:
-        found = json.loads(path_of(opts, name).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
         return {}
-    return found if isinstance(found, dict) else {}
+    except (OSError, ValueError) as error:
+        raise _broken(path, error) from error
+    if not isinstance(found, dict):
+        raise _broken(path, f"a {type(found).__name__}, expected an object")
+    return found
+
+
+def deployment(record, name=DEPLOYMENT):
+    """
+    Return the record of a deployment, or of one that starts, as a ``DeploymentRecord``.
+
+    Raises when there is none, and ``RecordError`` when it is not in that form.
+    """
+    if not record:
+        raise CommandExecutionError("nothing is deployed; deploy it first: cluster deploy")
+    try:
+        return DeploymentRecord.model_validate(record)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise _broken(name, f"{where}: {first['msg']}") from error
+
+
+def _broken(path, why):
+    return RecordError(f"{path}: {why}; write it anew with: {_NEXT[Path(path).name]}")
 
 
 def write(opts, name, content):

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bottleneck.plan.nodes import deployment_record
+from bottleneck.profile import load_profile
+from bottleneck.runs.run import SCHEMA, Run, write_batches
 from tests.vllm_metrics import exposition, series
 
 PROFILE = Path(__file__).parent.parent / "profiles" / "embedded.yaml"
@@ -337,7 +340,7 @@ def build_run(
             batch["engine"] = None
     documents: dict[str, Any] = {
         "run.json": {
-            "schema": 1,
+            "schema": SCHEMA,
             "id": identity,
             "started": STARTED,
             "ended": STARTED + shape.seconds,
@@ -358,30 +361,7 @@ def build_run(
     if not degraded:
         documents["ceilings.json"] = ceilings(shape)
         documents["versions.json"] = {"cluster": "0.1.0", "salt": "3008.3", "vllm": "0.32.0+cpu", "kernel": "6.1.0"}
-        documents["plan.json"] = [
-            {
-                "node": node,
-                "name": f"tp2-{rank}",
-                "replica": 0,
-                "rank": rank,
-                "world": 2,
-                "head": rank == 0,
-                "interface": "usb4",
-                "link_address": f"10.77.1.1{rank}",
-                "coordinator": "10.77.1.10:29500",
-                "argv": [
-                    "serve",
-                    "/opt/cluster/model",
-                    "--nnodes",
-                    "2",
-                    "--node-rank",
-                    str(rank),
-                    "--max-num-seqs",
-                    "16",
-                ],
-            }
-            for rank, node in enumerate(NODES)
-        ]
+        documents["plan.json"] = {"schema": SCHEMA, **deployment_record(load_profile(PROFILE), "tp2")}
         documents["client.json"] = client(shape, model, rng)
         if with_verdict:
             documents["verdict.json"] = verdict(shape)
@@ -392,4 +372,38 @@ def build_run(
     (folder / "profile.yaml").write_text(PROFILE.read_text())
     with gzip.open(folder / "samples.jsonl.gz", "wt") as stream:
         stream.writelines(json.dumps(batch) + "\n" for batch in recorded)
+    return folder
+
+
+def save_run(run: Run, folder: Path) -> Path:
+    """Write what the analysis reads of a run that was put together in memory."""
+    folder.mkdir(parents=True, exist_ok=True)
+    head = {
+        "schema": SCHEMA,
+        "id": run.id,
+        "started": run.interval[0],
+        "ended": run.interval[1],
+        "deployment": run.deployment,
+        "overrides": run.overrides,
+        "note": run.note,
+        "workload": run.workload,
+        "status": run.status,
+        **({"kind": "start"} if run.start else {}),
+    }
+    plan = {
+        "schema": SCHEMA,
+        "deployment": run.deployment,
+        "overrides": run.overrides,
+        "settings": run.settings.model_dump(mode="json"),
+        "workers": [worker.model_dump(mode="json") for worker in run.workers],
+    }
+    documents = {"run.json": head, "plan.json": plan, "ceilings.json": run.ceilings, "verdict.json": run.verdict}
+    for name, document in documents.items():
+        if document is not None:
+            (folder / name).write_text(json.dumps(document), encoding="utf-8")
+    write_batches(folder / "samples.jsonl.gz", run.batches)
+    for stem, readings in (("engine_before", run.engine_before), ("engine_after", run.engine_after)):
+        for name, reading in readings.items():
+            text = "".join(f"{point.key()} {point.value!r}\n" for point in reading.points)
+            (folder / f"{stem}.{name}.prom").write_text(text, encoding="utf-8")
     return folder

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from typing import Any
 
+from bottleneck.plan.workers import DeploymentRecord
 from bottleneck.profile.types import Profile
 from bottleneck.telemetry.prometheus_text import MetricsText
 
@@ -95,7 +96,7 @@ class Resource:
 
 def candidates(
     profile: Profile,
-    record: Mapping[str, Any],
+    record: DeploymentRecord,
     seen: Mapping[str, Mapping[str, Any]],
     ceilings: Mapping[str, Any],
     concurrency: int | None,
@@ -107,7 +108,7 @@ def candidates(
     Parameters
     ----------
     record
-        What is deployed: `workers`, as `cluster.deployment_record` returns it.
+        What is deployed.
     seen
         Node -> what `actuator.look` found there on the deployment's link.
     ceilings
@@ -117,7 +118,7 @@ def candidates(
     cached_requests
         Whole requests that the engines' KV caches hold together; None when that is not known.
     """
-    nodes = list(dict.fromkeys(str(worker["node"]) for worker in record["workers"]))
+    nodes = record.nodes
     found = _links(profile, record, nodes, seen, ceilings)
     found += _processors(nodes, seen)
     found += _settings(profile, nodes, seen)
@@ -129,14 +130,10 @@ def candidates(
     return found
 
 
-def allowed_sequences(record: Mapping[str, Any]) -> int | None:
-    """Return how many sequences the engines may run together, from their command lines."""
-    total = 0
-    for worker in record["workers"]:
-        argv = list(worker.get("argv") or [])
-        if worker.get("head") and "--max-num-seqs" in argv:
-            total += int(argv[argv.index("--max-num-seqs") + 1])
-    return total or None
+def allowed_sequences(record: DeploymentRecord) -> int | None:
+    """Return how many sequences the engines may run together; None when they run with vLLM's own default."""
+    each = record.settings.max_num_seqs
+    return each * len(record.heads) if each else None
 
 
 def requests_in_cache(metrics: Iterable[MetricsText], tokens: int) -> int | None:
@@ -162,19 +159,19 @@ def requests_in_cache(metrics: Iterable[MetricsText], tokens: int) -> int | None
     return total or None
 
 
-def exchanging_pairs(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+def exchanging_pairs(record: DeploymentRecord) -> list[tuple[str, str]]:
     """Return the pairs of nodes of one replica: they exchange messages over the deployment's link."""
     replicas: dict[int, list[str]] = {}
-    for worker in record["workers"]:
-        members = replicas.setdefault(int(worker["replica"]), [])
-        if worker["node"] not in members:
-            members.append(str(worker["node"]))
+    for worker in record.workers:
+        members = replicas.setdefault(worker.replica, [])
+        if worker.node not in members:
+            members.append(worker.node)
     return [pair for members in replicas.values() for pair in combinations(members, 2)]
 
 
 def _links(
     profile: Profile,
-    record: Mapping[str, Any],
+    record: DeploymentRecord,
     nodes: Sequence[str],
     seen: Mapping[str, Mapping[str, Any]],
     ceilings: Mapping[str, Any],
@@ -182,7 +179,7 @@ def _links(
     pairs = exchanging_pairs(record)
     if not pairs:
         return []
-    link = str(record["workers"][0]["link"])
+    link = record.workers[0].link
     network = profile.networks[link]
     place: dict[str, str | None] = {"node": None, "link": link}
     peers: dict[str, dict[str, str | None]] = {node: {} for node in nodes}

@@ -6,11 +6,12 @@ serves the API, the others are headless.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from typing import Any
 
 from pydantic import ValidationError
 
+from bottleneck.plan.server_arguments import read_arguments
+from bottleneck.plan.workers import DeploymentRecord, ServerSettings, Worker, weight_format
 from bottleneck.profile import validation_problems
 from bottleneck.profile.deployment_checks import NodeFit, deployment_problems, node_fits
 from bottleneck.profile.rank_placement import Place, places
@@ -24,50 +25,27 @@ VLLM_CACHE_DIRECTORY = "/var/cache/cluster/vllm"
 _LINK_KEY = "link"
 
 
-@dataclass(frozen=True)
-class WorkerSpec:
+class WorkerSpec(Worker):
     """How one node's part of one replica is started.
 
     Attributes
     ----------
-    name
-        Deployment and replica, such as ``tp2-0``; the same on all nodes of the replica.
-    replica, rank, world
-        Index of the replica; this node's rank among the `world` nodes of the replica.
-    head
-        Whether it serves the API; `api_address` and `api_port` are None when not.
-    argv
-        Arguments after the `vllm` executable.
     environment
         Added to the node's own environment.
-    interface, link_address
-        Of this node on the deployment's link.
     coordinator
         Where the ranks meet, ``address:port``; None when the replica is on one node.
     log_name
         File under /var/log/cluster.
     """
 
-    node: str
-    name: str
     deployment: str
-    replica: int
-    rank: int
-    world: int
-    head: bool
-    api_address: str | None
-    api_port: int | None
-    argv: list[str]
     environment: dict[str, str]
-    link: str
-    interface: str
-    link_address: str
     coordinator: str | None
     log_name: str
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as plain data, for pillar and JSON."""
-        return asdict(self)
+        return self.model_dump(mode="json")
 
 
 def worker_specs(
@@ -93,6 +71,48 @@ def worker_specs(
     deployment = deployment_with(profile, name, overrides)
     directory = profile.model.directory()
     return [_worker(profile, name, deployment, place, directory) for place in places(deployment)]
+
+
+def deployment_record(
+    profile: Profile, deployment_name: str | None = None, overrides: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return what goes on record of a deployment as it is started: a `DeploymentRecord`, with the workers' whole specs.
+
+    Parameters and errors are those of `worker_specs`.
+    """
+    name = deployment_name or profile.default_deployment
+    specs = worker_specs(profile, name, overrides)
+    settings = server_settings(profile, name, overrides)
+    record = DeploymentRecord(deployment=name, overrides=dict(overrides or {}), settings=settings, workers=tuple(specs))
+    return record.model_dump(mode="json", exclude={"workers"}, exclude_none=True) | {
+        "workers": [spec.as_dict() for spec in specs]
+    }
+
+
+def server_settings(profile: Profile, name: str, overrides: Mapping[str, Any] | None = None) -> ServerSettings:
+    """Return the settings that a deployment runs with; parameters and errors as `worker_specs`.
+
+    The further arguments that the profile and the engine map carry are a person's words: they are read, once, here.
+    """
+    deployment = deployment_with(profile, name, overrides)
+    server, engine = deployment.server, profile.engine_of(deployment.nodes[0])
+    written = ServerSettings(
+        tensor_parallel=deployment.tensor_parallel,
+        pipeline_parallel=deployment.pipeline_parallel,
+        replicas=deployment.replicas,
+        nodes=len(deployment.nodes) // deployment.replicas,
+        max_num_seqs=server.max_num_seqs,
+        max_num_batched_tokens=server.max_num_batched_tokens,
+        max_model_len=server.max_model_len,
+        kv_cache_memory_bytes=server.kv_cache_memory_bytes,
+        num_gpu_blocks_override=server.num_gpu_blocks_override,
+        kv_block_tokens=engine.kv_block_tokens,
+        gpu_memory_utilization=server.gpu_memory_utilization,
+        prefix_caching=server.prefix_caching,
+        quantization=weight_format(profile.model.quantization.bits),
+        engine=engine.engine,
+    )
+    return read_arguments(_engine_arguments(engine, deployment), written).settings
 
 
 def deployment_with(profile: Profile, name: str, overrides: Mapping[str, Any] | None = None) -> Deployment:

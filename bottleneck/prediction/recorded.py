@@ -88,10 +88,10 @@ def _one(run: Run) -> Recorded:
         profile.model.shape,
         replace(precision, group_size=quantization.group_size),
         float(bytes_read_per_token(profile.model.shape, quantization)),
-        max_num_batched_tokens=deployment.server.max_num_batched_tokens or DEFAULT_BATCHED_TOKENS,
+        max_num_batched_tokens=run.settings.max_num_batched_tokens or DEFAULT_BATCHED_TOKENS,
     )
     batch, requests = _requests(run)
-    batch = min(batch, deployment.replicas * (deployment.server.max_num_seqs or batch))
+    batch = min(batch, deployment.replicas * (run.settings.max_num_seqs or batch))
     inside = -(-batch // deployment.replicas)
     prompt = round(statistics.median(request.input_tokens for request in requests))
     output = round(statistics.median(request.output_tokens for request in requests))

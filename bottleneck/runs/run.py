@@ -9,13 +9,17 @@ import gzip
 import json
 import math
 import zlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from bottleneck.json_numbers import number
 from bottleneck.load.client import ClientRequest, ClientResult, client_result
+from bottleneck.plan.nodes import deployment_record
+from bottleneck.plan.workers import DeploymentRecord, ServerSettings, Worker
+from bottleneck.profile.yaml_lines import ProfileError
+from bottleneck.runs.reading import lenient, read_json
 from bottleneck.telemetry.batches import Batch, flat_readings
 from bottleneck.telemetry.prometheus_text import MetricsText
 
@@ -24,59 +28,65 @@ if TYPE_CHECKING:
 
 __all__ = ["Batch", "ClientRequest", "ClientResult", "Run", "RunError", "client_result", "load_run", "window_run"]
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 class RunError(Exception):
     """The folder is not a run at all."""
 
 
-@dataclass
+Kind = Literal["recorded", "window", "start", "scenario"]
+
+
+@dataclass(frozen=True)
 class Run:
     """One deployment under one workload, with everything recorded.
 
     Attributes
     ----------
+    kind : str
+        `recorded`: a run folder. `window`: a while of a serving cluster, without client timings. `start`: of an engine,
+        from the order to deploy until it served, with neither client timings nor engine metrics. `scenario`: recorded
+        metrics of one server, without a profile or samples.
     interval : tuple of float
         Start and end in unix seconds; the analysis looks at nothing outside.
-    engine_before, engine_after : dict
-        Engine metrics by head.
-    problems : list of str
-        What is missing or could not be read.
-    live : bool
-        True for a window of a serving cluster: no client timings are to be expected.
-    start : bool
-        True for the start of an engine, from the order to deploy until it served: neither client timings nor engine
-        metrics are to be expected.
-    scenario : bool
-        True for recorded engine metrics of one server: neither a profile nor samples are to be expected.
-    settings_whole : bool
-        Whether the plan's command line is all that the engine was told: what is not in it has its default.
+    workers : tuple of Worker
+        Who served. Empty when that is not known.
+    settings : ServerSettings
+        The server's settings as they were in force.
+    overrides : dict
+        What of them was changed for this time, as a person wrote it.
+    accelerator : str
+        Name of a scenario's accelerator; empty when nobody said.
     foreign_ceilings : str
         Why the ceilings are taken to be another machine's; empty when they are not.
+    engine_before, engine_after : dict
+        Engine metrics by head.
+    problems : tuple of str
+        What is missing or could not be read.
     """
 
     id: str = ""
+    kind: Kind = "recorded"
     deployment: str = ""
     interval: tuple[float, float] = (0.0, math.inf)
     profile: Profile | None = None
-    workload: dict[str, Any] = field(default_factory=dict)
+    workload: Mapping[str, Any] = field(default_factory=dict)
     status: str = "complete"
     note: str = ""
-    plan: list[dict[str, Any]] = field(default_factory=list)
-    versions: dict[str, Any] = field(default_factory=dict)
-    ceilings: dict[str, Any] = field(default_factory=dict)
-    batches: list[Batch] = field(default_factory=list)
-    engine_before: dict[str, MetricsText] = field(default_factory=dict)
-    engine_after: dict[str, MetricsText] = field(default_factory=dict)
+    workers: tuple[Worker, ...] = ()
+    settings: ServerSettings = field(default_factory=ServerSettings)
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, Any] = field(default_factory=dict)
+    ceilings: Mapping[str, Any] = field(default_factory=dict)
+    accelerator: str = ""
+    foreign_ceilings: str = ""
+    batches: tuple[Batch, ...] = ()
+    engine_before: Mapping[str, MetricsText] = field(default_factory=dict)
+    engine_after: Mapping[str, MetricsText] = field(default_factory=dict)
     client: ClientResult | None = None
     verdict: dict[str, Any] | None = None
-    problems: list[str] = field(default_factory=list)
-    live: bool = False
-    start: bool = False
-    scenario: bool = False
-    settings_whole: bool = False
-    foreign_ceilings: str = ""
+    problems: tuple[str, ...] = ()
     folder: Path | None = None
 
     @property
@@ -84,15 +94,35 @@ class Run:
         """Length of the interval."""
         return self.interval[1] - self.interval[0]
 
+    @property
+    def live(self) -> bool:
+        """Whether it is a window: no client timings are to be expected."""
+        return self.kind == "window"
+
+    @property
+    def start(self) -> bool:
+        """Whether the engine starts in it."""
+        return self.kind == "start"
+
+    @property
+    def scenario(self) -> bool:
+        """Whether it was recorded elsewhere."""
+        return self.kind == "scenario"
+
+    def window(self, start: float, end: float) -> Run:
+        """Return a while of it as a live window; of a start, as a start that has lasted so long."""
+        kind: Kind = "start" if self.start else "window"
+        window = replace(self, kind=kind, interval=(start, end), client=None, verdict=None)
+        return _with_readings(replace(window, engine_before={}, engine_after={}))
+
 
 def window_run(
-    batches: Sequence[Batch],
+    batches: Iterable[Batch],
     interval: tuple[float, float],
     *,
     profile: Profile | None = None,
-    deployment: str = "",
-    ceilings: dict[str, Any] | None = None,
-    plan: list[dict[str, Any]] | None = None,
+    ceilings: Mapping[str, Any] | None = None,
+    record: DeploymentRecord | None = None,
     identity: str = "",
     start: bool = False,
 ) -> Run:
@@ -100,43 +130,46 @@ def window_run(
 
     Parameters
     ----------
-    batches : sequence of dict
+    batches : iterable of dict
         Batches of all nodes that touch the interval.
     interval : tuple of float
         Start and end, unix seconds.
+    record : DeploymentRecord or None
+        What is deployed, or starting.
     start : bool
         Whether the engine is starting in it.
-
-    Returns
-    -------
-    Run
-        With `live` set.
     """
     run = Run(
         id=identity,
-        deployment=deployment,
+        kind="start" if start else "window",
         interval=interval,
         profile=profile,
-        plan=plan or [],
         ceilings=ceilings or {},
-        batches=list(batches),
-        live=True,
-        start=start,
+        batches=tuple(batches),
+        **_deployed(record),
     )
-    _fill_engine(run)
-    return run
+    return _with_readings(run)
 
 
-def _fill_engine(run: Run) -> None:
-    """Take the first and last reading inside the batches where a folder has none of its own."""
+def _deployed(record: DeploymentRecord | None) -> dict[str, Any]:
+    """Return what a run has of its deployment's record."""
+    if record is None:
+        return {}
+    names = ("deployment", "workers", "settings", "overrides")
+    return {name: getattr(record, name) for name in names}
+
+
+def _with_readings(run: Run) -> Run:
+    """Take the first and last reading inside the batches where there are none of their own."""
     if run.start:
-        return
+        return run
+    before, after = dict(run.engine_before), dict(run.engine_after)
     for node, readings in flat_readings(run.batches, *run.interval).items():
-        if len(readings) >= 2:
-            if node not in run.engine_before and (run.live or "" not in run.engine_before):
-                run.engine_before[node] = MetricsText.from_flat(readings[0][1])
-            if node not in run.engine_after and (run.live or "" not in run.engine_after):
-                run.engine_after[node] = MetricsText.from_flat(readings[-1][1])
+        # A reading without a name is that of the one head.
+        for known, (_, flat) in ((before, readings[0]), (after, readings[-1])):
+            if len(readings) > 1 and node not in known and "" not in known:
+                known[node] = MetricsText.from_flat(flat)
+    return replace(run, engine_before=before, engine_after=after)
 
 
 def read_batches(path: Path) -> tuple[list[Batch], list[str]]:
@@ -173,25 +206,17 @@ def write_batches(path: Path, batches: Iterable[Batch]) -> None:
             stream.write(json.dumps(batch, separators=(",", ":")) + "\n")
 
 
-def _read_json(path: Path, problems: list[str]) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        problems.append(f"{path.name}: missing")
-    except (OSError, ValueError) as error:
-        problems.append(f"{path.name}: cannot be read ({error})")
-    return None
-
-
 def _dictionary(value: object) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _read_engine(folder: Path, stem: str) -> dict[str, MetricsText]:
+def _read_engine(folder: Path, stem: str, problems: list[str]) -> dict[str, MetricsText]:
     found: dict[str, MetricsText] = {}
     for path in sorted(folder.glob(f"{stem}*.prom")):
         head = path.name.removeprefix(stem).removesuffix(".prom").removeprefix(".")
         found[head] = MetricsText.parse(path.read_text(encoding="utf-8", errors="replace"))
+    if not found:
+        problems.append(f"{stem}.prom: missing; the readings inside the samples stand in for it")
     return found
 
 
@@ -201,7 +226,7 @@ def _read_client(folder: Path, problems: list[str]) -> ClientResult | None:
         problems.append("client.json: missing")
         return None
     paths = [single] if single.exists() else several
-    documents = [document for path in paths if (document := _read_json(path, problems)) is not None]
+    documents = [document for path in paths if (document := read_json(path, problems)) is not None]
     return client_result(documents[0] if len(documents) == 1 else documents) if documents else None
 
 
@@ -234,40 +259,72 @@ def load_run(folder: Path | str) -> Run:
     if not any((folder / name).exists() for name in known) and not list(folder.glob("engine_after*.prom")):
         raise RunError(f"{folder}: not a run folder: none of {', '.join(known)} is in it")
     problems: list[str] = []
-    head = _dictionary(_read_json(folder / "run.json", problems))
+    head = _dictionary(read_json(folder / "run.json", problems))
+    _check_schema(folder / "run.json", head)
     samples = folder / "samples.jsonl.gz"
     batches, trouble = read_batches(samples) if samples.exists() else ([], ["samples.jsonl.gz: missing"])
     problems += trouble
     start = head.get("kind") == "start"
-    plan = _read_json(folder / "plan.json", [])
-    plan = plan.get("workers", []) if isinstance(plan, dict) else plan
+    profile = _read_profile(folder, problems)
+    record = _read_record(folder, head, profile, problems)
+    client = None if start else _read_client(folder, problems)
+    ceilings = _dictionary(read_json(folder / "ceilings.json", problems))
+    versions, verdict = (
+        _dictionary(read_json(folder / name, problems, needed=False)) for name in ("versions.json", "verdict.json")
+    )
+    stems = ("engine_before", "engine_after")
+    before, after = ({} if start else _read_engine(folder, stem, problems) for stem in stems)
+    deployed = _deployed(record) or {"deployment": str(head.get("deployment", ""))}
     run = Run(
         id=str(head.get("id", folder.name)),
-        deployment=str(head.get("deployment", "")),
+        kind="start" if start else "recorded",
         interval=_interval(head, batches),
-        profile=_read_profile(folder, problems),
+        profile=profile,
         workload=_dictionary(head.get("workload")),
         status=str(head.get("status", "partial")),
         note=str(head.get("note", "")),
-        plan=[item for item in plan if isinstance(item, dict)] if isinstance(plan, list) else [],
-        versions=_dictionary(_read_json(folder / "versions.json", [])),
-        ceilings=_dictionary(_read_json(folder / "ceilings.json", problems)),
-        batches=batches,
-        engine_before=_read_engine(folder, "engine_before"),
-        engine_after=_read_engine(folder, "engine_after"),
-        client=None if start else _read_client(folder, problems),
-        verdict=_dictionary(_read_json(folder / "verdict.json", [])) or None,
-        problems=problems,
-        start=start,
+        versions=versions,
+        ceilings=ceilings,
+        batches=tuple(batches),
+        engine_before=before,
+        engine_after=after,
+        client=client,
+        verdict=verdict or None,
+        problems=tuple(problems),
         folder=folder,
+        **deployed,
     )
-    if start:
-        return run
-    for name, readings in (("engine_before", run.engine_before), ("engine_after", run.engine_after)):
-        if not readings:
-            problems.append(f"{name}.prom: missing; the readings inside the samples stand in for it")
-    _fill_engine(run)
-    return run
+    return _with_readings(run)
+
+
+def _check_schema(path: Path, head: dict[str, Any]) -> None:
+    if head and head.get("schema") != SCHEMA:
+        raise RunError(
+            f"{path}: schema {head.get('schema')!r}, expected {SCHEMA}: the run is of another version of this program; "
+            "record it anew with: cluster bench"
+        )
+
+
+def _read_record(
+    folder: Path, head: dict[str, Any], profile: Profile | None, problems: list[str]
+) -> DeploymentRecord | None:
+    """Return what was deployed: from plan.json, else from the profile and what was changed of it."""
+    path, record = folder / "plan.json", None
+    document = read_json(path, problems, needed=False)
+    if document is not None:
+        _check_schema(path, document if isinstance(document, dict) else {"schema": None})
+        record, trouble = lenient(DeploymentRecord, document, path.name)
+        problems += trouble
+        if record is not None and not trouble:
+            return record
+    name, overrides = str(head.get("deployment", "")), _dictionary(head.get("overrides"))
+    if profile is None or name not in profile.deployments:
+        return record
+    try:
+        return DeploymentRecord.model_validate(deployment_record(profile, name, overrides))
+    except ProfileError as error:
+        problems.append(f"run.json: overrides: {error}")
+        return record
 
 
 def _interval(head: dict[str, Any], batches: list[Batch]) -> tuple[float, float]:
@@ -279,31 +336,3 @@ def _interval(head: dict[str, Any], batches: list[Batch]) -> tuple[float, float]
     if not math.isfinite(end) or end < start:
         end = max([moment for moment in times if moment >= start], default=start)
     return start, end
-
-
-def save_run(run: Run, folder: Path | str) -> Path:
-    """Write what the analysis reads of a run; used for tests and for runs put together from parts."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    head = {
-        "schema": SCHEMA,
-        "id": run.id,
-        "started": run.interval[0],
-        "ended": run.interval[1],
-        "deployment": run.deployment,
-        "note": run.note,
-        "workload": run.workload,
-        "status": run.status,
-        **({"kind": "start"} if run.start else {}),
-    }
-    documents = {"run.json": head, "plan.json": run.plan, "versions.json": run.versions, "ceilings.json": run.ceilings}
-    if run.verdict is not None:
-        documents["verdict.json"] = run.verdict
-    for name, document in documents.items():
-        (folder / name).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    write_batches(folder / "samples.jsonl.gz", run.batches)
-    for stem, readings in (("engine_before", run.engine_before), ("engine_after", run.engine_after)):
-        for name, reading in readings.items():
-            text = "".join(f"{point.key()} {point.value!r}\n" for point in reading.points)
-            (folder / (f"{stem}.{name}.prom" if name else f"{stem}.prom")).write_text(text, encoding="utf-8")
-    return folder

@@ -12,11 +12,14 @@ import lzma
 import math
 import zlib
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from bottleneck.json_numbers import number
 from bottleneck.load.client import ClientRequest, ClientResult
+from bottleneck.plan.server_arguments import format_of_config, read_arguments
+from bottleneck.plan.workers import WEIGHT_FORMATS, ServerSettings, Worker
 from bottleneck.runs.run import Run
 from bottleneck.telemetry.batches import Batch
 from bottleneck.telemetry.prometheus_text import MetricsText, parse_line
@@ -68,11 +71,10 @@ def load_scenario(path: Path | str, ceilings: Path | str | None = None) -> Run:
     """
     path = Path(path)
     run = scenario_run(read_document(path), str(path))
-    if ceilings is None:
-        run.problems.append("no ceilings were given (--ceilings): how near the steps come to the hardware is not known")
-    else:
-        add_ceilings(run, read_document(Path(ceilings)), str(ceilings))
-    return run
+    if ceilings is not None:
+        return add_ceilings(run, read_document(Path(ceilings)), str(ceilings))
+    lack = "no ceilings were given (--ceilings): how near the steps come to the hardware is not known"
+    return replace(run, problems=(*run.problems, lack))
 
 
 def scenario_run(document: dict[str, Any], name: str = "scenario") -> Run:
@@ -87,25 +89,45 @@ def scenario_run(document: dict[str, Any], name: str = "scenario") -> Run:
     if not (math.isfinite(seconds) and seconds > 0):
         seconds = rows[-1]["engine"]["t"] if rows else math.nan
         problems.append(f"{name}: seconds: {document.get('seconds')!r}; expected how long the load lasted")
-    argv = document.get("server_args")
-    if not isinstance(argv, list):
-        argv = None
-    engine = " ".join(str(document.get(key) or "") for key in ("engine", "hardware", "model", "weights"))
-    load = document.get("load") if isinstance(document.get("load"), dict) else {}
+    worker, settings = _server(document, name, problems)
+    load = found if isinstance(found := document.get("load"), dict) else {}
+    client = _client(document.get("requests"), load, after, before, seconds, name, problems)
     return Run(
         id=str(document.get("scenario") or Path(name).name),
+        kind="scenario",
         interval=(0.0, seconds if math.isfinite(seconds) else 0.0),
-        workload=load or {},
-        note=engine,
-        plan=[{"node": NODE, "name": NODE, "head": True, "argv": ["serve", *(str(word) for word in argv or [])]}],
-        batches=rows,
+        workload=load,
+        note=" ".join(str(document[key]) for key in ("engine", "hardware", "model", "weights") if document.get(key)),
+        workers=(worker,),
+        settings=settings,
+        batches=tuple(rows),
         engine_before={NODE: before} if before is not None else {},
         engine_after={NODE: after},
-        client=_client(document.get("requests"), load or {}, after, before, seconds, name, problems),
-        problems=problems,
-        scenario=True,
-        settings_whole=argv is not None,
+        client=client,
+        problems=tuple(problems),
+        accelerator=accelerator if isinstance(accelerator := document.get("accelerator"), str) else "",
     )
+
+
+def _server(document: dict[str, Any], name: str, problems: list[str]) -> tuple[Worker, ServerSettings]:
+    """Return the server and its settings; where all its arguments are known it captures graphs unless they say no."""
+    words = document.get("server_args")
+    if isinstance(words, list):
+        read = read_arguments(words, ServerSettings(captured_graphs=True))
+    else:
+        read = read_arguments(())
+        if words is not None:
+            problems.append(f"{name}: server_args: a {type(words).__name__}; expected a list of words")
+    problems += (f"{name}: server_args: {problem}" for problem in read.problems)
+    settings = read.settings
+    quantization = format_of_config(document.get("quantization_config")) or settings.quantization
+    stated = document.get("quantization")
+    if stated is not None and stated not in WEIGHT_FORMATS:
+        problems.append(f"{name}: quantization: {stated!r}; expected one of {', '.join(WEIGHT_FORMATS)}")
+    elif stated is not None:
+        quantization = stated
+    worker = Worker(node=NODE, name=NODE, rank=read.node_rank, world=settings.nodes, head=True)
+    return worker, settings.model_copy(update={"quantization": quantization})
 
 
 def _metrics(document: dict[str, Any], key: str, name: str, problems: list[str]) -> MetricsText | None:
@@ -209,8 +231,8 @@ def _client(
     )
 
 
-def add_ceilings(run: Run, document: dict[str, Any], name: str = "ceilings") -> None:
-    """Give a scenario's run its ceilings.
+def add_ceilings(run: Run, document: dict[str, Any], name: str = "ceilings") -> Run:
+    """Return a scenario's run with its ceilings.
 
     Raises
     ------
@@ -222,8 +244,7 @@ def add_ceilings(run: Run, document: dict[str, Any], name: str = "ceilings") -> 
         own = nodes.get(NODE) or (next(iter(nodes.values())) if len(nodes) == 1 else None)
         if own is None:
             raise ScenarioError(f"{name}: nodes: {', '.join(sorted(nodes))}; expected one node, the scenario's")
-        run.ceilings = {"nodes": {NODE: own}}
-        return
+        return replace(run, ceilings={"nodes": {NODE: own}})
     matmul = [number(value) for key, value in document.items() if key.startswith(_MATMUL) and key.endswith("_flops")]
     matmul = [value for value in matmul if math.isfinite(value) and value > 0]
     node = {
@@ -236,14 +257,11 @@ def add_ceilings(run: Run, document: dict[str, Any], name: str = "ceilings") -> 
         raise ScenarioError(
             f"{name}: no ceiling in it; expected {_READ} and gemm_bf16_*_flops, or a ceilings.json of a run"
         )
-    run.ceilings = {"nodes": {NODE: node}}
-    machine = str(document.get("name") or "")
-    if machine and run.note.strip() and not _same_machine(machine, run.note):
-        run.foreign_ceilings = f"the ceilings are of {machine}, the scenario says {run.note.strip()!r}"
+    measured, foreign = document.get("name"), ""
+    if run.accelerator and isinstance(measured, str) and not _same_name(measured, run.accelerator):
+        foreign = f"the ceilings are of {measured}, the scenario's accelerator is {run.accelerator}"
+    return replace(run, ceilings={"nodes": {NODE: node}}, foreign_ceilings=foreign)
 
 
-def _same_machine(machine: str, text: str) -> bool:
-    """Whether a text names a machine: all words of its name that hold a digit, else all of its words."""
-    words = machine.lower().split()
-    telling = [word for word in words if any(letter.isdigit() for letter in word)] or words
-    return all(word in text.lower() for word in telling)
+def _same_name(one: str, two: str) -> bool:
+    return one.casefold().split() == two.casefold().split()

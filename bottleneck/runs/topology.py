@@ -1,54 +1,76 @@
-"""Who serves what in a run: engines, their nodes, the link between them, the server's limits.
+"""Derive who serves what in a run: engines, their nodes, the link between them, the server's limits.
 
-Taken from the profile where there is one, else from the run's plan, else from what reported: an old run, or one from
-elsewhere, is still analysed as far as it goes.
+From the run's workers, and where there are none from what reported: a run from elsewhere is still analysed as far as
+it goes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
+from bottleneck.plan.workers import ServerSettings
 from bottleneck.runs.run import Run
 from bottleneck.telemetry.prometheus_text import MetricsText
 
 
-@dataclass
+@dataclass(frozen=True)
 class Group:
     """One engine: the nodes of one replica, its head first."""
 
     head: str
-    nodes: list[str]
+    nodes: tuple[str, ...]
     before: MetricsText | None = None
     after: MetricsText | None = None
 
 
-@dataclass
+@dataclass(frozen=True)
 class Topology:
     """What the analysis needs to know of a deployment.
 
     Attributes
     ----------
-    groups : list of Group
+    groups : tuple of Group
         One per replica.
     link : str or None
-        The link between the nodes of a group; None when a group has one node.
+        The link between the nodes of a group; None when a group has one node, or nobody says which it is.
     cores : dict
         Cores that each node was promised.
     link_rate_bytes_per_second : float or None
         What the profile says of the link; a ceiling of last resort.
+    profile : Profile or None
+        Only one that has the deployment.
     """
 
-    groups: list[Group] = field(default_factory=list)
-    tensor_parallel: int = 1
-    pipeline_parallel: int = 1
+    groups: tuple[Group, ...] = ()
+    settings: ServerSettings = field(default_factory=ServerSettings)
     link: str | None = None
-    max_num_seqs: int | None = None
-    max_num_batched_tokens: int | None = None
-    cores: dict[str, float] = field(default_factory=dict)
+    cores: Mapping[str, float] = field(default_factory=dict)
     link_rate_bytes_per_second: float | None = None
     profile: Any = None
     deployment: str = ""
+
+    @property
+    def tensor_parallel(self) -> int:
+        """Ranks that share every layer."""
+        return self.settings.tensor_parallel
+
+    @property
+    def pipeline_parallel(self) -> int:
+        """Stages that take turns on the layers."""
+        return self.settings.pipeline_parallel
+
+    @property
+    def max_num_seqs(self) -> int | None:
+        """Sequences that run at the same time; None is not known."""
+        return self.settings.max_num_seqs
+
+    @property
+    def max_num_batched_tokens(self) -> int | None:
+        """Tokens of one forward pass; None is not known."""
+        return self.settings.max_num_batched_tokens
 
     @property
     def nodes(self) -> list[str]:
@@ -57,8 +79,13 @@ class Topology:
 
     @property
     def world(self) -> int:
-        """Nodes that work on one step together."""
+        """Nodes that work on one step together and were watched."""
         return max((len(group.nodes) for group in self.groups), default=1)
+
+    @property
+    def unwatched_link(self) -> bool:
+        """Whether ranks of one replica exchange messages between hosts over something that nobody watched."""
+        return self.link is None and self.settings.nodes > 1 and self.settings.ranks > 1
 
     @property
     def heads(self) -> set[str]:
@@ -66,112 +93,60 @@ class Topology:
         return {group.head for group in self.groups}
 
 
-def _chunks(nodes: list[str], size: int) -> list[list[str]]:
-    return [nodes[start : start + size] for start in range(0, len(nodes), size)]
-
-
-def _planned_groups(plan: list[dict[str, Any]]) -> list[Group]:
-    by_replica: dict[int, list[dict[str, Any]]] = {}
-    for spec in plan:
-        if isinstance(spec.get("node"), str):
-            by_replica.setdefault(int(spec.get("replica") or 0), []).append(spec)
-    groups = []
-    for _, specs in sorted(by_replica.items()):
-        specs.sort(key=lambda spec: (not spec.get("head"), int(spec.get("rank") or 0)))
-        nodes = list(dict.fromkeys(str(spec["node"]) for spec in specs))
-        groups.append(Group(nodes[0], nodes))
-    return groups
-
-
-def _planned_option(plan: list[dict[str, Any]], option: str) -> int | None:
-    for spec in plan:
-        words = [str(word) for word in spec.get("argv") or []]
-        for index, word in enumerate(words):
-            if word == option and index + 1 < len(words) and words[index + 1].isdigit():
-                return int(words[index + 1])
-            if word.startswith(f"{option}=") and word.partition("=")[2].isdigit():
-                return int(word.partition("=")[2])
-    return None
-
-
-def _planned_link(run: Run) -> str | None:
-    """Return the link that the workers were given: a deployment may be started over another than the profile's."""
-    nodes = getattr(run.profile, "nodes", None) or {}
-    for spec in run.plan:
-        links = getattr(nodes.get(str(spec.get("node"))), "links", None) or {}
-        for name, link in links.items():
-            if spec.get("link_address") and link.address == spec["link_address"]:
-                return str(name)
-    return None
-
-
-def _attach_engines(run: Run, groups: list[Group]) -> None:
-    """Give each group its readings; the file's name is the head's node, or its worker's name, or nothing."""
-    names = {str(spec.get("name")): str(spec.get("node")) for spec in run.plan}
-    for attribute, readings in (("before", run.engine_before), ("after", run.engine_after)):
-        by_node = {names.get(key, key): reading for key, reading in readings.items()}
-        for group in groups:
-            found = by_node.get(group.head)
-            if found is None and len(groups) == 1 and len(readings) == 1:
-                found = next(iter(readings.values()))
-            setattr(group, attribute, found)
-
-
 def find_topology(run: Run) -> Topology:
-    """Work out a run's topology.
-
-    Parameters
-    ----------
-    run : Run
-        Loaded run or live window.
+    """Derive a run's topology.
 
     Returns
     -------
     Topology
         With one group at least, whose head may be an empty name when nothing at all is known.
     """
-    topology = Topology(deployment=run.deployment, groups=_planned_groups(run.plan))
-    deployments = getattr(run.profile, "deployments", None) or {}
-    deployment = deployments.get(run.deployment)
-    if deployment is not None:
-        topology.profile = run.profile
-        topology.tensor_parallel = int(deployment.tensor_parallel)
-        topology.pipeline_parallel = int(deployment.pipeline_parallel)
-        topology.max_num_seqs = getattr(deployment.server, "max_num_seqs", None)
-        topology.max_num_batched_tokens = getattr(deployment.server, "max_num_batched_tokens", None)
-        topology.link = deployment.link
-        if not topology.groups:
-            size = max(1, topology.tensor_parallel * topology.pipeline_parallel)
-            nodes = list(deployment.nodes)
-            replicas = max(1, int(deployment.replicas))
-            # A node may hold several ranks (several accelerators): then a group has fewer nodes than ranks.
-            per_group = max(1, min(size, len(nodes) // replicas or 1))
-            topology.groups = [Group(part[0], part) for part in _chunks(nodes, per_group)[:replicas]]
-    elif topology.groups:
-        topology.tensor_parallel = _planned_option(run.plan, "--tensor-parallel-size") or topology.world
-        topology.pipeline_parallel = _planned_option(run.plan, "--pipeline-parallel-size") or 1
-    if deployment is not None:
-        topology.link = _planned_link(run) or topology.link
-        _read_hardware(run, topology)
-    planned = _planned_option(run.plan, "--max-num-seqs")
-    topology.max_num_seqs = planned or topology.max_num_seqs
-    if not topology.groups:
-        nodes = sorted({str(batch.get("node", "")) for batch in run.batches}) or sorted(run.engine_after) or [""]
-        heads = [node for node in nodes if node in run.engine_after] or nodes[:1]
-        topology.groups = [Group(heads[0], [heads[0], *(node for node in nodes if node != heads[0])])]
-        topology.tensor_parallel = len(nodes)
-    if topology.world < 2:
-        topology.link = None
-    _attach_engines(run, topology.groups)
-    return topology
+    replicas = _replicas(run) or [_reporting(run)]
+    profile = run.profile if run.profile and run.deployment in run.profile.deployments else None
+    groups = tuple(
+        Group(
+            nodes[0],
+            nodes,
+            _reading(run, run.engine_before, nodes[0], len(replicas)),
+            _reading(run, run.engine_after, nodes[0], len(replicas)),
+        )
+        for nodes in replicas
+    )
+    link = next((worker.link for worker in run.workers if worker.link), None) if max(map(len, replicas)) > 1 else None
+    network = profile.networks.get(link) if profile and link else None
+    return Topology(
+        groups=groups,
+        settings=run.settings if run.workers else run.settings.model_copy(update={"tensor_parallel": len(replicas[0])}),
+        link=link,
+        cores={node: float(profile.nodes[node].cores) for nodes in replicas for node in nodes if node in profile.nodes}
+        if profile
+        else {},
+        link_rate_bytes_per_second=network.rate_bytes_per_second if network else None,
+        profile=profile,
+        deployment=run.deployment,
+    )
 
 
-def _read_hardware(run: Run, topology: Topology) -> None:
-    nodes = getattr(run.profile, "nodes", None) or {}
-    for name in topology.nodes:
-        cores = getattr(nodes.get(name), "cores", None)
-        if isinstance(cores, int | float):
-            topology.cores[name] = float(cores)
-    networks = getattr(run.profile, "networks", None) or {}
-    rate = getattr(networks.get(topology.link or ""), "rate_bytes_per_second", None)
-    topology.link_rate_bytes_per_second = float(rate) if isinstance(rate, int | float) else None
+def _replicas(run: Run) -> list[tuple[str, ...]]:
+    """Return the nodes of every replica that the workers name, its head first."""
+    ordered = sorted(run.workers, key=lambda worker: (worker.replica, not worker.head, worker.rank))
+    return [
+        tuple(dict.fromkeys(worker.node for worker in workers))
+        for _, workers in groupby(ordered, key=lambda worker: worker.replica)
+    ]
+
+
+def _reporting(run: Run) -> tuple[str, ...]:
+    """Return the nodes that something came from, taken for one replica."""
+    nodes = sorted({str(batch.get("node", "")) for batch in run.batches}) or sorted(run.engine_after) or [""]
+    head = next((node for node in nodes if node in run.engine_after), nodes[0])
+    return (head, *(node for node in nodes if node != head))
+
+
+def _reading(run: Run, readings: Mapping[str, MetricsText], head: str, replicas: int) -> MetricsText | None:
+    """Return a head's reading; it goes by the head's node, or its worker's name, or nothing where there is but one."""
+    names = {worker.name: worker.node for worker in run.workers if worker.head}
+    by_node = {names.get(key, key): reading for key, reading in readings.items()}
+    if head not in by_node and replicas == 1 and len(readings) == 1:
+        return next(iter(readings.values()))
+    return by_node.get(head)

@@ -127,7 +127,7 @@ def page(runs: Sequence[Run]) -> dict[str, Any]:
         "points": _points(run),
         "comparison": comparison_table(runs) if len(runs) > 1 else None,
         "settings": _settings(run),
-        "workers": run.plan,
+        "workers": run.workers,
         "notes": missing_notes(run, verdict, [chart.note for chart in charts]),
     }
 

@@ -15,7 +15,7 @@ import typer
 from bottleneck.diagnosis.scoring import EARLY_SECONDS, SPLITS, Outcome, markdown, score
 from bottleneck.diagnosis.taxonomy import DECIDED
 from bottleneck.diagnosis.verdict import analyse
-from bottleneck.runs.run import Run, RunError, load_run, window_run
+from bottleneck.runs.run import Run, RunError, load_run
 from bottleneck.units import duration_text
 from cli.bench import Recorded, record_run, record_start
 from cli.causal import experiment
@@ -255,15 +255,7 @@ def _judge(folder: Path) -> dict[str, Any]:
 def _beginning(run: Run) -> Run:
     """Return what was known of a run after its first seconds: a live window, without the client's timings."""
     start, _ = run.interval
-    return window_run(
-        run.batches,
-        (start, start + EARLY_SECONDS),
-        profile=run.profile,
-        deployment=run.deployment,
-        ceilings=run.ceilings,
-        plan=run.plan,
-        start=run.start,
-    )
+    return run.window(start, start + EARLY_SECONDS)
 
 
 def _judge_again(record: Record, chosen: Mapping[str, Case]) -> None:

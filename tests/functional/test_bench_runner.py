@@ -121,7 +121,12 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: ThreadingHTTP
             for node in nodes:
                 file.write(json.dumps({"node": node, "boot": "b", "sequence": 1, "t0": start, "t1": end}) + "\n")
 
-    record = {"deployment": "tp2", "overrides": {"max_num_seqs": 4}, "workers": workers}
+    record = {
+        "deployment": "tp2",
+        "overrides": {"max_num_seqs": 4},
+        "settings": {"max_num_seqs": 4},
+        "workers": workers,
+    }
     probed: list[int] = []
 
     def fresh() -> dict[str, Any]:
@@ -159,7 +164,7 @@ def test_a_run_is_recorded_whole(bench: Any, engine: Any, capfd: pytest.CaptureF
         "versions.json",
     ]
     run = load_run(folder)
-    assert run.problems == []
+    assert run.problems == ()
     assert run.profile is not None and run.profile.name == "embedded"
     assert run.deployment == "tp2" and run.note == "hello"
     assert run.ceilings == {"schema": 1, "fresh": True} and bench.probed == [0], "measured before any request"

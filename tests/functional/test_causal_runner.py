@@ -8,7 +8,7 @@ import pytest
 import salt.client
 from salt.exceptions import CommandExecutionError
 
-from bottleneck.plan.nodes import worker_specs
+from bottleneck.plan.nodes import deployment_record
 from bottleneck.profile import find_profile, load_profile
 from tests.by_file import load
 
@@ -60,11 +60,7 @@ def causal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock["now"]))
     profile = load_profile(find_profile("embedded"))
     module.__opts__ = {"cluster_profile": str(find_profile("embedded")), "cluster_directory": str(tmp_path)}
-    record = {
-        "deployment": "tp2",
-        "overrides": {},
-        "workers": [spec.as_dict() for spec in worker_specs(profile, "tp2")],
-    }
+    record = deployment_record(profile, "tp2")
 
     def send(heads: list[str], model: str, vocabulary: int, requests: int, *lengths: int, **load: Any) -> Any:
         assert heads == ["10.77.0.10:8000"] and requests == 4

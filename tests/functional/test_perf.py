@@ -13,6 +13,8 @@ import salt.loader
 import salt.template
 import yaml
 
+from bottleneck.plan.nodes import deployment_record
+from bottleneck.profile import load_profile
 from bottleneck.telemetry.store import Store
 from tests import run_builder
 
@@ -136,8 +138,8 @@ def runners(tmp_path: Path) -> Any:
         }
     )
     (tmp_path / "ceilings.json").write_text(json.dumps(run_builder.ceilings(SHAPE)))
-    workers = [{"node": name, "name": "tp2-0", "link": "direct"} for name in run_builder.NODES]
-    (tmp_path / "deployment.json").write_text(json.dumps({"deployment": "tp2", "workers": workers}))
+    record = deployment_record(load_profile(run_builder.PROFILE), "tp2")
+    (tmp_path / "deployment.json").write_text(json.dumps(record))
     with Store(tmp_path / "store.db") as store:
         for batch in run_builder.batches(SHAPE, "m", random.Random(1)):
             store.put_batch(batch)
@@ -172,7 +174,7 @@ def test_a_window_becomes_a_verdict_and_only_a_change_is_told(runners: Any, fire
 
 def test_a_start_that_waits_for_storage_is_named_while_it_lasts(runners: Any, fired: list[Any], tmp_path: Path) -> None:
     began = run_builder.STARTED + 2000.0
-    record = {"deployment": "tp2", "began": began, "workers": [{"node": "node0", "name": "tp2-0", "head": True}]}
+    record = {**deployment_record(load_profile(run_builder.PROFILE), "tp2"), "began": began}
     (tmp_path / "starting.json").write_text(json.dumps(record))
     windows = [{"window": str(at), "start": began + at, "end": began + at + 10} for at in (-5, 10, 20)]
     with Store(tmp_path / "store.db") as store:

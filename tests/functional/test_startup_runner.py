@@ -63,7 +63,7 @@ def startup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def of(**more: Any) -> dict[str, Any]:
-    return {"deployment": "tp2", "overrides": {}, "workers": WORKERS, **more}
+    return {"deployment": "tp2", "overrides": {}, "settings": {}, "workers": WORKERS, **more}
 
 
 def test_a_start_that_lasts_is_judged_on_what_there_is_so_far(startup: Any) -> None:

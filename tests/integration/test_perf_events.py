@@ -244,7 +244,8 @@ def head(folder: Path) -> Iterator[None]:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     worker = {"name": "tp2-0", "head": True, "api_address": "127.0.0.1", "api_port": server.server_address[1]}
     (folder / "worker.json").write_text(json.dumps(worker))
-    (folder / "deployment.json").write_text(json.dumps({"deployment": "tp2", "workers": []}))
+    record = {"deployment": "tp2", "settings": {}, "workers": [{"node": "node0", **worker}]}
+    (folder / "deployment.json").write_text(json.dumps(record))
     yield
     (folder / "worker.json").unlink()
     server.shutdown()

@@ -277,6 +277,7 @@ class Simulation:
         return {
             "scenario": "simulated",
             "engine": "vllm 0.24.0 on 1x NVIDIA H200",
+            "accelerator": "NVIDIA H200",
             "server_args": arguments,
             "load": load,
             "seconds": self.seconds,

@@ -8,14 +8,17 @@ messages times latency). Samples, engine metrics and client timings are read off
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bottleneck.plan.nodes import deployment_record
+from bottleneck.plan.workers import DeploymentRecord
 from bottleneck.profile import load_profile
-from bottleneck.runs.run import ClientRequest, ClientResult, Run, window_run
+from bottleneck.profile.types import Profile
+from bottleneck.runs.run import ClientRequest, ClientResult, Run
 from bottleneck.telemetry.batches import engine_readings
 from bottleneck.telemetry.prometheus_text import MetricsText
 from tests.vllm_metrics import inter_token_buckets, series, series_name
@@ -291,18 +294,13 @@ class Simulation:
         """The whole run, as `load_run` would give it."""
         profile = load_profile(PROFILE)
         start = dict.fromkeys(self.totals[0][1], 0.0)
-        plan_line = ["serve", "m", "--max-num-seqs", str(self.world.max_num_seqs)]
         return Run(
             id="simulated",
-            deployment="tp2",
             interval=(EPOCH, EPOCH + self.now),
             profile=profile,
-            plan=[
-                {"node": "node0", "name": "tp2-0", "replica": 0, "rank": 0, "head": True, "argv": plan_line},
-                {"node": "node1", "name": "tp2-1", "replica": 0, "rank": 1, "head": False, "argv": plan_line},
-            ],
+            **deployed(profile, "tp2", {"max_num_seqs": self.world.max_num_seqs, "enforce_eager": False}),
             ceilings=self.ceilings(),
-            batches=self.batches(),
+            batches=tuple(self.batches()),
             engine_before={"node0": MetricsText.from_flat(start)},
             engine_after={"node0": MetricsText.from_flat(self.totals[-1][1])},
             client=self.client(),
@@ -313,14 +311,14 @@ class Simulation:
         whole = self.run()
         inside = [batch for batch in whole.batches if batch["t1"] > EPOCH + start and batch["t0"] < EPOCH + end]
         assert engine_readings(inside, EPOCH + start, EPOCH + end)
-        return window_run(
-            inside,
-            (EPOCH + start, EPOCH + end),
-            profile=whole.profile,
-            deployment="tp2",
-            ceilings=whole.ceilings,
-            plan=whole.plan,
-        )
+        return replace(whole, batches=tuple(inside)).window(EPOCH + start, EPOCH + end)
+
+
+def deployed(profile: Profile, name: str, overrides: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What a run has of a deployment of the profile."""
+    record = DeploymentRecord.model_validate(deployment_record(profile, name, overrides))
+    names = ("deployment", "workers", "settings", "overrides")
+    return {key: getattr(record, key) for key in names}
 
 
 def simulate(**settings: Any) -> Simulation:

@@ -10,9 +10,10 @@ import typer
 from typer.testing import CliRunner
 
 from bottleneck.profile import find_profile, load_profile
-from bottleneck.runs.run import Run, client_result, save_run
+from bottleneck.runs.run import Run, client_result
 from cli import bench, probe
 from cli.control import ControlError
+from tests.run_builder import save_run
 
 RESULT: dict[str, Any] = json.loads((Path(__file__).parents[1] / "data" / "bench" / "result.json").read_text())
 NUMBERS = {

@@ -11,7 +11,8 @@ from bottleneck.experiment.resources import (
     exchanging_pairs,
     requests_in_cache,
 )
-from bottleneck.plan.nodes import worker_specs
+from bottleneck.plan.nodes import deployment_record
+from bottleneck.plan.workers import DeploymentRecord
 from bottleneck.profile import find_profile, load_profile
 from bottleneck.profile.engine_types import Actuator
 from bottleneck.telemetry.prometheus_text import MetricsText
@@ -20,9 +21,13 @@ PROFILE = load_profile(find_profile("embedded"))
 GIGABYTE = 1e9
 
 
+def deployed(name: str, overrides: dict[str, Any] | None = None) -> DeploymentRecord:
+    return DeploymentRecord.model_validate(deployment_record(PROFILE, name, overrides))
+
+
 def found(deployment: str = "tp2", **changes: Any) -> dict[str, Resource]:
     seen = {"cores": 1, "quota_cores": None, "rate_bytes_per_second": GIGABYTE, "delay_seconds": None}
-    record = {"workers": [spec.as_dict() for spec in worker_specs(PROFILE, deployment)]}
+    record = deployed(deployment)
     looked = {"node0": dict(seen), "node1": {**seen, **changes.pop("node1", {})}}
     ceilings = changes.pop("ceilings", {})
     listed = candidates(PROFILE, record, looked, ceilings, changes.pop("concurrency", 4), changes.pop("rate", None))
@@ -65,7 +70,7 @@ def test_requests_in_a_cache_are_counted_in_whole_blocks(
 
 
 def test_fewer_fit_into_the_cache_than_are_under_way() -> None:
-    record = {"workers": [spec.as_dict() for spec in worker_specs(PROFILE, "tp2")]}
+    record = deployed("tp2")
     looked = {node: {"cores": 1, "quota_cores": None} for node in ("node0", "node1")}
     for cached, amount in ((None, 8.0), (3, 3.0), (20, 8.0)):
         slots = [each for each in candidates(PROFILE, record, looked, {}, 8, None, cached) if each.kind == "sequences"]
@@ -121,9 +126,9 @@ def test_replicas_exchange_nothing_and_a_single_node_is_the_only_one() -> None:
 
 
 def test_pairs_and_slots_are_read_off_the_workers() -> None:
-    record = {"workers": [spec.as_dict() for spec in worker_specs(PROFILE, "replicas", {"max_num_seqs": 3})]}
+    record = deployed("replicas", {"max_num_seqs": 3})
     assert exchanging_pairs(record) == [] and allowed_sequences(record) == 6
-    record = {"workers": [spec.as_dict() for spec in worker_specs(PROFILE, "tp2")]}
+    record = deployed("tp2")
     assert exchanging_pairs(record) == [("node0", "node1")] and allowed_sequences(record) == 16
 
 
@@ -131,7 +136,7 @@ def test_a_limit_that_the_engine_map_names_is_a_resource(monkeypatch: pytest.Mon
     limit = Actuator(unit="W", read=["show"], write=["set", "{value}"])
     monkeypatch.setitem(PROFILE.engines["cpu"].actuators, "power", limit)
     seen = {"cores": 1, "quota_cores": None, "settings": {"power": "300.00"}}
-    record = {"workers": [spec.as_dict() for spec in worker_specs(PROFILE, "single")]}
+    record = deployed("single")
     (power,) = [each for each in candidates(PROFILE, record, {"node0": seen}, {}, None) if each.kind == "setting"]
     assert power.amount == 300.0 and power.largest == 2.0
     assert power.changes_at(1.5) == {

@@ -159,7 +159,7 @@ def test_parts_larger_than_their_phase_are_scaled_down_and_said() -> None:
 
 def test_without_an_engine_the_phases_are_the_clients() -> None:
     run = simulate().run()
-    run.engine_before, run.engine_after = {}, {}
+    run = dataclasses.replace(run, engine_before={}, engine_after={})
     for batch in run.batches:
         batch["engine"] = None
     ledger = ledger_of(run)

@@ -14,7 +14,7 @@ from bottleneck.diagnosis.observations.speeds import doubt_speeds
 from bottleneck.diagnosis.rules.straggler import QUOTA
 from bottleneck.diagnosis.taxonomy import WORK_CLASSES
 from bottleneck.diagnosis.verdict import analyse
-from bottleneck.runs.run import Run, load_run, window_run
+from bottleneck.runs.run import Run, load_run
 
 RUNS = Path(__file__).parents[1] / "data" / "runs"
 
@@ -170,15 +170,7 @@ def test_a_window_inside_a_first_step_that_the_engine_does_not_count_yet_is_not_
         each for batch in whole.batches for sample in batch["samples"] for each in sample["workers"].values()
     ):
         worker.update({kind: work * worker[kind] for kind in ("cpu_user_s", "cpu_system_s")})
-    run = window_run(
-        whole.batches,
-        (start, start + 15.0),
-        profile=whole.profile,
-        deployment=whole.deployment,
-        ceilings=whole.ceilings,
-        plan=whole.plan,
-    )
-    verdict = analyse(run)
+    verdict = analyse(whole.window(start, start + 15.0))
     assert (verdict.name, verdict.where["link"]) == ("link_bandwidth", "direct")
     assert verdict.measured["busy_seconds"] > 13
     assert verdict.measured["engines"][0]["busy_share"] < 0.5, "by the engine's own gauge it idles"

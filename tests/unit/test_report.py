@@ -125,7 +125,7 @@ def test_no_client_no_ceilings_lost_batches_still_a_report_that_says_so(tmp_path
 def test_a_run_with_nothing_but_its_head_gives_a_page(tmp_path: Path) -> None:
     folder = tmp_path / "20260101T000000Z-x-0000"
     folder.mkdir()
-    (folder / "run.json").write_text(json.dumps({"schema": 1, "id": folder.name, "deployment": "x"}))
+    (folder / "run.json").write_text(json.dumps({"schema": 2, "id": folder.name, "deployment": "x"}))
     words = text_of(render([load_run(folder)]))
     assert "No samples were recorded" in words
     assert "Neither ceilings nor samples were recorded" in words

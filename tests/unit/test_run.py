@@ -12,7 +12,8 @@ import pytest
 
 from bottleneck.diagnosis.taxonomy import WORK_CLASSES
 from bottleneck.diagnosis.verdict import analyse
-from bottleneck.runs.run import RunError, client_result, load_run, save_run, window_run
+from bottleneck.runs.run import RunError, client_result, load_run, window_run
+from tests.run_builder import save_run
 
 from .simulator import EPOCH, PROFILE, simulate
 
@@ -78,7 +79,7 @@ def test_client_results_that_hold_nothing(document: object) -> None:
 
 def test_a_whole_folder(tmp_path: Path) -> None:
     run = load_run(write_folder(tmp_path / "r"))
-    assert run.problems == []
+    assert run.problems == ()
     assert run.status == "complete"
     assert run.id == "simulated" and run.deployment == "tp2"
     assert run.profile is not None and run.profile.name == "embedded"
@@ -149,7 +150,7 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
 
 def test_a_window_takes_its_readings_from_its_batches() -> None:
     batches = simulate().batches()
-    window = window_run(batches, (EPOCH + 2, EPOCH + 8), deployment="tp2")
+    window = window_run(batches, (EPOCH + 2, EPOCH + 8))
     assert window.live
     before, after = window.engine_before["node0"], window.engine_after["node0"]
     name = "vllm:generation_tokens_total"

@@ -35,7 +35,7 @@ def recorded(name: str) -> dict[str, Any]:
 def judged(document: dict[str, Any], known: bool = True) -> Any:
     run = scenario_run(document)
     if known:
-        add_ceilings(run, read_document(CEILINGS))
+        run = add_ceilings(run, read_document(CEILINGS))
     return analyse(run)
 
 
@@ -127,7 +127,7 @@ def test_ceilings_of_a_probe_are_as_good() -> None:
         "gemm_bf16_flops_per_second": {"median": 8.1e14, "low": 8e14, "high": 8.2e14, "samples": 9},
         "memory_read_bytes_per_second": {"median": 4.2e12, "low": 4.1e12, "high": 4.3e12, "samples": 9},
     }
-    add_ceilings(run, {"schema": 1, "nodes": {"gpu0": node}})
+    run = add_ceilings(run, {"schema": 1, "nodes": {"gpu0": node}})
     assert analyse(run).name == "decode_memory_bandwidth"
 
 
@@ -180,8 +180,7 @@ def corrupt(document: dict[str, Any], how: str) -> Run:
     elif how == "ceilings too low":
         given = {"read_Bps": 3e11, "gemm_bf16_4096_flops": 6e13}
     run = scenario_run(document)
-    add_ceilings(run, given)
-    return run
+    return add_ceilings(run, given)
 
 
 # (what is broken, a word of what is said about it, how sure a verdict may still be)
@@ -225,7 +224,7 @@ def test_bad_input_is_named_and_never_confidently_wrong(
 def test_one_request_says_so() -> None:
     server = Server(requests=1, concurrency=1)
     run = scenario_run(Simulation(server).document())
-    add_ceilings(run, ceilings(server))
+    run = add_ceilings(run, ceilings(server))
     assert analyse(run).confidence <= 0.5
 
 
@@ -265,8 +264,7 @@ def test_damage_of_every_kind_is_survived_and_hardly_ever_confidently_wrong() ->
             run = scenario_run(damaged(copy.deepcopy(whole[name]), random))
         except ScenarioError:
             continue
-        add_ceilings(run, read_document(CEILINGS))
-        verdict = analyse(run)
+        verdict = analyse(add_ceilings(run, read_document(CEILINGS)))
         json.dumps(verdict.to_json(), allow_nan=False)
         assert not any("could not be analysed" in note for note in verdict.notes), (seed, verdict.notes)
         judged_ones += 1

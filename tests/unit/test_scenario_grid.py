@@ -101,7 +101,7 @@ def gains(server: Server) -> dict[str, float]:
 
 def judged(server: Server) -> Verdict:
     run = scenario_run(Simulation(server).document())
-    add_ceilings(run, ceilings(server))
+    run = add_ceilings(run, ceilings(server))
     return analyse(run)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import pytest
 
 from bottleneck.diagnosis.verdict import Verdict, analyse
 from bottleneck.profile import load_profile
-from bottleneck.runs.run import Run, load_run, save_run, window_run
-from tests.unit.simulator import EPOCH, PROFILE
+from bottleneck.runs.run import Run, load_run
+from tests.run_builder import save_run
+from tests.unit.simulator import EPOCH, PROFILE, deployed
 
 MB = 1e6
 CEILING = 300 * MB
@@ -54,14 +56,15 @@ def start(
             batch = {"node": node, "boot": "b", "sequence": second + 1, "samples": [sample]}
             batches.append({**batch, "t0": sample["t"], "t1": EPOCH + passed + 1})
     found = {"disk_read_bytes_per_second": {"median": CEILING, "low": CEILING, "high": CEILING}}
+    profile = load_profile(PROFILE)
     return Run(
         id="a",
-        deployment="tp2",
         interval=(EPOCH, EPOCH + seconds),
-        profile=load_profile(PROFILE),
+        profile=profile,
+        **deployed(profile, "tp2"),
         ceilings={"nodes": dict.fromkeys(("node0", "node1"), found)} if ceilings else {},
-        batches=batches,
-        start=True,
+        batches=tuple(batches),
+        kind="start",
     )
 
 
@@ -124,24 +127,18 @@ def test_a_start_without_a_core_is_no_clean_bill() -> None:
 
 def test_a_start_that_nobody_watched_says_nothing() -> None:
     run = start()
-    run.batches = []
-    assert analyse(run).name == "inconclusive"
-    short = start()
-    short.batches = [batch for batch in short.batches if batch["t1"] < EPOCH + 10]
+    assert analyse(replace(run, batches=())).name == "inconclusive"
+    short = replace(run, batches=tuple(batch for batch in run.batches if batch["t1"] < EPOCH + 10))
     assert analyse(short).confidence < 0.6
 
 
 def test_the_first_seconds_of_a_start_are_one_too() -> None:
     run = start(100.0, waits={"node0": 0.8}, reads={"node0": 640 * MB})
-    window = window_run(
-        run.batches, (EPOCH, EPOCH + 15), profile=run.profile, deployment="tp2", ceilings=run.ceilings, start=True
-    )
-    assert analyse(window).name == "weight_loading"
+    assert analyse(run.window(EPOCH, EPOCH + 15)).name == "weight_loading"
 
 
 def test_a_recorded_start_is_read_as_one(tmp_path: Path) -> None:
     run = start(waits={"node0": 0.5}, reads={"node0": 240 * MB})
     again = load_run(save_run(run, tmp_path / "run"))
     assert again.start and not any("client" in problem or "engine" in problem for problem in again.problems)
-    again.profile = run.profile
-    assert analyse(again).name == "weight_loading"
+    assert analyse(replace(again, profile=run.profile)).name == "weight_loading"

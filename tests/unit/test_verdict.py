@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from bottleneck.runs.run import ClientRequest, Run, window_run
 from bottleneck.telemetry.prometheus_text import MetricsText
 from tests.vllm_metrics import series_name
 
-from .simulator import MODEL, simulate
+from .simulator import MODEL, deployed, simulate
 
 WORK = "work"  # any of a node's own
 
@@ -152,7 +153,10 @@ def test_advice_names_the_place_and_the_setting() -> None:
 @pytest.mark.parametrize("deployment", ["pp2", "replicas", "single", "unheard-of"])
 def test_other_deployments_are_analysed(deployment: str) -> None:
     run = simulate().run()
-    run.deployment, run.plan = deployment, []
+    assert run.profile is not None
+    known = deployment in run.profile.deployments
+    put = deployed(run.profile, deployment) if known else {"deployment": deployment, "workers": ()}
+    run = replace(run, **put)
     verdict = analyse(run)
     assert_sound(verdict)
     assert not any("could not be analysed" in note for note in verdict.notes)
@@ -163,8 +167,8 @@ def test_other_deployments_are_analysed(deployment: str) -> None:
 
 def test_the_link_is_the_one_the_workers_were_given() -> None:
     run = simulate().run()
-    for spec, address in zip(run.plan, ("10.77.0.10", "10.77.0.11"), strict=True):
-        spec["link_address"] = address
+    assert run.profile is not None
+    run = replace(run, **deployed(run.profile, "tp2", {"link": "ethernet"}))
     verdict = analyse(run)
     assert verdict.measured["link"]["name"] == "ethernet"
     assert any("no samples of link ethernet" in note for note in verdict.notes)
@@ -172,10 +176,9 @@ def test_the_link_is_the_one_the_workers_were_given() -> None:
 
 def test_a_replica_that_is_throttled_is_a_straggler() -> None:
     run = simulate(quota={"node1": 0.3}).run()
-    run.deployment, run.plan = "replicas", []
-    for readings in (run.engine_before, run.engine_after):
-        readings["node1"] = readings["node0"]
-    verdict = analyse(run)
+    assert run.profile is not None
+    before, after = (dict.fromkeys(("node0", "node1"), each["node0"]) for each in (run.engine_before, run.engine_after))
+    verdict = analyse(replace(run, **deployed(run.profile, "replicas"), engine_before=before, engine_after=after))
     assert (verdict.name, verdict.where["node"], verdict.where["link"]) == ("straggler", "node1", None)
 
 
@@ -183,10 +186,9 @@ def test_a_replica_that_is_throttled_is_a_straggler() -> None:
 
 
 def without_engine(run: Run) -> Run:
-    run.engine_before, run.engine_after = {}, {}
     for batch in run.batches:
         batch["engine"] = None
-    return run
+    return replace(run, engine_before={}, engine_after={})
 
 
 def damaged(run: Run, how: str) -> Run:
@@ -194,23 +196,21 @@ def damaged(run: Run, how: str) -> Run:
     if how == "no engine":
         return without_engine(run)
     if how == "no samples":
-        run.batches = []
-    elif how == "no ceilings":
-        run.ceilings = {}
-    elif how == "no client":
-        run.client = None
-    elif how == "no profile":
-        run.profile, run.plan = None, []
-    elif how == "one node silent":
-        run.batches = [batch for batch in run.batches if batch["node"] != "node1"]
-    elif how == "cut short":
-        run.status = "partial"
-        run.batches = run.batches[: len(run.batches) // 3]
-    elif how == "engine restarted":
-        run.engine_before["node0"] = MetricsText.from_flat(
-            {key: value * 1.5 + 1 for key, value in run.engine_after["node0"].to_flat().items()}
-        )
-    elif how == "counters backwards":
+        return replace(run, batches=())
+    if how == "no ceilings":
+        return replace(run, ceilings={})
+    if how == "no client":
+        return replace(run, client=None)
+    if how == "no profile":
+        return replace(run, profile=None, workers=())
+    if how == "one node silent":
+        return replace(run, batches=tuple(batch for batch in run.batches if batch["node"] != "node1"))
+    if how == "cut short":
+        return replace(run, status="partial", batches=run.batches[: len(run.batches) // 3])
+    if how == "engine restarted":
+        more = {key: value * 1.5 + 1 for key, value in run.engine_after["node0"].to_flat().items()}
+        return replace(run, engine_before={"node0": MetricsText.from_flat(more)})
+    if how == "counters backwards":
         for batch in run.batches:
             for sample in batch["samples"]:
                 sample["links"]["direct"] = [-value for value in sample["links"]["direct"]]
@@ -230,23 +230,22 @@ def damaged(run: Run, how: str) -> Run:
                 for value in _estimates(facts):
                     value |= {key: value[key] * 40 for key in ("median", "low", "high")}
     elif how == "not numbers":
-        run.engine_after["node0"] = MetricsText.from_flat(dict.fromkeys(run.engine_after["node0"].to_flat(), math.nan))
+        nothing = MetricsText.from_flat(dict.fromkeys(run.engine_after["node0"].to_flat(), math.nan))
+        run = replace(run, engine_after={"node0": nothing})
         for batch in run.batches:
             for sample in batch["samples"]:
                 sample["cgroup"]["throttled_s"] = math.nan
                 sample["cpu"] = {"0": [None, "x"]}
     elif how == "zero output tokens":
-        run.client.requests = [
-            ClientRequest(request.input_tokens, 0, math.nan, (), math.nan) for request in run.client.requests
-        ]
-        without_engine(run)
+        empty = [ClientRequest(request.input_tokens, 0, math.nan, (), math.nan) for request in run.client.requests]
+        return without_engine(replace(run, client=replace(run.client, requests=empty)))
     elif how == "all failed":
-        run.client.requests = [ClientRequest(256, 0, 0.0, (), 0.0, error="refused") for _ in range(16)]
-        run.client.failed = 16
-        without_engine(run)
+        refused = [ClientRequest(256, 0, 0.0, (), 0.0, error="refused") for _ in range(16)]
+        return without_engine(replace(run, client=replace(run.client, requests=refused, failed=16)))
     elif how == "garbage":
-        run.ceilings = {"nodes": 3, "links": {"direct": []}, "allreduce": "x"}
-        run.batches = [{"node": 3, "samples": {"t": 1}, "engine": []}, {}, *run.batches[:3]]
+        broken: list[dict[str, Any]] = [{"node": 3, "samples": {"t": 1}, "engine": []}, {}]
+        ceilings = {"nodes": 3, "links": {"direct": []}, "allreduce": "x"}
+        return replace(run, ceilings=ceilings, batches=(*broken, *run.batches[:3]))
     return run
 
 

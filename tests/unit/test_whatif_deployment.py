@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,10 +17,12 @@ from bottleneck.performance.fit import bytes_read_per_token
 from bottleneck.performance.served import PRECISIONS, Accelerator, Served
 from bottleneck.performance.step import PARAMETERS
 from bottleneck.performance.workpoints import WorkPoints
+from bottleneck.plan.nodes import deployment_record
 from bottleneck.prediction.break_even import break_even
 from bottleneck.prediction.deployment import CannotTell, Scenario, compare, forecast, outcome
 from bottleneck.prediction.recorded import recorded
 from bottleneck.prediction.sweep import SweepError, read_accelerator, read_sweep
+from bottleneck.profile import load_profile
 from bottleneck.runs.run import load_run
 from tests.models import MISTRAL_SMALL
 
@@ -180,22 +184,32 @@ def test_a_recorded_run_predicts_the_link_it_did_not_have() -> None:
     assert found.ttft_ratio.high < 0.5
 
 
+def test_a_run_with_changed_settings_is_read_as_it_ran(tmp_path: Path) -> None:
+    """A deployment with --set max_num_seqs=1 answers one request at a time, whatever the profile says."""
+    folder = shutil.copytree(TESTS / "data" / "runs" / "healthy", tmp_path / "run")
+    profile = load_profile(folder / "profile.yaml")
+    record = deployment_record(profile, "tp2", {"max_num_seqs": 1, "max_num_batched_tokens": 64})
+    (folder / "plan.json").write_text(json.dumps({"schema": 2, **record}))
+    assert recorded([load_run(TESTS / "data" / "runs" / "healthy")]).base.batch == 4
+    run = load_run(folder)
+    assert run.overrides == {"max_num_seqs": 1, "max_num_batched_tokens": 64}
+    base = recorded([run]).base
+    assert base.batch == 1 and base.served.max_num_batched_tokens == 64
+
+
 def test_a_run_without_ceilings_names_the_next_command() -> None:
-    run = load_run(TESTS / "data" / "runs" / "healthy")
-    run.ceilings = {}
+    run = replace(load_run(TESTS / "data" / "runs" / "healthy"), ceilings={})
     with pytest.raises(SweepError, match=r"ceilings.json: .*run cluster probe"):
         recorded([run])
 
 
 def test_a_run_without_requests_says_so() -> None:
-    run = load_run(TESTS / "data" / "runs" / "healthy")
-    run.client = None
+    run = replace(load_run(TESTS / "data" / "runs" / "healthy"), client=None)
     with pytest.raises(SweepError, match=r"client.json: no request that finished"):
         recorded([run])
 
 
 def test_a_run_of_an_unknown_deployment_names_the_known_ones() -> None:
-    run = load_run(TESTS / "data" / "runs" / "healthy")
-    run.deployment = "tp9"
+    run = replace(load_run(TESTS / "data" / "runs" / "healthy"), deployment="tp9")
     with pytest.raises(SweepError, match=r"deployment 'tp9'; expected one of tp2"):
         recorded([run])

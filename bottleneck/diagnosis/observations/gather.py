@@ -10,7 +10,7 @@ from bottleneck.diagnosis.observations.doubts import clock_weaknesses, weaknesse
 from bottleneck.diagnosis.observations.engine_signals import EngineFacts, engine_facts
 from bottleneck.diagnosis.observations.link_signals import crossing_seconds, doubt_ceiling, link_facts
 from bottleneck.diagnosis.observations.node_signals import node_facts
-from bottleneck.diagnosis.observations.settings import EngineSettings, read_settings
+from bottleneck.diagnosis.observations.settings import engine_settings
 from bottleneck.diagnosis.observations.signals import BEYOND, Signals, busy_time, client_facts
 from bottleneck.diagnosis.observations.speeds import doubt_speeds
 from bottleneck.diagnosis.observations.weakness import STEP_CLASSES, Weakness
@@ -62,7 +62,7 @@ def gather(run: Run) -> Signals:
     signals.nodes = node_facts(run, topology, samples, signals.busy_seconds)
     for engine in signals.engines:
         _front_wait(engine, signals)
-    signals.settings = _settings(signals, run)
+    signals.settings = engine_settings(run.settings)
     if run.scenario:
         _check_ceilings(signals)
     doubt_speeds(signals)
@@ -143,14 +143,6 @@ def _check_ceilings(signals: Signals) -> None:
                 facts.gemm_flops_per_second = facts.memory_read_bytes_per_second = None
                 facts.gemm_interval = facts.memory_read_interval = None
                 break
-
-
-def _settings(signals: Signals, run: Run) -> EngineSettings:
-    argv = [str(word) for spec in run.plan for word in spec.get("argv") or []]
-    named = (
-        group.after.info("vllm:num_requests_running", "model_name") for group in signals.topology.groups if group.after
-    )
-    return read_settings(argv, " ".join([*(name for name in named if name), run.note]), run.settings_whole)
 
 
 def _prompt_share(signals: Signals) -> float:

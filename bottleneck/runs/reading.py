@@ -1,0 +1,95 @@
+"""Read documents that something else wrote: what fits is kept, what does not is left out and named."""
+
+from __future__ import annotations
+
+import copy
+import gzip
+import json
+import zlib
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+Model = TypeVar("Model", bound=BaseModel)
+# More sentences about one document tell a person nothing more.
+MOST_PROBLEMS = 8
+
+
+def lenient(model: type[Model], document: object, name: str) -> tuple[Model | None, list[str]]:
+    """Read a document as far as it goes.
+
+    Parameters
+    ----------
+    model
+        What it should be.
+    name
+        Of the document, for the sentences.
+
+    Returns
+    -------
+    Model or None
+        Without the parts that do not fit; None when nothing is left that makes one.
+    list of str
+        What was left out: place, what was seen, what was expected.
+    """
+    content, problems = copy.deepcopy(document), list[str]()
+    while True:
+        try:
+            return model.model_validate(content), problems[:MOST_PROBLEMS]
+        except ValidationError as error:
+            found = error.errors(include_url=False)
+        places = set()
+        for each in found:
+            at = ".".join(str(part) for part in each["loc"]) or "all of it"
+            seen = "missing" if each["type"] == "missing" else f"{each['input']!r:.60}"
+            problems.append(f"{name}: {at}: {seen}: {each['msg']}; left out")
+            places.add(_existing(content, each["loc"]))
+        if () in places:
+            return None, problems[:MOST_PROBLEMS]
+        # The last of a list first: those before it keep their places.
+        for place in sorted(places, key=lambda place: [(isinstance(part, str), part) for part in place], reverse=True):
+            _remove(content, place)
+
+
+def _existing(content: Any, location: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """Return the part of a location that leads somewhere: what lacks a key is left out whole."""
+    for depth, part in enumerate(location):
+        if not _holds(content, part):
+            return location[:depth]
+        content = content[part]
+    return location
+
+
+def _holds(content: Any, part: int | str) -> bool:
+    if isinstance(content, dict):
+        return part in content
+    return isinstance(content, list) and isinstance(part, int) and part < len(content)
+
+
+def _remove(content: Any, place: tuple[int | str, ...]) -> None:
+    for part in place[:-1]:
+        if not _holds(content, part):
+            return
+        content = content[part]
+    if _holds(content, place[-1]):
+        content.pop(place[-1])
+
+
+def read_json(path: Path, problems: list[str], needed: bool = True) -> Any:
+    """Return what a JSON file holds, compressed or not; None, and a sentence in `problems`, when it cannot be read.
+
+    Parameters
+    ----------
+    needed
+        Whether it is a problem that there is no such file.
+    """
+    try:
+        data = path.read_bytes()
+        return json.loads(gzip.decompress(data) if path.suffix == ".gz" else data)
+    except FileNotFoundError:
+        if needed:
+            problems.append(f"{path.name}: missing")
+    except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
+        problems.append(f"{path.name}: cannot be read ({error})")
+    return None
