@@ -5,7 +5,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from bottleneck.performance.fit import parameters
+from bottleneck.performance.model import parameters
 from bottleneck.plan.nodes import deployment_memory
 from bottleneck.profile import Profile, profile_name
 from bottleneck.profile.diff import Difference
@@ -36,8 +36,9 @@ def describe(profile: Profile) -> None:
     out.print(nodes)
     _accelerators(profile)
     shape, quantization = profile.model.shape, profile.model.quantization
+    billions = parameters(shape.model_shape()).total / 1e9
     out.print(
-        f"\nmodel  {profile.model.name} ({profile.model.source}): {parameters(shape).total / 1e9:.3g} B parameters,"
+        f"\nmodel  {profile.model.name} ({profile.model.source}): {billions:.3g} B parameters,"
         f" {shape.layers} layers, hidden {shape.hidden_size}, {quantization.bits} bit\n"
     )
     deployments = Table("deployment", "nodes", "tensor", "pipeline", "replicas", "link", "largest rank", box=None)

@@ -12,10 +12,10 @@ import typer
 from rich.markup import escape
 
 from bottleneck.performance.calibration import CALIBRATION_POINTS, LEAST_POINTS, Calibration, calibrate, efficiencies
-from bottleneck.performance.collectives import Link, Split
+from bottleneck.performance.collectives import Link
 from bottleneck.performance.datasheets import DATASHEETS
-from bottleneck.performance.fit import bytes_read_per_token
-from bottleneck.performance.served import PRECISIONS, Accelerator, Precision
+from bottleneck.performance.model import FORMATS, WHOLE, Split, WeightFormat
+from bottleneck.performance.served import Accelerator
 from bottleneck.prediction.break_even import BreakEven, break_even
 from bottleneck.prediction.deployment import CannotTell, Comparison, Scenario, compare, parameters
 from bottleneck.prediction.evaluate import Evaluation, evaluate
@@ -69,7 +69,7 @@ def whatif(
     ] = None,
     bits: Annotated[int | None, typer.Option("--bits", help="Bits of a stored weight: 4, 8 or 16.")] = None,
     quantization: Annotated[
-        str | None, typer.Option("--quantization", help=f"How weights are stored: {', '.join(PRECISIONS)}.")
+        str | None, typer.Option("--quantization", help=f"How weights are stored: {', '.join(FORMATS)}.")
     ] = None,
     accelerator: Annotated[
         str | None,
@@ -106,7 +106,7 @@ def whatif(
     change = _Change(
         batch, input_tokens, output_tokens, tensor_parallel, pipeline_parallel, replicas, link_rate, link_latency
     )
-    changed = _changed(start.base, change, _precision(bits, quantization), accelerator)
+    changed = _changed(start.base, change, _format(bits, quantization), accelerator)
     if changed == start.base:
         fail("nothing changes: give at least one of --batch, --link-rate, --quantization and so on", HELP, USAGE)
     try:
@@ -182,7 +182,7 @@ def _from_sweep(path: Path, ceilings: Path | None, base: str | None) -> _Start:
     calibration = calibrate(sweep.served, accelerator, sweep.points, sweep.output_tokens)
     middle = sorted(sweep.points, key=lambda point: (point.batch * point.prompt, point.batch))[len(sweep.points) // 2]
     batch, prompt = (middle.batch, middle.prompt) if base is None else _pair(base)
-    start = Scenario(sweep.served, accelerator, Split(), 1, batch, prompt, sweep.output_tokens)
+    start = Scenario(sweep.served, accelerator, WHOLE, 1, batch, prompt, sweep.output_tokens)
     return _Start(start, calibration, (*sweep.notes, *_doubts(calibration)))
 
 
@@ -202,16 +202,16 @@ def _doubts(calibration: Calibration) -> list[str]:
     ]
 
 
-def _precision(bits: int | None, name: str | None) -> Precision | None:
+def _format(bits: int | None, name: str | None) -> WeightFormat | None:
     if name is not None:
-        if name not in PRECISIONS:
-            fail(f"--quantization {name}; expected one of {', '.join(PRECISIONS)}", HELP, USAGE)
-        if bits is not None and PRECISIONS[name].bits != bits:
-            fail(f"--bits {bits} and --quantization {name}, which has {PRECISIONS[name].bits}", HELP, USAGE)
-        return PRECISIONS[name]
+        if name not in FORMATS:
+            fail(f"--quantization {name}; expected one of {', '.join(FORMATS)}", HELP, USAGE)
+        if bits is not None and FORMATS[name].bits != bits:
+            fail(f"--bits {bits} and --quantization {name}, which has {FORMATS[name].bits}", HELP, USAGE)
+        return FORMATS[name]
     if bits is not None and bits not in _BY_BITS:
         fail(f"--bits {bits}; expected one of {', '.join(map(str, _BY_BITS))}", HELP, USAGE)
-    return None if bits is None else PRECISIONS[_BY_BITS[bits]]
+    return None if bits is None else FORMATS[_BY_BITS[bits]]
 
 
 def _machine(text: str) -> tuple[Accelerator, int | None]:
@@ -232,11 +232,10 @@ def _quantity(option: str, dimension: Dimension, text: str) -> float:
         fail(f"{option}: {error}", HELP, USAGE)
 
 
-def _changed(base: Scenario, change: _Change, precision: Precision | None, accelerator: str | None) -> Scenario:
+def _changed(base: Scenario, change: _Change, weights: WeightFormat | None, accelerator: str | None) -> Scenario:
     served, machine, memory = base.served, base.accelerator, base.memory_bytes
-    if precision is not None and precision.name != served.precision.name:
-        read = float(bytes_read_per_token(served.shape, precision.quantization(served.shape)))
-        served = replace(served, precision=precision, weight_read_bytes=read)
+    if weights is not None and weights.name != served.weights.name:
+        served = replace(served, weights=weights, weight_scale=1.0)
     if accelerator is not None:
         machine, memory = _machine(accelerator)
     split = Split(
@@ -263,7 +262,11 @@ def _link(known: Link | None, change: _Change) -> Link | None:
     rate = None if change.link_rate is None else _quantity("--link-rate", RATE, change.link_rate)
     latency = None if change.link_latency is None else _quantity("--link-latency", DURATION, change.link_latency)
     if known is not None:
-        return Link(latency or known.latency_seconds, rate or known.bytes_per_second)
+        return replace(
+            known,
+            latency_seconds=latency or known.latency_seconds,
+            bytes_per_second=rate or known.bytes_per_second,
+        )
     if (rate is None) != (latency is None):
         fail("a link needs both --link-rate and --link-latency where none was measured", HELP, USAGE)
     return None if rate is None or latency is None else Link(latency, rate)
@@ -282,8 +285,8 @@ def _even(calibration: Calibration, base: Scenario, changed: Scenario) -> BreakE
 
 def _document(start: _Start, changed: Scenario, found: Comparison, even: BreakEven | None) -> dict[str, Any]:
     return {
-        "base_scenario": asdict(start.base),
-        "changed_scenario": asdict(changed),
+        "base_scenario": start.base.to_json(),
+        "changed_scenario": changed.to_json(),
         "interval": 0.9,
         **found.to_json(),
         "break_even": even.to_json() if even else None,

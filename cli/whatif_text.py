@@ -32,7 +32,7 @@ def scenario_text(scenario: Scenario) -> str:
     split = scenario.split
     parts = [
         f"batch {scenario.batch}, input {scenario.input_tokens}, output {scenario.output_tokens} tokens",
-        scenario.served.precision.name,
+        scenario.served.weights.name,
         f"TP {split.tensor_parallel}, PP {split.pipeline_parallel}, replicas {scenario.replicas}",
         scenario.accelerator.name,
     ]

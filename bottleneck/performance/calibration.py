@@ -19,9 +19,12 @@ import numpy as np
 import scipy
 from numpy.typing import NDArray
 
-from bottleneck.performance.collectives import Split
-from bottleneck.performance.served import Accelerator, Point, Precision, Served
-from bottleneck.performance.step import ALONE, PARAMETERS
+from bottleneck.performance.efficiencies import efficiency
+from bottleneck.performance.model import BF16, WHOLE, Split, WeightFormat
+from bottleneck.performance.roofline import demand
+from bottleneck.performance.scheduler import Steps
+from bottleneck.performance.served import Accelerator, Point, Served
+from bottleneck.performance.step import PARAMETERS
 from bottleneck.performance.workpoints import WorkPoints
 
 Floats = NDArray[np.float64]
@@ -30,12 +33,8 @@ LEAST_POINTS = 2
 """Of an evaluation: one point leaves rates and overheads apart by their priors alone."""
 CALIBRATION_POINTS = 6
 
-# Medians of the priors by precision; the rest in the order of PARAMETERS. Sources: see doc/explanation/what-if.md.
-_WEIGHT = {"bf16": 0.94, "w8a16": 0.7, "w4a16": 0.56, "fp8": 0.82, "w8a8": 0.82}
-_OVERLAP = {"bf16": 1.2, "w8a16": 0.5, "w4a16": 0.35, "fp8": 2.0, "w8a8": 2.0}
-_KERNELS = {"bf16": 4.0, "w4a16": 7.0}
-_STARTS = 70.0
-_SPREADS = np.array([0.12, 0.1, 0.5, 0.4, 0.12, 0.25, 0.6, 0.5, 0.8, 0.2, 0.4])
+# Parameters that are a count of kernel starts in the table, and seconds on a machine.
+_STARTS = {"layer_seconds": "layer_launches", "eager_seconds": "eager_launches"}
 
 
 @dataclass(frozen=True)
@@ -67,33 +66,21 @@ class ErrorModel:
     weight: float = 3.5
 
     @classmethod
-    def of(cls, precision: Precision) -> ErrorModel:
-        """Return the error model of a precision: kernels for quantised weights differ more from batch to batch."""
+    def of(cls, weights: WeightFormat) -> ErrorModel:
+        """Return the error model of a format: kernels for quantised weights differ more from batch to batch."""
         plain = cls()
-        if precision.bits == 16:
+        if weights.bits == BF16.bits:
             return plain
         more = 1.6
         return replace(plain, batch=more * plain.batch, smooth=more * plain.smooth, prefill=more * plain.prefill)
 
 
-def prior(precision: Precision, accelerator: Accelerator) -> tuple[Floats, Floats]:
+def prior(weights: WeightFormat, accelerator: Accelerator) -> tuple[Floats, Floats]:
     """Return means and standard deviations of the logarithms of `PARAMETERS`."""
-    name = precision.name
-    layer = _KERNELS.get(name, 4.5) * accelerator.launch_seconds
-    medians = [
-        _WEIGHT[name],
-        0.84,
-        _OVERLAP[name],
-        layer,
-        0.95,
-        0.68,
-        7e-6,
-        3e-3,
-        100e-6,
-        1.0,
-        _STARTS * accelerator.launch_seconds,
-    ]
-    return np.log(medians), _SPREADS
+    entries = [efficiency(_STARTS.get(name, name), weights.name) for name in PARAMETERS]
+    starts = [accelerator.launch_seconds if name in _STARTS else 1.0 for name in PARAMETERS]
+    medians = [entry.value * start for entry, start in zip(entries, starts, strict=True)]
+    return np.log(medians), np.array([entry.spread for entry in entries])
 
 
 @dataclass(frozen=True)
@@ -256,8 +243,8 @@ def noise(at: WorkPoints, errors: ErrorModel, parameters: Floats) -> Floats:
 def decode_floor(at: WorkPoints, parameters: Floats) -> float:
     """Return the seconds of the smallest step: every weight read once, every layer started once."""
     weight, layer = np.exp(parameters[0]), np.exp(parameters[3])
-    read = at.served.weight_read_bytes / (at.accelerator.memory_bytes_per_second * weight)
-    return float(read + at.served.shape.layers * layer)
+    read = demand(Steps.one(1, 1), at.served).weight_bytes[0]
+    return float(read / (at.accelerator.memory_bytes_per_second * weight) + len(at.served.shape.layers) * layer)
 
 
 def _jacobian(at: WorkPoints, parameters: Floats, step: float = 1e-4) -> Floats:
@@ -275,7 +262,7 @@ def calibrate(
     points: Sequence[Point],
     output_tokens: int,
     errors: ErrorModel | None = None,
-    split: Split = ALONE,
+    split: Split = WHOLE,
     loose: float = 1.0,
 ) -> Calibration:
     """Fit the efficiencies to measured points.
@@ -296,10 +283,10 @@ def calibrate(
     """
     if not points:
         raise ValueError("no points; expected at least one to calibrate on")
-    errors = errors or ErrorModel.of(served.precision)
+    errors = errors or ErrorModel.of(served.weights)
     at = WorkPoints.of(served, accelerator, [(point.batch, point.prompt) for point in points], output_tokens, split)
     measured = np.log([*(point.prefill_seconds for point in points), *(point.decode_step_seconds for point in points)])
-    middle, spread = prior(served.precision, accelerator)
+    middle, spread = prior(served.weights, accelerator)
     spread = spread * loose
     mean = middle
     covariance = np.eye(measured.size)

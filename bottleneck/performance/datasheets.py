@@ -4,14 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from bottleneck.performance.efficiencies import efficiency
 from bottleneck.performance.served import Accelerator
-
-# What probes reach of a datasheet's rates. Measured on two H200: reading 4.19e12 of 4.8e12 B/s, bfloat16 products
-# 0.775e15 to 0.809e15 of 0.9895e15 FLOP/s (tests/data/h200/README.md). The spread of it is in TRANSFER_SPREAD.
-_MEMORY_REACHED = 0.87
-_ARITHMETIC_REACHED = 0.8
-TRANSFER_SPREAD = 0.12
-"""Standard deviation of the logarithm of an efficiency on another accelerator, given that on the calibrated one."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +33,8 @@ class Datasheet:
         """Return what probes would find on it."""
         return Accelerator(
             self.name,
-            self.memory_bytes_per_second * _MEMORY_REACHED,
-            self.flops_per_second * _ARITHMETIC_REACHED,
+            self.memory_bytes_per_second * efficiency("datasheet_memory").value,
+            self.flops_per_second * efficiency("datasheet_arithmetic").value,
             self.launch_seconds,
         )
 

@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from functools import lru_cache
 
 import numpy as np
 
+from bottleneck.performance.model import ModelShape, WeightFormat
 from bottleneck.performance.scheduler import Floats
-from bottleneck.performance.served import Accelerator, Precision
-
-if TYPE_CHECKING:
-    from bottleneck.profile.types import Shape
+from bottleneck.performance.served import Accelerator
 
 _HOPPER = re.compile(r"\bG?H(100|200|800|20)\b")
 _LARGEST = 256
 
 
-def merged_linears(shape: Shape) -> list[tuple[int, int]]:
-    """Return (outputs, inputs) of a layer's products as vLLM merges them: queries, keys and values; gate and up."""
-    queries, keys = shape.attention_heads * shape.head_dim, shape.key_value_heads * shape.head_dim
-    hidden, inner = shape.hidden_size, shape.intermediate_size
-    return [(queries + 2 * keys, hidden), (hidden, queries), (2 * inner, hidden), (hidden, inner)]
+# vLLM multiplies by some projections at once, as one matrix.
+_MERGED = {"q_proj": "qkv", "k_proj": "qkv", "v_proj": "qkv", "gate_proj": "gate_up", "up_proj": "gate_up"}
 
 
-def weight_passes(precision: Precision, accelerator: Accelerator, shape: Shape, tokens: Floats) -> Floats:
+@lru_cache(maxsize=64)
+def merged_linears(shape: ModelShape) -> tuple[tuple[int, int], ...]:
+    """Return (outputs, inputs) of the products of a model's first layer as vLLM merges them."""
+    merged: dict[str, tuple[int, int]] = {}
+    for matrix in shape.layers[0].matrices:
+        name = _MERGED.get(matrix.name, matrix.name)
+        outputs, _ = merged.get(name, (0, 0))
+        merged[name] = outputs + matrix.outputs, matrix.inputs
+    return tuple(merged.values())
+
+
+def weight_passes(weights: WeightFormat, accelerator: Accelerator, shape: ModelShape, tokens: Floats) -> Floats:
     """Return how often a step of some tokens takes its weights through dequantisation, for small steps.
 
     vLLM's 4-bit kernels for Hopper (Machete) unpack the weights anew for every tile of tokens, and choose the tile by
@@ -33,7 +39,7 @@ def weight_passes(precision: Precision, accelerator: Accelerator, shape: Shape, 
     Above that many tokens a product is bound by its arithmetic, whose efficiency is fitted.
     """
     passes = np.ones_like(tokens)
-    if precision.bits != 4 or not _HOPPER.search(accelerator.name):
+    if weights.bits != 4 or not _HOPPER.search(accelerator.name):
         return passes
     linears = merged_linears(shape)
     whole = sum(outputs * inputs for outputs, inputs in linears)

@@ -48,6 +48,13 @@ class Steps:
         """How many steps."""
         return int(self.tokens.size)
 
+    @classmethod
+    def one(
+        cls, tokens: float, sequences: float, context: float = 0.0, pairs: float = 0.0, prompt_tokens: float = 0.0
+    ) -> Steps:
+        """Return a single step, such as the mean of many."""
+        return cls(*(np.array([value]) for value in (tokens, sequences, context, pairs, prompt_tokens)))
+
 
 def padded(tokens: int) -> int:
     """Return the size of the recorded graph that computes some tokens; unchanged above the largest."""

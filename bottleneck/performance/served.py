@@ -3,52 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
-from bottleneck.performance.fit import ACTIVATION_BYTES
-
-if TYPE_CHECKING:
-    from bottleneck.profile.types import Quantization, Shape
-
-DEFAULT_BATCHED_TOKENS = 8192
-"""Tokens of a forward pass when a sweep does not say: vLLM's default of a server on a data-centre GPU."""
-
-
-@dataclass(frozen=True)
-class Precision:
-    """How weights are stored and at which rate they are multiplied.
-
-    Attributes
-    ----------
-    name : str
-        What it is called.
-    bits : int
-        Bits of a stored weight.
-    group_size : int or None
-        Weights that share a scale; None is one scale for each output channel.
-    arithmetic : float
-        Rate of the matrix units over their bfloat16 rate: 2 where both operands have 8 bits.
-    """
-
-    name: str
-    bits: int
-    group_size: int | None = 128
-    arithmetic: float = 1.0
-
-    def quantization(self, shape: Shape) -> Quantization:
-        """Return it the way a profile writes it."""
-        from bottleneck.profile.types import Quantization
-
-        return Quantization.model_validate({"bits": self.bits, "group_size": self.group_size or shape.hidden_size})
-
-
-PRECISIONS: dict[str, Precision] = {
-    "bf16": Precision("bf16", 16),
-    "w4a16": Precision("w4a16", 4),
-    "w8a16": Precision("w8a16", 8),
-    "fp8": Precision("fp8", 8, None, 2.0),
-    "w8a8": Precision("w8a8", 8, None, 2.0),
-}
+from bottleneck.performance.model import VALUE_BYTES, ModelShape, WeightFormat
 
 
 @dataclass(frozen=True)
@@ -77,19 +34,30 @@ class Served:
 
     Attributes
     ----------
-    weight_read_bytes : float
-        Bytes of weights that a whole model reads in one step, embedding table not among them.
-    kv_value_bytes : int
-        Bytes of one value of the KV cache.
+    weights : WeightFormat
+        How the weights of its linear layers are stored.
     max_num_batched_tokens : int
         Tokens of one forward pass at most.
+    weight_scale : float
+        Bytes of weights that an engine said it loaded, over those counted.
+    kv_value_bytes : int
+        Bytes of one value of the KV cache.
     """
 
-    shape: Shape
-    precision: Precision
-    weight_read_bytes: float
-    kv_value_bytes: int = ACTIVATION_BYTES
-    max_num_batched_tokens: int = DEFAULT_BATCHED_TOKENS
+    shape: ModelShape
+    weights: WeightFormat
+    max_num_batched_tokens: int
+    weight_scale: float = 1.0
+    kv_value_bytes: int = VALUE_BYTES
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what a report says of it."""
+        return {
+            "shape": self.shape.to_json(),
+            "weights": self.weights.name,
+            "max_num_batched_tokens": self.max_num_batched_tokens,
+            "kv_value_bytes": self.kv_value_bytes,
+        }
 
 
 @dataclass(frozen=True)

@@ -16,21 +16,15 @@ kernels as fast (`eager_seconds` a layer).
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bottleneck.performance.collectives import Split
-from bottleneck.performance.fit import ACTIVATION_BYTES, flops_per_token, kv_bytes_per_token
 from bottleneck.performance.kernels import weight_passes
+from bottleneck.performance.model import WHOLE, Split
+from bottleneck.performance.roofline import demand
 from bottleneck.performance.scheduler import CAPTURED_SIZES, Floats, Steps
 from bottleneck.performance.served import Accelerator, Served
-
-if TYPE_CHECKING:
-    from bottleneck.profile.types import Shape
-
-ALONE = Split()
 
 PARAMETERS = (
     "weight_efficiency",
@@ -74,18 +68,13 @@ class Parts:
         return self.linear + self.activations + self.cache + self.attention + self.host + self.messages
 
 
-def activation_bytes_per_token(shape: Shape) -> int:
-    """Return the bytes of activations that one token moves through memory in one forward pass.
-
-    Counted from the kernels of a layer: two norms with their residuals (8 hidden), the projections' inputs and
-    outputs (4 hidden, 2 queries, keys and values), the gated product (4 intermediate).
-    """
-    heads = (2 * shape.attention_heads + 4 * shape.key_value_heads) * shape.head_dim
-    return shape.layers * ACTIVATION_BYTES * (12 * shape.hidden_size + heads + 4 * shape.intermediate_size)
-
-
 def step_parts(
-    steps: Steps, served: Served, accelerator: Accelerator, parameters: NDArray[np.float64], split: Split = ALONE
+    steps: Steps,
+    served: Served,
+    accelerator: Accelerator,
+    parameters: NDArray[np.float64],
+    split: Split = WHOLE,
+    stage: int | None = None,
 ) -> Parts:
     """Return where the time of each step goes.
 
@@ -93,39 +82,34 @@ def step_parts(
     ----------
     parameters : array of shape (len(PARAMETERS),)
         Logarithms, in the order of `PARAMETERS`.
-    split : Split
-        How the layers are shared. Pipeline stages take turns, so their times add up to one whole step, whose
-        transfers between stages are among the messages.
+    split, stage : Split, int or None
+        How the layers are shared, as in `demand`.
     """
     weight, gemm, overlap, layer, cache, attention, sequence, _, _, factor, eager = np.exp(parameters)
-    shape, memory, ranks = served.shape, accelerator.memory_bytes_per_second, split.tensor_parallel
-    messages = split.allreduces_seconds(shape, steps.tokens) + split.sends_seconds(shape, steps.tokens)
-    peak = accelerator.flops_per_second
-    head = flops_per_token(shape) - flops_per_token(shape, output_head=False)
-    operations = steps.tokens * flops_per_token(shape, output_head=False) + steps.sequences * head
-    passes = weight_passes(served.precision, accelerator, shape, steps.tokens)
-    weights = passes * served.weight_read_bytes / ranks / (memory * weight)
-    arithmetic = operations / ranks / (peak * served.precision.arithmetic * gemm)
-    power = 1.0 + overlap
-    kv = kv_bytes_per_token(shape) * served.kv_value_bytes / ACTIVATION_BYTES / ranks
-    pair = 4 * shape.layers * shape.attention_heads * shape.head_dim / ranks
+    memory, peak = accelerator.memory_bytes_per_second, accelerator.flops_per_second
+    asked = demand(steps, served, split, stage)
+    layers = len(split.layers_of(served.shape, stage))
+    passes = weight_passes(served.weights, accelerator, served.shape, steps.tokens)
+    weights = passes * asked.weight_bytes / (memory * weight)
+    arithmetic = asked.operations / (peak * served.weights.arithmetic_gain * gemm)
     parts = Parts(
         weights=weights,
         arithmetic=arithmetic,
-        linear=_smooth_maximum(weights, arithmetic, power),
-        activations=steps.tokens * activation_bytes_per_token(shape) / ranks / memory,
-        cache=steps.context * kv / (memory * cache),
-        attention=steps.pairs * pair / (peak * attention),
-        host=shape.layers * layer + steps.sequences * sequence,
-        messages=messages * factor,
+        linear=_smooth_maximum(weights, arithmetic, 1.0 + overlap),
+        activations=asked.activation_bytes / memory,
+        cache=asked.cache_bytes / (memory * cache),
+        attention=asked.attention_operations / (peak * attention),
+        host=layers * layer + steps.sequences * sequence,
+        messages=(asked.latency_seconds + asked.transfer_seconds) * factor,
     )
     # Above the largest recorded graph the host starts every kernel itself, and the accelerator may wait for it.
-    started = np.where(steps.tokens > CAPTURED_SIZES[-1], shape.layers * eager, 0.0)
+    started = np.where(steps.tokens > CAPTURED_SIZES[-1], layers * eager, 0.0)
     return replace(parts, host=parts.host + _smooth_maximum(parts.total, started, _STARTS_OVERLAP) - parts.total)
 
 
 def _smooth_maximum(one: Floats, two: Floats, power: float) -> Floats:
     longer, shorter = np.maximum(one, two), np.minimum(one, two)
+    # Where the power is infinite the longer hides the other entirely.
     return np.asarray(longer * (1.0 + (shorter / longer) ** power) ** (1.0 / power))
 
 

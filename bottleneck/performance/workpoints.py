@@ -9,10 +9,10 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from bottleneck.performance.collectives import Split
+from bottleneck.performance.model import WHOLE, Split
 from bottleneck.performance.scheduler import Floats, Steps, run_steps
 from bottleneck.performance.served import Accelerator, Served
-from bottleneck.performance.step import ALONE, prefill_overhead, step_parts
+from bottleneck.performance.step import prefill_overhead, step_parts
 
 _COLUMNS = ("tokens", "sequences", "context", "pairs", "prompt_tokens")
 _RUNS = 3
@@ -57,7 +57,7 @@ class WorkPoints:
         accelerator: Accelerator,
         points: Sequence[tuple[int, int]],
         output_tokens: int,
-        split: Split = ALONE,
+        split: Split = WHOLE,
     ) -> WorkPoints:
         """Play the engine's scheduler through at every (batch, prompt tokens)."""
         runs = []

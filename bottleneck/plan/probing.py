@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from bottleneck.performance.fit import DEFAULT_BATCHED_TOKENS, allreduce_messages, pipeline_messages
+from bottleneck.performance.messages import allreduces, sends
 from bottleneck.plan.nodes import WorkerSpec, worker_specs
 from bottleneck.profile.types import Profile
 
@@ -99,11 +99,12 @@ def message_sizes(profile: Profile, deployment_name: str) -> dict[str, list[int]
     dict
         `all_reduce` and `send_receive`; a list is empty when the deployment makes no such messages.
     """
-    deployment, shape = profile.deployments[deployment_name], profile.model.shape
-    largest = deployment.server.max_num_batched_tokens or DEFAULT_BATCHED_TOKENS
+    deployment, shape = profile.deployments[deployment_name], profile.model.shape.model_shape()
+    accelerator = profile.nodes[deployment.nodes[0]].accelerator
+    largest = deployment.limits(profile.model.shape, accelerator, accelerator.kind == "cpu").batched_tokens
     tokens = {1, profile.workload.concurrency, min(profile.workload.input_tokens, largest), largest}
-    reduced = {allreduce_messages(shape, count, deployment.tensor_parallel).message_bytes for count in tokens}
-    passed = {pipeline_messages(shape, count, deployment.pipeline_parallel).message_bytes for count in tokens}
+    reduced = {count * allreduces(shape, deployment.split).bytes_per_token for count in tokens}
+    passed = {count * sends(shape, deployment.split).bytes_per_token for count in tokens}
     return {"all_reduce": sorted(reduced - {0}), "send_receive": sorted(passed - {0})}
 
 

@@ -11,7 +11,8 @@ import numpy as np
 import scipy
 from numpy.typing import NDArray
 
-from bottleneck.performance.collectives import Link, Split
+from bottleneck.performance.collectives import Link
+from bottleneck.performance.model import Split
 from bottleneck.performance.workpoints import WorkPoints
 from bottleneck.prediction.deployment import CannotTell, Scenario
 
@@ -65,11 +66,12 @@ def break_even(scenario: Scenario, parameters: NDArray[np.float64], ranks: int) 
     """
     link = scenario.split.link
     batch = -(-scenario.batch // scenario.replicas)
+    if link is None:
+        raise CannotTell("no link between ranks; expected its rate and latency")
     for split in (Split(ranks, 1, link), Split(1, ranks, link)):
         trouble = split.problem(scenario.served.shape)
         if trouble:
             raise CannotTell(trouble)
-    assert link is not None
 
     def step(tensor: bool, over: Link) -> float:
         at = WorkPoints.of(

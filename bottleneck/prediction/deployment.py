@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bottleneck.performance.calibration import Calibration, Forecast, Interval, Transfer, prior
-from bottleneck.performance.collectives import Split
-from bottleneck.performance.datasheets import TRANSFER_SPREAD
-from bottleneck.performance.fit import kv_bytes_per_token, weight_bytes
-from bottleneck.performance.served import Accelerator, Precision, Served
+from bottleneck.performance.efficiencies import efficiency
+from bottleneck.performance.model import Split, WeightFormat, held_bytes, kv_bytes_per_token
+from bottleneck.performance.served import Accelerator, Served
 from bottleneck.performance.step import PARAMETERS
 from bottleneck.performance.workpoints import WorkPoints
 from bottleneck.prediction.sweep import MOST_BATCH_TOKENS
@@ -54,6 +53,16 @@ class Scenario:
     output_tokens: int
     memory_bytes: int | None = None
 
+    def to_json(self) -> dict[str, Any]:
+        """Return what the command prints."""
+        document = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {
+            **document,
+            "served": self.served.to_json(),
+            "accelerator": asdict(self.accelerator),
+            "split": asdict(self.split),
+        }
+
     def problem(self) -> str | None:
         """Return why it cannot be, or None."""
         shape = self.served.shape
@@ -72,15 +81,26 @@ class Scenario:
             )
         if self.batch * self.input_tokens > MOST_BATCH_TOKENS:
             return f"batch {self.batch} of {self.input_tokens} tokens; expected at most {MOST_BATCH_TOKENS} together"
-        return self.split.problem(shape) or self._memory_problem()
+        return self.split.problem(shape) or self._link_problem() or self._memory_problem()
+
+    def _link_problem(self) -> str | None:
+        if self.split.ranks > 1 and self.split.link is None:
+            return f"{self.split.ranks} ranks and no link between them; expected its rate and latency"
+        return None
 
     def _memory_problem(self) -> str | None:
         if self.memory_bytes is None:
             return None
-        split, shape = self.split, self.served.shape
-        weights = weight_bytes(shape, self.served.precision.quantization(shape)) / split.ranks
+        served, split = self.served, self.split
         tokens = -(-self.batch // self.replicas) * (self.input_tokens + self.output_tokens)
-        cache = tokens * kv_bytes_per_token(shape) * self.served.kv_value_bytes / 2 / split.ranks
+        needs = [
+            (
+                held_bytes(served.shape, served.weights, split, stage),
+                tokens * kv_bytes_per_token(served.shape, split, stage, served.kv_value_bytes),
+            )
+            for stage in range(split.pipeline_parallel)
+        ]
+        weights, cache = max(needs, key=sum)
         if weights + cache <= self.memory_bytes:
             return None
         return (
@@ -142,25 +162,25 @@ class Comparison:
         return {"base": self.base.to_json(), "changed": self.changed.to_json(), **ratios}
 
 
-def transfer_to(calibration: Calibration, precision: Precision, accelerator: Accelerator) -> Transfer | None:
+def transfer_to(calibration: Calibration, weights: WeightFormat, accelerator: Accelerator) -> Transfer | None:
     """Return what carrying the efficiencies over does to them; None when nothing about kernels changes."""
     shift, variance = np.zeros(len(PARAMETERS)), np.zeros(len(PARAMETERS))
-    if precision != calibration.served.precision or accelerator != calibration.accelerator:
-        before, spread = prior(calibration.served.precision, calibration.accelerator)
-        after, _ = prior(precision, accelerator)
+    if weights != calibration.served.weights or accelerator != calibration.accelerator:
+        before, spread = prior(calibration.served.weights, calibration.accelerator)
+        after, _ = prior(weights, accelerator)
         # A constant cost follows the launch of kernels; what was learned of it otherwise stays.
         shift = after - before
-    if precision != calibration.served.precision:
+    if weights != calibration.served.weights:
         kernel = np.array([name in _KERNEL for name in PARAMETERS])
         variance += np.where(kernel, spread**2, 0.0)
     if accelerator != calibration.accelerator:
-        variance += TRANSFER_SPREAD**2
+        variance += efficiency("other_accelerator").spread ** 2
     return Transfer(shift, np.sqrt(variance)) if variance.any() else None
 
 
 def parameters(calibration: Calibration, scenario: Scenario) -> NDArray[np.float64]:
-    """Return the logarithms of `PARAMETERS` for a scenario's precision and accelerator."""
-    transfer = transfer_to(calibration, scenario.served.precision, scenario.accelerator)
+    """Return the logarithms of `PARAMETERS` for a scenario's weights and accelerator."""
+    transfer = transfer_to(calibration, scenario.served.weights, scenario.accelerator)
     return calibration.mean if transfer is None else calibration.mean + transfer.shift
 
 
@@ -183,7 +203,7 @@ def forecast(calibration: Calibration, scenario: Scenario) -> Forecast:
         max(2, scenario.output_tokens),
         scenario.split,
     )
-    found = calibration.forecast(at, transfer_to(calibration, scenario.served.precision, scenario.accelerator))
+    found = calibration.forecast(at, transfer_to(calibration, scenario.served.weights, scenario.accelerator))
     for name, each in zip(("time to first token", "time between tokens"), found.intervals(COVERAGE), strict=True):
         if not each.high / each.low < WIDEST:
             seen = calibration.points
@@ -217,7 +237,7 @@ def outcome(found: Forecast, scenario: Scenario) -> Outcome:
 def compare(calibration: Calibration, base: Scenario, changed: Scenario) -> Comparison:
     """Predict both and their ratios; what is uncertain about both alike cancels in a ratio."""
     one, two = forecast(calibration, base), forecast(calibration, changed)
-    related = changed.served.precision == base.served.precision and changed.accelerator == base.accelerator
+    related = changed.served.weights == base.served.weights and changed.accelerator == base.accelerator
     both = one.shared(two, related)
     wide = calibration.quantile(COVERAGE)
     ratios = []

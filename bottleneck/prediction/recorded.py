@@ -9,13 +9,12 @@ from dataclasses import dataclass, replace
 
 from bottleneck.load.client import ClientRequest
 from bottleneck.performance.calibration import Calibration, calibrate
-from bottleneck.performance.collectives import Link, Split
-from bottleneck.performance.fit import DEFAULT_BATCHED_TOKENS, bytes_read_per_token
-from bottleneck.performance.served import PRECISIONS, Accelerator, Point, Served
+from bottleneck.performance.collectives import DEFAULT_BACKEND, Link, link_of
+from bottleneck.performance.served import Accelerator, Point, Served
 from bottleneck.prediction.deployment import Scenario
 from bottleneck.prediction.sweep import SweepError
 from bottleneck.profile.types import Deployment, Profile
-from bottleneck.runs.ceilings import Ceilings, CeilingsError, CollectiveCeilings, Spread
+from bottleneck.runs.ceilings import Ceilings, CeilingsError, Spread
 from bottleneck.runs.ceilings import parse as parse_ceilings
 from bottleneck.runs.run import Run
 
@@ -79,16 +78,13 @@ def _one(run: Run) -> Recorded:
     except CeilingsError as error:
         raise SweepError(f"{run.id}: ceilings.json: {error}") from error
     notes: list[str] = []
-    split = Split(
-        deployment.tensor_parallel, deployment.pipeline_parallel, _link(run.id, ceilings, profile, deployment, notes)
-    )
-    quantization = profile.model.quantization
-    precision = PRECISIONS[{4: "w4a16", 8: "w8a16", 16: "bf16"}[quantization.bits]]
+    split = replace(deployment.split, link=_link(run.id, ceilings, profile, deployment, notes))
+    head = profile.nodes[deployment.nodes[0]].accelerator
     served = Served(
-        profile.model.shape,
-        replace(precision, group_size=quantization.group_size),
-        float(bytes_read_per_token(profile.model.shape, quantization)),
-        max_num_batched_tokens=run.settings.max_num_batched_tokens or DEFAULT_BATCHED_TOKENS,
+        profile.model.shape.model_shape(),
+        profile.model.quantization.weight_format(),
+        run.settings.max_num_batched_tokens
+        or deployment.limits(profile.model.shape, head, head.kind == "cpu").batched_tokens,
     )
     batch, requests = _requests(run)
     batch = min(batch, deployment.replicas * (run.settings.max_num_seqs or batch))
@@ -166,10 +162,13 @@ def _link(run_id: str, ceilings: Ceilings, profile: Profile, deployment: Deploym
     latencies = [value for pair in pairs if (value := _median(pair.latency_seconds))]
     rates = [value for pair in pairs if (value := _median(pair.bandwidth_bytes_per_second))]
     told = ceilings.allreduce if deployment.tensor_parallel > 1 else ceilings.send_receive
-    messages = link_of(told) if told is not None and told.link == deployment.link else None
-    if messages is not None:
-        # Messages between ranks know the software's latency; the link's rate is measured anew before each run.
-        return Link(messages.latency_seconds, min([messages.bytes_per_second, *rates]))
+    backend = profile.engine_of(deployment.nodes[0]).collective_backend or DEFAULT_BACKEND
+    if told is not None and told.link == deployment.link:
+        sizes = {float(size): spread.median for size, spread in told.sizes.items()}
+        messages = link_of(sizes, told.ranks if deployment.tensor_parallel > 1 else 1, told.backend)
+        if messages is not None:
+            # Messages between ranks know the software's latency; the link's rate is measured anew before each run.
+            return replace(messages, bytes_per_second=min([messages.bytes_per_second, *rates]))
     if not latencies:
         raise SweepError(
             f"{run_id}: ceilings.json: allreduce, links.{deployment.link}: missing; measure them with: "
@@ -177,21 +176,7 @@ def _link(run_id: str, ceilings: Ceilings, profile: Profile, deployment: Deploym
         )
     if not rates:
         notes.append(f"the rate of {deployment.link} was not measured; the profile's is used")
-    return Link(max(latencies), min(rates, default=profile.networks[deployment.link].rate_bytes_per_second))
-
-
-def link_of(measured: CollectiveCeilings) -> Link | None:
-    """Return the latency and rate under which a link would show the message times that were measured."""
-    points = sorted((int(size), spread.median) for size, spread in measured.sizes.items() if int(size) > 0)
-    if not points:
-        return None
-    rounds = max(1, math.ceil(math.log2(max(2, measured.ranks))))
-    moved = 2 * (measured.ranks - 1) / max(1, measured.ranks) if measured.ranks > 1 else 1.0
-    (small, quick), (large, slow) = points[0], points[-1]
-    if large == small or slow <= quick:
-        return Link(quick / rounds, 1e15)
-    rate = (large - small) * moved / (slow - quick)
-    return Link(max(quick - small * moved / rate, 0.1 * quick) / rounds, rate)
+    return Link(max(latencies), min(rates, default=profile.networks[deployment.link].rate_bytes_per_second), backend)
 
 
 def _median(spread: Spread | None) -> float | None:

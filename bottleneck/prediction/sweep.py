@@ -12,12 +12,14 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from bottleneck.performance.fit import ACTIVATION_BYTES, bytes_read_per_token
-from bottleneck.performance.served import DEFAULT_BATCHED_TOKENS, PRECISIONS, Accelerator, Point, Precision, Served
-from bottleneck.profile.types import Shape
+from bottleneck.performance.model import FORMATS, VALUE_BYTES, ModelShape, WeightFormat, dense_shape, read_bytes
+from bottleneck.performance.served import Accelerator, Point, Served
+from bottleneck.performance.server_limits import server_defaults
 from bottleneck.units import GIB, shown
 
 DEFAULT_OUTPUT_TOKENS = 49
+DEFAULT_BATCHED_TOKENS = server_defaults(80 * GIB).batched_tokens
+"""Where a sweep does not say: sweeps are made on data-centre GPUs."""
 LARGEST_COUNT = 2**24
 MOST_BATCH_TOKENS = 2**27
 """Of all prompts of a batch: more would take the scheduler's replay minutes."""
@@ -95,15 +97,15 @@ class _Ceilings(_Document):
     launch_s: _Positive | None = None
 
 
-def named_precisions(text: str) -> list[Precision]:
-    """Return the precisions that a sentence names, fewest bits first: weights are what is stored with the fewest."""
+def named_formats(text: str) -> list[WeightFormat]:
+    """Return the formats that a sentence names, fewest bits first: weights are what is stored with the fewest."""
     lowered = text.lower()
     found = [
-        PRECISIONS[name]
+        FORMATS[name]
         for name, pattern in _SPELLINGS.items()
         if re.search(rf"(?<![a-z0-9])(?:{pattern})(?![a-z0-9])", lowered)
     ]
-    return sorted(found, key=lambda precision: precision.bits)
+    return sorted(found, key=lambda each: each.bits)
 
 
 def read_sweep(path: Path) -> Sweep:
@@ -121,7 +123,7 @@ def read_sweep(path: Path) -> Sweep:
             f"{path}: config.hidden_size: {config.hidden_size} is no multiple of num_attention_heads "
             f"{config.num_attention_heads}; expected head_dim to be given then"
         )
-    shape = Shape(
+    shape = dense_shape(
         layers=config.num_hidden_layers,
         hidden_size=config.hidden_size,
         intermediate_size=config.intermediate_size,
@@ -132,16 +134,16 @@ def read_sweep(path: Path) -> Sweep:
         context_length=config.max_position_embeddings,
     )
     notes: list[str] = []
-    precision, read = _weights(path, document, shape, notes)
+    weights, scale = _weights(path, document, shape, notes)
     budget = re.search(r"max_num_batched_tokens\D{0,3}(\d+)", document.engine)
     if not budget:
         notes.append(f"engine: no max_num_batched_tokens; {DEFAULT_BATCHED_TOKENS} is taken")
     served = Served(
         shape,
-        precision,
-        read,
-        1 if re.search(r"8", document.kv_cache_dtype) else ACTIVATION_BYTES,
+        weights,
         max(1, int(budget[1])) if budget else DEFAULT_BATCHED_TOKENS,
+        scale,
+        1 if re.search(r"8", document.kv_cache_dtype) else VALUE_BYTES,
     )
     points = tuple(Point(each.batch, each.prompt, each.prefill_s, each.decode_step_s) for each in document.points)
     seen: set[tuple[int, int]] = set()
@@ -183,39 +185,35 @@ def _mapping(value: object) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _weights(path: Path, document: _Sweep, shape: Shape, notes: list[str]) -> tuple[Precision, float]:
-    """Return how weights are stored and the bytes of them that a step reads.
+def _weights(path: Path, document: _Sweep, shape: ModelShape, notes: list[str]) -> tuple[WeightFormat, float]:
+    """Return how weights are stored, and the bytes of them that were loaded over those counted.
 
     What the engine says it loaded is evidence; what the sweep calls it, a name: a checkpoint can be loaded as another.
     """
     named = _named(path, document)
     # A step reads a few rows of the embedding table.
-    table = shape.vocabulary_size * shape.hidden_size * ACTIVATION_BYTES
+    table = shape.table_parameters * VALUE_BYTES
     loaded = re.search(r"(\d+(?:\.\d+)?)\s*GiB loaded", document.weights)
     told = float(loaded[1]) * GIB - table if loaded else 0.0
     if told <= 0:
-        return named[0], _read_bytes(shape, named[0])
+        return named[0], 1.0
 
-    def distance(precision: Precision) -> float:
-        return abs(math.log(_read_bytes(shape, precision) / told))
+    def distance(weights: WeightFormat) -> float:
+        return abs(math.log(read_bytes(shape, weights) / told))
 
     best = min(named, key=distance)
     if distance(best) > 0.25:
-        other = min(PRECISIONS.values(), key=distance)
+        other = min(FORMATS.values(), key=distance)
         notes.append(
             f"weights: {loaded[1] if loaded else 0} GiB loaded, but {best.name} would be "
-            f"{(_read_bytes(shape, best) + table) / GIB:.2f} GiB; {other.name} is taken"
+            f"{(read_bytes(shape, best) + table) / GIB:.2f} GiB; {other.name} is taken"
         )
         best = other
-    return best, told
+    return best, told / read_bytes(shape, best)
 
 
-def _read_bytes(shape: Shape, precision: Precision) -> float:
-    return float(bytes_read_per_token(shape, precision.quantization(shape)))
-
-
-def _named(path: Path, document: _Sweep) -> list[Precision]:
-    """Return the precisions that a sweep may mean; the model's own configuration goes before the sentence."""
+def _named(path: Path, document: _Sweep) -> list[WeightFormat]:
+    """Return the formats that a sweep may mean; the model's own configuration goes before the sentence."""
     quantized = document.config.quantization_config
     if quantized:
         groups = quantized.get("config_groups")
@@ -224,18 +222,18 @@ def _named(path: Path, document: _Sweep) -> list[Precision]:
         bits = weights.get("num_bits", quantized.get("bits"))
         if bits == 4:
             size = (weights or quantized).get("group_size")
-            return [replace(PRECISIONS["w4a16"], group_size=size if isinstance(size, int) and size > 0 else None)]
+            return [replace(FORMATS["w4a16"], group_size=size if isinstance(size, int) and size > 0 else None)]
         if bits == 8:
             plain = not group.get("input_activations")
-            return [PRECISIONS["w8a16" if plain else "fp8" if weights.get("type") == "float" else "w8a8"]]
-        named = named_precisions(f"{quantized.get('quant_method', '')} {quantized.get('format', '')}")
+            return [FORMATS["w8a16" if plain else "fp8" if weights.get("type") == "float" else "w8a8"]]
+        named = named_formats(f"{quantized.get('quant_method', '')} {quantized.get('format', '')}")
         if named:
             return named
-    named = named_precisions(document.weights)
+    named = named_formats(document.weights)
     if not named:
         raise SweepError(
             f"{path}: weights: {shown(document.weights)} names no known quantisation; expected one of "
-            f"{', '.join(PRECISIONS)}, such as 'w4a16 (11.26 GiB loaded)'"
+            f"{', '.join(FORMATS)}, such as 'w4a16 (11.26 GiB loaded)'"
         )
     return named
 

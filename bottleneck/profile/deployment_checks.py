@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from bottleneck.performance.fit import RankMemory, kv_bytes_per_token, rank_memory
+from bottleneck.performance.memory import RankMemory, rank_memory
+from bottleneck.performance.model import kv_bytes_per_token
 from bottleneck.profile.rank_placement import placement_problem, places
 from bottleneck.profile.types import Deployment, EngineSpec, Model, Node, Shape, Workload
 from bottleneck.profile.yaml_lines import Location, Problem
@@ -38,16 +39,18 @@ def node_fits(
     deployment: Deployment, model: Model, nodes: Mapping[str, Node], engines: Mapping[str, EngineSpec]
 ) -> list[NodeFit]:
     """Return the memory arithmetic of every node; the deployment must be placeable."""
+    shape, weights = model.shape.model_shape(), model.quantization.weight_format()
     found = []
     for place in places(deployment):
         accelerator = nodes[place.node].accelerator
         engine = engines[accelerator.kind]
         memories = [
             rank_memory(
-                model.shape,
-                model.quantization,
-                deployment,
-                stage=stage,
+                shape,
+                weights,
+                deployment.limits(model.shape, accelerator, accelerator.kind == "cpu"),
+                deployment.split,
+                stage,
                 runtime_bytes=engine.runtime_memory_bytes,
                 block_tokens=engine.kv_block_tokens,
             )
@@ -153,7 +156,7 @@ def _cache_length(deployment: Deployment, shape: Shape, fit: NodeFit) -> Iterato
     if fit.memory.kv_cache_tokens >= length:
         return
     key = "num_gpu_blocks_override" if server.num_gpu_blocks_override else "kv_cache_memory"
-    per_token = kv_bytes_per_token(shape, deployment.tensor_parallel, deployment.pipeline_parallel, fit.memory.stage)
+    per_token = kv_bytes_per_token(shape.model_shape(), deployment.split, fit.memory.stage)
     text = (
         f"room for {fit.memory.kv_cache_tokens} tokens of {per_token} bytes on {fit.node};"
         f" expected at least max_model_len {length} tokens, {size_text(length * per_token)}"

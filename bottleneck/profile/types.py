@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, PrivateAttr
 
+from bottleneck.performance.model import FORMATS, ModelShape, Split, WeightFormat, dense_shape
+from bottleneck.performance.server_limits import Limits, server_defaults
 from bottleneck.profile.boot_types import Boot, Source
 from bottleneck.profile.engine_types import EngineSpec
 from bottleneck.profile.machine_types import Accelerator, Control, Link, Network, Node
@@ -50,6 +53,13 @@ class Quantization(Section):
     group_size: Count = Field(default=128, description="Weights that share one bfloat16 scale.")
     symmetric: bool = Field(default=True, description="False when every group has a zero point of `bits` bits too.")
 
+    def weight_format(self) -> WeightFormat:
+        """Return it as the step model takes it."""
+        if self.bits == 16:
+            return FORMATS["bf16"]
+        zero_point = 0 if self.symmetric else self.bits
+        return replace(FORMATS[f"w{self.bits}a16"], group_size=self.group_size, zero_point_bits=zero_point)
+
 
 class Shape(Section):
     """Dimensions of a model of the Mistral architecture."""
@@ -62,6 +72,10 @@ class Shape(Section):
     head_dim: Count = Field(description="Width of one head.")
     vocabulary_size: Count = Field(description="Entries of the vocabulary.")
     context_length: Count = Field(description="Most tokens of one sequence.")
+
+    def model_shape(self) -> ModelShape:
+        """Return it as the step model takes it."""
+        return dense_shape(**self.model_dump())
 
 
 class Model(Section):
@@ -115,9 +129,27 @@ class Deployment(Section):
     server: Server = Field(default_factory=Server, description="Settings of vLLM.")
 
     @property
+    def split(self) -> Split:
+        """How the model is split over the ranks of a replica."""
+        return Split(self.tensor_parallel, self.pipeline_parallel)
+
+    @property
     def ranks_per_replica(self) -> int:
         """Tensor parallel size times pipeline stages."""
-        return self.tensor_parallel * self.pipeline_parallel
+        return self.split.ranks
+
+    def limits(self, shape: Shape, accelerator: Accelerator, on_cpu: bool) -> Limits:
+        """Return the server's settings on a kind of accelerator, vLLM's defaults in place of those left out."""
+        server = self.server
+        name = accelerator.model or accelerator.kind
+        default = server_defaults(accelerator.memory_bytes, name, on_cpu=on_cpu, ranks=self.ranks_per_replica)
+        return Limits(
+            server.max_model_len or shape.context_length,
+            server.max_num_seqs or default.sequences,
+            server.max_num_batched_tokens or default.batched_tokens,
+            server.kv_cache_memory_bytes,
+            server.num_gpu_blocks_override,
+        )
 
 
 class Workload(Section):

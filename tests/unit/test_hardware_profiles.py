@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bottleneck.performance.fit import bytes_read_per_token, parameters
+from bottleneck.performance.model import parameters, read_bytes
 from bottleneck.plan.nodes import hosts, node_pillar, worker_specs
 from bottleneck.profile import Profile, ProfileError, find_profile, load_profile
 from bottleneck.profile.hardware_checks import (
@@ -52,8 +52,8 @@ def test_the_arc_cluster_is_as_it_was_given() -> None:
 @pytest.mark.parametrize("name", [ARC, RYZEN, H200])
 def test_the_model_is_mistral_small_in_four_bits(name: str) -> None:
     model = load_profile(find_profile(name)).model
-    assert parameters(model.shape).total == pytest.approx(22.25e9, rel=2e-4)
-    read = bytes_read_per_token(model.shape, model.quantization)
+    assert parameters(model.shape.model_shape()).total == pytest.approx(22.25e9, rel=2e-4)
+    read = read_bytes(model.shape.model_shape(), model.quantization.weight_format())
     assert read == pytest.approx(11.75e9, rel=1e-2)
 
 

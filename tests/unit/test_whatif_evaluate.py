@@ -72,7 +72,7 @@ def synthetic(seed: int, error: float, truth: np.ndarray) -> Sweep:
 
 
 def test_known_efficiencies_are_recovered_inside_their_intervals() -> None:
-    middle, spread = prior(sweep("bf16").served.precision, ACCELERATOR)
+    middle, spread = prior(sweep("bf16").served.weights, ACCELERATOR)
     inside = []
     for seed in range(12):
         truth = middle + np.random.default_rng(100 + seed).normal(0, 1, middle.size) * spread
@@ -90,7 +90,7 @@ def test_known_efficiencies_are_recovered_inside_their_intervals() -> None:
 
 
 def test_intervals_hold_on_a_synthetic_truth() -> None:
-    middle, spread = prior(sweep("bf16").served.precision, ACCELERATOR)
+    middle, spread = prior(sweep("bf16").served.weights, ACCELERATOR)
     covered = []
     for seed in range(8):
         truth = middle + np.random.default_rng(200 + seed).normal(0, 1, middle.size) * spread
@@ -194,7 +194,7 @@ def test_weights_are_what_was_loaded_rather_than_what_they_are_called(
     tmp_path: Path, weights: str, expected: str
 ) -> None:
     found = read_sweep(changed(tmp_path, lambda document: document.update(weights=weights)))
-    assert found.served.precision.name == expected
+    assert found.served.weights.name == expected
     assert bool(found.notes) == weights.startswith("gptq")
 
 

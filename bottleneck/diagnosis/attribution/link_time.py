@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from bottleneck.diagnosis.attribution.step_parts import Part, Work
 from bottleneck.diagnosis.observations.signals import Signals
-from bottleneck.performance.fit import allreduce_messages, pipeline_messages
+from bottleneck.performance.messages import allreduces, sends, sent_bytes_per_token
+from bottleneck.performance.model import Split
 from bottleneck.runs.topology import Group
 
 
@@ -23,10 +24,8 @@ def link_parts(signals: Signals, group: Group, work: Work, both: tuple[Work, Wor
     if sent and link.capacity_bytes_per_second:
         parts.append(Part("link_transfer", sent * share / link.capacity_bytes_per_second, source, None, link.name))
     if profile is not None and link.message_latency_seconds:
-        messages = 0
-        if topology.tensor_parallel > 1:
-            messages += allreduce_messages(profile.model.shape, 1, topology.tensor_parallel).count
-        messages += pipeline_messages(profile.model.shape, 1, topology.pipeline_parallel).count
+        shape, split = profile.model.shape.model_shape(), Split(topology.tensor_parallel, topology.pipeline_parallel)
+        messages = allreduces(shape, split).count + sends(shape, split).count
         seconds = work.steps * messages * link.message_latency_seconds
         origin = f"{messages} messages a step x {link.message_latency_source}"
         parts.append(Part("link_latency", min(seconds, work.wall_seconds), origin, None, link.name))
@@ -34,11 +33,7 @@ def link_parts(signals: Signals, group: Group, work: Work, both: tuple[Work, Wor
 
 
 def _expected_bytes(signals: Signals, tokens: float) -> float:
-    """Return the bytes that the busiest rank sends for some tokens: a ring all-reduce sends 2 (n - 1) / n of each."""
-    topology, shape = signals.topology, signals.topology.profile.model.shape
-    ranks = topology.tensor_parallel
-    reduced = allreduce_messages(shape, 1, ranks)
-    passed = pipeline_messages(shape, 1, topology.pipeline_parallel)
-    per_token = reduced.count * reduced.message_bytes * 2 * (ranks - 1) / max(ranks, 1)
-    per_token += (passed.message_bytes if passed.count else 0) / max(ranks, 1)
-    return tokens * per_token
+    """Return the bytes that the busiest rank sends for some tokens."""
+    topology = signals.topology
+    split = Split(topology.tensor_parallel, topology.pipeline_parallel)
+    return tokens * sent_bytes_per_token(topology.profile.model.shape.model_shape(), split)

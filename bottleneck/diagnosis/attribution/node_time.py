@@ -9,7 +9,7 @@ from bottleneck.diagnosis.attribution.link_time import link_parts
 from bottleneck.diagnosis.attribution.step_parts import DECODE, Part, Work
 from bottleneck.diagnosis.observations.node_signals import NodeFacts, slower_by
 from bottleneck.diagnosis.observations.signals import Signals
-from bottleneck.performance.fit import bytes_read_per_token, flops_per_token
+from bottleneck.performance.model import Split, flops_per_token, read_bytes
 from bottleneck.runs.topology import Group
 
 
@@ -70,12 +70,12 @@ def roofline(signals: Signals, group: Group, facts: NodeFacts, work: Work) -> Ro
     profile, topology = signals.topology.profile, signals.topology
     if profile is None:
         return Roofline()
-    shape, quantization = profile.model.shape, profile.model.quantization
-    tensor, pipeline = topology.tensor_parallel, topology.pipeline_parallel
+    shape, weights = profile.model.shape.model_shape(), profile.model.quantization.weight_format()
+    split = Split(topology.tensor_parallel, topology.pipeline_parallel)
     stage = _stage(signals, group, facts.node)
     decode = work.kind == DECODE
-    operations = work.tokens * flops_per_token(shape, tensor, pipeline, stage, output_head=decode)
-    read = work.steps * bytes_read_per_token(shape, quantization, tensor, pipeline, stage)
+    operations = work.tokens * flops_per_token(shape, split, stage, output_head=decode)
+    read = work.steps * read_bytes(shape, weights, split, stage)
     return Roofline(
         operations / facts.gemm_interval[1] if facts.gemm_interval else 0.0,
         read / facts.memory_read_interval[1] if facts.memory_read_interval else 0.0,
@@ -141,8 +141,8 @@ def _operations(signals: Signals, group: Group, node: str) -> float:
     profile, topology = signals.topology.profile, signals.topology
     if profile is None:
         return 0.0
-    tensor, pipeline = topology.tensor_parallel, topology.pipeline_parallel
-    return float(flops_per_token(profile.model.shape, tensor, pipeline, _stage(signals, group, node)))
+    split = Split(topology.tensor_parallel, topology.pipeline_parallel)
+    return float(flops_per_token(profile.model.shape.model_shape(), split, _stage(signals, group, node)))
 
 
 def _stage(signals: Signals, group: Group, node: str) -> int:

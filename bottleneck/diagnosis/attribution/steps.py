@@ -18,7 +18,7 @@ from bottleneck.diagnosis.attribution.step_parts import DECODE, PREFILL, Part, W
 from bottleneck.diagnosis.attribution.wait_time import asleep_parts
 from bottleneck.diagnosis.observations.engine_signals import EngineFacts
 from bottleneck.diagnosis.observations.signals import REACHED, Signals
-from bottleneck.performance.fit import DEFAULT_BATCHED_TOKENS
+from bottleneck.performance.server_limits import server_defaults
 from bottleneck.runs.topology import Group
 
 __all__ = ["DECODE", "PREFILL", "EngineTime", "Part", "Work", "engine_time"]
@@ -206,7 +206,7 @@ def _count_steps(signals: Signals, facts: EngineFacts, times: EngineTime, prefil
     # The first token of a request comes out of the step that computes its prompt.
     decode.tokens = max(0.0, scale * (facts.generation_tokens or times.tokens) - requests)
     counted = scale * (facts.steps or 0.0)
-    budget = signals.topology.max_num_batched_tokens or DEFAULT_BATCHED_TOKENS
+    budget = signals.topology.max_num_batched_tokens or server_defaults().batched_tokens
     fewest = math.ceil(prefill.tokens / budget)
     gap = client.itl_median_seconds if client else None
     if gap is None and not counted and facts.itl is not None:

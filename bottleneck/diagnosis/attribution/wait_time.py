@@ -8,12 +8,13 @@ head's loop.
 
 from __future__ import annotations
 
-import itertools
 import math
 
 from bottleneck.diagnosis.attribution.step_parts import Part, Work
 from bottleneck.diagnosis.observations.signals import Signals
-from bottleneck.performance.fit import ACTIVATION_BYTES, allreduce_messages
+from bottleneck.performance.collectives import moved_bytes, probed_seconds
+from bottleneck.performance.messages import allreduces
+from bottleneck.performance.model import Split
 from bottleneck.runs.topology import Group
 
 
@@ -61,26 +62,13 @@ def _waking_seconds(signals: Signals, work: Work) -> tuple[float, str]:
     profile, ranks, link = signals.topology.profile, signals.topology.tensor_parallel, signals.link
     if profile is None or link is None or ranks < 2 or work.steps <= 0:
         return 0.0, ""
-    size = work.tokens / work.steps * profile.model.shape.hidden_size * ACTIVATION_BYTES
+    messages = allreduces(profile.model.shape.model_shape(), Split(ranks, signals.topology.pipeline_parallel))
+    size = work.tokens / work.steps * messages.bytes_per_token
     probed = probed_seconds(link.allreduce_seconds, size)
     if probed is None:
         return 0.0, ""
-    count = allreduce_messages(profile.model.shape, 1, ranks).count
-    wire = 2 * (ranks - 1) / ranks * size / (link.probe_bytes_per_second or math.inf)
+    count = messages.count
+    wire = moved_bytes(size, ranks) / (link.probe_bytes_per_second or math.inf)
     beyond = max(0.0, probed - wire - (link.message_latency_seconds or 0.0))
     source = f"{count} messages a step x all-reduce probe at {size:.0f} B less bytes and wire, while the worker slept"
     return work.steps * count * beyond, source
-
-
-def probed_seconds(probes: dict[float, float], size: float) -> float | None:
-    """Return the time of a message from probes of other sizes in bytes, between them along their logarithms."""
-    known = sorted(probes.items())
-    if not known or size <= 0:
-        return None
-    if size <= known[0][0]:
-        return known[0][1]
-    for (low, short), (high, long) in itertools.pairwise(known):
-        if size <= high:
-            along = math.log(size / low) / math.log(high / low)
-            return math.exp((1.0 - along) * math.log(short) + along * math.log(long))
-    return known[-1][1] * size / known[-1][0]

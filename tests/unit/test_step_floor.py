@@ -1,0 +1,130 @@
+"""The step model's floor against the step model itself, over random models, splits, steps and ceilings."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bottleneck.performance.collectives import Link
+from bottleneck.performance.model import FORMATS, Attention, Layer, ModelShape, Split, dense_shape, gated_feed_forward
+from bottleneck.performance.roofline import demand, step_floor
+from bottleneck.performance.scheduler import Steps
+from bottleneck.performance.served import Accelerator, Served
+from bottleneck.performance.step import PARAMETERS, step_parts
+
+NOTHING = np.log([1.0])[0]
+with np.errstate(divide="ignore"):
+    PERFECT = np.array(
+        [np.inf if name == "overlap" else -np.inf if name.endswith("seconds") else NOTHING for name in PARAMETERS]
+    )
+"""Every ceiling reached, reading hidden behind multiplying or the other way round, nothing spent beside."""
+
+rates = st.floats(1e6, 1e16)
+counts = st.integers(1, 4096)
+
+
+@st.composite
+def shapes(draw: st.DrawFn) -> ModelShape:
+    key_value_heads = draw(st.sampled_from([1, 2, 4, 8]))
+    hidden = 64 * draw(st.integers(1, 64))
+    shape = dense_shape(
+        layers=draw(st.integers(1, 12)),
+        hidden_size=hidden,
+        intermediate_size=64 * draw(st.integers(1, 128)),
+        attention_heads=key_value_heads * draw(st.integers(1, 8)),
+        key_value_heads=key_value_heads,
+        head_dim=draw(st.sampled_from([64, 128])),
+        vocabulary_size=draw(st.integers(100, 200_000)),
+        context_length=32768,
+        tied_embeddings=draw(st.booleans()),
+    )
+    if not draw(st.booleans()):
+        return shape
+    copies = draw(st.integers(2, 64))
+    sparse = Layer(
+        (*shape.layers[0].matrices[:4], *gated_feed_forward(hidden, 128, copies, draw(st.integers(1, copies)))),
+        Attention(256, 1, 512, draw(st.sampled_from([None, 128])), draw(st.sampled_from([0, 4096]))),
+        hidden,
+        hidden,
+        hidden,
+        hidden,
+    )
+    layers = tuple(sparse if index % 2 else layer for index, layer in enumerate(shape.layers))
+    return ModelShape(layers, hidden, 8, 8, shape.vocabulary_size, shape.context_length, shape.tied_embeddings)
+
+
+@st.composite
+def splits(draw: st.DrawFn, layers: int) -> tuple[Split, int | None]:
+    pipeline = draw(st.integers(1, layers))
+    link = draw(
+        st.none() | st.builds(Link, st.floats(0, 0.1), rates, st.sampled_from(["gloo", "nccl", "xccl", "other"]))
+    )
+    split = Split(draw(st.sampled_from([1, 2, 4])), pipeline, link)
+    return split, draw(st.none() | st.integers(0, pipeline - 1))
+
+
+@st.composite
+def steps(draw: st.DrawFn) -> Steps:
+    count = draw(st.integers(1, 4))
+    return Steps(*(np.array(draw(st.lists(counts, min_size=count, max_size=count)), dtype=float) for _ in range(5)))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_the_floor_is_the_step_model_with_every_ceiling_reached(data: st.DataObject) -> None:
+    shape = data.draw(shapes())
+    split, stage = data.draw(splits(len(shape.layers)))
+    served = Served(shape, FORMATS[data.draw(st.sampled_from(sorted(FORMATS)))], 8192, data.draw(st.floats(0.5, 2)))
+    made, memory, peak = data.draw(steps()), data.draw(rates), data.draw(rates)
+    floor = step_floor(made, served, peak, memory, split, stage)
+    parts = step_parts(made, served, Accelerator("one", memory, peak, 1e-5), PERFECT, split, stage)
+    assert parts.total.tolist() == floor.total.tolist()
+    for part, least in (
+        (parts.linear, floor.linear),
+        (parts.activations, floor.activations),
+        (parts.cache, floor.cache),
+        (parts.attention, floor.attention),
+        (parts.messages, floor.latency + floor.transfer),
+    ):
+        assert part.tolist() == least.tolist()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_stages_take_turns_on_the_whole_step(data: st.DataObject) -> None:
+    shape = data.draw(shapes())
+    split, _ = data.draw(splits(len(shape.layers)))
+    served, made = Served(shape, FORMATS["w4a16"], 8192), data.draw(steps())
+    whole = demand(made, served, split)
+    stages = [demand(made, served, split, stage) for stage in range(split.pipeline_parallel)]
+    for name in (
+        "weight_bytes",
+        "operations",
+        "activation_bytes",
+        "cache_bytes",
+        "latency_seconds",
+        "transfer_seconds",
+    ):
+        assert sum(getattr(each, name) for each in stages) == pytest.approx(getattr(whole, name), rel=1e-9)
+
+
+def test_the_mean_of_equal_steps_stands_for_all_of_them() -> None:
+    served = Served(
+        dense_shape(
+            layers=8,
+            hidden_size=1024,
+            intermediate_size=2816,
+            attention_heads=16,
+            key_value_heads=4,
+            head_dim=64,
+            vocabulary_size=8192,
+            context_length=2048,
+        ),
+        FORMATS["w4a16"],
+        2048,
+    )
+    four = Steps(*(np.full(4, value) for value in (8.0, 8.0, 4000.0, 0.0, 0.0)))
+    one = step_floor(Steps.one(8, 8, 4000), served, 1e12, 1e10).times(4)
+    assert one.total[0] == pytest.approx(step_floor(four, served, 1e12, 1e10).total.sum())
