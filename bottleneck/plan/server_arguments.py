@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from bottleneck.plan.workers import WEIGHT_FORMATS, ServerSettings, WeightFormat
+from bottleneck.plan.workers import WEIGHT_FORMATS, FormatName, ServerSettings
 
 _SHORT = {
     "-tp": "tensor-parallel-size",
@@ -29,7 +29,7 @@ _SHORT = {
 }
 _SUFFIXES = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 # vLLM's names of methods that are another way to run one of the formats; one that leaves the width open is not here.
-_METHODS: dict[str, WeightFormat] = {
+_METHODS: dict[str, FormatName] = {
     **{name: name for name in WEIGHT_FORMATS},
     **dict.fromkeys(("awq_marlin", "auto_awq"), "awq"),
     **dict.fromkeys(("gptq_marlin", "auto_gptq"), "gptq"),
@@ -176,7 +176,7 @@ _OPTIONS: Mapping[str, Callable[[str], Mapping[str, object]]] = {
 _FLAGS = frozenset({"enforce-eager", "no-enforce-eager", "enable-prefix-caching", "no-enable-prefix-caching"})
 
 
-def format_of_config(config: object) -> WeightFormat | None:
+def format_of_config(config: object) -> FormatName | None:
     """Return how a checkpoint's weights are stored by its ``quantization_config``; None when that cannot be told.
 
     The forms are those of Hugging Face's transformers: ``quant_method``, and for ``compressed-tensors`` the bits of

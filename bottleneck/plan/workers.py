@@ -8,22 +8,22 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from bottleneck.performance.served import PRECISIONS, Precision
+from bottleneck.performance.model import FORMATS, WeightFormat
 
 Count = Annotated[int, Field(strict=True, ge=1, lt=2**63)]
 Index = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
 Flag = Annotated[bool, Field(strict=True)]
 
-WeightFormat = Literal["bf16", "fp16", "fp8", "w8a8", "w8a16", "w4a16", "awq", "gptq", "mxfp4", "nvfp4", "bitsandbytes"]
+FormatName = Literal["bf16", "fp16", "fp8", "w8a8", "w8a16", "w4a16", "awq", "gptq", "mxfp4", "nvfp4", "bitsandbytes"]
 """Ways to store weights that the analysis knows."""
-WEIGHT_FORMATS: tuple[WeightFormat, ...] = get_args(WeightFormat)
+WEIGHT_FORMATS: tuple[FormatName, ...] = get_args(FormatName)
 # Those that are stored and multiplied as another is: 4-bit weights of whichever scheme are multiplied in 16 bit, but
 # for cards that multiply 4-bit floats, where the gain is then underestimated.
 _STORED_AS = {"fp16": "bf16", **dict.fromkeys(("awq", "gptq", "mxfp4", "nvfp4", "bitsandbytes"), "w4a16")}
-_OF_BITS: Mapping[int, WeightFormat] = MappingProxyType({4: "w4a16", 8: "w8a16", 16: "bf16"})
+_OF_BITS: Mapping[int, FormatName] = MappingProxyType({4: "w4a16", 8: "w8a16", 16: "bf16"})
 
 
-def weight_format(bits: int) -> WeightFormat:
+def weight_format(bits: int) -> FormatName:
     """Return the format of a profile's weights of so many bits: what it quantizes is the weights alone."""
     return _OF_BITS[bits]
 
@@ -66,7 +66,7 @@ class ServerSettings(Recorded):
     gpu_memory_utilization: Annotated[float, Field(strict=True, gt=0, le=1)] | None = None
     captured_graphs: Flag | None = None
     prefix_caching: Flag | None = None
-    quantization: WeightFormat | None = None
+    quantization: FormatName | None = None
     dtype: str | None = None
     kv_cache_dtype: str | None = None
     engine: str = "vllm"
@@ -78,10 +78,10 @@ class ServerSettings(Recorded):
         return self.tensor_parallel * self.pipeline_parallel
 
     @property
-    def precision(self) -> Precision | None:
+    def weights(self) -> WeightFormat | None:
         """Bits of a stored weight and the gain of its arithmetic; None when the format is not known."""
         name = self.quantization
-        return PRECISIONS[_STORED_AS.get(name, name)] if name else None
+        return FORMATS[_STORED_AS.get(name, name)] if name else None
 
 
 class Worker(Recorded):

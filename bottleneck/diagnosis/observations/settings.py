@@ -30,10 +30,10 @@ class EngineSettings:
 
 def engine_settings(settings: ServerSettings) -> EngineSettings:
     """Return what a server's settings in force say."""
-    precision = settings.precision
+    weights = settings.weights
     return EngineSettings(
         eager=settings.captured_graphs is False,
         graphs=settings.captured_graphs is True,
-        weight_bytes=precision.bits / 8 if precision else None,
-        arithmetic_gain=precision.arithmetic if precision else 1.0,
+        weight_bytes=weights.bits / 8 if weights else None,
+        arithmetic_gain=weights.arithmetic_gain if weights else 1.0,
     )
