@@ -20,7 +20,7 @@ from control.nodes import Nodes, progress
 from control.recording import Recording, write_json
 
 STALL_SECONDS = 300.0
-POLL_SECONDS = 1.0
+POLL_SECONDS = 0.25
 WARM_UP_REQUESTS = 2
 
 
@@ -35,6 +35,7 @@ def run(
     note="",
     warmup=True,
     probe=True,
+    generator=None,
 ):
     """
     Send a workload, or a sweep of them, and return where the run is and its headline numbers.
@@ -49,6 +50,9 @@ def run(
 
     probe
         measure the deployment's links first, in seconds: what they carry now is what counts
+    generator
+        the socket of a process that has the load generator loaded (``bottleneck/load/generator_server.py``) and is to
+        start it, which saves the seconds of its imports
     """
     nodes = Nodes(__opts__)
     profile = nodes.profile
@@ -67,13 +71,15 @@ def run(
     except workload.WorkloadError as error:
         raise CommandExecutionError(str(error)) from error
     _check_ready(nodes, record)
-    return _Bench(nodes, record, points, str(note)).run(bool(warmup), bool(probe))
+    server = Path(generator) if generator else None
+    return _Bench(nodes, record, points, str(note), server).run(bool(warmup), bool(probe))
 
 
 class _Bench:
     """One run while it is made; the loader leaves it alone because of its name."""
 
-    def __init__(self, nodes, record, points, note):
+    def __init__(self, nodes, record, points, note, server=None):
+        self.server = server
         self.nodes, self.profile, self.record, self.points, self.note = nodes, nodes.profile, record, points, note
         self.heads = [worker for worker in record["workers"] if worker["head"]]
         self.begun = time.monotonic()
@@ -187,16 +193,20 @@ class _Bench:
         self.started, self.ended = self.table[0]["started"], end
 
     def start_generator(self, head, share):
-        return Generator(
-            self.executable,
-            share,
-            base_url=_url(head),
-            model=self.profile.model.name,
-            tokenizer=self.profile.model.directory(),
-            directory=self.folder / "generator",
-            stem=f"{share.index}.{head['name']}",
-            environment=self.engine.environment,
-        )
+        try:
+            return Generator(
+                self.executable,
+                share,
+                base_url=_url(head),
+                model=self.profile.model.name,
+                tokenizer=self.profile.model.directory(),
+                directory=self.folder / "generator",
+                stem=f"{share.index}.{head['name']}",
+                environment=self.engine.environment,
+                server=self.server,
+            )
+        except GeneratorError as error:
+            raise CommandExecutionError(f"{head['name']}: {error}") from error
 
     def wait(self, point):
         """Wait for the point's generators, reporting how far they are."""
@@ -229,11 +239,12 @@ class _Bench:
         """Write what there is."""
         if self.status != "complete":
             self.ended = time.time()
-        self.report("collecting", "engine metrics and samples")
         try:
             self.snapshot("after")
         except CommandExecutionError as error:
             self.problems.append(str(error))
+        # From here on the engine is free for the next load; what is written comes from the store.
+        self.report("collecting", "samples", points=self.table)
         self.problems += self.recording.export_samples(__salt__.get("perf.export"), self.started, self.ended)
         if self.status == "complete":
             shutil.rmtree(self.folder / "generator", ignore_errors=True)

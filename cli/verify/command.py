@@ -26,7 +26,9 @@ from cli.output import USAGE, console, emit, fail, out
 from cli.verify import upgrades as upgrade_cases
 from cli.verify.cases import NOT_INJECTED, Case, cases
 from cli.verify.faults import FaultError, injected
+from cli.verify.groups import dealt, groups
 from cli.verify.record import Record
+from cli.verify.recording import Recorder
 from cli.verify.tables import confusion, every_case
 from cli.verify.upgrades import UPGRADES, Upgrade
 
@@ -54,6 +56,9 @@ def verify_verdicts(
     again: Annotated[
         bool, typer.Option("--again", help="Instead: judge the recorded runs again, by the rules as they are now.")
     ] = False,
+    minutes: Annotated[
+        float | None, typer.Option(min=1, help="Instead: record runs, healthy and faulty in turns, for so long.")
+    ] = None,
     table: Annotated[bool, typer.Option("--table", help="Only the tables of what is recorded; run nothing.")] = False,
     output: Annotated[Path, typer.Option(help="Folder of the record; a case that is in it is not run again.")] = Path(
         "verify"
@@ -87,6 +92,9 @@ def verify_verdicts(
     # had it ignore Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if minutes is not None:
+        _record_groups(seed, only, shard, minutes, output, listed, profile, lab, as_json)
+        return
     chosen: Sequence[Case | Upgrade] = list(UPGRADES) if upgrades else cases(seed)
     if split is not None and (upgrades or split not in SPLITS):
         fail(f"--split {split}: expected {' or '.join(SPLITS)}, of verdicts", "cluster verify-verdicts --help", USAGE)
@@ -141,16 +149,53 @@ def verify_verdicts(
     emit({"seed": seed, **figures}, as_json, human)
 
 
-def _part(chosen: Sequence[Case | Upgrade], shard: str) -> Sequence[Case | Upgrade]:
-    """Return one part of the cases; neighbours stay together, because they share what is deployed."""
-    number, _, count = shard.partition("/")
-    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count) <= len(chosen)):
+def _record_groups(
+    seed: int,
+    only: str | None,
+    shard: str | None,
+    minutes: float,
+    output: Path,
+    listed: bool,
+    profile: str,
+    lab: str,
+    as_json: bool,
+) -> None:
+    """Record the benchmark's groups, or one part of them, in a lab."""
+    deadline = time.monotonic() + 60.0 * minutes
+    chosen = [group for group in groups(seed) if only is None or only in group.name]
+    if not chosen:
+        fail(f"--only {only}: no group has that in its name", "cluster verify-verdicts --minutes 1 --list", USAGE)
+    if shard is not None:
+        number, parts = _shard(shard, len(chosen))
+        chosen = dealt(chosen, parts)[number - 1]
+    if listed:
+        rows = [{"group": group.name, "runs": group.runs, "seconds": round(group.seconds)} for group in chosen]
+        text = "\n".join(f"{row['group']}: {row['runs']} runs, about {row['seconds']} s" for row in rows)
+        emit({"groups": rows}, as_json, lambda: typer.echo(text))
+        return
+    record = Record(output / f"runs-seed{seed}-{lab}.jsonl")
+    recorder = Recorder(connect(profile, lab), record, output, seed, deadline)
+    recorder.record_groups(chosen)
+    figures = {"runs": recorder.runs, "record": str(record.path)}
+    emit(figures, as_json, lambda: out.print(f"{recorder.runs} runs, recorded in {record.path}", soft_wrap=True))
+
+
+def _shard(text: str, most: int) -> tuple[int, int]:
+    """Return (part, parts) of `--shard`."""
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count) <= most):
         fail(
-            f"--shard {shard}: expected part/parts, such as 2/5, at most {len(chosen)} parts",
+            f"--shard {text}: expected part/parts, such as 2/5, at most {most} parts",
             "cluster verify-verdicts --help",
             USAGE,
         )
-    begin, end = (len(chosen) * border // int(count) for border in (int(number) - 1, int(number)))
+    return int(number), int(count)
+
+
+def _part(chosen: Sequence[Case | Upgrade], shard: str) -> Sequence[Case | Upgrade]:
+    """Return one part of the cases; neighbours stay together, because they share what is deployed."""
+    number, count = _shard(shard, len(chosen))
+    begin, end = (len(chosen) * border // count for border in (number - 1, number))
     return chosen[begin:end]
 
 

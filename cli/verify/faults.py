@@ -19,7 +19,7 @@ import lab
 from cli.control import Control
 from lab import page_cache
 from lab.cgroups import QUOTA_PERIOD_MICROSECONDS, Hierarchy
-from lab.layout import REPOSITORY
+from lab.layout import CONTROL, REPOSITORY
 from lab.namespaces import on_host
 from lab.requirements import find_hierarchy
 
@@ -71,6 +71,31 @@ def _hog(control: Control, injection: Mapping[str, Any]) -> Iterator[None]:
         yield
 
 
+# Busy for so long by the clock, then a pause; it begins anywhere in it.
+_WORK = """
+import random, sys, time
+busy, pause = float(sys.argv[1]), float(sys.argv[2])
+time.sleep(random.random() * (busy + pause))
+while True:
+    end = time.monotonic() + busy
+    while time.monotonic() < end:
+        pass
+    if pause > 0:
+        time.sleep(pause)
+"""
+
+
+@contextmanager
+def _work(control: Control, injection: Mapping[str, Any]) -> Iterator[None]:
+    """Let other programs run on a node's cores now and then."""
+    rhythm = [str(float(injection[key])) for key in ("busy_seconds", "pause_seconds")]
+    argv = [sys.executable, "-S", "-E", "-c", _WORK, *rhythm]
+    with contextlib.ExitStack() as stack:
+        for _ in range(int(injection["processes"])):
+            stack.enter_context(_running(control, injection["node"], argv))
+        yield
+
+
 @contextmanager
 def _delay(control: Control, injection: Mapping[str, Any]) -> Iterator[None]:
     """Hold back what both ends of a link send, with the node's own relay."""
@@ -90,9 +115,23 @@ def _delay(control: Control, injection: Mapping[str, Any]) -> Iterator[None]:
             # The relay ends when its control file goes, and its routes with it.
             stack.callback(_shell, control, node, f"rm -f {path}")
             program = str(REPOSITORY / "_modules" / "delay.py")
-            stack.enter_context(_running(control, node, [sys.executable, program, path, own.interface, *peers]))
+            argv = [sys.executable, program, path, own.interface, *peers]
+            relay = stack.enter_context(_running(control, node, argv))
             _wait(partial(_works, control, node, path), f"the relay on {node}")
+            # A longer cable takes nothing of a node's core: what stands for it works on the control node's.
+            hierarchy = find_hierarchy()
+            for pid in _family(relay.pid):
+                hierarchy.add(control.lab, CONTROL, pid)
         yield
+
+
+def _family(pid: int) -> list[int]:
+    """Return a process and everything that it started."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return []
+    return [pid, *(one for child in children for one in _family(int(child)))]
 
 
 def _works(control: Control, node: str, path: str) -> bool:
@@ -160,6 +199,7 @@ _KINDS: dict[str, Callable[[Control, Mapping[str, Any]], AbstractContextManager[
     "throttle": _throttle,
     "slow": _slow,
     "hog": _hog,
+    "work": _work,
     "delay": _delay,
     "front": _front,
     "cold_disk": _cold_disk,
@@ -167,7 +207,7 @@ _KINDS: dict[str, Callable[[Control, Mapping[str, Any]], AbstractContextManager[
 
 
 @contextmanager
-def _running(control: Control, node: str, argv: Sequence[str]) -> Iterator[None]:
+def _running(control: Control, node: str, argv: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
     """Run a program on a node while the block runs."""
     process = subprocess.Popen(
         lab.command(control.lab, node, list(argv)),
@@ -176,7 +216,7 @@ def _running(control: Control, node: str, argv: Sequence[str]) -> Iterator[None]
         start_new_session=True,
     )
     try:
-        yield
+        yield process
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
