@@ -2,13 +2,14 @@
 
 from lab.layout import LabError
 from lab.lifecycle import down, names, up
-from lab.operations import command, restart_salt, slow, slow_disk, status, throttle
+from lab.operations import command, place, restart_salt, slow, slow_disk, status, throttle
 
 __all__ = [
     "LabError",
     "command",
     "down",
     "names",
+    "place",
     "restart_salt",
     "slow",
     "slow_disk",

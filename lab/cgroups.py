@@ -191,6 +191,10 @@ class Hierarchy:
         if quota is not None:
             _write(directory / "cpu.cfs_quota_us", str(quota))
 
+    def set_cores(self, lab: str, node: str, cores: Iterable[int]) -> None:
+        """Hold the node to other cores of this machine; what runs in it moves there."""
+        _write(self.directory("cpuset", lab, node) / "cpuset.cpus", ",".join(str(core) for core in cores))
+
     def disk_controller(self) -> str:
         """Return the controller that holds reads from disks.
 

@@ -103,6 +103,18 @@ def slow(name: str, node: str, cores: float | None) -> None:
             find_hierarchy().set_cpu_quota(name, node, cores)
 
 
+def place(name: str, node: str, cores: Sequence[int]) -> None:
+    """Have a node, or the control node, on other cores of this machine from now on."""
+    known = sorted(os.sched_getaffinity(1))
+    if not cores or not set(cores) <= set(known):
+        raise LabError(f"cores {', '.join(map(str, cores))}; expected some of {known[0]} to {known[-1]}", code=2)
+    with layout.locked(name):
+        record = _running(name, node)
+        find_hierarchy().set_cores(name, node, cores)
+        record.cores[node] = list(cores)
+        record.save()
+
+
 def slow_disk(name: str, node: str, bytes_per_second: float | None) -> None:
     """Hold what a node reads from the disk of engines and models to a rate; None lifts it.
 

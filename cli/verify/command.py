@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+import lab as lab_module
 from bottleneck.diagnosis.scoring import EARLY_SECONDS, SPLITS, Outcome, markdown, score
 from bottleneck.diagnosis.taxonomy import DECIDED
 from bottleneck.diagnosis.verdict import analyse
@@ -31,6 +33,8 @@ from cli.verify.record import Record
 from cli.verify.recording import Recorder
 from cli.verify.tables import confusion, every_case
 from cli.verify.upgrades import UPGRADES, Upgrade
+from lab import LabError
+from lab.layout import CONTROL
 
 SETTLE_SECONDS = 60.0
 # A run below the first says little and is made again, with so many requests that it should last the second.
@@ -58,6 +62,12 @@ def verify_verdicts(
     ] = False,
     minutes: Annotated[
         float | None, typer.Option(min=1, help="Instead: record runs, healthy and faulty in turns, for so long.")
+    ] = None,
+    aside: Annotated[
+        str | None,
+        typer.Option(
+            help="Cores, such as 26-31, for all that is no node: the control node, the load generator, cables' delays."
+        ),
     ] = None,
     table: Annotated[bool, typer.Option("--table", help="Only the tables of what is recorded; run nothing.")] = False,
     output: Annotated[Path, typer.Option(help="Folder of the record; a case that is in it is not run again.")] = Path(
@@ -93,7 +103,7 @@ def verify_verdicts(
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if minutes is not None:
-        _record_groups(seed, only, shard, minutes, output, listed, profile, lab, as_json)
+        _record_groups(seed, only, shard, minutes, aside, output, listed, profile, lab, as_json)
         return
     chosen: Sequence[Case | Upgrade] = list(UPGRADES) if upgrades else cases(seed)
     if split is not None and (upgrades or split not in SPLITS):
@@ -154,6 +164,7 @@ def _record_groups(
     only: str | None,
     shard: str | None,
     minutes: float,
+    aside: str | None,
     output: Path,
     listed: bool,
     profile: str,
@@ -174,10 +185,30 @@ def _record_groups(
         emit({"groups": rows}, as_json, lambda: typer.echo(text))
         return
     record = Record(output / f"runs-seed{seed}-{lab}.jsonl")
-    recorder = Recorder(connect(profile, lab), record, output, seed, deadline)
+    control = connect(profile, lab)
+    if aside is not None:
+        # Nodes have cores of their own, and what is around them none of those.
+        cores = _cores(aside)
+        try:
+            lab_module.place(lab, CONTROL, cores)
+        except LabError as error:
+            fail(str(error), "cluster verify-verdicts --help", error.code)
+        os.sched_setaffinity(0, cores)
+    recorder = Recorder(control, record, output, seed, deadline)
     recorder.record_groups(chosen)
     figures = {"runs": recorder.runs, "record": str(record.path)}
     emit(figures, as_json, lambda: out.print(f"{recorder.runs} runs, recorded in {record.path}", soft_wrap=True))
+
+
+def _cores(text: str) -> list[int]:
+    """Return the cores of `--aside`: numbers and ranges."""
+    found: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        if not (first.isdecimal() and (last or first).isdecimal()):
+            fail(f"--aside {text}: expected cores, such as 26-31", "cluster verify-verdicts --help", USAGE)
+        found += range(int(first), int(last or first) + 1)
+    return found
 
 
 def _shard(text: str, most: int) -> tuple[int, int]:

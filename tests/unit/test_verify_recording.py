@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 import cli.verify.recording as recording
 from bottleneck.profile import find_profile, load_profile
 from cli.control import ControlError
+from cli.main import app
 from cli.verify import archive
 from cli.verify.faults import _KINDS
 from cli.verify.groups import Block, Group, Stage, Step, dealt, groups, sweep, together
@@ -156,6 +158,22 @@ def test_a_healthy_run_is_made_to_last_some_seconds_in_whole_rounds() -> None:
     assert requests_for(LOAD, 40, 10.0) == 20
     assert requests_for(LOAD, 8, 60.0) == 8, "two rounds at least"
     assert requests_for(Load("alone", 1, 64, 64), 3, 30.0) == 3
+
+
+def test_cores_aside_are_numbers_and_ranges_and_become_the_control_nodes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    placed: list[Any] = []
+    monkeypatch.setattr("cli.verify.command.connect", lambda profile, lab: Lab(tmp_path))
+    monkeypatch.setattr("lab.place", lambda lab, node, cores: placed.append((lab, node, cores)))
+    monkeypatch.setattr("os.sched_setaffinity", lambda pid, cores: placed.append((pid, cores)))
+    monkeypatch.setattr(Recorder, "record_groups", lambda self, chosen: placed.append(len(chosen)))
+    monkeypatch.chdir(tmp_path)
+    ask = ["verify-verdicts", "--minutes", "1", "--lab", "part1", "--only", "tp2-links"]
+    assert CliRunner().invoke(app, [*ask, "--aside", "26-28,31"]).exit_code == 0
+    assert placed == [("part1", "control", [26, 27, 28, 31]), (0, [26, 27, 28, 31]), 4]
+    wrong = CliRunner().invoke(app, [*ask, "--aside", "all"])
+    assert wrong.exit_code == 2 and "expected cores, such as 26-31" in wrong.output
 
 
 # Recording -----------------------------------------------------------------------------
