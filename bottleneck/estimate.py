@@ -1,4 +1,4 @@
-"""An estimate: a median with an interval and the number of samples behind it."""
+"""Intervals, and estimates: a median with its interval and the number of samples behind it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,23 @@ import scipy  # its parts load when first used: the command line starts in half 
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A median, the bounds of its confidence interval, and the sample count; in the unit of the samples."""
+class Interval:
+    """A median and the bounds of its confidence interval, in the unit of what it is of."""
 
     median: float
     low: float
     high: float
+
+    @classmethod
+    def of_logarithm(cls, middle: float, half_width: float) -> Interval:
+        """Return an interval that is symmetric in the logarithm."""
+        return cls(math.exp(middle), math.exp(middle - half_width), math.exp(middle + half_width))
+
+
+@dataclass(frozen=True)
+class Estimate(Interval):
+    """An interval with the number of samples behind it."""
+
     samples: int
 
     def to_json(self) -> dict[str, Any]:

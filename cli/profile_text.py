@@ -36,7 +36,7 @@ def describe(profile: Profile) -> None:
     out.print(nodes)
     _accelerators(profile)
     shape, quantization = profile.model.shape, profile.model.quantization
-    billions = parameters(shape.model_shape()).total / 1e9
+    billions = parameters(profile.model.model_shape()).total / 1e9
     out.print(
         f"\nmodel  {profile.model.name} ({profile.model.source}): {billions:.3g} B parameters,"
         f" {shape.layers} layers, hidden {shape.hidden_size}, {quantization.bits} bit\n"

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from rich.table import Table
 
-from bottleneck.performance.calibration import Interval
+from bottleneck.estimate import Interval
 from bottleneck.prediction.break_even import BreakEven
 from bottleneck.prediction.deployment import Comparison, Outcome, Scenario
 from bottleneck.prediction.evaluate import Evaluation

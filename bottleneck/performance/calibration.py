@@ -19,6 +19,7 @@ import numpy as np
 import scipy
 from numpy.typing import NDArray
 
+from bottleneck.estimate import Interval
 from bottleneck.performance.efficiencies import efficiency
 from bottleneck.performance.model import BF16, WHOLE, Split, WeightFormat
 from bottleneck.performance.roofline import demand
@@ -81,15 +82,6 @@ def prior(weights: WeightFormat, accelerator: Accelerator) -> tuple[Floats, Floa
     starts = [accelerator.launch_seconds if name in _STARTS else 1.0 for name in PARAMETERS]
     medians = [entry.value * start for entry, start in zip(entries, starts, strict=True)]
     return np.log(medians), np.array([entry.spread for entry in entries])
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A prediction in seconds with the bounds of its interval."""
-
-    median: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -196,10 +188,7 @@ class Forecast:
     def intervals(self, coverage: float = 0.9) -> list[Interval]:
         """Return the predictions in seconds."""
         wide = self.calibration.quantile(coverage) * self.spread
-        return [
-            Interval(math.exp(middle), math.exp(middle - half), math.exp(middle + half))
-            for middle, half in zip(self.center, wide, strict=True)
-        ]
+        return [Interval.of_logarithm(*each) for each in zip(self.center, wide, strict=True)]
 
     def shared(self, other: Forecast, related: bool) -> Floats:
         """Return the covariance with another forecast of the same calibration; shape (2 * points, 2 * points)."""
@@ -326,6 +315,6 @@ def efficiencies(calibration: Calibration) -> dict[str, Interval]:
     """Return what was fitted, with 90 % intervals; shares of a ceiling, seconds, the overlap's p - 1."""
     wide = calibration.quantile(0.9) * np.sqrt(np.diag(calibration.covariance))
     return {
-        name: Interval(math.exp(middle), math.exp(middle - half), math.exp(middle + half))
+        name: Interval.of_logarithm(middle, half)
         for name, middle, half in zip(PARAMETERS, calibration.mean, wide, strict=True)
     }

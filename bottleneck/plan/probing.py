@@ -99,7 +99,7 @@ def message_sizes(profile: Profile, deployment_name: str) -> dict[str, list[int]
     dict
         `all_reduce` and `send_receive`; a list is empty when the deployment makes no such messages.
     """
-    deployment, shape = profile.deployments[deployment_name], profile.model.shape.model_shape()
+    deployment, shape = profile.deployments[deployment_name], profile.model.model_shape()
     accelerator = profile.nodes[deployment.nodes[0]].accelerator
     largest = deployment.limits(profile.model.shape, accelerator, accelerator.kind == "cpu").batched_tokens
     tokens = {1, profile.workload.concurrency, min(profile.workload.input_tokens, largest), largest}

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bottleneck.performance.calibration import Calibration, Forecast, Interval, Transfer, prior
+from bottleneck.estimate import Interval
+from bottleneck.performance.calibration import Calibration, Forecast, Transfer, prior
 from bottleneck.performance.efficiencies import efficiency
 from bottleneck.performance.model import Split, WeightFormat, held_bytes, kv_bytes_per_token
 from bottleneck.performance.served import Accelerator, Served
@@ -244,7 +245,7 @@ def compare(calibration: Calibration, base: Scenario, changed: Scenario) -> Comp
     for index in range(2):
         variance = one.covariance[index, index] + two.covariance[index, index] - 2 * both[index, index]
         middle, half = two.center[index] - one.center[index], wide * math.sqrt(max(variance, 0.0))
-        ratios.append(Interval(math.exp(middle), math.exp(middle - half), math.exp(middle + half)))
+        ratios.append(Interval.of_logarithm(middle, half))
     before, after = outcome(one, base), outcome(two, changed)
     share = _first_share(before, base), _first_share(after, changed)
     prefill = sum(share) / 2

@@ -81,8 +81,8 @@ def _one(run: Run) -> Recorded:
     split = replace(deployment.split, link=_link(run.id, ceilings, profile, deployment, notes))
     head = profile.nodes[deployment.nodes[0]].accelerator
     served = Served(
-        profile.model.shape.model_shape(),
-        profile.model.quantization.weight_format(),
+        profile.model.model_shape(),
+        profile.model.weight_format(),
         run.settings.max_num_batched_tokens
         or deployment.limits(profile.model.shape, head, head.kind == "cpu").batched_tokens,
     )

@@ -39,7 +39,7 @@ def node_fits(
     deployment: Deployment, model: Model, nodes: Mapping[str, Node], engines: Mapping[str, EngineSpec]
 ) -> list[NodeFit]:
     """Return the memory arithmetic of every node; the deployment must be placeable."""
-    shape, weights = model.shape.model_shape(), model.quantization.weight_format()
+    shape, weights = model.model_shape(), model.weight_format()
     found = []
     for place in places(deployment):
         accelerator = nodes[place.node].accelerator
@@ -107,7 +107,7 @@ def deployment_problems(
                 f" {size_text(fit.limit_bytes)}, {fit.limit_text}"
             )
             yield Problem((), text)
-        yield from _cache_length(deployment, shape, fit)
+        yield from _cache_length(deployment, model, fit)
 
 
 def _splits(deployment: Deployment, model: Model) -> Iterator[Problem]:
@@ -149,14 +149,14 @@ def _server(deployment: Deployment, shape: Shape, workload: Workload | None) -> 
         yield Problem(at, text)
 
 
-def _cache_length(deployment: Deployment, shape: Shape, fit: NodeFit) -> Iterator[Problem]:
+def _cache_length(deployment: Deployment, model: Model, fit: NodeFit) -> Iterator[Problem]:
     """VLLM refuses to start when one sequence of full length has no room."""
     server = deployment.server
-    length = server.max_model_len or shape.context_length
+    length = server.max_model_len or model.shape.context_length
     if fit.memory.kv_cache_tokens >= length:
         return
     key = "num_gpu_blocks_override" if server.num_gpu_blocks_override else "kv_cache_memory"
-    per_token = kv_bytes_per_token(shape.model_shape(), deployment.split, fit.memory.stage)
+    per_token = kv_bytes_per_token(model.model_shape(), deployment.split, fit.memory.stage)
     text = (
         f"room for {fit.memory.kv_cache_tokens} tokens of {per_token} bytes on {fit.node};"
         f" expected at least max_model_len {length} tokens, {size_text(length * per_token)}"

@@ -89,6 +89,14 @@ class Model(Section):
     quantization: Quantization = Field(description="How the weights are stored.")
     shape: Shape = Field(description="Its dimensions.")
 
+    def model_shape(self) -> ModelShape:
+        """Return its dimensions as the step model takes them."""
+        return self.shape.model_shape()
+
+    def weight_format(self) -> WeightFormat:
+        """Return how its weights are stored, as the step model takes it."""
+        return self.quantization.weight_format()
+
     def directory(self) -> str:
         """Return where the checkpoint is on every node; the name changes with what is in it."""
         if self.source.startswith("/"):

@@ -24,7 +24,7 @@ def link_parts(signals: Signals, group: Group, work: Work, both: tuple[Work, Wor
     if sent and link.capacity_bytes_per_second:
         parts.append(Part("link_transfer", sent * share / link.capacity_bytes_per_second, source, None, link.name))
     if profile is not None and link.message_latency_seconds:
-        shape, split = profile.model.shape.model_shape(), Split(topology.tensor_parallel, topology.pipeline_parallel)
+        shape, split = profile.model.model_shape(), Split(topology.tensor_parallel, topology.pipeline_parallel)
         messages = allreduces(shape, split).count + sends(shape, split).count
         seconds = work.steps * messages * link.message_latency_seconds
         origin = f"{messages} messages a step x {link.message_latency_source}"
@@ -36,4 +36,4 @@ def _expected_bytes(signals: Signals, tokens: float) -> float:
     """Return the bytes that the busiest rank sends for some tokens."""
     topology = signals.topology
     split = Split(topology.tensor_parallel, topology.pipeline_parallel)
-    return tokens * sent_bytes_per_token(topology.profile.model.shape.model_shape(), split)
+    return tokens * sent_bytes_per_token(topology.profile.model.model_shape(), split)

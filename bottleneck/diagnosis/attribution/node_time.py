@@ -70,7 +70,7 @@ def roofline(signals: Signals, group: Group, facts: NodeFacts, work: Work) -> Ro
     profile, topology = signals.topology.profile, signals.topology
     if profile is None:
         return Roofline()
-    shape, weights = profile.model.shape.model_shape(), profile.model.quantization.weight_format()
+    shape, weights = profile.model.model_shape(), profile.model.weight_format()
     split = Split(topology.tensor_parallel, topology.pipeline_parallel)
     stage = _stage(signals, group, facts.node)
     decode = work.kind == DECODE
@@ -142,7 +142,7 @@ def _operations(signals: Signals, group: Group, node: str) -> float:
     if profile is None:
         return 0.0
     split = Split(topology.tensor_parallel, topology.pipeline_parallel)
-    return float(flops_per_token(profile.model.shape.model_shape(), split, _stage(signals, group, node)))
+    return float(flops_per_token(profile.model.model_shape(), split, _stage(signals, group, node)))
 
 
 def _stage(signals: Signals, group: Group, node: str) -> int:

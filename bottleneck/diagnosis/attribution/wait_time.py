@@ -62,7 +62,7 @@ def _waking_seconds(signals: Signals, work: Work) -> tuple[float, str]:
     profile, ranks, link = signals.topology.profile, signals.topology.tensor_parallel, signals.link
     if profile is None or link is None or ranks < 2 or work.steps <= 0:
         return 0.0, ""
-    messages = allreduces(profile.model.shape.model_shape(), Split(ranks, signals.topology.pipeline_parallel))
+    messages = allreduces(profile.model.model_shape(), Split(ranks, signals.topology.pipeline_parallel))
     size = work.tokens / work.steps * messages.bytes_per_token
     probed = probed_seconds(link.allreduce_seconds, size)
     if probed is None:
