@@ -14,6 +14,9 @@ import socket
 import sys
 import time
 
+import failure_reasons
+import vllm_failures
+
 WORKER_FILE = "/run/cluster/worker.json"
 UNIT_PREFIX = "vllm-"
 
@@ -22,24 +25,11 @@ STAGES = (
     ("loading", re.compile(r"Starting to load model|Loading weights|Initializing a V1 LLM engine|init_process_group")),
     ("warming", re.compile(r"Loading weights took|Warming up|KV cache size|init engine|for KV cache on node")),
 )
-# Causes worth a better sentence than the exception's own.
-CAUSES = (
-    (re.compile(r"Address already in use", re.I), "a port the worker needs is taken: {line}"),
-    (
-        re.compile(
-            r"No available memory for the cache blocks|less than desired GPU memory|insufficient.*KV cache", re.I
-        ),
-        "the KV cache does not fit: {line}",
-    ),
-    (re.compile(r"out of memory|Cannot allocate memory", re.I), "the node ran out of memory: {line}"),
-    (
-        re.compile(r"Connection (?:closed by peer|refused|reset)|connectFullMesh|timed out", re.I),
-        "the other rank could not be reached: {line}",
-    ),
-)
-# A Python exception, or what argparse says of arguments it does not know.
-ERROR_LINE = re.compile(r"(?:^|\s)((?:[A-Za-z_.]*(?:Error|Exception)|error): .+)$")
-LOG_PREFIX = re.compile(r"^\([^)]*\)\s*(?:(?:INFO|WARNING|ERROR)\s+\S+\s+\S+\s+\[[^\]]*\]\s*)?")
+# A failure's cause is often far above what every rank then reported of it.
+FAILURE_LINES, FAILURE_BYTES = 20000, 4 * 1024 * 1024
+LOG_BYTES = 200 * 1024
+# A shell's way to say that a signal ended a program.
+SIGNALLED = 128
 
 
 def __virtual__():
@@ -123,7 +113,9 @@ def status(name=None):
         salt '*' vllm.status
 
     A follower has no health of its own; it is ``ready`` once its weights and KV cache are in
-    place. ``reason`` is one sentence from the log when the stage is ``failed``.
+    place. ``reason`` is one sentence from the log when the stage is ``failed``; ``failure`` tells
+    how near to the cause it is (``rank``, 0 is a cause) and when it was logged (``moment``, by
+    this node's clock).
     """
     if name is None:
         return {each: status(each) for each in _workers()}
@@ -140,13 +132,14 @@ def status(name=None):
         "started": unit["started"],
         "log": log,
         "reason": None,
+        "failure": None,
         "processes": unit["processes"],
     }
     if unit["running"]:
         result["stage"] = _stage(lines, current)
     elif unit["known"] and not unit["stopped"]:
         result["stage"] = "failed"
-        result["reason"] = failure(lines) or f"the worker ended with exit code {unit['exit_code']}"
+        result.update(_failed(name, log, unit["exit_code"]))
     if result["stage"] == "ready" and current.get("head"):
         result["requests"] = requests(current)
     return result
@@ -175,17 +168,11 @@ def failure(lines):
     .. code-block:: bash
 
         salt node0 vllm.failure '["RuntimeError: no"]'
+
+    What messages mean is data: ``vllm_failures`` and the files it names.
     """
-    cleaned = [LOG_PREFIX.sub("", line).strip() for line in lines]
-    errors = [match.group(1) for match in map(ERROR_LINE.search, cleaned) if match]
-    # The engine re-raises in every process above the one that failed; the first one is the cause.
-    wrappers = ("EngineDeadError", "Engine core initialization failed", "WorkerProc initialization failed")
-    causes = [error for error in errors if not any(wrapper in error for wrapper in wrappers)] or errors
-    for pattern, sentence in CAUSES:
-        for line in causes + cleaned:
-            if pattern.search(line):
-                return sentence.format(line=line[:300])
-    return causes[0][:300] if causes else None
+    found = failure_reasons.reason(lines, vllm_failures.VLLM)
+    return found.sentence if found else None
 
 
 def requests(worker=None):
@@ -208,6 +195,20 @@ def requests(worker=None):
             key = line.partition("{")[0].rpartition("_")[2]
             found[key] = found.get(key, 0.0) + float(line.rpartition(" ")[2])
     return found
+
+
+def _failed(name, log, exit_code):
+    """Return the reason of a worker's failure, and where it stands among others'."""
+    lines = _tail(log, FAILURE_LINES, FAILURE_BYTES) if log else []
+    signal = -exit_code if exit_code is not None and exit_code < 0 else (exit_code or 0) - SIGNALLED
+    if signal > 0:
+        lines.append(f"Process {name} terminated (exit code: -{signal})")
+    found = failure_reasons.reason(lines, vllm_failures.VLLM)
+    if found is None:
+        return {"reason": f"the worker ended with exit code {exit_code} and reported nothing", "failure": None}
+    words = {"MINION": __opts__["id"], "DEPLOYMENT": name.rpartition("-")[0] or name}
+    sentence = re.sub("|".join(words), lambda word: words[word[0]], found.sentence)
+    return {"reason": sentence, "failure": found.as_dict()}
 
 
 def _stage(lines, worker):
@@ -262,11 +263,11 @@ def _forget_other(name):
             raise RuntimeError(f"worker {each} runs on this node: stop it first (cluster undeploy)")
 
 
-def _tail(path, lines):
+def _tail(path, lines, size=LOG_BYTES):
     try:
         with open(path, "rb") as file:
             file.seek(0, os.SEEK_END)
-            file.seek(max(0, file.tell() - 200 * 1024))
+            file.seek(max(0, file.tell() - size))
             return file.read().decode(errors="replace").splitlines()[-lines:]
     except FileNotFoundError:
         return []

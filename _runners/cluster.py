@@ -6,6 +6,7 @@ nodes' modules; measures and decides nothing itself.
 """
 
 import json
+import re
 import time
 
 import salt.utils.event
@@ -22,6 +23,10 @@ POLL_SECONDS = 2.0
 # A minion beside a busy engine takes its time.
 PING_SECONDS = 60
 APPLY_SECONDS = 1800
+# How long a rank that only lost another is not believed: the other may be still ending.
+SETTLE_SECONDS = 20.0
+# Of `failure_reasons.Rank`, as `vllm.status` gives it.
+UNNAMED, PEER = 1, 3
 
 
 def nodes():
@@ -232,25 +237,47 @@ def _check_free(deployment, overrides):
 def _wait_ready(nodes, specs, started, timeout):
     """Report each worker's stage until all are ready; raise with the reason when one fails."""
     stages = {}
-    deadline = started + timeout
+    deadline, settled = started + timeout, None
     while time.monotonic() < deadline:
         answers = nodes.ask_workers([spec["node"] for spec in specs])
-        for spec in specs:
-            seen = (answers[spec["node"]] or {}).get(spec["name"], {})
-            stage = seen.get("stage", "unknown")
-            if stage in ("failed", "stopped"):
-                reason = seen.get("reason") or "the worker was stopped"
-                raise CommandExecutionError(
-                    f"{spec['name']} on {spec['node']} failed: {reason} (log: {seen.get('log')})"
-                )
+        seen = [(spec, (answers[spec["node"]] or {}).get(spec["name"], {})) for spec in specs]
+        for spec, worker in seen:
+            stage = worker.get("stage", "unknown")
             if stages.get(spec["node"]) != stage:
                 stages[spec["node"]] = stage
                 progress(stage, spec["node"], spec["name"], started)
+        failed = [(spec, worker) for spec, worker in seen if worker.get("stage") in ("failed", "stopped")]
+        if failed:
+            first = min(failed, key=_nearness)
+            settled = settled or time.monotonic() + SETTLE_SECONDS
+            # A rank that lost another may end before the one that it lost: that one's reason is awaited.
+            if _nearness(first)[0] < PEER or len(failed) == len(specs) or time.monotonic() >= settled:
+                raise CommandExecutionError(_failure(*first))
         if stages and all(stage == "ready" for stage in stages.values()):
             return
         time.sleep(POLL_SECONDS)
     slow = ", ".join(f"{node} is {stage}" for node, stage in stages.items() if stage != "ready")
     raise CommandExecutionError(f"not ready after {timeout:.0f} s: {slow} (see cluster logs)")
+
+
+def _nearness(failed):
+    """Return how near a failed worker is to the cause: by what it reported, then by when."""
+    _, worker = failed
+    failure = worker.get("failure") or {}
+    rank, moment = failure.get("rank"), failure.get("moment")
+    if rank is None:
+        # Nothing was reported: it was stopped, or ended without a word.
+        rank = PEER if "other rank" in (worker.get("reason") or "other rank") else UNNAMED
+    return rank, float("inf") if moment is None else moment
+
+
+def _failure(spec, worker):
+    """Return the sentence that a deployment's failure ends with."""
+    reason = worker.get("reason") or "the worker was stopped"
+    text = f"{spec['name']} on {spec['node']} failed: {reason} (log: {worker.get('log')})"
+    if "; next: " not in text:
+        text += "; next: cluster logs NODE -n 200"
+    return re.sub(r"\bNODE\b", spec["node"], text)
 
 
 def _warm(profile, specs, started):

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).parents[1]
+# Salt's loader puts the folder of `_utils` on the path of whatever it loads.
+if str(REPOSITORY / "_utils") not in sys.path:
+    sys.path.append(str(REPOSITORY / "_utils"))
 
 
 def load(path: str | Path, name: str | None = None) -> Any:

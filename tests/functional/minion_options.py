@@ -24,6 +24,7 @@ def minion_options(root: Path, identity: str, **changed: Any) -> dict[str, Any]:
             "pillar_roots": {"base": [str(REPOSITORY / "pillar")]},
             "modules_dirs": [str(REPOSITORY / "_modules")],
             "states_dirs": [str(REPOSITORY / "_states")],
+            "utils_dirs": [str(REPOSITORY / "_utils")],
             "enable_fqdns_grains": False,
             "enable_gpu_grains": False,
             **changed,

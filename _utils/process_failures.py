@@ -1,0 +1,339 @@
+"""
+What ends any program on a node: memory, disks, ports, permissions, libraries, signals. Rules as data.
+"""
+
+from failure_reasons import Rank, Rule
+
+LOG = "cluster logs NODE -n 200"
+ON_NODE = "cluster salt -- MINION cmd.run "
+
+# Reported by whoever started the process: its name, and the signal as a negative exit code.
+_DEAD = (
+    r"Failed core proc\(s\): \{{.*?'(?P<who>[\w.-]+)': -(?P<signal>{0})\b",
+    r"Worker proc (?P<who>\S+) died unexpectedly \(exit code: -(?P<signal>{0})\)",
+    r"(?:Child |Worker )?[Pp]rocess (?P<who>\S+) (?:died|exited|terminated)\b.*?(?:exit ?code|signal)[^\d-]*-?(?P<signal>{0})\b",
+    r"Worker (?P<who>\w+) pid \d+ died, exit code: -(?P<signal>{0})\b",
+    r"worker (?P<who>\S+ )?died \(-(?P<signal>{0})\)",
+    r"exitcode *: -(?P<signal>{0})\b",
+)
+_KILLED = (r"Killed$", r"was killed by signal: Killed", r"Signal (?P<signal>9) \(SIGKILL\) received")
+
+
+def _dead(signals: str) -> tuple[str, ...]:
+    return tuple(pattern.format(signals) for pattern in _DEAD)
+
+
+RULES = (
+    # Disks and shared memory.
+    Rule(
+        "shared_memory_full",
+        Rank.CAUSE,
+        (
+            r"unable to (?:write to file|allocate shared memory\(shm\) for file|resize file) <(?P<file>/torch_[^>]*)>"
+            r".*?(?:No space left on device|to the right size)",
+            r"No space left on device: '?(?P<file>/dev/shm/[^']*|/psm_[^']*)",
+            r"(?:Bus error.*insufficient shared memory|insufficient shared memory \(shm\))",
+        ),
+        "/dev/shm is full[ ({file})]: a segment that processes share did not fit; give the node or container more of it "
+        "(size= of its mount, --shm-size)",
+        (ON_NODE + "'df -h /dev/shm'",),
+    ),
+    Rule(
+        "disk_full",
+        Rank.CAUSE,
+        (
+            r"\[Errno 28\] No space left on device(?:: '(?P<file>[^']+)')?",
+            r"No space left on device(?: \((?:os error )?28\))?",
+            r"\[Errno 122\] Disk quota exceeded(?:: '(?P<file>[^']+)')?",
+            r"Not enough free disk space",
+            r"not enough disk space",
+        ),
+        "a disk of the node is full[, at {file}]: {text}",
+        (ON_NODE + "'df -h'",),
+    ),
+    Rule(
+        "read_only_files",
+        Rank.CAUSE,
+        (r"\[Errno 30\] Read-only file system(?:: '(?P<file>[^']+)')?", r"Read-only file system"),
+        "a file system of the node is read-only[: {file}]",
+        (ON_NODE + "'findmnt -o TARGET,OPTIONS'",),
+    ),
+    Rule(
+        "storage_broken",
+        Rank.CAUSE,
+        (
+            r"\[Errno (?:5|116)\] (?:Input/output error|Stale file handle)(?:: '(?P<file>[^']+)')?",
+            r"(?:Input/output error|Stale (?:NFS )?file handle)",
+        ),
+        "the storage gave an error[ at {file}]: {text}",
+        (ON_NODE + "'dmesg --level=err | tail'",),
+    ),
+    # Ports and addresses.
+    Rule(
+        "address_not_local",
+        Rank.CAUSE,
+        (
+            r"(?:\[Errno 99\] )?[Cc]annot assign requested address(?:.*?addr='?(?P<address>[^')]+))?",
+            r"\[Errno 99\]",
+            r"EADDRNOTAVAIL",
+            r"No such device \(addr='(?P<address>[^']+)'\)",
+        ),
+        "the node does not have the address that it was to listen at[ ({address})]: {text}",
+        (ON_NODE + "'ip -brief address'",),
+    ),
+    Rule(
+        "port_taken",
+        Rank.CAUSE,
+        (
+            r"\[Errno 98\]",
+            r"[Aa]ddress already in use",
+            r"EADDRINUSE",
+            r"Port \d+ is already in use",
+            r"Cannot find a free port",
+        ),
+        "a port the worker needs is taken: {type}: {text}; another server, or one of this deployment that did not end",
+        (ON_NODE + "'ss -ltnp'",),
+        "exception",
+    ),
+    Rule(
+        "port_taken",
+        Rank.CAUSE,
+        (r"[Aa]ddress already in use", r"\[Errno 98\]", r"EADDRINUSE"),
+        "a port the worker needs is taken: {text}; another server, or one of this deployment that did not end",
+        (ON_NODE + "'ss -ltnp'",),
+    ),
+    # Permissions and limits.
+    Rule(
+        "device_not_permitted",
+        Rank.CAUSE,
+        (
+            r"Permission denied:? '?(?P<file>/dev/[\w./-]+)",
+            r"(?:[Cc]annot|[Uu]nable to|[Ff]ailed to|Could not) open (?:device )?'?(?P<file>/dev/[\w./-]+)'?.*?"
+            r"(?:Permission denied|Operation not permitted)",
+            r"Unable to open (?P<file>/dev/kfd) read-write: (?:Permission denied|Operation not permitted)",
+        ),
+        "the worker may not open {file}: its user is not in the device's group, or the container was not given the device",
+        (ON_NODE + "'ls -l {file}'",),
+    ),
+    Rule(
+        "not_permitted",
+        Rank.CAUSE,
+        (r"\[Errno 13\] (?P<text>Permission denied.*)", r"\[Errno 1\] (?P<text>Operation not permitted.*)"),
+        "the worker may not do what it needs to: {text}",
+        (ON_NODE + "'ls -ld /var/cache/cluster /var/log/cluster'", LOG),
+        "exception",
+    ),
+    Rule(
+        "too_many_files",
+        Rank.CAUSE,
+        (r"\[Errno 24\] Too many open files", r"Too many open files"),
+        "too many open files: the limit of the worker's process is too low (ulimit -n)",
+        (ON_NODE + "'ulimit -n'",),
+    ),
+    Rule(
+        "too_many_threads",
+        Rank.CAUSE,
+        (
+            r"can't start new thread",
+            r"pthread_create (?:failed|error).*?Resource temporarily unavailable",
+            r"libgomp: Thread creation failed",
+            r"OpenBLAS blas_thread_init: pthread_create failed",
+            r"\[Errno 11\] Resource temporarily unavailable",
+            r"fork(?: failed)?: (?:retry: )?Resource temporarily unavailable",
+        ),
+        "the node does not let the worker start another thread or process: {text}; its limit of processes is too low "
+        "(ulimit -u, TasksMax, pids of the container)",
+        (ON_NODE + "'ulimit -u; cat /proc/sys/kernel/pid_max'",),
+    ),
+    # Main memory.
+    Rule(
+        "memory_full",
+        Rank.CAUSE,
+        (
+            r"DefaultCPUAllocator: (?:can't allocate memory|not enough memory): you tried to allocate (?P<bytes>\d+) bytes",
+            r"unable to mmap (?P<bytes>\d+) bytes from file <(?P<file>[^>]*)>: Cannot allocate memory",
+            r"Unable to allocate (?P<amount>[\d.]+ [KMGT]iB) for an array",
+            r"\[Errno 12\] Cannot allocate memory",
+            r"std::bad_alloc",
+            r"(?:mmap|malloc|calloc|posix_memalign|memory allocation)\b.*?(?:[Cc]annot allocate memory|failed)",
+            r"Cannot allocate memory",
+            r"oneDNN.*?out of memory",
+        ),
+        "the node ran out of memory[: {bytes:bytes} more were asked for][: {amount} more were asked for]: {text}",
+        ("cluster profile check --deploy", LOG),
+    ),
+    Rule(
+        "memory_full",
+        Rank.CAUSE,
+        ("",),
+        "the node ran out of memory (Python got none)",
+        ("cluster profile check --deploy",),
+        "exception",
+        "MemoryError",
+    ),
+    # Libraries and programs.
+    Rule(
+        "library_too_new",
+        Rank.CAUSE,
+        (r"version [`'](?P<version>(?:GLIBC|GLIBCXX|CXXABI)_[\d.]+)' not found(?: \(required by (?P<file>[^)]*)\))?",),
+        "the engine was built for a newer system: {version} is not there[, which {file} needs]",
+        ("cluster image build",),
+    ),
+    Rule(
+        "library_missing",
+        Rank.CAUSE,
+        (
+            r"(?:ImportError: )?(?P<library_file>[\w.+-]+\.so[\d.]*): cannot open shared object file",
+            r"error while loading shared libraries: (?P<library_file>[\w.+-]+\.so[\d.]*)",
+            r"[Cc]ould not (?:load|find) (?:dynamic |shared )?library:? '?(?P<library_file>[\w./+-]*\.so[\d.]*)",
+            r"dlopen: (?P<library_file>[\w./+-]+\.so[\d.]*)",
+        ),
+        "the library {library_file} is not on the node: a package of the engine or the accelerator's driver is missing",
+        ("cluster apply engine",),
+        "exception",
+    ),
+    Rule(
+        "library_missing",
+        Rank.CAUSE,
+        (r"\S+: error while loading shared libraries: (?P<library_file>[\w.+-]+\.so[\d.]*)",),
+        "the library {library_file} is not on the node: a package of the engine or the accelerator's driver is missing",
+        ("cluster apply engine",),
+        "line",
+    ),
+    Rule(
+        "library_other_version",
+        Rank.CAUSE,
+        (
+            r"(?P<file>[^:\n]*): (?:undefined symbol|symbol lookup error)[:,] *(?P<symbol>\S+)",
+            r"undefined symbol: (?P<symbol>\S+)",
+        ),
+        "two of the engine's libraries do not fit each other: {text}; torch and what was compiled against it are of "
+        "different versions",
+        ("cluster apply engine",),
+    ),
+    Rule(
+        "module_missing",
+        Rank.CAUSE,
+        (r"No module named '?(?P<module>[\w.]+)'?",),
+        "the engine's environment lacks the Python package {module}",
+        ("cluster apply engine",),
+        "exception",
+        "ModuleNotFoundError|ImportError",
+    ),
+    Rule(
+        "compiler_missing",
+        Rank.CAUSE,
+        (
+            r"Failed to find C compiler",
+            r"No working C\+\+ compiler found",
+            r"InvalidCxxCompiler",
+            r"Python\.h: No such file or directory",
+            r"Could not find nvcc",
+            r"No such file or directory: '(?:[^']*/)?(?:nvcc|ninja|gcc|g\+\+|cc|c\+\+|clang|hipcc|icpx)'",
+            r"ninja: (?:command )?not found",
+        ),
+        "the engine compiles kernels when it starts and has no compiler for it: {text}; install gcc and the Python headers, "
+        "or start without compiling",
+        ("cluster deploy DEPLOYMENT --set enforce_eager=true",),
+        "exception",
+    ),
+    Rule(
+        "program_missing",
+        Rank.CAUSE,
+        (r"cannot start: (?P<why>.*)",),
+        "the worker's program could not be started: {why}",
+        ("cluster apply engine",),
+        "line",
+    ),
+    # Deaths without an exception.
+    Rule(
+        "killed",
+        Rank.UNNAMED,
+        (*_dead("9"), *_KILLED),
+        "[{who} was killed by signal 9: ]most likely the kernel ended it because the node or its control group ran out of "
+        "memory (a process that is killed leaves no message)",
+        (ON_NODE + "'dmesg | grep -i -E \"killed process|out of memory\"'",),
+    ),
+    Rule(
+        "illegal_instruction",
+        Rank.UNNAMED,
+        (*_dead("4"), r"Fatal Python error: Illegal instruction", r"Illegal instruction"),
+        "[{who} ended with signal 4: ]the engine was built for a processor with instructions that this one does not have",
+        (ON_NODE + "'lscpu'",),
+    ),
+    Rule(
+        "bus_error",
+        Rank.UNNAMED,
+        (*_dead("7"), r"Fatal Python error: Bus error", r"Bus error"),
+        "[{who} ended with signal 7: ]a bus error: /dev/shm is full, or a file that was mapped got shorter while it was read",
+        (ON_NODE + "'df -h /dev/shm'",),
+    ),
+    Rule(
+        "segmentation_fault",
+        Rank.UNNAMED,
+        (
+            *_dead("11"),
+            r"Fatal Python error: Segmentation fault",
+            r"!+ *Segfault encountered",
+            r"Segmentation fault(?! from GPU)",
+            r"\*\*\* SIGSEGV",
+        ),
+        "[{who} ended with signal 11: ]a crash in compiled code (segmentation fault): a driver, a library or a kernel that "
+        "does not fit this machine",
+        (LOG,),
+    ),
+    Rule(
+        "aborted",
+        Rank.AFTERMATH,
+        (*_dead("6"), r"Fatal Python error: Aborted", r"Aborted(?: \(core dumped\))?$", r"\*\*\* SIGABRT"),
+        "[{who} ended with signal 6: ]compiled code gave up (abort); the lines before it in the log say of what",
+        (LOG,),
+    ),
+    Rule(
+        "terminated",
+        Rank.AFTERMATH,
+        _dead("15|2"),
+        "[{who}: ]it was asked to end[ (signal {signal})]: somebody, or the program that started it, stopped it",
+        (LOG,),
+    ),
+    Rule(
+        "died",
+        Rank.SYMPTOM,
+        (r"Worker proc (?P<who>\S+) died unexpectedly", r"Engine core proc (?P<who>\S+) died unexpectedly"),
+        "{who} ended without a message: it was killed, or crashed in compiled code",
+        (ON_NODE + "'dmesg | tail -n 30'",),
+    ),
+    # Names and routes.
+    Rule(
+        "name_unknown",
+        Rank.CAUSE,
+        (
+            r"\[Errno -[235]\] (?P<why>Name or service not known|Temporary failure in name resolution|No address associated.*)",
+            r"gai error: -\d+ - (?P<why>[^)]*)",
+            r"(?P<why>Failed to resolve '[^']+')",
+        ),
+        "a host's name has no address on this node ({why}): {text}",
+        (ON_NODE + "'cat /etc/hosts'",),
+        "exception",
+    ),
+    Rule(
+        "no_route",
+        Rank.CAUSE,
+        (r"(?:\[Errno 1(?:13|01)\] )?(?:No route to host|Network is unreachable)",),
+        "there is no way to the other node from here: {text}",
+        ("cluster probe --only links",),
+        "exception",
+    ),
+    Rule(
+        "peer_unreachable",
+        Rank.PEER,
+        (
+            r"\[Errno (?:111|104|110|32)\]",
+            r"Connection (?:refused|reset by peer|closed by (?:remote )?peer|timed out|was likely closed)",
+            r"Broken pipe",
+        ),
+        "the other rank could not be reached: {text}; it ended first, or the link between them is down",
+        (LOG,),
+        "exception",
+    ),
+)

@@ -1,0 +1,108 @@
+"""The failure that `cluster deploy` ends with: which of several workers' it names, and when it is named."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+import pytest
+from salt.exceptions import CommandExecutionError
+
+from tests.by_file import load
+
+Answer = dict[str, dict[str, Any] | None]
+
+CLOSED = "the other rank could not be reached: Connection closed by peer; next: cluster status"
+MEMORY = "the accelerator ran out of memory; next: cluster deploy tp2 --set gpu_memory_utilization=0.8"
+SPECS = [{"node": f"node{rank}", "name": "tp2-0", "head": rank == 0} for rank in range(2)]
+
+
+def failed(reason: str | None, rank: int | None = None, moment: float | None = None) -> dict[str, Any]:
+    failure = None if rank is None else {"name": "x", "rank": rank, "sentence": reason, "moment": moment}
+    worker = {"stage": "failed", "reason": reason, "failure": failure, "log": "/var/log/cluster/vllm-tp2-0.log"}
+    return {"tp2-0": worker}
+
+
+def at(stage: str) -> dict[str, Any]:
+    return {"tp2-0": {"stage": stage, "reason": None, "failure": None}}
+
+
+class Nodes:
+    """Answers polls one after the other; the last answer again and again."""
+
+    def __init__(self, *answers: Answer) -> None:
+        self.asked = 0
+        self._answers: Iterator[Answer] = itertools.chain(answers, itertools.repeat(answers[-1]))
+
+    def ask_workers(self, names: list[str]) -> Answer:
+        self.asked += 1
+        return next(self._answers)
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    module = load("_runners/cluster.py", "cluster_runner")
+    monkeypatch.setattr(module, "POLL_SECONDS", 0.0)
+    return module
+
+
+def failure(module: ModuleType, nodes: Nodes) -> str:
+    with pytest.raises(CommandExecutionError) as raised:
+        module._wait_ready(nodes, SPECS, module.time.monotonic(), 60.0)
+    return str(raised.value)
+
+
+def test_the_cause_is_named_not_the_first_rank(cluster: ModuleType) -> None:
+    """Both nodes of a pipeline have failed by one poll: node0 lost node1, and node1 ran out of memory."""
+    nodes = Nodes({"node0": failed(CLOSED, 3, 100.0), "node1": failed(MEMORY, 0, 101.0)})
+    text = failure(cluster, nodes)
+    assert text.startswith(f"tp2-0 on node1 failed: {MEMORY}") and "vllm-tp2-0.log" in text
+
+
+def test_of_two_causes_the_first_in_time_is_named(cluster: ModuleType) -> None:
+    other = "/dev/shm is too small for NCCL's segment; next: cluster salt -- node0 cmd.run 'df -h /dev/shm'"
+    nodes = Nodes({"node0": failed(other, 0, 102.0), "node1": failed(MEMORY, 0, 101.0)})
+    assert failure(cluster, nodes).startswith("tp2-0 on node1")
+
+
+def test_a_rank_that_lost_another_waits_for_its_reason(cluster: ModuleType) -> None:
+    nodes = Nodes(
+        {"node0": failed(CLOSED, 3, 100.0), "node1": at("loading")},
+        {"node0": failed(CLOSED, 3, 100.0), "node1": at("loading")},
+        {"node0": failed(CLOSED, 3, 100.0), "node1": failed(MEMORY, 0, 99.0)},
+    )
+    assert failure(cluster, nodes).startswith("tp2-0 on node1")
+    assert nodes.asked == 3
+
+
+def test_a_cause_is_named_at_once(cluster: ModuleType) -> None:
+    nodes = Nodes({"node0": at("loading"), "node1": failed(MEMORY, 0, 101.0)})
+    assert failure(cluster, nodes).startswith("tp2-0 on node1")
+    assert nodes.asked == 1
+
+
+def test_a_rank_that_hangs_is_not_waited_for_long(cluster: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "SETTLE_SECONDS", 0.0)
+    nodes = Nodes({"node0": failed(CLOSED, 3, 100.0), "node1": at("loading")})
+    text = failure(cluster, nodes)
+    assert text.startswith("tp2-0 on node0 failed: the other rank could not be reached")
+
+
+@pytest.mark.parametrize("reason", ["the other rank could not be reached: x", None])
+def test_a_worker_without_a_report_comes_after_one_with(cluster: ModuleType, reason: str | None) -> None:
+    nodes = Nodes({"node0": failed(reason), "node1": failed("ValueError: never seen")})
+    assert failure(cluster, nodes).startswith("tp2-0 on node1 failed: ValueError")
+
+
+def test_every_failure_names_the_next_command(cluster: ModuleType) -> None:
+    nodes = Nodes({"node0": failed("ValueError: never seen", 1, 5.0), "node1": at("loading")})
+    assert failure(cluster, nodes).endswith("; next: cluster logs node0 -n 200")
+    nodes = Nodes(
+        {
+            "node0": failed("NCCL: unhandled system error; next: cluster logs NODE -n 200", 2, 5.0),
+            "node1": at("loading"),
+        }
+    )
+    assert "next: cluster logs node0 -n 200" in failure(cluster, nodes)
