@@ -38,8 +38,8 @@ def pack(folders: Sequence[Path], path: Path) -> Path:
     return path
 
 
-def unpack(path: Path, into: Path) -> list[Path]:
-    """Write an archive's runs below a folder, as they were recorded; return their folders."""
+def unpack(path: Path, into: Path, wanted: frozenset[str] | None = None) -> list[Path]:
+    """Write an archive's runs, or those wanted of them, below a folder as they were recorded; return their folders."""
     found: dict[Path, None] = {}
     with tarfile.open(path, "r:xz") as archive:
         for entry in archive:
@@ -47,6 +47,8 @@ def unpack(path: Path, into: Path) -> list[Path]:
             stream = archive.extractfile(entry)
             if stream is None or not name or "/" in name or run in ("", ".", ".."):
                 raise ValueError(f"{path}: {entry.name}: expected RUN/FILE")
+            if wanted is not None and run not in wanted:
+                continue
             folder = into / run
             folder.mkdir(parents=True, exist_ok=True)
             found[folder] = None
@@ -58,7 +60,7 @@ def unpack(path: Path, into: Path) -> list[Path]:
 
 
 @contextmanager
-def unpacked(path: Path) -> Iterator[list[Path]]:
-    """Have an archive's runs in a temporary folder while the block runs."""
+def unpacked(path: Path, wanted: frozenset[str] | None = None) -> Iterator[list[Path]]:
+    """Have an archive's runs, or those wanted of them, in a temporary folder while the block runs."""
     with TemporaryDirectory(prefix="verdicts-") as folder:
-        yield unpack(path, Path(folder))
+        yield unpack(path, Path(folder), wanted)

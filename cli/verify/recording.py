@@ -37,7 +37,7 @@ TOO_SHORT, TOO_LONG = 0.6 * HEALTHY_SECONDS, 1.8 * HEALTHY_SECONDS
 LEAST_ROUNDS, LEAST_REQUESTS = 2, 3
 DEPLOY_TIMEOUT_SECONDS = 300.0
 # A run may take as long as what surrounds it, and so many times what it takes without a fault.
-AROUND_SECONDS, MOST_TIMES = 60.0, 10.0
+AROUND_SECONDS, MOST_TIMES = 45.0, 8.0
 # What did not end in time is taken to cost so much, for the search of the next strength.
 ENDLESS_COST = 8.0
 # After so many runs in a row that failed, the deployment is not trusted any more.

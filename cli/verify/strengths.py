@@ -126,9 +126,9 @@ KINDS: Mapping[str, Kind] = {
         Kind("link_rate", "link", 4000 * MEGABIT, 1 * MEGABIT, _inverse, _inverse),
         Kind("link_delay", "link", 0.0001, 0.02, _same, _same),
         Kind("quota", "node", 0.97, 0.25, lambda cores: 1.0 / cores - 1.0, lambda size: 1.0 / (1.0 + size)),
-        Kind("foreign", "node", 0.05, 4.0, _same, _same),
+        Kind("foreign", "node", 0.05, 3.0, _same, _same),
         Kind("bursts", "node", 0.05, 1.0, _same, _same),
-        Kind("foreign_all", "", 0.05, 4.0, _same, _same),
+        Kind("foreign_all", "", 0.05, 2.5, _same, _same),
         Kind("front", "front", 0.2, 0.003, _inverse, _inverse, threshold=True),
         Kind("low_rate", "", 50.0, 0.02, _inverse, _inverse, threshold=True),
     )
@@ -189,7 +189,9 @@ def next_strength(
     (size, reached), slope = nearest[0], 1.0
     if len(nearest) == 2 and abs(nearest[1][0] - size) > LEAST_APART:
         slope = (nearest[1][1] - reached) / (nearest[1][0] - size)
-        slope = min(max(slope, 0.6), 6.0 if kind.threshold else 2.0)
+        # Beyond what was measured a fault gets worse faster than it began, if anything.
+        inside = known[0][1] <= wanted <= known[-1][1]
+        slope = min(max(slope, 0.6 if inside else 1.0), 6.0 if kind.threshold else 2.0)
     return kind.within(math.exp(size + (wanted - reached) / slope))
 
 

@@ -1,0 +1,1 @@
+"""Score verdicts against faults whose cost was measured; of a verdict it reads the JSON alone."""

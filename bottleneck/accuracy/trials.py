@@ -1,0 +1,129 @@
+"""A recorded run of the benchmark: what was put in, under which load, and how long a token took."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+# The class that a fault is named by. Work on one node of several makes it the slow one; on every node (or on the only
+# one) it is the host that is busy.
+CLASS_OF = {
+    "link_rate": "link_bandwidth",
+    "link_delay": "link_latency",
+    "quota": "straggler",
+    "foreign": "straggler",
+    "bursts": "straggler",
+    "foreign_all": "host_overhead",
+    "front": "api_server",
+    "slots": "sequence_limit",
+    "cache": "kv_cache_capacity",
+    "budget": "token_budget",
+    "low_rate": "client_limited",
+    "cold_disk": "weight_loading",
+}
+# No rule is made or changed by these: whole faults and whole kinds of load, named here before anything was recorded.
+HELD_OUT_FAULTS = frozenset({"bursts", "budget"})
+HELD_OUT_LOADS = frozenset({"long"})
+DEVELOPMENT, HELD_OUT = "development", "held-out"
+
+
+@dataclass(frozen=True)
+class Put:
+    """One fault that was put in; the strength is in the unit of its kind."""
+
+    kind: str
+    strength: float
+    node: str | None = None
+    link: str | None = None
+
+    @property
+    def expected(self) -> str:
+        """The class that names it."""
+        return CLASS_OF[self.kind]
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Put:
+        """Read a fault of the record."""
+        kind = str(document["kind"])
+        if kind not in CLASS_OF:
+            raise ValueError(f"fault {kind!r} in the record; expected one of {', '.join(CLASS_OF)}")
+        return cls(kind, float(document["strength"]), document.get("node"), document.get("link"))
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One recorded run.
+
+    Attributes
+    ----------
+    case
+        Its name, unique in the record.
+    group
+        What one lab recorded at a stretch: only runs of one group are compared.
+    settings
+        The deployment's own, as JSON with sorted keys.
+    load
+        Kind, concurrency, input and output tokens.
+    faults
+        What was put in; empty for a healthy run.
+    began
+        Unix seconds.
+    seconds_per_token
+        Seconds of the load for each output token of all clients together: the inverse of the throughput.
+    """
+
+    case: str
+    run: str
+    group: str
+    deployment: str
+    settings: str
+    load: tuple[str, int, int, int]
+    requests: int
+    faults: tuple[Put, ...]
+    began: float
+    seconds_per_token: float
+    seed: int = 1
+
+    @property
+    def compared(self) -> tuple[object, ...]:
+        """What runs have to have in common to be compared."""
+        return self.group, self.deployment, self.load, self.requests
+
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """What repeats of one case have in common."""
+        return *self.compared, self.settings, self.faults
+
+    @property
+    def split(self) -> str:
+        """Whether rules may be made by it."""
+        kinds = {put.kind for put in self.faults}
+        out = kinds & HELD_OUT_FAULTS or len(self.faults) > 1 or self.load[0] in HELD_OUT_LOADS
+        return HELD_OUT if out else DEVELOPMENT
+
+    @classmethod
+    def from_json(cls, line: Mapping[str, Any]) -> Trial | None:
+        """Read a line of the record; None for one of a run that failed, or of no run at all."""
+        if line.get("error") or "measured" not in line:
+            return None
+        rate = line["measured"].get("output_tokens_per_second")
+        if not rate or not math.isfinite(rate):
+            return None
+        load = line["load"]
+        clients, prompt, answer = (int(load[key]) for key in ("concurrency", "input_tokens", "output_tokens"))
+        return cls(
+            case=str(line["case"]),
+            run=str(line["run"]),
+            group=str(line["group"]),
+            deployment=str(line["deployment"]),
+            settings=json.dumps(line["settings"], sort_keys=True),
+            load=(str(load["kind"]), clients, prompt, answer),
+            requests=int(line["requests"]),
+            faults=tuple(Put.from_json(fault) for fault in line["faults"]),
+            began=float(line["began"]),
+            seconds_per_token=1.0 / float(rate),
+            seed=int(line["seed"]),
+        )
