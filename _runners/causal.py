@@ -224,8 +224,8 @@ class _Driver:
             known = ceilings_file.load(records.path_of(__opts__, records.CEILINGS))
         except ceilings_file.CeilingsError as error:
             self.problems.append(str(error))
-            return {}
-        return known.to_json() if known else {}
+            known = None
+        return known or ceilings_file.Ceilings()
 
     def cached_requests(self):
         """Return how many whole requests of the load the KV caches hold; None when an engine does not tell."""

@@ -13,6 +13,7 @@ from salt.exceptions import CommandExecutionError
 
 from bottleneck.diagnosis.taxonomy import DECIDED
 from bottleneck.diagnosis.verdict import analyse
+from bottleneck.runs import ceilings
 from bottleneck.runs.run import window_run, write_batches
 from bottleneck.telemetry.recent_rates import recent
 from bottleneck.telemetry.store import Store, StoreError
@@ -59,7 +60,7 @@ def aggregate(window):
             batches,
             (start, end),
             profile=_profile(),
-            ceilings=records.read(__opts__, records.CEILINGS),
+            ceilings=_ceilings(),
             record=records.deployment(record) if record else None,
             identity=f"window-{window.get('window')}",
             start=bool(starting),
@@ -260,6 +261,13 @@ def _store():
     try:
         return Store(__opts__["cluster_store"])
     except StoreError as error:
+        raise CommandExecutionError(str(error)) from error
+
+
+def _ceilings():
+    try:
+        return ceilings.load(records.path_of(__opts__, records.CEILINGS))
+    except ceilings.CeilingsError as error:
         raise CommandExecutionError(str(error)) from error
 
 

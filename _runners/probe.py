@@ -46,9 +46,9 @@ def run(only=None, force=False):
     new = ceilings.Ceilings(measured=time.time(), profile=profile.name)
     with _ended_on_failure(nodes, nodes.names):
         if only in (None, "nodes", "allreduce"):
-            _nodes(nodes, new, only, started)
+            new = new.model_copy(update=_nodes(nodes, only, started))
         if only in (None, "links"):
-            _links(nodes, new, started)
+            new = new.model_copy(update={"links": _links(nodes, started)})
     merged = ceilings.merge(_before(path), new)
     ceilings.store(path, merged)
     return {"ceilings": merged.to_json(), "path": str(path), "seconds": round(time.monotonic() - started, 1)}
@@ -76,14 +76,14 @@ def fresh():
         return {"measured": [], "left": [], "seconds": 0.0}
     names = sorted({name for _, one, two in pairs for name in (one, two)})
     _check_idle(nodes, names)
-    new = ceilings.Ceilings(measured=time.time(), profile=profile.name)
-    done = 0
+    links, done = {}, 0
     with _ended_on_failure(nodes, names):
         for pair in pairs:
             if done and time.monotonic() - started > FRESH_BUDGET_SECONDS:
                 break
-            _link(nodes, new, pair, FRESH_LOAD_SECONDS, started)
+            links.setdefault(pair[0], {}).update(_link(nodes, pair, FRESH_LOAD_SECONDS, started))
             done += 1
+    new = ceilings.Ceilings(measured=time.time(), profile=profile.name, links=links)
     ceilings.store(path, ceilings.merge(_before(path), new), keep_previous=False)
     words = [f"{network}: {one}, {two}" for network, one, two in pairs]
     return {"measured": words[:done], "left": words[done:], "seconds": round(time.monotonic() - started, 1)}
@@ -103,13 +103,13 @@ def show():
     return found.to_json() if found else {}
 
 
-def _nodes(nodes, new, only, started):
-    """Measure the nodes side by side; each imports torch once and ends with the collectives."""
+def _nodes(nodes, only, started):
+    """Return what was measured of the nodes side by side; each imports torch once and ends with the collectives."""
     when, profile = time.time(), nodes.profile
     collectives = probing.collectives(profile) if only in (None, "allreduce") else []
     names = list(profile.nodes) if only in (None, "nodes") else sorted({name for c in collectives for name in c.nodes})
     if not names:
-        return
+        return {}
     told = {
         nodes.minion(name): {
             "cores": profile.nodes[name].cores,
@@ -129,13 +129,16 @@ def _nodes(nodes, new, only, started):
         timeout=NODE_SECONDS + 10,
         on_answer=lambda name: progress("measured", name, "", started),
     )
-    for name, answer in by_name.items():
-        if measure:
-            new.nodes[name] = ceilings.node_ceilings(answer["machine"], answer, when)
+    measured = {}
+    if measure:
+        measured["nodes"] = {
+            name: ceilings.node_ceilings(answer["machine"], answer, when) for name, answer in by_name.items()
+        }
     for each in collectives:
         found = next(result for result in by_name[each.nodes[0]]["collectives"] if result["kind"] == each.kind)
         sizes = {size: spread for size, repeats in found["sizes"].items() if (spread := ceilings.spread(repeats))}
-        measured = ceilings.CollectiveCeilings(
+        kind = "allreduce" if each.kind == "all_reduce" else "send_receive"
+        measured[kind] = ceilings.CollectiveCeilings(
             deployment=each.deployment,
             backend=each.backend,
             link=each.link,
@@ -143,19 +146,21 @@ def _nodes(nodes, new, only, started):
             measured=when,
             sizes=sizes,
         )
-        setattr(new, "allreduce" if each.kind == "all_reduce" else "send_receive", measured)
+    return measured
 
 
-def _links(nodes, new, started):
-    """Measure one link at a time: two at once would share the nodes' cores."""
+def _links(nodes, started):
+    """Return what was measured of one link at a time: two at once would share the nodes' cores."""
     pairs = probing.node_pairs(nodes.profile)
     seconds = probing.link_seconds(len(pairs))
+    links = {}
     for pair in pairs:
-        _link(nodes, new, pair, seconds, started)
+        links.setdefault(pair[0], {}).update(_link(nodes, pair, seconds, started))
+    return links
 
 
-def _link(nodes, new, pair, seconds, started):
-    """Measure both directions between two nodes, loading each for so many seconds."""
+def _link(nodes, pair, seconds, started):
+    """Return what both directions between two nodes carry, loading each for so many seconds."""
     network, one, two = pair
     progress("measuring", network, f"{one} and {two}", started)
     addresses = [nodes.profile.nodes[name].links[network].address for name in (one, two)]
@@ -165,7 +170,7 @@ def _link(nodes, new, pair, seconds, started):
         measured = nodes.call(one, "probe.link", [*addresses, LINK_PORT, engines[0], seconds])
     finally:
         nodes.call(two, "probe.stop")
-    new.links.setdefault(network, {}).update(ceilings.link_ceilings(one, two, measured, time.time()))
+    return ceilings.link_ceilings(one, two, measured, time.time())
 
 
 @contextlib.contextmanager

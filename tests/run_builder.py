@@ -397,7 +397,8 @@ def save_run(run: Run, folder: Path) -> Path:
         "settings": run.settings.model_dump(mode="json"),
         "workers": [worker.model_dump(mode="json") for worker in run.workers],
     }
-    documents = {"run.json": head, "plan.json": plan, "ceilings.json": run.ceilings, "verdict.json": run.verdict}
+    ceilings = run.ceilings.to_json()
+    documents = {"run.json": head, "plan.json": plan, "ceilings.json": ceilings, "verdict.json": run.verdict}
     for name, document in documents.items():
         if document is not None:
             (folder / name).write_text(json.dumps(document), encoding="utf-8")

@@ -10,6 +10,7 @@ from typing import Any
 
 from bottleneck.plan.workers import DeploymentRecord
 from bottleneck.profile.types import Profile
+from bottleneck.runs.ceilings import Ceilings
 from bottleneck.telemetry.prometheus_text import MetricsText
 
 LINK_RATE, LINK_LATENCY, CPU, SETTING = "link_rate", "link_latency", "cpu", "setting"
@@ -98,7 +99,7 @@ def candidates(
     profile: Profile,
     record: DeploymentRecord,
     seen: Mapping[str, Mapping[str, Any]],
-    ceilings: Mapping[str, Any],
+    ceilings: Ceilings,
     concurrency: int | None,
     rate_per_second: float | None = None,
     cached_requests: int | None = None,
@@ -112,7 +113,7 @@ def candidates(
     seen
         Node -> what `actuator.look` found there on the deployment's link.
     ceilings
-        The content of ceilings.json, for what a link really carries; may be empty.
+        For what a link really carries; may be empty.
     concurrency, rate_per_second
         Requests kept under way (closed loop), or their arrivals (open loop); the other is None.
     cached_requests
@@ -174,7 +175,7 @@ def _links(
     record: DeploymentRecord,
     nodes: Sequence[str],
     seen: Mapping[str, Mapping[str, Any]],
-    ceilings: Mapping[str, Any],
+    ceilings: Ceilings,
 ) -> list[Resource]:
     pairs = exchanging_pairs(record)
     if not pairs:
@@ -188,14 +189,10 @@ def _links(
             ends = profile.nodes[peer].links[link]
             peers[node][ends.address] = ends.mac
     joined = [node for node in nodes if peers[node]]
-    probed = [
-        way for name, way in (ceilings.get("links") or {}).get(link, {}).items() if set(name.split("->")) <= set(joined)
-    ]
+    probed = [way for name, way in ceilings.links.get(link, {}).items() if set(name.split("->")) <= set(joined)]
     # A shaper counts whole frames, a probe what is in them.
     framing = (network.mtu_bytes + FRAME_BYTES) / (network.mtu_bytes - HEADER_BYTES)
-    carried = [
-        framing * way["bandwidth_bytes_per_second"]["median"] for way in probed if way.get("bandwidth_bytes_per_second")
-    ]
+    carried = [framing * way.bandwidth_bytes_per_second.median for way in probed if way.bandwidth_bytes_per_second]
     shaped = [float(seen[node]["rate_bytes_per_second"]) for node in joined if seen[node].get("rate_bytes_per_second")]
     rate = min([*carried, *shaped, network.rate_bytes_per_second])
     interfaces = {node: profile.nodes[node].links[link].interface for node in joined}
@@ -211,7 +208,7 @@ def _links(
             changes={node: {"actuator": "link_rate", "interface": interfaces[node]} for node in joined},
         )
     ]
-    latencies = [way["latency_seconds"]["median"] for way in probed if way.get("latency_seconds")]
+    latencies = [way.latency_seconds.median for way in probed if way.latency_seconds]
     added = {node: float(seen[node].get("delay_seconds") or 0.0) for node in joined}
     # What was probed includes a delay that was there; without a probe it is that delay and a little.
     latency = max([*latencies, max(added.values())]) if latencies else max(added.values()) + ASSUMED_LATENCY_SECONDS

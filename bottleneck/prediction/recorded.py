@@ -14,8 +14,7 @@ from bottleneck.performance.served import Accelerator, Point, Served
 from bottleneck.prediction.deployment import Scenario
 from bottleneck.prediction.sweep import SweepError
 from bottleneck.profile.types import Deployment, Profile
-from bottleneck.runs.ceilings import Ceilings, CeilingsError, Spread
-from bottleneck.runs.ceilings import parse as parse_ceilings
+from bottleneck.runs.ceilings import Ceilings, Spread
 from bottleneck.runs.run import Run
 
 LOOSE = 3.0
@@ -73,10 +72,9 @@ def _one(run: Run) -> Recorded:
         raise SweepError(
             f"{run.id}: run.json: deployment {run.deployment!r}; expected one of {', '.join(profile.deployments)}"
         )
-    try:
-        ceilings = parse_ceilings(run.ceilings)
-    except CeilingsError as error:
-        raise SweepError(f"{run.id}: ceilings.json: {error}") from error
+    ceilings = run.ceilings
+    if not ceilings.known:
+        raise SweepError(f"{run.id}: ceilings.json: nothing was measured: run cluster probe, then cluster bench")
     notes: list[str] = []
     split = replace(deployment.split, link=_link(run.id, ceilings, profile, deployment, notes))
     head = profile.nodes[deployment.nodes[0]].accelerator

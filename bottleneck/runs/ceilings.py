@@ -11,9 +11,9 @@ import math
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bottleneck.estimate import estimate
 
@@ -26,16 +26,41 @@ class CeilingsError(Exception):
 
 
 class _Document(BaseModel):
-    model_config = ConfigDict(extra="allow", populate_by_name=True, protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="allow", populate_by_name=True, allow_inf_nan=False, protected_namespaces=()
+    )
+
+
+_Positive = Annotated[float, Field(gt=0)]
 
 
 class Spread(_Document):
-    """A median of repeats, the bounds of its interval, and how many repeats."""
+    """A median of repeats, the bounds of its interval, and how many repeats; a bare number stands for itself."""
 
-    median: float
-    low: float
-    high: float
-    samples: int
+    median: _Positive
+    low: _Positive
+    high: _Positive
+    samples: Annotated[int, Field(ge=1)] = 1
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_a_number(cls, value: object) -> object:
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            value = {"median": value}
+        if isinstance(value, dict) and "median" in value:
+            return {"low": value["median"], "high": value["median"], **value}
+        return value
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if not self.low <= self.median <= self.high:
+            raise ValueError("expected low <= median <= high")
+        return self
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The bounds."""
+        return self.low, self.high
 
 
 class Machine(_Document):
@@ -59,6 +84,7 @@ class NodeCeilings(_Document):
     disk_read_bytes_per_second: Spread | None = None
     process_launch_seconds: Spread | None = None
     kernel_dispatch_seconds: Spread | None = None
+    host_copy_bytes_per_second: Spread | None = None
     notes: dict[str, str] = {}
 
 
@@ -78,19 +104,24 @@ class CollectiveCeilings(_Document):
     link: str
     ranks: int
     measured: float | None = None
-    sizes: dict[str, Spread] = {}
+    sizes: dict[int, Spread] = {}
 
 
 class Ceilings(_Document):
-    """Everything the probes of one cluster found."""
+    """Everything the probes of one cluster found; `Ceilings()` when nothing was measured."""
 
     version: int = Field(default=SCHEMA, alias="schema")
-    measured: float
-    profile: str
+    measured: float | None = None
+    profile: str = ""
     nodes: dict[str, NodeCeilings] = {}
     links: dict[str, dict[str, LinkCeilings]] = {}
     allreduce: CollectiveCeilings | None = None
     send_receive: CollectiveCeilings | None = None
+
+    @property
+    def known(self) -> bool:
+        """Whether anything was measured."""
+        return bool(self.nodes or self.links or self.allreduce or self.send_receive)
 
     def to_json(self) -> dict[str, Any]:
         """Return the file's content."""

@@ -19,6 +19,8 @@ from bottleneck.load.client import ClientRequest, ClientResult, client_result
 from bottleneck.plan.nodes import deployment_record
 from bottleneck.plan.workers import DeploymentRecord, ServerSettings, Worker
 from bottleneck.profile.yaml_lines import ProfileError
+from bottleneck.runs.ceilings import SCHEMA as CEILINGS_SCHEMA
+from bottleneck.runs.ceilings import Ceilings
 from bottleneck.runs.reading import lenient, read_json
 from bottleneck.telemetry.batches import Batch, flat_readings
 from bottleneck.telemetry.prometheus_text import MetricsText
@@ -78,7 +80,7 @@ class Run:
     settings: ServerSettings = field(default_factory=ServerSettings)
     overrides: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, Any] = field(default_factory=dict)
-    ceilings: Mapping[str, Any] = field(default_factory=dict)
+    ceilings: Ceilings = field(default_factory=Ceilings)
     accelerator: str = ""
     foreign_ceilings: str = ""
     batches: tuple[Batch, ...] = ()
@@ -121,7 +123,7 @@ def window_run(
     interval: tuple[float, float],
     *,
     profile: Profile | None = None,
-    ceilings: Mapping[str, Any] | None = None,
+    ceilings: Ceilings | None = None,
     record: DeploymentRecord | None = None,
     identity: str = "",
     start: bool = False,
@@ -144,7 +146,7 @@ def window_run(
         kind="start" if start else "window",
         interval=interval,
         profile=profile,
-        ceilings=ceilings or {},
+        ceilings=ceilings or Ceilings(),
         batches=tuple(batches),
         **_deployed(record),
     )
@@ -230,6 +232,18 @@ def _read_client(folder: Path, problems: list[str]) -> ClientResult | None:
     return client_result(documents[0] if len(documents) == 1 else documents) if documents else None
 
 
+def _read_ceilings(path: Path, problems: list[str]) -> Ceilings:
+    document = read_json(path, problems)
+    if document is None:
+        return Ceilings()
+    if isinstance(document, dict) and document.get("schema") != CEILINGS_SCHEMA:
+        problems.append(f"{path.name}: schema {document.get('schema')!r}, expected {CEILINGS_SCHEMA}; not used")
+        return Ceilings()
+    found, trouble = lenient(Ceilings, document, path.name)
+    problems += trouble
+    return found or Ceilings()
+
+
 def _read_profile(folder: Path, problems: list[str]) -> Profile | None:
     path = folder / "profile.yaml"
     if not path.exists():
@@ -268,7 +282,7 @@ def load_run(folder: Path | str) -> Run:
     profile = _read_profile(folder, problems)
     record = _read_record(folder, head, profile, problems)
     client = None if start else _read_client(folder, problems)
-    ceilings = _dictionary(read_json(folder / "ceilings.json", problems))
+    ceilings = _read_ceilings(folder / "ceilings.json", problems)
     versions, verdict = (
         _dictionary(read_json(folder / name, problems, needed=False)) for name in ("versions.json", "verdict.json")
     )

@@ -20,6 +20,8 @@ from bottleneck.json_numbers import number
 from bottleneck.load.client import ClientRequest, ClientResult
 from bottleneck.plan.server_arguments import format_of_config, read_arguments
 from bottleneck.plan.workers import WEIGHT_FORMATS, ServerSettings, Worker
+from bottleneck.runs.ceilings import Ceilings, NodeCeilings
+from bottleneck.runs.reading import lenient
 from bottleneck.runs.run import Run
 from bottleneck.telemetry.batches import Batch
 from bottleneck.telemetry.prometheus_text import MetricsText, parse_line
@@ -28,7 +30,12 @@ NODE = "server"
 """The name of a scenario's one node."""
 
 # Ceilings in the short form that goes with a scenario, and what they are in a node's ceilings.
-_MATMUL, _READ, _LAUNCH, _HOST_COPY = "gemm_", "read_Bps", "launch_s", "h2d_Bps"
+_MATMUL, _READ = "gemm_", "read_Bps"
+_SHORT = {
+    "memory_read_bytes_per_second": _READ,
+    "kernel_dispatch_seconds": "launch_s",
+    "host_copy_bytes_per_second": "h2d_Bps",
+}
 
 
 class ScenarioError(ValueError):
@@ -244,23 +251,26 @@ def add_ceilings(run: Run, document: dict[str, Any], name: str = "ceilings") -> 
         own = nodes.get(NODE) or (next(iter(nodes.values())) if len(nodes) == 1 else None)
         if own is None:
             raise ScenarioError(f"{name}: nodes: {', '.join(sorted(nodes))}; expected one node, the scenario's")
-        return replace(run, ceilings={"nodes": {NODE: own}})
+        return _with_node(run, own, name)
     matmul = [number(value) for key, value in document.items() if key.startswith(_MATMUL) and key.endswith("_flops")]
     matmul = [value for value in matmul if math.isfinite(value) and value > 0]
-    node = {
-        "gemm_bf16_flops_per_second": max(matmul, default=None),
-        "memory_read_bytes_per_second": document.get(_READ),
-        "kernel_dispatch_seconds": document.get(_LAUNCH),
-        "host_copy_bytes_per_second": document.get(_HOST_COPY),
-    }
     if not matmul and not number(document.get(_READ)) > 0:
         raise ScenarioError(
             f"{name}: no ceiling in it; expected {_READ} and gemm_bf16_*_flops, or a ceilings.json of a run"
         )
+    node = {key: document[short] for key, short in _SHORT.items() if document.get(short) is not None}
+    if matmul:
+        node["gemm_bf16_flops_per_second"] = max(matmul)
     measured, foreign = document.get("name"), ""
     if run.accelerator and isinstance(measured, str) and not _same_name(measured, run.accelerator):
         foreign = f"the ceilings are of {measured}, the scenario's accelerator is {run.accelerator}"
-    return replace(run, ceilings={"nodes": {NODE: node}}, foreign_ceilings=foreign)
+    return _with_node(replace(run, foreign_ceilings=foreign), node, name)
+
+
+def _with_node(run: Run, node: object, name: str) -> Run:
+    found, problems = lenient(NodeCeilings, node, name)
+    ceilings = Ceilings(nodes={NODE: found or NodeCeilings()})
+    return replace(run, ceilings=ceilings, problems=(*run.problems, *problems))
 
 
 def _same_name(one: str, two: str) -> bool:

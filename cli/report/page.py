@@ -234,6 +234,6 @@ def _plain(name: str, value: object) -> str:
 def missing_notes(run: Run, verdict: dict[str, Any], chart_notes: Sequence[str]) -> list[str]:
     """Return, each once, what is missing, doubtful or must be read with care."""
     notes = [*run.problems, *(str(note) for note in verdict.get("notes") or [])]
-    if not run.ceilings:
+    if not run.ceilings.known:
         notes.append("No ceilings: nothing tells how much more the links and nodes can do. Measure them: cluster probe")
     return list(dict.fromkeys([*notes, *(note for note in chart_notes if note)]))

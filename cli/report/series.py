@@ -10,7 +10,6 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from bottleneck.diagnosis.observations.node_signals import median_of
 from bottleneck.runs.run import Run
 from bottleneck.runs.topology import find_topology
 from bottleneck.telemetry.batches import engine_readings
@@ -137,14 +136,8 @@ def _capped(line: Line) -> Line:
 
 def link_ceilings(run: Run, link: str) -> dict[str, float]:
     """Return a link's measured ceiling by direction, `a->b` to bytes per second."""
-    links = run.ceilings.get("links")
-    pairs = links.get(link) if isinstance(links, dict) else None
-    found = {}
-    for pair, measured in pairs.items() if isinstance(pairs, dict) else ():
-        value = median_of(measured.get("bandwidth_bytes_per_second")) if isinstance(measured, dict) else None
-        if value is not None:
-            found[str(pair)] = value
-    return found
+    measured = {pair: way.bandwidth_bytes_per_second for pair, way in run.ceilings.links.get(link, {}).items()}
+    return {pair: spread.median for pair, spread in measured.items() if spread}
 
 
 def profile_rate(run: Run, link: str) -> float | None:

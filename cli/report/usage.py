@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from bottleneck.diagnosis.observations.node_signals import median_of
 from bottleneck.runs.run import Run
 from bottleneck.runs.topology import find_topology
 from bottleneck.telemetry.batches import engine_readings
@@ -114,14 +113,13 @@ def _engines(run: Run) -> list[Use]:
 def _accelerators(run: Run) -> list[Use]:
     """The engine's own estimate of arithmetic and memory traffic, where it gives one, beside the probes."""
     found = []
-    nodes = run.ceilings.get("nodes")
     kinds = (
         ("arithmetic", "gemm_bf16_flops_per_second", "FLOP/s", ("estimated_flops",)),
         ("memory reads", "memory_read_bytes_per_second", "memory bytes/s", ("estimated_read_bytes",)),
     )
-    for node, measured in nodes.items() if isinstance(nodes, dict) else ():
+    for node, measured in run.ceilings.nodes.items():
         for resource, key, unit, counters in kinds:
-            ceiling = median_of(measured.get(key)) if isinstance(measured, dict) else None
+            ceiling = getattr(measured, key)
             grown = [
                 change.value
                 for counter in counters
@@ -132,7 +130,7 @@ def _accelerators(run: Run) -> list[Use]:
                 )
             ]
             mean = sum(grown) / run.seconds if grown and run.seconds > 0 else None
-            if ceiling is not None:
+            if ceiling:
                 source = "probe; use: the engine's estimate" if mean is not None else "probe; use not measured"
-                found.append(Use(resource, str(node), unit, mean, None, ceiling, source))
+                found.append(Use(resource, node, unit, mean, None, ceiling.median, source))
     return found

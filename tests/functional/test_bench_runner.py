@@ -134,7 +134,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: ThreadingHTTP
         completions = engine.RequestHandlerClass.completions
         probed.append(len(completions))
         (tmp_path / "state").mkdir(exist_ok=True)
-        (tmp_path / "state" / "ceilings.json").write_text('{"schema": 1, "fresh": true}')
+        (tmp_path / "state" / "ceilings.json").write_text('{"schema": 1, "profile": "fresh"}')
         return {"measured": ["direct: node0, node1"], "left": [], "seconds": 3.0}
 
     module.__salt__ = {"cluster.deployment_record": lambda: record, "perf.export": export, "probe.fresh": fresh}
@@ -167,7 +167,7 @@ def test_a_run_is_recorded_whole(bench: Any, engine: Any, capfd: pytest.CaptureF
     assert run.problems == ()
     assert run.profile is not None and run.profile.name == "embedded"
     assert run.deployment == "tp2" and run.note == "hello"
-    assert run.ceilings == {"schema": 1, "fresh": True} and bench.probed == [0], "measured before any request"
+    assert run.ceilings.profile == "fresh" and bench.probed == [0], "measured before any request"
     assert run.status == "complete" and run.workload["concurrency"] == 4 and run.workload["requests"] == 16
     assert run.client is not None and len(run.client.good) == 16
     assert before < run.interval[0] < run.interval[1] < time.time(), "unix time, not the generator's clock"

@@ -8,6 +8,7 @@ messages times latency). Samples, engine metrics and client timings are read off
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from bottleneck.plan.nodes import deployment_record
 from bottleneck.plan.workers import DeploymentRecord
 from bottleneck.profile import load_profile
 from bottleneck.profile.types import Profile
+from bottleneck.runs.ceilings import Ceilings
 from bottleneck.runs.run import ClientRequest, ClientResult, Run
 from bottleneck.telemetry.batches import engine_readings
 from bottleneck.telemetry.prometheus_text import MetricsText
@@ -299,7 +301,7 @@ class Simulation:
             interval=(EPOCH, EPOCH + self.now),
             profile=profile,
             **deployed(profile, "tp2", {"max_num_seqs": self.world.max_num_seqs, "enforce_eager": False}),
-            ceilings=self.ceilings(),
+            ceilings=Ceilings.model_validate(self.ceilings()),
             batches=tuple(self.batches()),
             engine_before={"node0": MetricsText.from_flat(start)},
             engine_after={"node0": MetricsText.from_flat(self.totals[-1][1])},
@@ -319,6 +321,13 @@ def deployed(profile: Profile, name: str, overrides: dict[str, Any] | None = Non
     record = DeploymentRecord.model_validate(deployment_record(profile, name, overrides))
     names = ("deployment", "workers", "settings", "overrides")
     return {key: getattr(record, key) for key in names}
+
+
+def measured_anew(run: Run, change: Callable[[dict[str, Any]], object]) -> Run:
+    """The run with its ceilings' document changed."""
+    document = run.ceilings.to_json()
+    change(document)
+    return replace(run, ceilings=Ceilings.model_validate(document))
 
 
 def simulate(**settings: Any) -> Simulation:

@@ -15,6 +15,7 @@ from bottleneck.plan.nodes import deployment_record
 from bottleneck.plan.workers import DeploymentRecord
 from bottleneck.profile import find_profile, load_profile
 from bottleneck.profile.engine_types import Actuator
+from bottleneck.runs.ceilings import Ceilings
 from bottleneck.telemetry.prometheus_text import MetricsText
 
 PROFILE = load_profile(find_profile("embedded"))
@@ -29,7 +30,7 @@ def found(deployment: str = "tp2", **changes: Any) -> dict[str, Resource]:
     seen = {"cores": 1, "quota_cores": None, "rate_bytes_per_second": GIGABYTE, "delay_seconds": None}
     record = deployed(deployment)
     looked = {"node0": dict(seen), "node1": {**seen, **changes.pop("node1", {})}}
-    ceilings = changes.pop("ceilings", {})
+    ceilings = Ceilings.model_validate(changes.pop("ceilings", {}))
     listed = candidates(PROFILE, record, looked, ceilings, changes.pop("concurrency", 4), changes.pop("rate", None))
     assert not changes
     return {resource.name: resource for resource in listed}
@@ -73,7 +74,11 @@ def test_fewer_fit_into_the_cache_than_are_under_way() -> None:
     record = deployed("tp2")
     looked = {node: {"cores": 1, "quota_cores": None} for node in ("node0", "node1")}
     for cached, amount in ((None, 8.0), (3, 3.0), (20, 8.0)):
-        slots = [each for each in candidates(PROFILE, record, looked, {}, 8, None, cached) if each.kind == "sequences"]
+        slots = [
+            each
+            for each in candidates(PROFILE, record, looked, Ceilings(), 8, None, cached)
+            if each.kind == "sequences"
+        ]
         assert [each.amount for each in slots] == [amount]
 
 
@@ -137,7 +142,9 @@ def test_a_limit_that_the_engine_map_names_is_a_resource(monkeypatch: pytest.Mon
     monkeypatch.setitem(PROFILE.engines["cpu"].actuators, "power", limit)
     seen = {"cores": 1, "quota_cores": None, "settings": {"power": "300.00"}}
     record = deployed("single")
-    (power,) = [each for each in candidates(PROFILE, record, {"node0": seen}, {}, None) if each.kind == "setting"]
+    (power,) = [
+        each for each in candidates(PROFILE, record, {"node0": seen}, Ceilings(), None) if each.kind == "setting"
+    ]
     assert power.amount == 300.0 and power.largest == 2.0
     assert power.changes_at(1.5) == {
         "node0": {"actuator": "setting", "name": "power", "read": ["show"], "write": ["set", "{value}"], "value": 200}

@@ -17,7 +17,7 @@ from bottleneck.runs.run import Run
 from bottleneck.telemetry.prometheus_text import MetricsText
 from tests.vllm_metrics import series_name
 
-from .simulator import MODEL, Simulation, simulate
+from .simulator import MODEL, Simulation, measured_anew, simulate
 
 WORLDS: dict[str, dict[str, Any]] = {
     "healthy": {},
@@ -82,13 +82,15 @@ def test_link_latency_is_messages_times_probe() -> None:
 
 def test_link_latency_is_the_lower_of_what_the_two_probes_say() -> None:
     run = simulate(message_seconds=0.002).run()
-    sizes = run.ceilings.pop("allreduce")["sizes"]
-    quiet = ledger_of(run).of("link_latency")
-    run.ceilings["allreduce"] = {"link": "direct", "ranks": 2, "sizes": sizes}
-    sizes["2048"] = {"median": 0.02, "low": 0.015, "high": 0.03, "samples": 9}
-    assert ledger_of(run).of("link_latency") == pytest.approx(quiet, rel=0.01), "a probe whose peers had no core"
-    sizes["2048"] = {"median": 0.003, "low": 0.001, "high": 0.004, "samples": 9}
-    assert ledger_of(run).of("link_latency") == pytest.approx(quiet / 2, rel=0.05), "collectives that avoid TCP"
+    quiet = ledger_of(measured_anew(run, lambda known: known.pop("allreduce"))).of("link_latency")
+
+    def with_collective(low: float, median: float) -> float:
+        message = {"2048": {"median": median, "low": low, "high": 1.5 * median, "samples": 9}}
+        changed = measured_anew(run, lambda known: known["allreduce"].update(backend="xccl", sizes=message))
+        return ledger_of(changed).of("link_latency")
+
+    assert with_collective(0.015, 0.02) == pytest.approx(quiet, rel=0.01), "a probe whose peers had no core"
+    assert with_collective(0.001, 0.003) == pytest.approx(quiet / 2, rel=0.05), "collectives that avoid TCP"
 
 
 def test_the_wait_for_a_running_step_is_what_the_engine_did_not_count() -> None:
@@ -151,8 +153,9 @@ def test_too_much_is_scaled_down_and_said() -> None:
 
 def test_parts_larger_than_their_phase_are_scaled_down_and_said() -> None:
     run = simulate().run()
-    for pair in run.ceilings["links"]["direct"].values():
-        pair["bandwidth_bytes_per_second"] = {"median": 1e5}
+    run = measured_anew(
+        run, lambda known: [way.update(bandwidth_bytes_per_second=1e5) for way in known["links"]["direct"].values()]
+    )
     ledger = ledger_of(run)
     assert_identity(ledger)
 

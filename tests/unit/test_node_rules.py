@@ -14,7 +14,7 @@ import pytest
 from bottleneck.diagnosis.rules.straggler import CROWDED, QUOTA, SLOW_CPU, SLOW_MEMORY
 from bottleneck.diagnosis.verdict import analyse
 from bottleneck.runs.run import Run
-from tests.unit.simulator import EPOCH, simulate
+from tests.unit.simulator import EPOCH, measured_anew, simulate
 
 Put = Callable[[dict[str, Any], float], None]
 
@@ -90,8 +90,9 @@ def test_storage_that_is_read_while_nothing_is_served_is_the_start() -> None:
     for batch in run.batches:
         for sample in batch["samples"]:
             sample["disk"] = {"read_bytes": 4e8 * (sample["t"] - EPOCH), "write_bytes": 0.0}
-    for facts in run.ceilings["nodes"].values():
-        facts["disk_read_bytes_per_second"] = 4.1e8
+    run = measured_anew(
+        run, lambda known: [facts.update(disk_read_bytes_per_second=4.1e8) for facts in known["nodes"].values()]
+    )
     verdict = analyse(run)
     assert verdict.name == "weight_loading", verdict.to_json()
     for batch in run.batches:
@@ -134,9 +135,8 @@ def test_the_slow_node_is_named_with_what_it_lacks(kind: str, world: dict[str, f
 
 def test_slow_memory_is_told_from_a_slow_cpu() -> None:
     run = simulate(speed={"node1": 0.4}).run()
-    run.ceilings["nodes"]["node1"]["gemm_bf16_flops_per_second"] = run.ceilings["nodes"]["node0"][
-        "gemm_bf16_flops_per_second"
-    ]
+    name = "gemm_bf16_flops_per_second"
+    run = measured_anew(run, lambda known: known["nodes"]["node1"].update({name: known["nodes"]["node0"][name]}))
     verdict = analyse(run)
     assert (verdict.name, verdict.where["node"], verdict.kind) == ("straggler", "node1", SLOW_MEMORY)
 

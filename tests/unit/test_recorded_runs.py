@@ -15,6 +15,7 @@ from bottleneck.diagnosis.rules.straggler import QUOTA
 from bottleneck.diagnosis.taxonomy import WORK_CLASSES
 from bottleneck.diagnosis.verdict import analyse
 from bottleneck.runs.run import Run, load_run
+from tests.unit.simulator import measured_anew
 
 RUNS = Path(__file__).parents[1] / "data" / "runs"
 
@@ -37,9 +38,9 @@ def test_a_link_throttled_after_the_probe_is_found_from_the_samples() -> None:
 def test_with_a_fresh_ceiling_it_is_bytes_over_ceiling_and_more_certain() -> None:
     run = recorded("throttled-link")
     doubted = analyse(run)
-    for pair in run.ceilings["links"]["direct"].values():
-        pair["bandwidth_bytes_per_second"] = {"median": 2.45e6, "low": 2.4e6, "high": 2.6e6, "samples": 3}
-        pair["measured"] = run.interval[0] - 9.0
+    rate = {"median": 2.45e6, "low": 2.4e6, "high": 2.6e6, "samples": 3}
+    fresh = {"bandwidth_bytes_per_second": rate, "measured": run.interval[0] - 9.0}
+    run = measured_anew(run, lambda known: [way.update(fresh) for way in known["links"]["direct"].values()])
     verdict = analyse(run)
     assert (verdict.name, verdict.where["link"]) == ("link_bandwidth", "direct")
     assert verdict.confidence > doubted.confidence
@@ -72,7 +73,7 @@ def test_nothing_is_wrong_with_the_healthy_one() -> None:
 def test_a_noisy_probe_does_not_fill_the_ledger(name: str) -> None:
     run = recorded(name)
     # 17 all-reduces of a step at the probe's 5.8 ms are more than a whole step took.
-    assert run.ceilings["allreduce"]["sizes"]["2048"]["median"] > 0.005
+    assert run.ceilings.allreduce is not None and run.ceilings.allreduce.sizes[2048].median > 0.005
     verdict = analyse(run)
     assert verdict.ledger.of("link_latency") < 0.02
     assert not any("decode" in note and "scaled down" in note for note in verdict.notes)
@@ -124,7 +125,7 @@ def test_a_link_that_became_slower_after_collectives_were_probed_is_its_latency_
     assert (verdict.name, verdict.where["link"]) == ("link_latency", "direct")
     assert any("2 hops of 2 trips" in item.source for item in verdict.evidence)
     # Collectives that were probed after the link count as they are: then something else is slow.
-    run.ceilings["allreduce"]["measured"] = run.interval[0]
+    run = measured_anew(run, lambda known: known["allreduce"].update(measured=run.interval[0]))
     assert analyse(run).name != "link_latency"
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from bottleneck.diagnosis.verdict import Verdict, analyse
 from bottleneck.profile import load_profile
+from bottleneck.runs.ceilings import Ceilings, NodeCeilings
 from bottleneck.runs.run import Run, load_run
 from tests.run_builder import save_run
 from tests.unit.simulator import EPOCH, PROFILE, deployed
@@ -55,14 +56,14 @@ def start(
             }
             batch = {"node": node, "boot": "b", "sequence": second + 1, "samples": [sample]}
             batches.append({**batch, "t0": sample["t"], "t1": EPOCH + passed + 1})
-    found = {"disk_read_bytes_per_second": {"median": CEILING, "low": CEILING, "high": CEILING}}
+    found = NodeCeilings.model_validate({"disk_read_bytes_per_second": CEILING})
     profile = load_profile(PROFILE)
     return Run(
         id="a",
         interval=(EPOCH, EPOCH + seconds),
         profile=profile,
         **deployed(profile, "tp2"),
-        ceilings={"nodes": dict.fromkeys(("node0", "node1"), found)} if ceilings else {},
+        ceilings=Ceilings(nodes=dict.fromkeys(("node0", "node1"), found)) if ceilings else Ceilings(),
         batches=tuple(batches),
         kind="start",
     )

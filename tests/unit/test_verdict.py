@@ -12,11 +12,12 @@ import pytest
 
 from bottleneck.diagnosis.taxonomy import WORK_CLASSES
 from bottleneck.diagnosis.verdict import Verdict, analyse
+from bottleneck.runs.ceilings import Ceilings
 from bottleneck.runs.run import ClientRequest, Run, window_run
 from bottleneck.telemetry.prometheus_text import MetricsText
 from tests.vllm_metrics import series_name
 
-from .simulator import MODEL, deployed, simulate
+from .simulator import MODEL, deployed, measured_anew, simulate
 
 WORK = "work"  # any of a node's own
 
@@ -90,23 +91,28 @@ def test_a_link_slower_than_its_ceiling_on_file_is_found_and_said() -> None:
 
 @pytest.mark.parametrize(("spread", "found"), [(0.05, "straggler"), (0.6, WORK)])
 def test_a_lower_ceiling_makes_a_straggler_only_beyond_the_spread_of_the_probes(spread: float, found: str) -> None:
-    run = simulate().run()
-    for name, middle in (("gemm_bf16_flops_per_second", 4e10), ("memory_read_bytes_per_second", 4e9)):
-        own, peer = (run.ceilings["nodes"][node][name] for node in ("node1", "node0"))
-        own |= {"median": middle, "low": (1 - spread) * middle, "high": (1 + spread) * middle}
-        peer |= {"low": (1 - spread) * peer["median"], "high": (1 + spread) * peer["median"]}
-    verdict = analyse(run)
+    def disturbed(known: dict[str, Any]) -> None:
+        for name, middle in (("gemm_bf16_flops_per_second", 4e10), ("memory_read_bytes_per_second", 4e9)):
+            own, peer = (known["nodes"][node][name] for node in ("node1", "node0"))
+            own |= {"median": middle, "low": (1 - spread) * middle, "high": (1 + spread) * middle}
+            peer |= {"low": (1 - spread) * peer["median"], "high": (1 + spread) * peer["median"]}
+
+    verdict = analyse(measured_anew(simulate().run(), disturbed))
     assert named(verdict, found)
     assert verdict.where["node"] == "node1" or found == WORK
 
 
 def test_noisy_ceilings_do_not_hide_a_link_that_became_slow() -> None:
     run = simulate(link_bytes_per_second=2.5e6, probe_bytes_per_second=1e9).run()
-    run.ceilings["nodes"]["node0"]["gemm_bf16_flops_per_second"] = {"median": 6e10, "low": 4e10, "high": 9.7e10}
-    assert analyse(run).name == "link_bandwidth"
+
+    def with_node0(low: float, median: float, high: float) -> Run:
+        rate = {"median": median, "low": low, "high": high}
+        return measured_anew(run, lambda known: known["nodes"]["node0"].update(gemm_bf16_flops_per_second=rate))
+
+    assert analyse(with_node0(4e10, 6e10, 9.7e10)).name == "link_bandwidth"
     # Beyond the spread it is another matter: the slow node's work may be what the link waits for.
-    run.ceilings["nodes"]["node0"]["gemm_bf16_flops_per_second"] = {"median": 3e10, "low": 2.9e10, "high": 3.1e10}
-    assert not any("taken to be old" in note for note in analyse(run).notes)
+    slow = analyse(with_node0(2.9e10, 3e10, 3.1e10))
+    assert not any("taken to be old" in note for note in slow.notes)
 
 
 def test_a_ceiling_below_what_the_link_carried_is_not_believed() -> None:
@@ -198,7 +204,7 @@ def damaged(run: Run, how: str) -> Run:
     if how == "no samples":
         return replace(run, batches=())
     if how == "no ceilings":
-        return replace(run, ceilings={})
+        return replace(run, ceilings=Ceilings())
     if how == "no client":
         return replace(run, client=None)
     if how == "no profile":
@@ -225,10 +231,7 @@ def damaged(run: Run, how: str) -> Run:
             batch["boot"] += "-again"
             batch["sequence"] -= half // 2
     elif how == "ceilings of another machine":
-        for name in ("nodes", "links"):
-            for facts in run.ceilings[name].values():
-                for value in _estimates(facts):
-                    value |= {key: value[key] * 40 for key in ("median", "low", "high")}
+        return measured_anew(run, _forty_times)
     elif how == "not numbers":
         nothing = MetricsText.from_flat(dict.fromkeys(run.engine_after["node0"].to_flat(), math.nan))
         run = replace(run, engine_after={"node0": nothing})
@@ -244,17 +247,20 @@ def damaged(run: Run, how: str) -> Run:
         return without_engine(replace(run, client=replace(run.client, requests=refused, failed=16)))
     elif how == "garbage":
         broken: list[dict[str, Any]] = [{"node": 3, "samples": {"t": 1}, "engine": []}, {}]
-        ceilings = {"nodes": 3, "links": {"direct": []}, "allreduce": "x"}
-        return replace(run, ceilings=ceilings, batches=(*broken, *run.batches[:3]))
+        return replace(run, ceilings=Ceilings(), batches=(*broken, *run.batches[:3]))
     return run
 
 
+def _forty_times(known: dict[str, Any]) -> None:
+    for value in _estimates([*known["nodes"].values(), *known["links"].values()]):
+        value |= {key: value[key] * 40 for key in ("median", "low", "high")}
+
+
 def _estimates(document: Any) -> list[dict[str, Any]]:
-    if isinstance(document, dict):
-        if "median" in document:
-            return [document]
-        return [found for part in document.values() for found in _estimates(part)]
-    return []
+    if isinstance(document, dict) and "median" in document:
+        return [document]
+    parts = document.values() if isinstance(document, dict) else document if isinstance(document, list) else ()
+    return [found for part in parts for found in _estimates(part)]
 
 
 DAMAGES = [

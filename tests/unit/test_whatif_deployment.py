@@ -23,6 +23,7 @@ from bottleneck.prediction.deployment import CannotTell, Scenario, compare, fore
 from bottleneck.prediction.recorded import recorded
 from bottleneck.prediction.sweep import SweepError, read_accelerator, read_sweep
 from bottleneck.profile import load_profile
+from bottleneck.runs.ceilings import Ceilings
 from bottleneck.runs.run import load_run
 from tests.models import MISTRAL_SMALL
 
@@ -197,7 +198,7 @@ def test_a_run_with_changed_settings_is_read_as_it_ran(tmp_path: Path) -> None:
 
 
 def test_a_run_without_ceilings_names_the_next_command() -> None:
-    run = replace(load_run(TESTS / "data" / "runs" / "healthy"), ceilings={})
+    run = replace(load_run(TESTS / "data" / "runs" / "healthy"), ceilings=Ceilings())
     with pytest.raises(SweepError, match=r"ceilings.json: .*run cluster probe"):
         recorded([run])
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from bottleneck.diagnosis.observations.node_signals import NodeFacts, branch, interval_of, median_of, slower_by
-from bottleneck.json_numbers import number
+from bottleneck.diagnosis.observations.node_signals import NodeFacts, slower_by
+from bottleneck.runs.ceilings import CollectiveCeilings
 from bottleneck.runs.run import Run
 from bottleneck.runs.topology import Topology
 from bottleneck.telemetry.samples import Array, NodeSamples
@@ -109,11 +109,9 @@ def crossing_seconds(run: Run, topology: Topology, samples: dict[str, NodeSample
 def _probed_capacity(run: Run, topology: Topology) -> tuple[float, float] | None:
     """Return the least that a probe found between an engine's nodes, bytes per second, and when."""
     probes = []
-    for pair, measured in (branch(run.ceilings, "links", topology.link or "") or {}).items():
-        ends = str(pair).split("->")
-        value = median_of(branch(measured, "bandwidth_bytes_per_second"))
-        if value is not None and all(end in topology.nodes for end in ends):
-            probes.append((value, number(branch(measured, "measured"))))
+    for pair, way in run.ceilings.links.get(topology.link or "", {}).items():
+        if way.bandwidth_bytes_per_second and all(end in topology.nodes for end in pair.split("->")):
+            probes.append((way.bandwidth_bytes_per_second.median, way.measured or math.nan))
     return min(probes, default=None)
 
 
@@ -247,25 +245,27 @@ def _peak(steps: Any) -> float:
 GLOO_TRIPS = 2
 
 
-def _slower_since(facts: LinkFacts, run: Run, topology: Topology, probe: object) -> tuple[float, str] | None:
+def _slower_since(
+    facts: LinkFacts, run: Run, topology: Topology, probe: CollectiveCeilings | None
+) -> tuple[float, str] | None:
     """Return the time of a collective over a link that became slower after collectives were probed; None if not so.
 
     A bench measures the link before the load, collectives only `cluster probe` does. Where a collective goes over TCP
     (gloo) it takes no less than its trips: if the lowest of newer trips come to more than it took, it is out of date.
     """
     ranks = topology.tensor_parallel
-    if ranks < 2 or branch(probe, "backend") != "gloo" or not facts.allreduce_seconds:
+    if ranks < 2 or probe is None or probe.backend != "gloo" or not facts.allreduce_seconds:
         return None
-    trips = [
-        (span[0], number(branch(measured, "measured")))
-        for pair, measured in (branch(run.ceilings, "links", facts.name) or {}).items()
-        if all(end in topology.nodes for end in str(pair).split("->"))
-        and (span := interval_of(branch(measured, "latency_seconds"))) is not None
+    newer = [
+        way.latency_seconds.low
+        for pair, way in run.ceilings.links.get(facts.name, {}).items()
+        if all(end in topology.nodes for end in pair.split("->"))
+        and way.latency_seconds
+        and (way.measured or -math.inf) > (probe.measured or math.inf)
     ]
     hops = 2 * (ranks - 1)
-    taken = median_of(min(branch(probe, "sizes").items(), key=lambda item: number(item[0]))[1])
-    newer = [trip for trip, measured in trips if measured > number(branch(probe, "measured"))]
-    if not newer or taken is None or hops * min(newer) <= taken:
+    taken = probe.sizes[min(probe.sizes)].median
+    if not newer or hops * min(newer) <= taken:
         return None
     source = f"one-way latency probe of {facts.name}, {hops} hops of {GLOO_TRIPS} trips; collectives were probed before"
     return hops * GLOO_TRIPS * min(newer), source
@@ -284,19 +284,18 @@ def _message_latency(facts: LinkFacts, run: Run, topology: Topology) -> None:
     not its median.
     """
     ranks = topology.tensor_parallel
-    probe = run.ceilings.get("allreduce")
-    if isinstance(probe, dict) and probe.get("link") in (None, facts.name):
-        facts.allreduce_seconds = read_probes(probe.get("sizes"))
+    probe = run.ceilings.allreduce
+    if probe is not None and probe.link == facts.name:
+        facts.allreduce_seconds = {size: spread.low for size, spread in probe.sizes.items() if size > 0}
     one_way = [
-        latency
-        for pair, measured in (branch(run.ceilings, "links", facts.name) or {}).items()
-        if all(end in topology.nodes for end in str(pair).split("->"))
-        and (latency := median_of(branch(measured, "latency_seconds"))) is not None
+        way.latency_seconds.median
+        for pair, way in run.ceilings.links.get(facts.name, {}).items()
+        if all(end in topology.nodes for end in pair.split("->")) and way.latency_seconds
     ]
     choices: list[tuple[float, str]] = []
-    if ranks > 1 and isinstance(probe, dict) and probe.get("link") in (None, facts.name):
+    if ranks > 1 and probe is not None and probe.link == facts.name:
         known = sorted(facts.allreduce_seconds.items())
-        if known and probe.get("ranks") in (None, ranks):
+        if known and probe.ranks == ranks:
             size, seconds = known[0]
             wire = 2 * (ranks - 1) / ranks * size / (facts.probe_bytes_per_second or math.inf)
             choices.append((max(0.0, seconds - wire), f"all-reduce probe, {size:.0f} B over {facts.name}"))
@@ -309,13 +308,3 @@ def _message_latency(facts: LinkFacts, run: Run, topology: Topology) -> None:
         choices.append((hops * max(one_way), source))
     if choices:
         facts.message_latency_seconds, facts.message_latency_source = min(choices)
-
-
-def read_probes(sizes: object) -> dict[float, float]:
-    """Return size in bytes to the low end of its time in seconds, of an all-reduce section of the ceilings."""
-    found: dict[float, float] = {}
-    for size, value in sizes.items() if isinstance(sizes, dict) else ():
-        interval, message = interval_of(value), number(size)
-        if interval is not None and message > 0:
-            found[message] = interval[0]
-    return found

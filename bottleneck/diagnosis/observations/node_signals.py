@@ -5,15 +5,13 @@ Only local evidence tells a slow node from its peers: in a collective every rank
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
 
 import numpy as np
 
-from bottleneck.json_numbers import number
+from bottleneck.runs.ceilings import NodeCeilings
 from bottleneck.runs.run import Run
 from bottleneck.runs.topology import Topology
 from bottleneck.telemetry.samples import NodeSamples
@@ -75,21 +73,6 @@ class NodeFacts:
         return self.quota_cores < 0.95 * self.cores
 
 
-def median_of(estimate: object) -> float | None:
-    """Return the median of an estimate as the ceilings file writes it, or a bare number."""
-    value = number(estimate.get("median") if isinstance(estimate, dict) else estimate)
-    return value if math.isfinite(value) and value > 0 else None
-
-
-def interval_of(estimate: object) -> tuple[float, float] | None:
-    """Return the interval of an estimate as the ceilings file writes it; a number without one stands for itself."""
-    middle = median_of(estimate)
-    if middle is None:
-        return None
-    low, high = (number(estimate.get(key)) if isinstance(estimate, dict) else math.nan for key in ("low", "high"))
-    return (low if 0 < low <= middle else middle, high if middle <= high < math.inf else middle)
-
-
 def slower_in(facts: NodeFacts, peers: Sequence[NodeFacts]) -> tuple[str, float]:
     """Return what a node is slower in than its peers by its ceilings, `gemm` or `memory`, and how much, 0 to 1.
 
@@ -116,13 +99,6 @@ def slower_by(facts: NodeFacts, peers: Sequence[NodeFacts]) -> float:
     return slower_in(facts, peers)[1]
 
 
-def branch(document: object, *path: str) -> Any:
-    """Return what a nested document holds under a path of keys; None when it has no such place."""
-    for key in path:
-        document = document.get(key) if isinstance(document, dict) else None
-    return document
-
-
 def node_facts(
     run: Run, topology: Topology, samples: dict[str, NodeSamples], busy_seconds: float
 ) -> dict[str, NodeFacts]:
@@ -136,14 +112,15 @@ def node_facts(
     found = {}
     for node in topology.nodes:
         facts = NodeFacts(node, spins=node in topology.heads, cores=topology.cores.get(node))
-        ceilings = branch(run.ceilings, "nodes", node)
-        multiply, read = (
-            branch(ceilings, name) for name in ("gemm_bf16_flops_per_second", "memory_read_bytes_per_second")
-        )
-        facts.gemm_flops_per_second, facts.gemm_interval = median_of(multiply), interval_of(multiply)
-        facts.memory_read_bytes_per_second, facts.memory_read_interval = median_of(read), interval_of(read)
-        facts.disk_bytes_per_second = median_of(branch(ceilings, "disk_read_bytes_per_second"))
-        facts.dispatch_seconds = median_of(branch(ceilings, "kernel_dispatch_seconds"))
+        ceilings = run.ceilings.nodes.get(node, NodeCeilings())
+        if (multiply := ceilings.gemm_bf16_flops_per_second) is not None:
+            facts.gemm_flops_per_second, facts.gemm_interval = multiply.median, multiply.interval
+        if (read := ceilings.memory_read_bytes_per_second) is not None:
+            facts.memory_read_bytes_per_second, facts.memory_read_interval = read.median, read.interval
+        if (disk := ceilings.disk_read_bytes_per_second) is not None:
+            facts.disk_bytes_per_second = disk.median
+        if (dispatch := ceilings.kernel_dispatch_seconds) is not None:
+            facts.dispatch_seconds = dispatch.median
         if (series := samples.get(node)) is not None:
             _surroundings(facts, series, run.interval)
             _measure(
