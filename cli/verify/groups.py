@@ -294,7 +294,7 @@ def _slots_again(deployment: str) -> Callable[[random.Random], list[Stage]]:
 def _budgets(deployment: str) -> Callable[[random.Random], list[Stage]]:
     def make(rng: random.Random) -> list[Stage]:
         loads = [draw("prompts", rng), draw("mixed", rng), draw("long", rng)]
-        small, large = rng.choice((64, 96)), rng.choice((160, 256, 384))
+        small, large = rng.choice((32, 48, 64)), rng.choice((96, 128, 192))
         return [
             Stage(deployment, tuple(Block(load, healthy=4) for load in loads)),
             _limited(deployment, {"max_num_batched_tokens": small}, "budget", loads, 3),
