@@ -1,5 +1,5 @@
 """
-What can be slowed on this node, and by which steps: plans, no deeds.
+Plan how a resource of this node is slowed and put back; nothing is done here.
 
 Every actuator is one function from a change to a plan: what it is now (``before``), the
 steps there (``apply``) and back (``undo``), as plain data that ``perturb`` performs.
@@ -11,8 +11,23 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-VERSION_1, VERSION_2 = 1, 2
+import control_groups
+import node_commands
+
+if TYPE_CHECKING:
+    from loader_dunders import __salt__
+
+Change = Mapping[str, Any]
+Step = list[Any]
+# What it is now, the steps there and back.
+Plan = tuple[Any, list[Step], list[Step]]
+
+# Where salt/perturb puts the programs that slow a core or a link.
+PROGRAMS = "/opt/cluster/perturb"
+COMMAND_SECONDS = 20.0
 _ETHERNET_HEADER_BYTES = 18
 # What passes at once after a pause, in time at the rate: as little as a timer allows, or a step's small messages, with
 # work between them, would not be slowed at all.
@@ -25,11 +40,11 @@ QUOTA_PERIOD_MICROSECONDS = 10_000
 _DEFAULT_HANDLE = "0:"
 
 
-def __virtual__():
+def __virtual__() -> str | tuple[bool, str]:
     return "actuator" if sys.platform == "linux" else (False, "actuators need tc and control groups")
 
 
-def plan(change, directory):
+def plan(change: dict[str, Any], directory: str) -> dict[str, Any]:
     """
     Return how a change would be made and undone: ``change``, ``before``, ``apply``, ``undo``.
 
@@ -60,7 +75,11 @@ def plan(change, directory):
     return {"change": change, "before": before, "apply": apply, "undo": undo}
 
 
-def look(interface=None, settings=None, directory="/run/cluster/perturb"):
+def look(
+    interface: str | None = None,
+    settings: Mapping[str, Change] | None = None,
+    directory: str = "/run/cluster/perturb",
+) -> dict[str, Any]:
     """
     Return what the actuators would find: the link's rate and delay, the CPU quota, cores, settings.
 
@@ -70,7 +89,7 @@ def look(interface=None, settings=None, directory="/run/cluster/perturb"):
 
         salt '*' actuator.look usb4
     """
-    found = {"cores": len(os.sched_getaffinity(0)), "quota_cores": None}
+    found: dict[str, Any] = {"cores": len(os.sched_getaffinity(0)), "quota_cores": None}
     try:
         found["quota_cores"] = _group()["quota_cores"]
     except RuntimeError as error:
@@ -86,16 +105,16 @@ def look(interface=None, settings=None, directory="/run/cluster/perturb"):
 # Links ---------------------------------------------------------------------------------------
 
 
-def _link_rate(change, _directory):
+def _link_rate(change: Change, _directory: str) -> Plan:
     interface, rate = change["interface"], float(change["bytes_per_second"])
     if rate < 1000:
         raise ValueError(f"link_rate {rate:g} B/s: expected at least 1000")
     current = _discipline(interface)
     if current["kind"] == "tbf":
         options = current["options"]
-        # tc tells the burst a little short: put back as told, over and over, no packet would fit into it.
+        # tc prints the burst a little short: put back as printed, over and over, no packet would fit into it.
         burst = max(options["burst"], _burst(interface, options["rate"]))
-        undo = ["run", _tbf(interface, options["rate"], burst, _limit(options))]
+        undo: Step = ["run", _tbf(interface, options["rate"], burst, _limit(options))]
     elif current["handle"] == _DEFAULT_HANDLE or current["kind"] == "mq":
         undo = ["run", ["sh", "-c", f'tc qdisc del dev "{interface}" root 2>/dev/null || true']]
     else:
@@ -110,32 +129,29 @@ def _link_rate(change, _directory):
     return current["options"].get("rate"), [["run", _tbf(interface, rate, burst, limit)]], [undo]
 
 
-def _burst(interface, rate):
+def _burst(interface: str, rate: float) -> int:
     packet = int(_text(f"/sys/class/net/{interface}/mtu")) + _ETHERNET_HEADER_BYTES
     return packet + round(rate * _BURST_SECONDS)
 
 
-def _tbf(interface, rate, burst, limit):
+def _tbf(interface: str, rate: float, burst: float, limit: float) -> list[str]:
     sizes = [*("rate", f"{round(rate)}bps"), *("burst", str(round(burst))), *("limit", str(round(limit)))]
     return ["tc", "qdisc", "replace", "dev", interface, "root", "tbf", *sizes]
 
 
-def _limit(options):
-    """Return a tbf's limit in bytes; tc tells it as the latency of a full queue, in microseconds."""
-    return options["rate"] * options["lat"] / 1e6 + options["burst"]
+def _limit(options: Mapping[str, Any]) -> float:
+    """Return a tbf's limit in bytes; tc prints it as the latency of a full queue, in microseconds."""
+    return float(options["rate"] * options["lat"] / 1e6 + options["burst"])
 
 
-def _discipline(interface):
-    finished = subprocess.run(
-        ["tc", "-json", "qdisc", "show", "dev", interface], capture_output=True, text=True, check=False
-    )
-    if finished.returncode:
-        raise RuntimeError(f"no interface {interface} on this node: {finished.stderr.strip()}")
-    roots = [each for each in json.loads(finished.stdout) if each.get("root")]
+def _discipline(interface: str) -> dict[str, Any]:
+    """Return an interface's queueing discipline, as tc prints it."""
+    printed = node_commands.output_of(["tc", "-json", "qdisc", "show", "dev", interface])
+    roots: list[dict[str, Any]] = [each for each in json.loads(printed) if each.get("root")]
     return roots[0] if roots else {"kind": "none", "handle": _DEFAULT_HANDLE, "options": {}}
 
 
-def _link_latency(change, directory):
+def _link_latency(change: Change, directory: str) -> Plan:
     interface, seconds = change["interface"], float(change["seconds"])
     if not 0 <= seconds <= 1:
         raise ValueError(f"link_latency {seconds:g} s: expected 0 to 1")
@@ -143,16 +159,17 @@ def _link_latency(change, directory):
     control = _delay_control(interface, directory)
     if discipline["handle"] == _DEFAULT_HANDLE and _has_netem() and not os.path.exists(control):
         argv = ["tc", "qdisc", "replace", "dev", interface, "root", "netem", "limit", "100000"]
-        apply = [["run", [*argv, "delay", f"{round(seconds * 1e6)}us"]]]
+        apply: list[Step] = [["run", [*argv, "delay", f"{round(seconds * 1e6)}us"]]]
         return 0.0, apply, [["run", ["sh", "-c", f'tc qdisc del dev "{interface}" root 2>/dev/null || true']]]
     before = _delay(control)
-    program = os.path.join(os.path.dirname(os.path.abspath(__file__)), "delay.py")
-    peers = [f"{address}={mac or _neighbour(interface, address)}" for address, mac in sorted(change["peers"].items())]
-    apply = [["control", control, seconds], ["start", control, [sys.executable, program, control, interface, *peers]]]
+    macs = {address: mac or _mac_of(interface, address) for address, mac in sorted(change["peers"].items())}
+    peers = [f"{address}={mac}" for address, mac in macs.items()]
+    command = [sys.executable, _program("packet_delay.py"), control, interface, *peers]
+    apply = [["control", control, seconds], ["start", control, command]]
     # A relay that was there before us stays, with the delay that it had.
     if before is not None:
         return before, apply, [["control", control, before]]
-    undo = [["remove", control]]
+    undo: list[Step] = [["remove", control]]
     # Packets come in by the real interface while the route says otherwise: no strict filter on it.
     path = f"/proc/sys/net/ipv4/conf/{interface}/rp_filter"
     if _text(path) == "1":
@@ -161,22 +178,20 @@ def _link_latency(change, directory):
     return None, apply, undo
 
 
-def _neighbour(interface, address):
+def _mac_of(interface: str, address: str) -> str:
     """Return the MAC of a peer that the profile does not know, as the node has seen it."""
-    finished = subprocess.run(
-        ["ip", "-json", "neigh", "show", address, "dev", interface], capture_output=True, text=True, check=False
-    )
-    seen = [entry["lladdr"] for entry in json.loads(finished.stdout or "[]") if entry.get("lladdr")]
+    printed = node_commands.output_of(["ip", "-json", "neigh", "show", address, "dev", interface])
+    seen = [str(entry["lladdr"]) for entry in json.loads(printed or "[]") if entry.get("lladdr")]
     if not seen:
         raise RuntimeError(f"no MAC of {address} is known on {interface}: is the peer up?")
     return seen[0]
 
 
-def _delay_control(interface, directory):
+def _delay_control(interface: str, directory: str) -> str:
     return os.path.join(directory, f"delay-{interface}")
 
 
-def _delay(control):
+def _delay(control: str) -> float | None:
     """Return the seconds that a relay adds, or None without one."""
     try:
         return float(_text(control))
@@ -184,7 +199,7 @@ def _delay(control):
         return None
 
 
-def _has_netem():
+def _has_netem() -> bool:
     # A small image may lack the tool; the relay works everywhere.
     if shutil.which("modprobe") is None:
         return False
@@ -195,24 +210,24 @@ def _has_netem():
 # CPU -----------------------------------------------------------------------------------------
 
 
-def _cpu_quota(change, _directory):
+def _cpu_quota(change: Change, _directory: str) -> Plan:
     cores = float(change["cores"])
     if cores < 0.05:
         raise ValueError(f"cpu_quota {cores:g} cores: expected at least 0.05")
     group = _group()
     quota = max(1000, round(cores * QUOTA_PERIOD_MICROSECONDS))
-    if group["version"] == VERSION_2:
-        path = os.path.join(group["directory"], "cpu.max")
+    if group["version"] == control_groups.VERSION_2:
+        path = os.path.join(group["directory"], control_groups.QUOTA_FILES[control_groups.VERSION_2])
         before = _text(path)
         return (
             group["quota_cores"],
             [["write", path, f"{quota} {QUOTA_PERIOD_MICROSECONDS}"]],
             [["write", path, before]],
         )
-    names = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+    names = (control_groups.QUOTA_FILES[control_groups.VERSION_1], control_groups.PERIOD_FILE)
     quota_path, period_path = (os.path.join(group["directory"], name) for name in names)
 
-    def steps(quota_text, period_text):
+    def steps(quota_text: str, period_text: str) -> list[Step]:
         # Without a limit for a moment: a period that does not fit the old quota would be refused.
         return [["write", quota_path, "-1"], ["write", period_path, period_text], ["write", quota_path, quota_text]]
 
@@ -220,21 +235,29 @@ def _cpu_quota(change, _directory):
     return group["quota_cores"], steps(str(quota), str(QUOTA_PERIOD_MICROSECONDS)), undo
 
 
-def _cpu_speed(change, directory):
+def _cpu_speed(change: Change, directory: str) -> Plan:
     slowdown = float(change["slowdown"])
     if not 1 <= slowdown <= 10:
         raise ValueError(f"cpu_speed slowdown {slowdown:g}: expected 1 to 10")
-    program = os.path.join(os.path.dirname(os.path.abspath(__file__)), "steal.py")
-    apply, undo = [], []
+    program, group_file = _program("cpu_burner.py"), _group_file()
+    apply: list[Step] = []
+    undo: list[Step] = []
     for core in sorted(os.sched_getaffinity(0)):
-        control = os.path.join(directory, f"steal-{core}")
+        control = os.path.join(directory, f"burner-{core}")
         apply += [["control", control, 1 - 1 / slowdown]]
-        apply += [["start", control, [sys.executable, "-S", "-E", program, control, str(core), _member_file()]]]
+        apply += [["start", control, [sys.executable, "-S", "-E", program, control, str(core), group_file]]]
         undo.append(["remove", control])
     return 1.0, apply, undo
 
 
-def _member_file():
+def _program(name: str) -> str:
+    path = os.path.join(PROGRAMS, name)
+    if not os.path.exists(path):
+        raise RuntimeError(f"{path} is missing: run state.apply perturb first")
+    return path
+
+
+def _group_file() -> str:
     """Return the file by which a process joins the engine's group, empty when it is in ours."""
     try:
         return os.path.join(_group()["directory"], "cgroup.procs")
@@ -242,7 +265,7 @@ def _member_file():
         return ""
 
 
-def _group():
+def _group() -> dict[str, Any]:
     """Return the control group that limits the engine's CPU time: its version, folder and quota."""
     pids = [
         pid
@@ -251,70 +274,49 @@ def _group():
         for pid in __salt__["supervise.processes"](unit)
     ]
     pid = str(pids[0]) if pids else "self"
-    own, mounted = {}, {}
-    for line in _text(f"/proc/{pid}/cgroup").splitlines():
-        number, controllers, path = line.split(":", 2)
-        if number == "0" and not controllers:
-            own[VERSION_2] = path
-        elif "cpu" in controllers.split(","):
-            own[VERSION_1] = path
-    for line in _text("/proc/self/mountinfo").splitlines():
-        before, _, after = line.partition(" - ")
-        fields, kind = before.split(), after.split()
-        if kind[0] == "cgroup2":
-            mounted.setdefault(VERSION_2, (fields[4], fields[3]))
-        elif kind[0] == "cgroup" and "cpu" in kind[2].split(","):
-            mounted.setdefault(VERSION_1, (fields[4], fields[3]))
-    for version, name in ((VERSION_1, "cpu.cfs_quota_us"), (VERSION_2, "cpu.max")):
-        if version not in own or version not in mounted:
-            continue
-        mount, root = mounted[version]
-        inside = own[version].removeprefix(root.rstrip("/")) if root != "/" else own[version]
-        directory = os.path.join(mount, inside.strip("/"))
-        if os.path.exists(os.path.join(directory, name)):
-            return {"version": version, "directory": directory, "quota_cores": _quota(directory, version)}
+    found = control_groups.levels(_text(f"/proc/{pid}/cgroup"), _text("/proc/self/mountinfo"))
+    for version, folders in found.items():
+        own = folders[0]
+        if os.path.exists(os.path.join(own, control_groups.QUOTA_FILES[version])):
+            return {"version": version, "directory": own, "quota_cores": _quota(own, version)}
     raise RuntimeError("no control group that can limit the engine's CPU time (cpu controller, version 1 or 2)")
 
 
-def _quota(directory, version):
-    if version == VERSION_2:
-        quota, period = _text(os.path.join(directory, "cpu.max")).split()
-    else:
-        quota, period = (_text(os.path.join(directory, f"cpu.cfs_{name}_us")) for name in ("quota", "period"))
-    return None if quota in ("max", "-1") else int(quota) / int(period)
+def _quota(directory: str, version: int) -> float | None:
+    quota = _text(os.path.join(directory, control_groups.QUOTA_FILES[version]))
+    if version == control_groups.VERSION_2:
+        return control_groups.quota_cores(quota)
+    return control_groups.quota_cores(quota, _text(os.path.join(directory, control_groups.PERIOD_FILE)))
 
 
 # Clocks and power limits -----------------------------------------------------------------------
 
 
-def _setting(change, _directory):
+def _setting(change: Change, _directory: str) -> Plan:
     """Set what the profile names: a file of the kernel, or a pair of commands that read and write."""
     before = _read_setting(change)
     return before, [_write_setting(change, change["value"])], [_write_setting(change, before)]
 
 
-def _read_setting(setting):
+def _read_setting(setting: Change) -> str:
     if "path" in setting:
         return _text(_only(setting["path"]))
-    finished = subprocess.run(setting["read"], capture_output=True, text=True, timeout=20, check=False)
-    if finished.returncode:
-        raise RuntimeError(f"{' '.join(setting['read'])}: {finished.stderr.strip()}")
-    return finished.stdout.strip().splitlines()[0].strip()
+    return node_commands.output_of(setting["read"], timeout=COMMAND_SECONDS).strip().splitlines()[0].strip()
 
 
-def _write_setting(setting, value):
+def _write_setting(setting: Change, value: object) -> Step:
     if "path" in setting:
         return ["write", _only(setting["path"]), str(value)]
     return ["run", [part.replace("{value}", str(value)) for part in setting["write"]]]
 
 
-def _only(pattern):
+def _only(pattern: str) -> str:
     found = sorted(glob.glob(pattern))
     if len(found) != 1:
         raise RuntimeError(f"{pattern}: {len(found)} files on this node, expected one")
     return found[0]
 
 
-def _text(path):
+def _text(path: str) -> str:
     with open(path, encoding="utf-8") as file:
         return file.read().strip()

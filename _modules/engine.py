@@ -9,19 +9,23 @@ nodes do): a lock lets one of them install while the others wait.
 import json
 import os
 import shutil
-import subprocess
 import sys
+from collections.abc import Mapping
+from typing import Any
 
+import node_commands
 import salt.utils.files
 
 MARKER = ".complete"
+INSTALL_SECONDS = 3600.0
+VERSION_SECONDS = 60.0
 
 
-def __virtual__():
+def __virtual__() -> str | tuple[bool, str]:
     return "engine" if sys.platform == "linux" else (False, "engines are installed on Linux")
 
 
-def installed(directory):
+def installed(directory: str) -> bool:
     """
     Return whether the environment at a directory is complete.
 
@@ -34,7 +38,7 @@ def installed(directory):
     return os.path.exists(os.path.join(directory, MARKER))
 
 
-def version(directory="/opt/cluster/engine"):
+def version(directory: str = "/opt/cluster/engine") -> dict[str, str]:
     """
     Return the versions of the packages a verdict depends on.
 
@@ -52,13 +56,14 @@ def version(directory="/opt/cluster/engine"):
         "    except m.PackageNotFoundError: pass\n"
         "print(json.dumps(found))"
     )
-    finished = subprocess.run(
-        [os.path.join(directory, "bin/python"), "-c", script], capture_output=True, text=True, timeout=60, check=True
+    python = os.path.join(directory, "bin/python")
+    found: dict[str, str] = json.loads(
+        node_commands.output_of([python, "-c", script], timeout=VERSION_SECONDS, name=f"{python} (versions)")
     )
-    return json.loads(finished.stdout)
+    return found
 
 
-def install(directory, requirements, engine):
+def install(directory: str, requirements: str, engine: Mapping[str, Any]) -> bool:
     """
     Make the environment unless it is complete; return whether anything was done.
 
@@ -88,7 +93,7 @@ def install(directory, requirements, engine):
     return True
 
 
-def _make(directory, requirements, engine):
+def _make(directory: str, requirements: str, engine: Mapping[str, Any]) -> None:
     python = shutil.which(engine["python"]) or sys.executable
     _run([python, "-m", "venv", directory])
     pip = [
@@ -113,7 +118,7 @@ def _make(directory, requirements, engine):
         file.write("\n")
 
 
-def _alias_distribution(directory, name, number):
+def _alias_distribution(directory: str, name: str, number: str) -> None:
     """Give the environment metadata under the name that the engine looks itself up by."""
     library = os.path.join(directory, "lib")
     (python,) = [entry for entry in os.listdir(library) if entry.startswith("python3")]
@@ -128,9 +133,6 @@ def _alias_distribution(directory, name, number):
             file.write(text)
 
 
-def _run(command):
-    finished = subprocess.run(command, capture_output=True, text=True, timeout=3600, check=False)
-    if finished.returncode:
-        lines = [line for line in finished.stderr.splitlines() if line.strip() and not line.startswith("WARNING")]
-        reason = " ".join(lines[-3:]) or f"exit status {finished.returncode}"
-        raise RuntimeError(f"{os.path.basename(command[0])} failed: {reason}")
+def _run(command: list[str]) -> None:
+    # Not the whole command: an index's address may hold a password.
+    node_commands.output_of(command, timeout=INSTALL_SECONDS, name=f"{os.path.basename(command[0])} failed")

@@ -1,5 +1,5 @@
 """
-What the kernel tells of a node's hardware: accelerators and how they are attached, USB4, firmware, heat.
+Read a node's hardware from the kernel: accelerators and how they are attached, USB4, firmware, temperatures.
 
 Reads files of ``/sys`` alone, so it needs no tool of a vendor, and reports facts: whether they are
 right is for ``cluster doctor`` to say, which knows the profile.
@@ -8,6 +8,7 @@ right is for ``cluster doctor`` to say, which knows the profile.
 import os
 import pathlib
 import re
+from typing import Any
 
 __virtualname__ = "hardware"
 
@@ -17,13 +18,13 @@ _DEVICE = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
 _MEMORY_BAR = 0x200
 
 
-def __virtual__():
+def __virtual__() -> str:
     return __virtualname__
 
 
-def facts(root="/"):
+def facts(root: str = "/") -> dict[str, Any]:
     """
-    Return what the kernel tells of this node's hardware.
+    Return this node's hardware, as the kernel describes it.
 
     root
         folder that stands for ``/``
@@ -46,7 +47,7 @@ def facts(root="/"):
     }
 
 
-def accelerators(root="/"):
+def accelerators(root: str = "/") -> list[dict[str, Any]]:
     """
     Return the accelerators: PCI address, driver, link, largest memory window, NUMA node, temperature.
 
@@ -79,7 +80,7 @@ def accelerators(root="/"):
     return found
 
 
-def usb4(root="/"):
+def usb4(root: str = "/") -> list[dict[str, Any]]:
     """
     Return the hosts at the other end of USB4 cables, with the speed and lanes of each direction.
 
@@ -105,7 +106,7 @@ def usb4(root="/"):
     return found
 
 
-def firmware(root="/"):
+def firmware(root: str = "/") -> dict[str, Any]:
     """
     Return the board and its firmware: vendor, version, date, and whether it booted by UEFI.
 
@@ -117,11 +118,11 @@ def firmware(root="/"):
     """
     top = pathlib.Path(root)
     names = {"board": "board_name", "vendor": "bios_vendor", "version": "bios_version", "date": "bios_date"}
-    told = {key: _text(top / "sys/class/dmi/id" / name) for key, name in names.items()}
-    return {**told, "uefi": (top / "sys/firmware/efi").is_dir()}
+    fields = {key: _text(top / "sys/class/dmi/id" / name) for key, name in names.items()}
+    return {**fields, "uefi": (top / "sys/firmware/efi").is_dir()}
 
 
-def temperatures(root="/"):
+def temperatures(root: str = "/") -> dict[str, float]:
     """
     Return the hottest reading of each sensor chip, by the name its driver gives it.
 
@@ -131,7 +132,7 @@ def temperatures(root="/"):
 
         salt '*' hardware.temperatures
     """
-    found = {}
+    found: dict[str, float] = {}
     for chip in sorted((pathlib.Path(root) / "sys/class/hwmon").glob("hwmon*")):
         values = [value for value in map(_number, chip.glob("temp*_input")) if value is not None]
         if values:
@@ -140,7 +141,7 @@ def temperatures(root="/"):
     return found
 
 
-def _slot_link(device):
+def _slot_link(device: pathlib.Path) -> dict[str, Any] | None:
     """
     Return the link that the card has to the machine.
 
@@ -167,7 +168,7 @@ def _slot_link(device):
     }
 
 
-def _largest_window(resource):
+def _largest_window(resource: pathlib.Path) -> int | None:
     """Return the size of the largest memory window; with Resizable BAR it holds all of the card's memory."""
     largest = 0
     for line in (_text(resource) or "").splitlines():
@@ -180,29 +181,29 @@ def _largest_window(resource):
     return largest or None
 
 
-def _hottest(folder):
+def _hottest(folder: pathlib.Path) -> float | None:
     values = [value for value in map(_number, folder.glob("hwmon*/temp*_input")) if value is not None]
     return max(values) / 1000 if values else None
 
 
-def _gigabits(speed, lanes):
-    told = re.match(r"([0-9.]+)", _text(speed) or "")
-    return float(told[1]) * 1e9 * (_number(lanes) or 1) if told else None
+def _gigabits(speed: pathlib.Path, lanes: pathlib.Path) -> float | None:
+    found = re.match(r"([0-9.]+)", _text(speed) or "")
+    return float(found[1]) * 1e9 * (_number(lanes) or 1) if found else None
 
 
-def _transfers(text):
-    told = re.match(r"([0-9.]+) GT/s", text or "")
-    return float(told[1]) * 1e9 if told else None
+def _transfers(text: str | None) -> float | None:
+    found = re.match(r"([0-9.]+) GT/s", text or "")
+    return float(found[1]) * 1e9 if found else None
 
 
-def _number(path):
+def _number(path: pathlib.Path) -> int | None:
     try:
         return int(_text(path) or "")
     except ValueError:
         return None
 
 
-def _text(path):
+def _text(path: pathlib.Path) -> str | None:
     try:
         return path.read_text(errors="replace").strip() or None if os.access(path, os.R_OK) else None
     except OSError:

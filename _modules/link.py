@@ -8,13 +8,17 @@ which a node that boots from a shared image does not keep.
 import json
 import shutil
 import subprocess
+from collections.abc import Mapping
+from typing import Any
+
+import node_commands
 
 
-def __virtual__():
+def __virtual__() -> str | tuple[bool, str]:
     return "link" if shutil.which("ip") else (False, "link needs the ip command (Debian package iproute2)")
 
 
-def show(interface):
+def show(interface: str) -> dict[str, Any]:
     """
     Return an interface's addresses, MTU, state and MAC, or an empty dict if there is none.
 
@@ -40,7 +44,7 @@ def show(interface):
     }
 
 
-def configure(interface, address, mtu):
+def configure(interface: str, address: str, mtu: int) -> dict[str, Any]:
     """
     Bring an interface up with an address (``a.b.c.d/n``) and an MTU in bytes.
 
@@ -56,7 +60,7 @@ def configure(interface, address, mtu):
     return show(interface)
 
 
-def mesh(interface):
+def mesh(interface: str) -> dict[str, str]:
     """
     Return what a full mesh's address is reached over: peer address -> interface, or an empty dict.
 
@@ -67,12 +71,11 @@ def mesh(interface):
         salt node0 link.mesh mesh0
     """
     own = [address.partition("/")[0] for address in show(interface).get("addresses", [])]
-    finished = subprocess.run(["ip", "-json", "-4", "route", "show"], capture_output=True, text=True, check=True)
-    routes = json.loads(finished.stdout or "[]")
+    routes = json.loads(node_commands.output_of(["ip", "-json", "-4", "route", "show"]) or "[]")
     return {route["dst"]: route["dev"] for route in routes if route.get("prefsrc") in own and route.get("dev")}
 
 
-def configure_mesh(interface, address, mtu, peers):
+def configure_mesh(interface: str, address: str, mtu: int, peers: Mapping[str, str]) -> dict[str, str]:
     """
     Give a node one address on a full mesh of cables, and a route to each peer over the cable that leads there.
 
@@ -104,7 +107,5 @@ def configure_mesh(interface, address, mtu, peers):
     return mesh(interface)
 
 
-def _ip(*arguments):
-    finished = subprocess.run(["ip", *arguments], capture_output=True, text=True, check=False)
-    if finished.returncode:
-        raise RuntimeError(f"ip {' '.join(arguments)}: {finished.stderr.strip()}")
+def _ip(*arguments: str) -> None:
+    node_commands.output_of(["ip", *arguments])

@@ -11,6 +11,14 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import engine_environment
+import node_files
+
+if TYPE_CHECKING:
+    from loader_dunders import __grains__, __salt__
 
 SCRIPT = "/opt/cluster/probe/probe.py"
 RUNTIME_DIRECTORY = "/run/cluster"
@@ -18,11 +26,11 @@ STATE_DIRECTORY = "/var/lib/cluster"
 UNITS = ("probe", "probe-serve")
 
 
-def __virtual__():
+def __virtual__() -> str | tuple[bool, str]:
     return "probe" if sys.platform == "linux" else (False, "probes read /proc")
 
 
-def machine():
+def machine() -> dict[str, Any]:
     """
     Return what identifies this machine: its CPU, cores, memory, kernel and a digest of its machine id.
 
@@ -41,7 +49,7 @@ def machine():
     }
 
 
-def node(specifications, measure=True, seconds=60):
+def node(specifications: Mapping[str, Any], measure: bool = True, seconds: float = 60) -> dict[str, Any]:
     """
     Measure this node, then the collectives it takes part in; return the raw repeats and the machine.
 
@@ -59,20 +67,20 @@ def node(specifications, measure=True, seconds=60):
     seconds
         everything is ended after this long
     """
-    told = specifications[__grains__["id"]]
+    own = specifications[__grains__["id"]]
     specification = {
         "measure": bool(measure),
-        "cores": told["cores"],
+        "cores": own["cores"],
         "directory": STATE_DIRECTORY,
-        "collectives": told["collectives"],
+        "collectives": own["collectives"],
         "deadline_seconds": int(seconds),
     }
     os.makedirs(STATE_DIRECTORY, exist_ok=True)
-    found = _measured("node", specification, told["engine"], float(seconds))
+    found = _measured("node", specification, own["engine"], float(seconds))
     return {**found, "machine": machine()}
 
 
-def serve(address, port, engine, seconds=60):
+def serve(address: str, port: int, engine: Mapping[str, Any], seconds: float = 60) -> dict[str, Any]:
     """
     Answer link probes on an address until ``probe.stop``; return once they are answered.
 
@@ -95,7 +103,7 @@ def serve(address, port, engine, seconds=60):
     return {"address": address, "port": int(port)}
 
 
-def link(address, peer, port, engine, load_seconds=2):
+def link(address: str, peer: str, port: int, engine: Mapping[str, Any], load_seconds: float = 2) -> dict[str, Any]:
     """
     Measure the link from this node's address to a peer that serves; return both directions' raw repeats.
 
@@ -115,7 +123,7 @@ def link(address, peer, port, engine, load_seconds=2):
     return _measured("link", specification, engine, 60.0)
 
 
-def stop():
+def stop() -> list[str]:
     """
     End every probe of this node and remove what they left; return what was running.
 
@@ -137,7 +145,9 @@ def stop():
     return ended
 
 
-def _measured(command, specification, engine, seconds):
+def _measured(
+    command: str, specification: Mapping[str, Any], engine: Mapping[str, Any], seconds: float
+) -> dict[str, Any]:
     """Run one probe to its end; return its result."""
     output = os.path.join(RUNTIME_DIRECTORY, f"probe-result.{os.getpid()}.json")
     os.makedirs(RUNTIME_DIRECTORY, exist_ok=True)
@@ -154,16 +164,15 @@ def _measured(command, specification, engine, seconds):
             if time.monotonic() > deadline:
                 raise RuntimeError(f"the {command} probe did not end within {seconds:.0f} s")
             time.sleep(0.1)
-        with open(output, encoding="utf-8") as file:
-            return json.load(file)
+        found: dict[str, Any] = node_files.read_json(output)
+        return found
     finally:
         __salt__["supervise.stop"]("probe")
         for path in (output, output + ".partial"):
-            if os.path.exists(path):
-                os.unlink(path)
+            node_files.remove(path)
 
 
-def _start(unit, arguments, engine):
+def _start(unit: str, arguments: list[str], engine: Mapping[str, Any]) -> dict[str, Any]:
     directory = engine["directory"]
     python = os.path.join(directory, "bin/python")
     for path, what in ((python, "the engine"), (SCRIPT, "the probe")):
@@ -171,30 +180,30 @@ def _start(unit, arguments, engine):
             raise RuntimeError(f"{what} is not installed ({path} is missing): run state.apply first")
     if __salt__["supervise.status"](unit)["running"]:
         raise RuntimeError("another probe runs on this node: wait for it, or end it with probe.stop")
-    environment = dict(engine.get("environment") or {})
-    preload = [os.path.join(directory, path) for path in engine.get("preload") or []]
-    if preload:
-        environment["LD_PRELOAD"] = ":".join(preload)
-    return __salt__["supervise.start"](unit, [python, SCRIPT, *arguments], environment, f"/var/log/cluster/{unit}.log")
+    environment = {**(engine.get("environment") or {}), **engine_environment.preload(engine)}
+    started: dict[str, Any] = __salt__["supervise.start"](
+        unit, [python, SCRIPT, *arguments], environment, f"/var/log/cluster/{unit}.log"
+    )
+    return started
 
 
-def _reason(log):
-    """Return the last line of a log that says anything."""
+def _reason(log: str) -> str:
+    """Return a log's last line that is not empty."""
     try:
         with open(log, encoding="utf-8", errors="replace") as file:
             lines = [line.strip() for line in file if line.strip()]
-    except (OSError, TypeError):
+    except OSError:
         lines = []
-    return lines[-1][:300] if lines else "it ended and said nothing (its deadline, or it was stopped)"
+    return lines[-1][:300] if lines else "its log is empty (its deadline passed, or it was stopped)"
 
 
-def _listening(address, port):
+def _listening(address: str, port: int) -> bool:
     with socket.socket() as attempt:
         attempt.settimeout(0.5)
         return attempt.connect_ex((address, port)) == 0
 
 
-def _cpu_model():
+def _cpu_model() -> str:
     # Not all architectures name their model.
     names = ("model name", "Hardware", "cpu model")
     with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
@@ -203,7 +212,7 @@ def _cpu_model():
     return found[0] if found else os.uname().machine
 
 
-def _first_line(path):
+def _first_line(path: str) -> str:
     try:
         with open(path, encoding="utf-8") as file:
             return file.readline().strip()

@@ -245,7 +245,7 @@ class _Bench:
             self.problems.append(str(error))
         # From here on the engine is free for the next load; what is written comes from the store.
         self.report("collecting", "samples", points=self.table)
-        self.problems += self.recording.export_samples(__salt__.get("perf.export"), self.started, self.ended)
+        self.problems += self.recording.export_samples(__salt__.get("telemetry.export"), self.started, self.ended)
         if self.status == "complete":
             shutil.rmtree(self.folder / "generator", ignore_errors=True)
         load = {key: value for key, value in self.points[0].to_json().items() if key != "index"}

@@ -279,7 +279,7 @@ class _Driver:
             rate = block.resource.at(block.slowdown)
         shape = self.profile.model.shape
         with self.renewed():
-            return __salt__["wave.send"](
+            return __salt__["burst_load.send"](
                 self.heads,
                 self.profile.model.name,
                 shape.vocabulary_size,

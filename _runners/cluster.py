@@ -99,7 +99,7 @@ def deploy(deployment=None, overrides=None, timeout=600):
     _check_free(deployment, overrides)
     started, moments = time.monotonic(), {"began": time.time()}
     _tell_boot(profile, specs, "deploy")
-    # What holds a start back can be asked while it lasts, and of one that failed (startup.record).
+    # What holds a start back can be asked while it lasts, and of one that failed (start_recording.record).
     starting = {**planned, "began": moments["began"]}
     records.write(__opts__, records.STARTING, starting)
     try:

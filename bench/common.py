@@ -66,8 +66,8 @@ class Lab:
         return self.run("lab", "exec", node, "--", *command, check=check)
 
     def samplers(self) -> dict[str, dict[str, Any]]:
-        """Return each node's `perf.status`."""
-        answers = json.loads(self.on("control", "salt", "--out=json", "--static", "*", "perf.status"))
+        """Return each node's `telemetry.status`."""
+        answers = json.loads(self.on("control", "salt", "--out=json", "--static", "*", "telemetry.status"))
         return {name: answers[node.hostname] for name, node in self.profile.nodes.items()}
 
     def signal_samplers(self, name: str) -> None:

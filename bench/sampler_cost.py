@@ -1,6 +1,6 @@
 """What does watching cost? Output throughput and CPU time with everything that watches at work, and with it frozen.
 
-The deployment serves the profile's workload in a closed loop. Meanwhile the samplers and the control node's `perf`
+The deployment serves the profile's workload in a closed loop. Meanwhile the samplers and the control node's `telemetry`
 engine are frozen and thawed, a window (`perf.window`) at a time, in pairs of random order. With them frozen there are
 no samples, no events, no readings of the engine's metrics and no windows, so no runs of the reactor either; with them
 thawed each comes at the rate it always has. Blocks of one run share its engine, its prompts and the machine's mood,
@@ -103,12 +103,12 @@ def result(pairs: Sequence[dict[str, dict[str, float]]]) -> dict[str, Any]:
 
 
 class Watching:
-    """The processes of a lab that watch: its samplers, and the control node's `perf` engine."""
+    """The processes of a lab that watch: its samplers, and the control node's `telemetry` engine."""
 
     def __init__(self, lab: str) -> None:
         self._lab = lab
         self._samplers = processes(lab, "/sampler.py")
-        self._engines = processes(lab, "engines.perf")
+        self._engines = processes(lab, "engines.telemetry")
         if not self._samplers or not self._engines:
             raise SystemExit(f"nothing watches in lab {lab}; next: cluster apply --lab {lab}")
 

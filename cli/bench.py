@@ -61,7 +61,7 @@ def record_run(control: Control, settings: dict[str, Any] | None = None, title: 
 def record_start(control: Control, note: str = "") -> Recorded:
     """Put the samples of the newest start, over or not, in a run, fetch its folder, and add its verdict."""
     with runner_step("Recording the start", f"cluster status{control.options}") as current:
-        result: dict[str, Any] = control.runner("startup.record", {"note": note}, shown(current))
+        result: dict[str, Any] = control.runner("start_recording.record", {"note": note}, shown(current))
     folder = runs_directory() / str(result["run"])
     with runner_step("Fetching the run", f"cluster bottleneck --start{control.options}"):
         control.fetch(result["folder"], folder)

@@ -197,7 +197,7 @@ def frame(latest: Latest, width: int = 100, note: str = "") -> RenderableType:
     Parameters
     ----------
     latest
-        What the `perf.latest` runner returned.
+        What the `telemetry.latest` runner returned.
     width
         Columns of the terminal: a narrow one gets shorter bars.
     note
@@ -248,7 +248,7 @@ def follow(control: Control, interval: float, show: Callable[[Latest, str], None
     while True:
         note = "the control node stopped sending; asking again"
         try:
-            control.runner("perf.watch", {"interval": interval}, receive)
+            control.runner("telemetry.watch", {"interval": interval}, receive)
         except ControlError as error:
             if not last:
                 raise
@@ -303,7 +303,7 @@ def top(
     control = connect(profile, lab)
     if once or as_json or not (out.is_terminal and sys.stdin.isatty()):
         try:
-            latest = control.runner("perf.latest")
+            latest = control.runner("telemetry.latest")
         except ControlError as error:
             fail(str(error), "cluster status")
         emit(latest, as_json, lambda: out.print(frame(latest, out.width)))

@@ -88,7 +88,7 @@ class Recording:
         Parameters
         ----------
         export : callable
-            The runner `perf.export`; None where it is not there.
+            The runner `telemetry.export`; None where it is not there.
 
         Returns
         -------
@@ -97,7 +97,7 @@ class Recording:
         """
         path = self.folder / "samples.jsonl.gz"
         if export is None:
-            return ["samples: the perf runner is not there"]
+            return ["samples: the telemetry runner is not there"]
         expected = {worker["node"] for worker in self._record["workers"]}
         patience = self._nodes.profile.sampler.send_interval_seconds + SAMPLES_DEADLINE_SECONDS
         deadline = time.monotonic() + patience

@@ -96,7 +96,7 @@ class Carrier:
     def close(self):
         """Let requests in again where they were held off."""
         if self._closed:
-            self.nodes.ask("admission.open", names=self._closed, timeout=ANSWER_SECONDS)
+            self.nodes.ask("drain.stop", names=self._closed, timeout=ANSWER_SECONDS)
             self._closed = []
 
     # The deployment ----------------------------------------------------------------------
@@ -105,7 +105,7 @@ class Carrier:
         heads = {spec["node"]: spec for spec in state.deployment["workers"] if spec["head"]}
         deadline = time.monotonic() + self.nodes.profile.boot.drain_seconds
         for name, spec in heads.items():
-            answer = self.nodes.ask("admission.close", [spec["api_port"]], names=[name], timeout=ANSWER_SECONDS)[name]
+            answer = self.nodes.ask("drain.start", [spec["api_port"]], names=[name], timeout=ANSWER_SECONDS)[name]
             if answer is True:
                 self._closed.append(name)
             else:

@@ -1,5 +1,5 @@
 {# The bottleneck is another one than in the window before: note it. #}
-reactor-verdict-changed-perf-verdict-changed:
-  runner.perf.verdict_changed:
+reactor-verdict-changed-telemetry-verdict-changed:
+  runner.telemetry.verdict_changed:
     - args:
       - change: {{ data | json }}

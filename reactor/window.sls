@@ -1,5 +1,5 @@
 {# A window of samples is complete: make it into a ledger and a verdict. #}
-reactor-window-perf-aggregate:
-  runner.perf.aggregate:
+reactor-window-telemetry-aggregate:
+  runner.telemetry.aggregate:
     - args:
       - window: {{ data | json }}

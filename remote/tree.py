@@ -14,7 +14,7 @@ from pathlib import Path
 EXCLUDES: tuple[str, ...] = (
     # history, environments, what programs leave
     ".git",
-    ".venv*/",
+    ".venv*",
     "__pycache__/",
     "*.pyc",
     "*.egg-info/",

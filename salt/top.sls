@@ -4,5 +4,6 @@ base:
     - network
     - engine
     - model
+    - perturb
     - probe
     - sampler

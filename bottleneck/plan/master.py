@@ -46,7 +46,7 @@ def master_settings(profile: Profile, profile_path: str, tree: Path) -> dict[str
         # The runner that the reactor starts for each window is on record in the store; another record in the job
         # cache would cost 30 ms of CPU a window, and 5760 folders a day. `salt-run`'s own jobs are kept.
         "runnerclient_returns": False,
-        "engines": [{"perf": {}}],
+        "engines": [{"telemetry": {}}],
     }
 
 

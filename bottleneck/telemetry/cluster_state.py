@@ -14,7 +14,7 @@ from typing import Any
 
 from bottleneck.json_numbers import number
 
-WINDOW_TAG, LOST_TAG, BACK_TAG = "cluster/perf/window", "cluster/node/lost", "cluster/node/back"
+WINDOW_TAG, LOST_TAG, BACK_TAG = "cluster/telemetry/window", "cluster/node/lost", "cluster/node/back"
 # A window waits this long, and as long as a node sends nothing anyway, for the last batches of a slow node.
 WINDOW_PATIENCE_SECONDS = 3.0
 # Ticks come every second; with none for so long, this process stood still itself.

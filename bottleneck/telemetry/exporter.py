@@ -1,7 +1,7 @@
 """What the exporter exports: a catalogue of metrics, and their values for a state.
 
-Pure: no HTTP, no client library. `_engines/perf.py` serves it, `python -m bottleneck.telemetry.exporter` prints the
-reference page. vLLM's own metrics are not copied: Prometheus reads them from the head itself.
+Pure: no HTTP, no client library. `_engines/telemetry.py` serves it, `python -m bottleneck.telemetry.exporter` prints
+the reference page. vLLM's own metrics are not copied: Prometheus reads them from the head itself.
 """
 
 from __future__ import annotations

@@ -114,7 +114,7 @@ def _delay(control: Control, injection: Mapping[str, Any]) -> Iterator[None]:
             _shell(control, node, f"mkdir -p {CONTROL_FOLDER} && rm -f {path}.lock && echo {seconds} > {path}")
             # The relay ends when its control file goes, and its routes with it.
             stack.callback(_shell, control, node, f"rm -f {path}")
-            program = str(REPOSITORY / "_modules" / "delay.py")
+            program = str(REPOSITORY / "salt" / "perturb" / "files" / "packet_delay.py")
             argv = [sys.executable, program, path, own.interface, *peers]
             relay = stack.enter_context(_running(control, node, argv))
             _wait(partial(_works, control, node, path), f"the relay on {node}")

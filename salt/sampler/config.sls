@@ -9,7 +9,7 @@
   'links': links,
   'control': {'address': pillar['cluster']['control']['address'], 'port': pillar['perf']['exporter_port']},
   'minion': {'id': grains['id'], 'sock_dir': opts['sock_dir']},
-  'directory': '/run/cluster/perf',
+  'directory': '/run/cluster/telemetry',
   'worker_file': '/run/cluster/worker.json',
   'supervise_directory': '/run/cluster/supervise',
 } %}

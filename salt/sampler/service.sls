@@ -1,5 +1,5 @@
-sampler-service-sampler-perf-running:
-  perf.running:
+sampler-service-sampler-telemetry-running:
+  telemetry.running:
     - name: /etc/cluster/sampler.json
     - watch:
       - file: sampler-install-program-file-recurse

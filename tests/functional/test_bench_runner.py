@@ -137,7 +137,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: ThreadingHTTP
         (tmp_path / "state" / "ceilings.json").write_text('{"schema": 1, "profile": "fresh"}')
         return {"measured": ["direct: node0, node1"], "left": [], "seconds": 3.0}
 
-    module.__salt__ = {"cluster.deployment_record": lambda: record, "perf.export": export, "probe.fresh": fresh}
+    module.__salt__ = {"cluster.deployment_record": lambda: record, "telemetry.export": export, "probe.fresh": fresh}
     module.record, module.exported, module.state, module.probed = record, exported, tmp_path / "state", probed
     return module
 

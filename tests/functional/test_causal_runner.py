@@ -80,7 +80,7 @@ def causal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     module.__salt__ = {
         "cluster.deployment_record": lambda: module.record,
         "probe.fresh": lambda: {"measured": [], "left": []},
-        "wave.send": send,
+        "burst_load.send": send,
     }
     module.nodes, module.record, module.failing = nodes, record, None
     return module
@@ -124,14 +124,14 @@ def test_waves_too_long_for_the_budget_are_cut_alike(causal: Any) -> None:
 
 @pytest.mark.parametrize("failure", [KeyboardInterrupt, CommandExecutionError])
 def test_whatever_ends_it_everything_is_put_back(causal: Any, failure: type[BaseException]) -> None:
-    sent = causal.__salt__["wave.send"]
+    sent = causal.__salt__["burst_load.send"]
 
     def send(*arguments: Any, **load: Any) -> Any:
         if any(causal.nodes.slowed.values()):
             raise failure
         return sent(*arguments, **load)
 
-    causal.__salt__["wave.send"] = send
+    causal.__salt__["burst_load.send"] = send
     with pytest.raises(failure):
         causal.run(budget=60)
     assert causal.nodes.slowed == {} and causal.nodes.calls[-1] == "perturb.undo"

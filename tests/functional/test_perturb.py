@@ -1,4 +1,4 @@
-"""What is slowed is put back: by the one who asked, by the next change, and by a timer when nobody is left to ask."""
+"""What is slowed is put back: by the one who asked, by the next change, and by the watchdog when nobody is left."""
 
 import json
 import os
@@ -35,7 +35,8 @@ def node(directory: Path) -> Any:
     options = {"id": "node0", "cluster_perturb_directory": str(directory / "perturb")}
     supervise: Any = load("supervise", salt, options)
     supervise.DIRECTORY = str(directory / "supervise")
-    load("actuator", salt, options)
+    actuator: Any = load("actuator", salt, options)
+    actuator.PROGRAMS = str(MODULES.parent / "salt" / "perturb" / "files")
     return load("perturb", salt, options)
 
 
@@ -45,7 +46,7 @@ def perturb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     module = node(tmp_path)
     yield module
     module.undo()
-    wait_for(lambda: not module._is_timer_alive(module._directory()))
+    wait_for(lambda: not module.watchdog.is_armed(module._directory()))
     module.__salt__["supervise.stop"](module.UNIT)
 
 
@@ -89,20 +90,20 @@ def test_a_node_takes_its_own_of_what_is_told_to_all(perturb: Any, limit: Path) 
     assert limit.read_text() == "2400"
 
 
-def watched(module: Any, limit: Path) -> list[str]:
-    """Have what a file holds noted after every step, while the lock is held: the timer cannot come in between."""
-    performed, seen = module._perform, []
+def watched(module: Any, limit: Path, replace: Any = setattr) -> list[str]:
+    """Note a file's content after every step, while the lock is taken: the watchdog cannot come in between."""
+    performed, seen = module.watchdog.perform, []
 
     def perform(operations: Any) -> None:
         performed(operations)
         seen.append(limit.read_text())
 
-    module._perform = perform
+    replace(module.watchdog, "perform", perform)
     return seen
 
 
-def test_the_deadline_undoes_it(perturb: Any, limit: Path) -> None:
-    seen = watched(perturb, limit)
+def test_the_deadline_undoes_it(perturb: Any, limit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = watched(perturb, limit, monkeypatch.setattr)
     perturb.set([clock(limit, 1200)], 1)
     assert seen == ["1200"]
     wait_for(lambda: limit.read_text() == "2400")
@@ -112,9 +113,9 @@ def test_the_deadline_undoes_it(perturb: Any, limit: Path) -> None:
 
 def test_a_renewal_moves_the_deadline(perturb: Any, limit: Path) -> None:
     perturb.set([clock(limit, 1200)], 2)
-    before = json.loads(Path(perturb._path(perturb._directory())).read_text())["deadline"]
+    before = json.loads(Path(perturb._directory(), "state.json").read_text())["deadline"]
     assert perturb.renew(60) is True
-    assert json.loads(Path(perturb._path(perturb._directory())).read_text())["deadline"] > before + 50
+    assert json.loads(Path(perturb._directory(), "state.json").read_text())["deadline"] > before + 50
 
 
 DRIVER = """
@@ -143,23 +144,25 @@ def test_a_driver_that_dies_leaves_nothing_slow(perturb: Any, limit: Path, tmp_p
     wait_for(lambda: limit.read_text() == "2400")
 
 
-def test_a_crash_between_the_note_and_the_deed_is_undone_as_well(perturb: Any, limit: Path) -> None:
-    performed, seen = perturb._perform, []
+def test_a_crash_between_the_note_and_the_deed_is_undone_as_well(
+    perturb: Any, limit: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    performed, seen = perturb.watchdog.perform, []
 
     def crash(operations: Any) -> None:
         performed(operations)
         seen.append(limit.read_text())
         raise SystemExit("killed here")
 
-    perturb._perform = crash
+    monkeypatch.setattr(perturb.watchdog, "perform", crash)
     with pytest.raises(SystemExit):
         perturb.set([clock(limit, 1200)], 1)
-    perturb._perform = performed
+    monkeypatch.undo()
     assert seen == ["1200"]
     wait_for(lambda: limit.read_text() == "2400")
 
 
-def test_the_timer_does_its_duty_when_it_is_told_to_stop(perturb: Any, limit: Path) -> None:
+def test_the_watchdog_puts_back_when_it_is_asked_to_stop(perturb: Any, limit: Path) -> None:
     perturb.set([clock(limit, 1200)], 600)
     perturb.__salt__["supervise.stop"](perturb.UNIT)
     assert limit.read_text() == "2400"
@@ -219,16 +222,16 @@ def test_what_cannot_be_done_is_said_before_anything_is_armed(perturb: Any, chan
 def test_a_core_is_taken_away_and_given_back(perturb: Any) -> None:
     perturb.set([{"actuator": "cpu_speed", "slowdown": 2}], 60)
     cores = sorted(os.sched_getaffinity(0))
-    holders = [perturb._holder(perturb._path(perturb._directory(), f"steal-{core}")) for core in cores]
-    assert all(holders)
+    burners = [perturb.watchdog.lock_owner(f"{perturb._directory()}/burner-{core}") for core in cores]
+    assert all(burners)
 
     def ticks(pid: int) -> int:
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11])
 
     # It uses its core, and sleeps in between.
-    wait_for(lambda: all(ticks(pid) >= 10 for pid in holders))
+    wait_for(lambda: all(ticks(pid) >= 10 for pid in burners))
     perturb.undo()
-    assert all(perturb._holder(perturb._path(perturb._directory(), f"steal-{core}")) is None for core in cores)
+    assert all(perturb.watchdog.lock_owner(f"{perturb._directory()}/burner-{core}") is None for core in cores)
 
 
 # -- links, in namespaces of their own
@@ -343,10 +346,10 @@ routes = subprocess.run(["ip", "route"], capture_output=True, text=True).stdout
 # However long this machine takes for it: never shorter than the delay.
 assert held >= 0.05, held
 assert after < 0.05 or after < held, (after, held)
-assert "dly-" not in routes and not Path(perturb._path(perturb._directory(), "delay-v0")).exists()
+assert "dly-" not in routes and not Path(perturb._directory(), "delay-v0").exists()
 perturb.set([{**delay, "seconds": 0.0}], 60)
-holder = perturb._holder(perturb._path(perturb._directory(), "delay-v0"))
-os.kill(holder, 9)
+owner = perturb.watchdog.lock_owner(f"{perturb._directory()}/delay-v0")
+os.kill(owner, 9)
 wait_for(lambda: "dly-" not in subprocess.run(["ip", "route"], capture_output=True, text=True).stdout)
 trips()
 perturb.undo()

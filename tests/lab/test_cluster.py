@@ -58,13 +58,13 @@ def test_a_node_sees_its_own_slice_alone(configured: Cluster) -> None:
 @pytest.mark.timeout(300)
 def test_samples_arrive_in_order_and_are_acknowledged(configured: Cluster) -> None:
     def status() -> dict[str, Any]:
-        printed = configured.on("control", "salt-run", "--out=json", "perf.status")
+        printed = configured.on("control", "salt-run", "--out=json", "telemetry.status")
         found: dict[str, Any] = json.loads(printed)
         return found
 
     deadline = time.monotonic() + 90
     while True:
-        sampled = returned_by_salt(configured, "*", "perf.status")
+        sampled = returned_by_salt(configured, "*", "telemetry.status")
         acknowledged = {node: (state.get("acknowledged") or 0) for node, state in sampled.items()}
         if len(acknowledged) == 2 and min(acknowledged.values()) > 5:
             break

@@ -20,7 +20,8 @@ pytestmark = [
 NODES = ("0", "1", "2", "3")
 CALL = """
 import importlib.util, json, sys
-where, name, arguments = json.loads(sys.stdin.read())
+where, name, arguments, utils = json.loads(sys.stdin.read())
+sys.path.append(utils)
 specification = importlib.util.spec_from_file_location("module", where)
 module = importlib.util.module_from_spec(specification)
 specification.loader.exec_module(module)
@@ -33,7 +34,8 @@ def ip(*arguments: str) -> None:
 
 
 def call(space: str, module: str, function: str, *arguments: Any) -> Any:
-    request = json.dumps([str(REPOSITORY / "_modules" / f"{module}.py"), function, arguments])
+    where = str(REPOSITORY / "_modules" / f"{module}.py")
+    request = json.dumps([where, function, arguments, str(REPOSITORY / "_utils")])
     command = ["ip", "netns", "exec", space, sys.executable, "-c", CALL]
     finished = subprocess.run(command, input=request, capture_output=True, text=True, timeout=60)
     assert finished.returncode == 0, finished.stderr
@@ -122,14 +124,14 @@ def test_a_port_is_held_off_while_an_open_connection_goes_on(spaces: list[str]) 
     try:
         assert server.stdout.readline() == "up\n"
         assert said("connect") == "connected"
-        assert call(space, "admission", "closed") is False
-        assert call(space, "admission", "close", 8000) is True
-        assert call(space, "admission", "close", 8000) is True
-        assert call(space, "admission", "closed") is True
+        assert call(space, "drain", "active") is False
+        assert call(space, "drain", "start", 8000) is True
+        assert call(space, "drain", "start", 8000) is True
+        assert call(space, "drain", "active") is True
         assert said("echo") == "echo"
         assert said("new") == "refused"
-        assert call(space, "admission", "open") is True
-        assert call(space, "admission", "open") is False
+        assert call(space, "drain", "stop") is True
+        assert call(space, "drain", "stop") is False
         assert said("new") == "accepted"
     finally:
         for process in (client, server):

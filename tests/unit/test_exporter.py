@@ -26,7 +26,7 @@ SHAPE = run_builder.Shape()
 
 def load_engine() -> ModuleType:
     """Load the engine as Salt does, without Salt."""
-    module = load("_engines/perf.py", "perf_engine")
+    module = load("_engines/telemetry.py", "telemetry_engine")
     # Salt's early handler would write to a stream that pytest has closed by then.
     salt._logging.shutdown_temp_handler()
     return module
@@ -73,7 +73,7 @@ def batches() -> list[dict[str, Any]]:
 def send(collector: Any, clock: Clock, found: list[dict[str, Any]]) -> None:
     for batch in found:
         clock.now = batch["t1"] + 0.02
-        collector.take(f"cluster/perf/batch/{batch['node']}", {"id": batch["node"], "data": {"batches": [batch]}})
+        collector.take(f"cluster/telemetry/batch/{batch['node']}", {"id": batch["node"], "data": {"batches": [batch]}})
 
 
 def scrape(collector: Any) -> dict[str, list[tuple[dict[str, str], float]]]:
@@ -197,11 +197,11 @@ def test_each_batch_is_stored_once(collector: Any, clock: Clock, store: Store) -
 @pytest.mark.parametrize(
     ("tag", "data"),
     [
-        ("cluster/perf/batch/node0", None),
-        ("cluster/perf/batch/node0", {"id": "node1"}),
-        ("cluster/perf/batch/node0", {"id": "node0", "data": {"node": "node0"}}),
-        ("cluster/perf/batch/node0", {"id": "node0", "data": {"batches": []}}),
-        ("cluster/perf/batch/node0", {"id": "node1", "data": {"batches": [{"node": "node0"}]}}),
+        ("cluster/telemetry/batch/node0", None),
+        ("cluster/telemetry/batch/node0", {"id": "node1"}),
+        ("cluster/telemetry/batch/node0", {"id": "node0", "data": {"node": "node0"}}),
+        ("cluster/telemetry/batch/node0", {"id": "node0", "data": {"batches": []}}),
+        ("cluster/telemetry/batch/node0", {"id": "node1", "data": {"batches": [{"node": "node0"}]}}),
     ],
 )
 def test_a_batch_of_another_is_refused(collector: Any, store: Store, tag: str, data: Any) -> None:
@@ -212,7 +212,7 @@ def test_a_batch_of_another_is_refused(collector: Any, store: Store, tag: str, d
 
 def test_tag_and_node_must_agree(collector: Any, store: Store) -> None:
     batch = batches()[0]
-    collector.take("cluster/perf/batch/node1", {"id": batch["node"], "data": {"batches": [batch]}})
+    collector.take("cluster/telemetry/batch/node1", {"id": batch["node"], "data": {"batches": [batch]}})
     assert store.batches(0.0, math.inf) == []
 
 

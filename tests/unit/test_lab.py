@@ -110,7 +110,7 @@ def test_master_never_accepts_on_its_own(profile: Profile) -> None:
 def test_the_reactors_are_files_that_exist() -> None:
     entries = reactor_entries(REPOSITORY)
 
-    assert {"cluster/perf/window": [str(REPOSITORY / "reactor/window.sls")]} in entries
+    assert {"cluster/telemetry/window": [str(REPOSITORY / "reactor/window.sls")]} in entries
     assert all(Path(name).is_file() for entry in entries for names in entry.values() for name in names)
 
 

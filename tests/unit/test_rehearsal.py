@@ -33,7 +33,7 @@ def test_the_profile_is_one_that_can_be_deployed_and_names_the_machines(profile:
 def test_the_control_node_can_be_set_up_from_it(profile: Profile) -> None:
     pillar = control_pillar(profile, REPOSITORY, "/opt/cluster/venv/bin")
     assert pillar["control"]["addresses"][0] == "10.97.0.1/24"
-    assert pillar["control"]["master"]["engines"] == [{"perf": {}}, {"boot": {}}]
+    assert pillar["control"]["master"]["engines"] == [{"telemetry": {}}, {"boot": {}}]
 
 
 def test_the_three_images_differ_as_they_are_meant_to(profile: Profile, tmp_path: Path) -> None:

@@ -14,10 +14,11 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "salt" / "sampler" / "files")
 
 import accelerator
 import cgroup
+import control_groups
 import machine
 import memory_bandwidth
 import readers
-import surroundings
+import thermal_numa
 
 STAT = """cpu  62153 0 17232 377024 5290 0 217 238 0 0
 cpu0 26707 5 7324 196695 176 3 58 116 0 0
@@ -90,7 +91,6 @@ def test_only_whole_disks_are_counted(tmp_path: Path) -> None:
 
 def test_a_process_name_with_blanks_and_brackets() -> None:
     assert readers.process(PROCESS) == (4.12, 0.57, 2048 * 4096)
-    assert readers.parent(PROCESS.encode()) == (1200, 99887)
     assert readers.run_delay("1500000000 250000000 77\n") == (1.5, 0.25)
 
 
@@ -108,26 +108,7 @@ def test_a_handle_reads_what_is_there_now(tmp_path: Path) -> None:
 # -- control groups
 
 
-def test_the_group_of_either_version() -> None:
-    old = "4:memory:/a\n2:cpuacct:/b\n1:cpu,cpuacct:/lab/node0\n0::/c\n"
-    assert cgroup.own_path(old) == {cgroup.VERSION_1: "/lab/node0", cgroup.VERSION_2: "/c"}
-    mounts = (
-        "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755\n"
-        "32 31 0:29 / /sys/fs/cgroup/cpu rw,relatime - cgroup cgroup rw,cpu,cpuacct\n"
-        "35 31 0:32 / /sys/fs/cgroup/cpuset rw,relatime - cgroup cgroup rw,cpuset\n"
-        "41 31 0:38 /box /sys/fs/cgroup/unified rw shared:3 - cgroup2 cgroup2 rw\n"
-    )
-    assert cgroup.mounts(mounts) == {1: ("/sys/fs/cgroup/cpu", "/"), 2: ("/sys/fs/cgroup/unified", "/box")}
-    assert cgroup.directories("/m", "/", "/lab/node0") == ["/m/lab/node0", "/m/lab", "/m"]
-    assert cgroup.directories("/m", "/box", "/box/inner") == ["/m/inner", "/m"]
-    assert cgroup.directories("/m", "/", "/") == ["/m"]
-
-
-def test_quota_and_throttling_of_either_version() -> None:
-    assert cgroup.quota_cores("max 100000\n") is None
-    assert cgroup.quota_cores("50000 100000\n") == 0.5
-    assert cgroup.quota_cores("-1\n", "100000\n") is None
-    assert cgroup.quota_cores("150000\n", "100000\n") == 1.5
+def test_throttling_of_either_version() -> None:
     assert cgroup.statistics("nr_periods 10\nnr_throttled 3\nthrottled_time 1500000000\n") == (10, 3, 1.5)
     assert cgroup.statistics("usage_usec 5\nnr_periods 4\nnr_throttled 1\nthrottled_usec 250000\n") == (4, 1, 0.25)
     assert cgroup.statistics("usage_usec 5\n") == (0, 0, 0.0)
@@ -140,7 +121,7 @@ def test_limits_add_up_every_level_so_that_a_new_quota_makes_no_jump(tmp_path: P
 
     level(tmp_path / "node0", "max", 400_000)
     level(tmp_path / "node0/worker", "max", 0)
-    parts = [cgroup._Level(str(tmp_path / name), cgroup.VERSION_2) for name in ("node0/worker", "node0")]
+    parts = [cgroup._Level(str(tmp_path / name), control_groups.VERSION_2) for name in ("node0/worker", "node0")]
     limits = cgroup.Limits(parts)
     before = limits.sample()
     assert before == {"throttled_s": 0.4, "periods": 20, "throttled_periods": 4, "quota_cores": None}
@@ -200,10 +181,10 @@ def test_heat_and_far_memory_are_read_where_the_kernel_tells_them(tmp_path: Path
     write(one / "node/node0/numastat", "local_node 5\nother_node 1\n")
     for node in (0, 1):
         write(tmp_path / f"node/node{node}/numastat", f"numa_hit 9\nlocal_node {70 + node}\nother_node {10 * node}\n")
-    found = surroundings.Surroundings(str(tmp_path))
+    found = thermal_numa.ThermalNuma(str(tmp_path))
     assert found.thermal() == {"throttled_s": 1.5}
     assert found.numa() == {"local_pages": 141, "remote_pages": 10}
-    lone = surroundings.Surroundings(str(one))
+    lone = thermal_numa.ThermalNuma(str(one))
     assert lone.thermal() is None and lone.numa() is None
 
 

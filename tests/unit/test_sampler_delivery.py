@@ -10,6 +10,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "salt" / "sampler" / "files"))
 
 import delivery
+import node_files
 import sampler
 import spool
 
@@ -236,7 +237,7 @@ def test_a_batch_stays_until_the_bus_takes_it_and_the_control_node_has_it(wire: 
     assert wire.fired == []
     wire.up = True
     assert sender.step(2.0)
-    assert wire.fired == [("cluster/perf/batch/node0", [1])]
+    assert wire.fired == [("cluster/telemetry/batch/node0", [1])]
     assert wire.asked == 0
     wire.answer = {"boot": "boot", "sequence": 1, "missing": []}
     sender.step(10.0)
@@ -290,7 +291,7 @@ def test_the_file_is_read_when_it_changes(tmp_path: Path) -> None:
     seen = delivery.Acknowledgements("node0", "boot", None, str(path))
     assert seen.ask() is None
     assert seen.look() is None
-    delivery.write_json(str(path), {"boot": "boot", "sequence": 4})
+    node_files.write_json(str(path), {"boot": "boot", "sequence": 4})
     assert seen.look() == {"boot": "boot", "sequence": 4}
     assert seen.look() is None
     path.write_text("{half")

@@ -24,7 +24,7 @@ Latest = dict[str, Any]
 
 @pytest.fixture
 def latest() -> Latest:
-    """What the perf.latest runner returns, eight seconds into the run, as it comes over the wire."""
+    """What the telemetry.latest runner returns, eight seconds into the run, as it comes over the wire."""
     shape, now = Shape(), STARTED + 8
     seen = [batch for batch in batches(shape, "m", random.Random(1)) if now - 6 <= batch["t0"] < now]
     measured = {"link": {"name": "direct", "capacity_bytes_per_second": shape.link_ceiling}}
@@ -98,7 +98,7 @@ class FakeControl:
 
     def runner(self, function: str, arguments: Any = None, on_progress: Any = None) -> Any:
         self.calls.append(function)
-        if function == "perf.latest":
+        if function == "telemetry.latest":
             return self.latest
         life = self.lives.pop(0) if self.lives else KeyboardInterrupt()
         if isinstance(life, int):
@@ -120,7 +120,7 @@ def followed(control: FakeControl, monkeypatch: pytest.MonkeyPatch) -> list[str]
 def test_one_runner_sends_all_frames(latest: Latest, monkeypatch: pytest.MonkeyPatch) -> None:
     control = FakeControl(latest, [3])
     assert followed(control, monkeypatch) == ["", "", "", "the control node stopped sending; asking again"]
-    assert control.calls == ["perf.watch", "perf.watch"]
+    assert control.calls == ["telemetry.watch", "telemetry.watch"]
 
 
 def test_last_frame_stays_while_the_control_node_is_away(latest: Latest, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,10 +1,11 @@
-"""Accelerator counters that the kernel writes into files; read once a batch, because a driver may ask the device.
+"""Read accelerator counters from the kernel's files, once a batch, because a driver may ask the device.
 
 One table says which file of which driver is what. Where a file is not there, its key is absent.
 """
 
 import glob
 import os
+from typing import Any
 
 from readers import Handle
 
@@ -40,9 +41,9 @@ FILES = {
 class Accelerators:
     """Every graphics card of the node whose driver is in the table."""
 
-    def __init__(self, directory="/sys/class/drm"):
-        self._cards = {}
-        self._buses = {}
+    def __init__(self, directory: str = "/sys/class/drm") -> None:
+        self._cards: dict[str, tuple[str, list[tuple[str, float, Handle]]]] = {}
+        self._buses: dict[str, dict[str, list[Handle]]] = {}
         for card in sorted(glob.glob(os.path.join(directory, "card[0-9]*"))):
             name = os.path.basename(card)
             driver = os.path.basename(os.path.realpath(os.path.join(card, "device", "driver")))
@@ -57,16 +58,17 @@ class Accelerators:
                     for key, when in (("bus_bytes_per_second", "current"), ("bus_limit_bytes_per_second", "max"))
                 }
 
-    def sample(self):
+    def sample(self) -> dict[str, dict[str, Any]] | None:
         """Return {card: values}, or None without a card."""
-        result = {}
+        result: dict[str, dict[str, Any]] = {}
         for name, (driver, handles) in self._cards.items():
             result[name] = {"driver": driver}
             for key, factor, handle in handles:
                 text = handle.read()
                 try:
-                    result[name][key] = int(text) * factor
-                except (TypeError, ValueError):
+                    if text is not None:
+                        result[name][key] = int(text) * factor
+                except ValueError:
                     continue
             for key, (speed, width) in self._buses[name].items():
                 rate = bus_rate(speed.read(), width.read())
@@ -75,12 +77,14 @@ class Accelerators:
         return result or None
 
 
-def bus_rate(speed, width):
+def bus_rate(speed: str | None, width: str | None) -> float | None:
     """Return bytes per second of a PCIe link from the kernel's texts ("16.0 GT/s PCIe", "16"), or None.
 
     A transfer is a bit of a lane; what the line's coding takes is the same share on both sides of a comparison.
     """
+    if speed is None or width is None:
+        return None
     try:
         return float(speed.split()[0]) * 1e9 / 8 * int(width)
-    except (AttributeError, IndexError, ValueError):
+    except (IndexError, ValueError):
         return None

@@ -1,4 +1,4 @@
-"""Takes batches to the control node: over the minion's own event bus, and back comes what has been stored."""
+"""Send batches to the control node over the minion's own event bus, and learn what it has stored."""
 
 import http.client
 import json
@@ -6,24 +6,37 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
-from spool import FRESH_AT_ONCE
+import node_files
+from spool import FRESH_AT_ONCE, Batch, Spool
 
-TAG = "cluster/perf/batch/"
+TAG = "cluster/telemetry/batch/"
 ASK_TIMEOUT_SECONDS = 2.0
 RETRY_SECONDS = 1.0
 # Salt trims an event's data above 1 MiB without a word; ten samples of 256 cores are 200 kB.
 BATCHES_PER_EVENT = 5
 
 
+class Wire(Protocol):
+    """Takes events to the control node."""
+
+    def fire(self, data: Mapping[str, Any], tag: str) -> bool:
+        """Hand one event over; return False when it was not taken."""
+
+    def close(self) -> None:
+        """Let go of the connection."""
+
+
 class Bus:
     """The minion's event bus; the minion is authenticated already and forwards what is fired here."""
 
-    def __init__(self, options):
+    def __init__(self, options: Mapping[str, Any]) -> None:
         self._options = options
-        self._event = None
+        self._event: Any = None
 
-    def fire(self, data, tag):
+    def fire(self, data: Mapping[str, Any], tag: str) -> bool:
         """Hand one event to the minion; return False when it did not take it."""
         import salt.utils.event
 
@@ -37,26 +50,27 @@ class Bus:
         self.close()
         return False
 
-    def close(self):
+    def close(self) -> None:
+        """Let go of the bus."""
         if self._event is not None:
             self._event.destroy()
             self._event = None
 
 
 class Acknowledgements:
-    """Where the control node says what it has stored.
+    """Where the control node publishes what it has stored.
 
     It is asked over HTTP, which costs this node next to nothing; a job costs the minion a process. Where the port
-    cannot be reached, the control node sends that job, and ``perf.acknowledge`` leaves the answer in a file.
+    cannot be reached, the control node sends that job, and ``telemetry.acknowledge`` leaves the answer in a file.
     """
 
-    def __init__(self, node, boot, control, path):
+    def __init__(self, node: str, boot: str, control: Mapping[str, Any] | None, path: str) -> None:
         self._control = control
         self._request = f"/acknowledged/{node}/{boot}"
         self._path = path
-        self._changed = None
+        self._changed: int | None = None
 
-    def ask(self):
+    def ask(self) -> Any:
         """Ask the control node; None when it does not answer."""
         if not self._control:
             return None
@@ -73,24 +87,34 @@ class Acknowledgements:
         finally:
             connection.close()
 
-    def look(self):
-        """Return what the file says if it has changed, else None."""
+    def look(self) -> Any:
+        """Return the file's content if it has changed, else None."""
         try:
             changed = os.stat(self._path).st_mtime_ns
             if changed == self._changed:
                 return None
             with open(self._path, encoding="utf-8") as file:
-                told = json.load(file)
+                stored = json.load(file)
         except (OSError, ValueError):
             return None
         self._changed = changed
-        return told
+        return stored
 
 
 class Sender(threading.Thread):
     """Sends what is due. It may wait for the minion or the control node; sampling goes on meanwhile."""
 
-    def __init__(self, spool, bus, acknowledgements, node, send_seconds, ask_seconds, status_path, clock=time.time):
+    def __init__(
+        self,
+        spool: Spool,
+        bus: Wire,
+        acknowledgements: Acknowledgements,
+        node: str,
+        send_seconds: float,
+        ask_seconds: float,
+        status_path: str,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         super().__init__(name="sender", daemon=True)
         self.lock = threading.Lock()
         self.wake = threading.Event()
@@ -105,14 +129,15 @@ class Sender(threading.Thread):
         self._clock = clock
         self._asked = clock()
 
-    def add(self, batch, send):
+    def add(self, batch: Batch, send: bool) -> None:
         """Take a batch from the sampling thread; with ``send`` it and those before it go out now."""
         with self.lock:
             self._spool.add(batch)
         if send:
             self.wake.set()
 
-    def run(self):
+    def run(self) -> None:
+        """Send until asked to end."""
         done = True
         while not self.ending:
             # Twice: a batch wakes this thread at its time, and is not to be run ahead of.
@@ -122,16 +147,16 @@ class Sender(threading.Thread):
         self.step(self._clock())
         self._bus.close()
 
-    def step(self, now):
+    def step(self, now: float) -> bool:
         """Take in acknowledgements, then send what is due; return False when something is left that was due."""
-        told = self._acknowledgements.look()
+        stored = self._acknowledgements.look()
         asks = now - self._asked >= self._ask_seconds
         if asks:
             self._asked = now
-            told = self._acknowledgements.ask() or told
+            stored = self._acknowledgements.ask() or stored
         with self.lock:
-            if told:
-                self._spool.acknowledge(told)
+            if stored:
+                self._spool.acknowledge(stored)
             due = self._spool.due(now)
         done = True
         for start in range(0, len(due), BATCHES_PER_EVENT):
@@ -146,7 +171,7 @@ class Sender(threading.Thread):
             self._write_status(now)
         return done and len(due) < FRESH_AT_ONCE
 
-    def _write_status(self, now):
+    def _write_status(self, now: float) -> None:
         with self.lock:
             status = {
                 "time": now,
@@ -158,12 +183,4 @@ class Sender(threading.Thread):
                 "resent": self._spool.resent,
                 "cpu_s": time.process_time(),
             }
-        write_json(self._status_path, status)
-
-
-def write_json(path, content):
-    """Write a file whole: a reader sees the old one or the new one."""
-    partial = f"{path}.{os.getpid()}"
-    with open(partial, "w", encoding="utf-8") as file:
-        json.dump(content, file)
-    os.replace(partial, path)
+        node_files.write_json(self._status_path, status)

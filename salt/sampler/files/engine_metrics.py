@@ -1,10 +1,12 @@
-"""The engine's own metrics, read by the node that runs a head; only the families the analysis asks for are kept."""
+"""Read the engine's own metrics on the node that runs a head; only the families the analysis asks for are kept."""
 
 import http.client
 import json
 import os
 import threading
 import time
+from collections.abc import Callable
+from typing import Any
 
 KEPT = frozenset(
     "vllm:" + name
@@ -50,7 +52,7 @@ _NAMES = (
 TIMEOUT_SECONDS = 5.0
 
 
-def keep(text):
+def keep(text: str) -> dict[str, float]:
     """Return {sample as the exposition text writes it: value} of the kept families."""
     found = {}
     for line in text.splitlines():
@@ -60,7 +62,7 @@ def keep(text):
     return found
 
 
-def head_address(path):
+def head_address(path: str) -> tuple[str, int] | None:
     """Return (address, port) of the head's API when this node runs one, else None."""
     try:
         with open(path, encoding="utf-8") as file:
@@ -75,22 +77,23 @@ def head_address(path):
 class EngineReader(threading.Thread):
     """Reads the metrics in a thread of its own: a busy engine may take a second to answer."""
 
-    def __init__(self, worker_file, interval, clock=time.time):
+    def __init__(self, worker_file: str, interval: float, clock: Callable[[], float] = time.time) -> None:
         super().__init__(name="engine", daemon=True)
         self._worker_file = worker_file
         self._interval = interval
         self._clock = clock
-        self._latest = None
-        self._connection = None
-        self._address = None
-        self._changed = None
+        self._latest: dict[str, Any] | None = None
+        self._connection: http.client.HTTPConnection | None = None
+        self._address: tuple[str, int] | None = None
+        self._changed: int | None = None
         self.ending = threading.Event()
 
-    def run(self):
+    def run(self) -> None:
+        """Read until asked to end."""
         while not self.ending.wait(self._interval):
             self.read()
 
-    def read(self):
+    def read(self) -> None:
         """Read once; what was read is kept until it is taken."""
         changed = _changed(self._worker_file)
         if changed != self._changed:
@@ -112,18 +115,18 @@ class EngineReader(threading.Thread):
             # An engine that starts, ends or is busy: the next batch has no engine part.
             self._close()
 
-    def take(self):
+    def take(self) -> dict[str, Any] | None:
         """Return the reading since the last call, or None."""
         latest, self._latest = self._latest, None
         return latest
 
-    def _close(self):
+    def _close(self) -> None:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
 
 
-def _changed(path):
+def _changed(path: str) -> int | None:
     try:
         return os.stat(path).st_mtime_ns
     except OSError:

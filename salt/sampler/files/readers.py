@@ -1,6 +1,7 @@
-"""What the kernel's text says, as numbers: one pure function a file, in base units."""
+"""Turn the kernel's texts into numbers: one pure function a file, in base units."""
 
 import os
+from collections.abc import Collection, Mapping
 
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 SECTOR_BYTES = 512
@@ -12,17 +13,18 @@ STACKED_DISKS = ("loop", "ram", "zram", "dm-", "md", "sr", "fd")
 class Handle:
     """A file of /proc or /sys, opened once and read from its start each time.
 
-    A file that is not there, or that goes away, reads as None: what the machine does not tell is absent.
+    A file that is not there, or that goes away, reads as None: what the machine does not have is absent.
     """
 
-    def __init__(self, path):
+    def __init__(self, path: str) -> None:
         self.path = path
+        self._descriptor: int | None
         try:
             self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             self._descriptor = None
 
-    def read(self):
+    def read(self) -> str | None:
         """Return the text of the file now, or None."""
         if self._descriptor is None:
             return None
@@ -38,14 +40,14 @@ class Handle:
             return None
         return content.decode("utf-8", "replace")
 
-    def close(self):
+    def close(self) -> None:
         """Give the descriptor back."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
 
 
-def cores(text, allowed):
+def cores(text: str, allowed: Collection[str]) -> dict[str, list[float]]:
     """Return [busy, user, system, idle, iowait, steal] seconds of each allowed core, from /proc/stat."""
     found = {}
     for line in text.splitlines():
@@ -60,7 +62,7 @@ def cores(text, allowed):
     return found
 
 
-def pressure(text):
+def pressure(text: str) -> list[float]:
     """Return [some, full] seconds that tasks stood still, from /proc/pressure/*."""
     totals = {"some": 0.0, "full": 0.0}
     for line in text.splitlines():
@@ -69,13 +71,13 @@ def pressure(text):
     return [totals["some"], totals["full"]]
 
 
-def links(text, interfaces):
+def links(text: str, interfaces: Mapping[str, str]) -> dict[str, list[int]]:
     """Return the counters of each link, from /proc/net/dev.
 
     ``interfaces`` maps the interface's name to the link's; a link of several interfaces, one a cable, is their sum. The
     order is received bytes, sent bytes, then packets, errors and drops in the same way.
     """
-    found = {}
+    found: dict[str, list[int]] = {}
     for line in text.splitlines():
         interface, colon, rest = line.partition(":")
         link = interfaces.get(interface.strip()) if colon else None
@@ -86,7 +88,7 @@ def links(text, interfaces):
     return found
 
 
-def memory(text):
+def memory(text: str) -> dict[str, int]:
     """Return total and available bytes, from /proc/meminfo."""
     found = {}
     for line in text.splitlines():
@@ -96,7 +98,7 @@ def memory(text):
     return found
 
 
-def disks(text, names):
+def disks(text: str, names: Collection[str]) -> dict[str, int]:
     """Return bytes read and written over all whole disks, from /proc/diskstats."""
     read = written = 0
     for line in text.splitlines():
@@ -107,7 +109,7 @@ def disks(text, names):
     return {"read_bytes": read * SECTOR_BYTES, "write_bytes": written * SECTOR_BYTES}
 
 
-def whole_disks(directory="/sys/block"):
+def whole_disks(directory: str = "/sys/block") -> set[str]:
     """Return the names of the disks that stand on no other."""
     try:
         return {name for name in os.listdir(directory) if not name.startswith(STACKED_DISKS)}
@@ -115,14 +117,14 @@ def whole_disks(directory="/sys/block"):
         return set()
 
 
-def process(text):
+def process(text: str) -> tuple[float, float, int]:
     """Return (user seconds, system seconds, resident bytes) of a process, from /proc/PID/stat."""
     fields = text.rpartition(")")[2].split()
     page = os.sysconf("SC_PAGE_SIZE")
     return int(fields[11]) / TICKS_PER_SECOND, int(fields[12]) / TICKS_PER_SECOND, int(fields[21]) * page
 
 
-def storage_reads(text):
+def storage_reads(text: str) -> int:
     """Return the bytes that a process had read from storage, not from the page cache, from /proc/PID/io."""
     for line in text.splitlines():
         name, _, value = line.partition(":")
@@ -131,18 +133,12 @@ def storage_reads(text):
     return 0
 
 
-def in_storage(text):
+def in_storage(text: str) -> bool:
     """Return whether a process sleeps uninterruptibly, as one does that waits for a read, from /proc/PID/stat."""
     return text.rpartition(")")[2].split(None, 1)[0] == "D"
 
 
-def parent(text):
-    """Return (parent, start time in ticks) of a process, from the bytes of /proc/PID/stat."""
-    fields = text.rpartition(b")")[2].split(None, 20)
-    return int(fields[1]), int(fields[19])
-
-
-def run_delay(text):
+def run_delay(text: str) -> tuple[float, float]:
     """Return (seconds running, seconds waiting for a core) of a thread, from /proc/PID/task/TID/schedstat."""
     ran, waited, _ = text.split()
     return int(ran) / 1e9, int(waited) / 1e9

@@ -1,4 +1,4 @@
-"""The sampler: measures this node many times a second, at about a third of a percent of one core.
+"""Measure this node many times a second, at about a third of a percent of one core.
 
 Run by the minion's own Python, beside the minion, with one argument: the configuration the state wrote. With
 ``--once`` it prints one sample and ends.
@@ -10,11 +10,13 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from delivery import Acknowledgements, Bus, Sender
 from engine_metrics import EngineReader
-from machine import Machine
-from spool import Spool
+from machine import Machine, Reading
+from spool import Batch, Spool
 
 NICENESS = 5
 # Share of a period that a wait may end early (the clock is slewed while it sleeps) and still be on time.
@@ -24,20 +26,20 @@ RESEND_AFTER_INTERVALS = 2.5
 
 
 class Pacer:
-    """Says when to sample: at whole multiples of the period in wall time.
+    """Decides when to sample: at whole multiples of the period in wall time.
 
     Each tick is worked out from the clock, so nothing adds up to a drift, and the samples of all nodes lie side by
     side as far as their clocks agree. A tick that has passed is skipped, never made up for.
     """
 
-    def __init__(self, rate_hertz, batch_interval_seconds, send_interval_seconds):
+    def __init__(self, rate_hertz: float, batch_interval_seconds: float, send_interval_seconds: float) -> None:
         self._period = 1.0 / rate_hertz
         self._batch = max(1, round(rate_hertz * batch_interval_seconds))
         self._sending = max(1, round(send_interval_seconds / batch_interval_seconds))
-        self._tick = None
+        self._tick: int | None = None
         self.late = 0
 
-    def wait_seconds(self, now):
+    def wait_seconds(self, now: float) -> float:
         """Return how long to wait for the next tick."""
         upcoming = int(now / self._period + TOLERANCE) + 1
         if self._tick is not None and upcoming > self._tick + 1:
@@ -46,23 +48,40 @@ class Pacer:
         return upcoming * self._period - now
 
     @property
-    def batch(self):
-        """Number of the batch that the tick belongs to."""
-        return self._tick // self._batch
+    def tick(self) -> int:
+        """Number of the tick that was waited for last."""
+        if self._tick is None:
+            raise ValueError("no tick has been waited for yet")
+        return self._tick
 
     @property
-    def last_of_batch(self):
-        return (self._tick + 1) % self._batch == 0
+    def batch(self) -> int:
+        """Number of the batch that the tick belongs to."""
+        return self.tick // self._batch
 
-    def sends_after(self, batch):
+    @property
+    def last_of_batch(self) -> bool:
+        """Whether the tick is the last one of its batch."""
+        return (self.tick + 1) % self._batch == 0
+
+    def sends_after(self, batch: int) -> bool:
         """Return whether a batch is the last, of those of one interval of sending, that comes before the next tick."""
-        return (self._tick + 1) // self._batch // self._sending > batch // self._sending
+        return (self.tick + 1) // self._batch // self._sending > batch // self._sending
 
 
 class Sampler:
     """Takes samples and packs them into batches."""
 
-    def __init__(self, node, machine, pacer, deliver, engine, clock=time.time, cpu=time.process_time):
+    def __init__(
+        self,
+        node: str,
+        machine: Machine,
+        pacer: Pacer,
+        deliver: Callable[[Batch, bool], None],
+        engine: Callable[[], dict[str, Any] | None],
+        clock: Callable[[], float] = time.time,
+        cpu: Callable[[], float] = time.process_time,
+    ) -> None:
         self._node = node
         self._machine = machine
         self._pacer = pacer
@@ -70,10 +89,10 @@ class Sampler:
         self._engine = engine
         self._clock = clock
         self._cpu = cpu
-        self._batch = None
-        self._readings = []
+        self._batch = -1
+        self._readings: list[Reading] = []
 
-    def take(self):
+    def take(self) -> None:
         """Read the machine once; hand the batch over when it is full."""
         if self._readings and self._pacer.batch != self._batch:
             self.flush()  # ticks were missed across the border
@@ -82,7 +101,7 @@ class Sampler:
         if self._pacer.last_of_batch:
             self.flush()
 
-    def flush(self):
+    def flush(self) -> None:
         """Hand over what has been taken since the last batch."""
         if not self._readings:
             return
@@ -101,13 +120,14 @@ class Sampler:
         )
 
 
-def boot_identity(now):
+def boot_identity(now: float) -> str:
     """Return the name of this life of the sampler: the kernel's boot, and when in it the sampler began."""
     with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:
         return f"{file.read().strip()}-{int(now * 1000)}"
 
 
-def main(arguments):
+def main(arguments: Sequence[str]) -> None:
+    """Sample until asked to end."""
     with open(arguments[0], encoding="utf-8") as file:
         config = json.load(file)
     machine = Machine(config["links"], config["supervise_directory"])
@@ -132,7 +152,7 @@ def main(arguments):
     engine = EngineReader(config["worker_file"], config["engine_interval_seconds"])
     pacer = Pacer(config["rate_hertz"], config["batch_interval_seconds"], sending)
     sampler = Sampler(config["node"], machine, pacer, sender.add, engine.take)
-    asked_to_end = []
+    asked_to_end: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda seen, _: asked_to_end.append(seen))
     sender.start()

@@ -1,10 +1,13 @@
-"""Batches that wait to be acknowledged. Pure: time is handed in, nothing is read or sent here.
+"""Keep batches until they are acknowledged. Pure: time is handed in, nothing is read or sent here.
 
-The bus loses what it has said to have sent (a restart of the master, a cut). So a batch stays here until the control
-node says that it has it.
+The bus loses what it has reported as sent (a restart of the master, a cut). So a batch stays here until the control
+node has acknowledged it.
 """
 
 from collections import OrderedDict
+from typing import Any
+
+Batch = dict[str, Any]
 
 # After an outage the backlog must not crowd out the node's work: this many at a time.
 FRESH_AT_ONCE = 20
@@ -15,9 +18,9 @@ OVERDUE_AT_ONCE = 5
 class _Entry:
     __slots__ = ("batch", "sent", "wanted")
 
-    def __init__(self, batch):
+    def __init__(self, batch: Batch) -> None:
         self.batch = batch
-        self.sent = None
+        self.sent: float | None = None
         self.wanted = False
 
 
@@ -27,7 +30,7 @@ class Spool:
     ``capacity`` batches are kept; when one more comes, the oldest is dropped and counted.
     """
 
-    def __init__(self, boot, capacity, resend_seconds):
+    def __init__(self, boot: str, capacity: int, resend_seconds: float) -> None:
         self.boot = boot
         self.dropped = 0
         self.acknowledged = 0
@@ -35,22 +38,22 @@ class Spool:
         self._capacity = capacity
         self._resend_seconds = resend_seconds
         self._next = 1
-        self._entries = OrderedDict()
+        self._entries: OrderedDict[int, _Entry] = OrderedDict()
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._entries)
 
     @property
-    def oldest(self):
+    def oldest(self) -> int:
         """Lowest number that can still be sent; what is below and not stored is lost."""
         return next(iter(self._entries), self._next)
 
     @property
-    def last(self):
+    def last(self) -> int:
         """Highest number given so far."""
         return self._next - 1
 
-    def add(self, batch):
+    def add(self, batch: Batch) -> None:
         """Number a batch and keep it."""
         batch["boot"], batch["sequence"] = self.boot, self._next
         if len(self._entries) >= self._capacity:
@@ -60,9 +63,11 @@ class Spool:
         self._entries[self._next] = _Entry(batch)
         self._next += 1
 
-    def due(self, now):
+    def due(self, now: float) -> list[Batch]:
         """Return the batches to send now: new ones, those the control node lacks, those that got no answer."""
-        fresh, wanted, overdue = [], [], []
+        fresh: list[Batch] = []
+        wanted: list[Batch] = []
+        overdue: list[Batch] = []
         for entry in self._entries.values():
             if entry.sent is None:
                 if len(fresh) < FRESH_AT_ONCE:
@@ -78,7 +83,7 @@ class Spool:
             batch["sampler"]["oldest"] = self.oldest
         return due
 
-    def sent(self, sequence, now):
+    def sent(self, sequence: int, now: float) -> None:
         """Note that the bus took a batch."""
         entry = self._entries.get(sequence)
         if entry is not None:
@@ -86,20 +91,20 @@ class Spool:
                 self.resent += 1
             entry.sent, entry.wanted = now, False
 
-    def acknowledge(self, told):
+    def acknowledge(self, stored: Any) -> bool:
         """Take an acknowledgement: everything up to ``sequence`` is stored, ``missing`` are not.
 
         One for another boot, or for numbers that were never given, is not ours.
         """
-        if not isinstance(told, dict) or told.get("boot") != self.boot:
+        if not isinstance(stored, dict) or stored.get("boot") != self.boot:
             return False
-        sequence = told.get("sequence")
+        sequence = stored.get("sequence")
         if not isinstance(sequence, int) or sequence > self.last:
             return False
         self.acknowledged = max(self.acknowledged, sequence)
         while self._entries and self.oldest <= sequence:
             self._entries.popitem(last=False)
-        for number in told.get("missing") or ():
+        for number in stored.get("missing") or ():
             entry = self._entries.get(number)
             if entry is not None and entry.sent is not None:
                 entry.wanted = True

@@ -1,4 +1,4 @@
-"""The processes of this node's workers: what they used and how long they waited for a core.
+"""Count what the processes of this node's workers used and how long they waited for a core.
 
 A worker is the tree below the keeper of a unit (see ``_modules/supervise.py``). Finding it means reading the
 process table, so it is done rarely; the few threads that are busy are read with every sample, all others every
@@ -8,7 +8,10 @@ looked for every second, and whether a process that reads is waiting for storage
 
 import json
 import os
+from collections.abc import Iterable, Sequence
+from typing import Any
 
+import node_processes
 import readers
 from readers import Handle
 
@@ -26,10 +29,13 @@ LONGEST_LOOK_SECONDS = 1.0
 BUSY_SHARE = 0.01
 BUSY_THREADS = 16
 
+# The keeper's process id and start: what makes it the one that the unit's record names.
+Keeper = tuple[int, int]
 
-def units(directory):
+
+def units(directory: str) -> dict[str, Keeper]:
     """Return {worker: (keeper, its start)} of the units that run."""
-    found = {}
+    found: dict[str, Keeper] = {}
     try:
         names = os.listdir(directory)
     except OSError:
@@ -48,44 +54,15 @@ def units(directory):
     return found
 
 
-def descendants(table, ancestor):
-    """Return every process below one, from {pid: parent}."""
-    children = {}
-    for pid, parent in table.items():
-        children.setdefault(parent, []).append(pid)
-    found, queue = [], [ancestor]
-    while queue:
-        below = children.get(queue.pop(), [])
-        found += below
-        queue += below
-    return found
-
-
-def process_table(proc="/proc"):
-    """Return {pid: (parent, start)} of every process."""
-    table = {}
-    for name in os.listdir(proc):
-        if name.isdigit():
-            try:
-                # Not open(): its text layer costs more than the read, and there are hundreds.
-                descriptor = os.open(f"{proc}/{name}/stat", os.O_RDONLY)
-                text = os.read(descriptor, 1024)
-                os.close(descriptor)
-            except OSError:
-                continue
-            table[int(name)] = readers.parent(text)
-    return table
-
-
 class _Thread:
-    def __init__(self, path):
+    def __init__(self, path: str) -> None:
         self.handle = Handle(path)
         self.ran = self.waited = 0.0
 
-    def refresh(self):
+    def refresh(self) -> bool:
         return self.take(self.handle.read())
 
-    def take(self, text):
+    def take(self, text: str | None) -> bool:
         if not text:
             return False
         self.ran, self.waited = readers.run_delay(text)
@@ -93,25 +70,25 @@ class _Thread:
 
 
 class _Process:
-    def __init__(self, pid, proc):
+    def __init__(self, pid: int, proc: str) -> None:
         self._task = f"{proc}/{pid}/task"
         self.stat = Handle(f"{proc}/{pid}/stat")
         self._io = Handle(f"{proc}/{pid}/io")
-        self.read_bytes = None
+        self.read_bytes: int | None = None
         self.reads = False
-        self.threads = {}
+        self.threads: dict[str, _Thread] = {}
         self.user = self.system = 0.0
         self.resident = 0
         self.retired_wait = 0.0
-        self.busy = []
+        self.busy: list[tuple[float, str]] = []
 
-    def take(self, text):
+    def take(self, text: str | None) -> bool:
         if not text:
             return False
         self.user, self.system, self.resident = readers.process(text)
         return True
 
-    def refresh(self):
+    def refresh(self) -> bool:
         """Look at every thread; those that ran since the last look are the busy ones."""
         try:
             names = set(os.listdir(self._task))
@@ -131,48 +108,52 @@ class _Process:
         self.refresh_reads()
         return self.take(self.stat.read())
 
-    def refresh_reads(self):
-        """Note what it has read; None where the kernel does not tell, or not us."""
+    def refresh_reads(self) -> None:
+        """Note what it has read; None where the kernel does not count, or not for us."""
         text = self._io.read()
         before, self.read_bytes = self.read_bytes, readers.storage_reads(text) if text else None
         grew = bool(self.read_bytes) and self.read_bytes > (before or 0)
         # A read counts when it is asked for: from a slow disk one piece can take seconds.
         self.reads = grew or self.waits_for_storage()
 
-    def waits_for_storage(self):
+    def waits_for_storage(self) -> bool:
         """Return whether it reads from storage these seconds, and waits for it now."""
         text = self.stat.read() if self.reads else None
-        return bool(text) and readers.in_storage(text)
+        return bool(text and readers.in_storage(text))
 
-    def _retire(self, name):
+    def _retire(self, name: str) -> None:
         # What a thread waited stays counted after it has ended: the sum must not fall.
         thread = self.threads.pop(name)
         self.retired_wait += thread.waited
         thread.handle.close()
 
     @property
-    def waited(self):
+    def waited(self) -> float:
         return self.retired_wait + sum(thread.waited for thread in self.threads.values())
 
-    def close(self):
+    def close(self) -> None:
         self.stat.close()
         self._io.close()
         for thread in self.threads.values():
             thread.handle.close()
 
 
-class _Worker:
-    def __init__(self, keeper):
-        self.keeper = keeper
-        self.processes = {}
-        self.retired = [0.0, 0.0, 0.0, 0]
-        self.storage_wait = 0.0
-        self.tells_reads = False
-        self.busy = []
-        self.front = None
-        self._read_often = []
+# What is read with every sample, and what it gave, not parsed yet.
+_Texts = list[tuple[_Process | _Thread, str | None]]
 
-    def follow(self, pids, proc):
+
+class _Worker:
+    def __init__(self, keeper: Keeper) -> None:
+        self.keeper = keeper
+        self.processes: dict[int, _Process] = {}
+        self.retired: list[float] = [0.0, 0.0, 0.0, 0]
+        self.storage_wait = 0.0
+        self.counts_reads = False
+        self.busy: list[tuple[int, str]] = []
+        self.api_server: _Process | None = None
+        self._read_often: list[tuple[_Process | _Thread, Handle]] = []
+
+    def follow(self, pids: Sequence[int], proc: str) -> None:
         for pid in list(self.processes):
             if pid not in pids:
                 self._retire(pid)
@@ -181,9 +162,9 @@ class _Worker:
                 self.processes[pid] = _Process(pid, proc)
                 self.processes[pid].refresh_reads()
         # The keeper's own child comes first: on a head, the process that serves the API.
-        self.front = self.processes[pids[0]] if pids else None
+        self.api_server = self.processes[pids[0]] if pids else None
 
-    def _retire(self, pid):
+    def _retire(self, pid: int) -> None:
         process = self.processes.pop(pid)
         self.retired = [
             kept + more
@@ -193,7 +174,7 @@ class _Worker:
         ]
         process.close()
 
-    def refresh(self):
+    def refresh(self) -> bool:
         """Return False when a process has gone, so that the tree is looked for again."""
         complete = True
         for pid in list(self.processes):
@@ -211,19 +192,19 @@ class _Worker:
         return complete
 
     @property
-    def reads(self):
+    def reads(self) -> bool:
         return any(process.reads for process in self.processes.values())
 
-    def look(self, seconds):
+    def look(self, seconds: float) -> None:
         """Count the seconds since the last look as waiting for storage when a process waits for it now."""
         if any(process.waits_for_storage() for process in self.processes.values()):
             self.storage_wait += seconds
 
-    def read(self):
-        """Return what the busy processes and threads say now, not parsed yet, and the wait for storage so far."""
+    def read(self) -> tuple[_Texts, float]:
+        """Return the busy processes' and threads' texts, not parsed yet, and the wait for storage so far."""
         return [(owner, handle.read()) for owner, handle in self._read_often], self.storage_wait
 
-    def parse(self, texts, storage_wait):
+    def parse(self, texts: _Texts, storage_wait: float) -> dict[str, float]:
         """Return the counters at the moment of a reading; readings come in their order, before the next `refresh`."""
         for owner, text in texts:
             owner.take(text)
@@ -233,33 +214,37 @@ class _Worker:
             "cpu_system_s": self.retired[1] + sum(process.system for process in processes),
             "run_delay_s": self.retired[2] + sum(process.waited for process in processes),
         }
-        self.tells_reads = self.tells_reads or any(process.read_bytes is not None for process in processes)
-        if self.tells_reads:
+        self.counts_reads = self.counts_reads or any(process.read_bytes is not None for process in processes)
+        if self.counts_reads:
             counters["storage_read_bytes"] = self.retired[3] + sum(process.read_bytes or 0 for process in processes)
             counters["storage_wait_s"] = storage_wait
-        if self.front is not None:
-            counters["front_cpu_s"] = self.front.user + self.front.system
-            counters["front_run_delay_s"] = self.front.waited
+        if self.api_server is not None:
+            counters["front_cpu_s"] = self.api_server.user + self.api_server.system
+            counters["front_run_delay_s"] = self.api_server.waited
         return counters
 
-    def close(self):
+    def close(self) -> None:
         for process in self.processes.values():
             process.close()
+
+
+# A worker's name, the worker, its texts and its wait for storage, and whether the sample is a complete one.
+Reading = tuple[str, _Worker, tuple[_Texts, float], bool]
 
 
 class Workers:
     """All workers of the node."""
 
-    def __init__(self, directory, proc="/proc"):
+    def __init__(self, directory: str, proc: str = "/proc") -> None:
         self._directory = directory
         self._proc = proc
-        self._workers = {}
-        self._searched = None
+        self._workers: dict[str, _Worker] = {}
+        self._searched = 0.0
         self._refreshed = 0.0
         self._began = 0.0
-        self._looked = None
+        self._looked: float | None = None
 
-    def refresh(self, now):
+    def refresh(self, now: float) -> None:
         """Look at what is new; call it once a batch."""
         complete = True
         starting = 0.0 <= now - self._began < STARTING_SECONDS or any(each.reads for each in self._workers.values())
@@ -277,31 +262,30 @@ class Workers:
         self._search(found)
         self._searched = now
 
-    def _search(self, found):
+    def _search(self, found: dict[str, Keeper]) -> None:
         for name in list(self._workers):
             if self._workers[name].keeper != found.get(name):
                 self._workers.pop(name).close()
         if not found:
             return
-        table = process_table(self._proc)
-        parents = {pid: parent for pid, (parent, _) in table.items()}
+        table = node_processes.table(self._proc)
         for name, (keeper, started) in found.items():
             # The record outlives a keeper that was killed; its number may belong to another process by now.
-            alive = keeper in table and table[keeper][1] == started
+            alive = keeper in table and table[keeper].start_ticks == started
             if name not in self._workers:
                 self._workers[name] = _Worker((keeper, started))
-            self._workers[name].follow(descendants(parents, keeper) if alive else [], self._proc)
+            self._workers[name].follow(node_processes.descendants(table, keeper) if alive else [], self._proc)
 
-    def first_process(self):
+    def first_process(self) -> int | None:
         """Return a process of a worker, or None: its control group is the one that counts."""
         for worker in self._workers.values():
             for pid in worker.processes:
                 return pid
         return None
 
-    def read(self, complete, now):
-        """Return what each worker that has processes says now, for `parse`."""
-        result = []
+    def read(self, complete: bool, now: float) -> list[Reading]:
+        """Return the present texts of each worker that has processes, for `parse`."""
+        result: list[Reading] = []
         since, self._looked = now - (now if self._looked is None else self._looked), now
         for name, worker in self._workers.items():
             if not worker.processes:
@@ -311,11 +295,11 @@ class Workers:
         return result
 
     @staticmethod
-    def parse(read):
+    def parse(read: Iterable[Reading]) -> dict[str, dict[str, Any]]:
         """Return the counters of each worker; the slow ones with a complete sample alone."""
-        result = {}
+        result: dict[str, dict[str, Any]] = {}
         for name, worker, texts, complete in read:
-            result[name] = worker.parse(*texts)
+            result[name] = {**worker.parse(*texts)}
             if complete:
                 result[name]["rss_bytes"] = sum(process.resident for process in worker.processes.values())
                 result[name]["processes"] = len(worker.processes)

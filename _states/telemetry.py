@@ -4,7 +4,7 @@ Keep this node's sampler running.
 
 
 def __virtual__():
-    return "perf"
+    return "telemetry"
 
 
 def running(name):
@@ -16,18 +16,18 @@ def running(name):
 
     .. code-block:: yaml
 
-        sampler-service-sampler-perf-running:
-          perf.running:
+        sampler-service-sampler-telemetry-running:
+          telemetry.running:
             - name: /etc/cluster/sampler.json
             - watch:
               - file: /etc/cluster/sampler.json
     """
     result = {"name": name, "result": True, "changes": {}, "comment": "The sampler runs"}
-    if __salt__["perf.status"]()["running"]:
+    if __salt__["telemetry.status"]()["running"]:
         return result
     if __opts__["test"]:
         return {**result, "result": None, "changes": {"sampler": "started"}, "comment": "The sampler would be started"}
-    return _started(name, "perf.start", "started")
+    return _started(name, "telemetry.start", "started")
 
 
 def mod_watch(name, sfun=None, **kwargs):  # noqa: ARG001 (Salt passes them)
@@ -41,7 +41,7 @@ def mod_watch(name, sfun=None, **kwargs):  # noqa: ARG001 (Salt passes them)
             "changes": {"sampler": "restarted"},
             "comment": "The sampler would be restarted",
         }
-    return _started(name, "perf.restart", "restarted")
+    return _started(name, "telemetry.restart", "restarted")
 
 
 def _started(name, function, what):

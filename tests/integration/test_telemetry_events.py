@@ -44,7 +44,7 @@ def salt_factories_config(tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("perf")
+    return tmp_path_factory.mktemp("telemetry")
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def master(salt_factories: Any, folder: Path, profile: Path, exporter_port: int)
             "cluster_profile": str(profile),
             "cluster_store": str(folder / "store.db"),
             "cluster_directory": str(folder),
-            "engines": [{"perf": {"address": "127.0.0.1", "port": exporter_port}}],
+            "engines": [{"telemetry": {"address": "127.0.0.1", "port": exporter_port}}],
             "reactor": [entry for entry in reactor_entries(REPOSITORY) if next(iter(entry)).startswith("cluster/")],
         },
     )
@@ -97,7 +97,7 @@ def minion(master: Any, folder: Path) -> Iterator[Any]:
             "recon_default": 100,
             "recon_max": 1000,
             "recon_randomize": False,
-            "cluster_perf_directory": str(folder / "perf"),
+            "cluster_telemetry_directory": str(folder / "telemetry"),
         },
     )
     with started.started():
@@ -120,7 +120,7 @@ class Sampling:
             "links": {"ethernet": ["lo"]},
             "control": {"address": "127.0.0.1", "port": port} if port else None,
             "minion": {"id": "node0", "sock_dir": minion.config["sock_dir"]},
-            "directory": str(folder / "perf"),
+            "directory": str(folder / "telemetry"),
             "worker_file": str(folder / "worker.json"),
             "supervise_directory": str(folder / "supervise"),
             "rate_hertz": 10,
@@ -132,7 +132,7 @@ class Sampling:
         }
         path = folder / "sampler.json"
         path.write_text(json.dumps(config))
-        (folder / "perf" / "status.json").unlink(missing_ok=True)
+        (folder / "telemetry" / "status.json").unlink(missing_ok=True)
         self.process = subprocess.Popen(
             [sys.executable, str(SAMPLER), str(path)],
             env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
@@ -142,7 +142,7 @@ class Sampling:
 
     def status(self) -> dict[str, Any]:
         try:
-            found: dict[str, Any] = json.loads((self.folder / "perf" / "status.json").read_text())
+            found: dict[str, Any] = json.loads((self.folder / "telemetry" / "status.json").read_text())
         except FileNotFoundError:
             return {}
         return found
@@ -214,7 +214,7 @@ def test_a_batch_under_another_name_is_refused(
 ) -> None:
     forged = run_builder.batches(run_builder.Shape(), "m", random.Random(1))[0] | {"node": "node1"}
     with salt.utils.event.MinionEvent(minion.config, listen=False) as bus:
-        assert bus.fire_master({"batches": [forged]}, "cluster/perf/batch/node1")
+        assert bus.fire_master({"batches": [forged]}, "cluster/telemetry/batch/node1")
     wait_for(lambda: "cluster_collector_batches_rejected_total 1.0" in metrics(exporter_port))
     assert [batch for batch in store.batches(0.0, FAR) if batch["node"] == "node1"] == []
 

@@ -25,7 +25,7 @@ def record(note=""):
 
     .. code-block:: bash
 
-        salt-run startup.record
+        salt-run start_recording.record
     """
     begun = time.monotonic()
     deployed = _newest()
@@ -41,7 +41,7 @@ def record(note=""):
     try:
         progress("recording", "", f"the start of {deployed['deployment']}", begun)
         recording.write_static()
-        problems = recording.export_samples(__salt__.get("perf.export"), started, ended)
+        problems = recording.export_samples(__salt__.get("telemetry.export"), started, ended)
         state = "serving" if deployed.get("ready") else "failed" if reached else "starting"
         document = {
             "kind": "start",

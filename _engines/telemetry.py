@@ -1,7 +1,7 @@
 """
 Take the samplers' batches, store each once, say what is stored, close windows, export to Prometheus.
 
-Configured on the master with ``engines: [{perf: {}}]``. What is known of the cluster is a value
+Configured on the master with ``engines: [{telemetry: {}}]``. What is known of the cluster is a value
 (``bottleneck.telemetry.cluster_state``); this module only feeds it with events and does what it announces.
 
 An accepted minion can fire any event, and with a list of events even under another minion's
@@ -31,7 +31,7 @@ except ImportError:
 
 log = logging.getLogger(__name__)
 
-BATCH_TAG = "cluster/perf/batch/"
+BATCH_TAG = "cluster/telemetry/batch/"
 TICK_SECONDS = 1.0
 PRUNE_SECONDS = 600.0
 SERVE_AGAIN_SECONDS = 10.0
@@ -42,7 +42,7 @@ ACKNOWLEDGED_PATH = "/acknowledged/"
 
 
 def __virtual__():
-    return "perf" if HAS_CLIENT else (False, "the perf engine needs prometheus-client")
+    return "telemetry" if HAS_CLIENT else (False, "the telemetry engine needs prometheus-client")
 
 
 def start(address=None, port=None):
@@ -154,7 +154,7 @@ class Collector:
         if self._client is None:
             self._client = salt.client.LocalClient(mopts=self._opts)
         minions = {self.state.settings.senders[node]: answer for node, answer in told.items()}
-        self._client.cmd_async(list(minions), "perf.acknowledge", kwarg={"told": minions}, tgt_type="list")
+        self._client.cmd_async(list(minions), "telemetry.acknowledge", kwarg={"stored": minions}, tgt_type="list")
         for node in told:
             self._apply(cluster_state.Asked(now, node, by_job=True))
 

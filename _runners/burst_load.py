@@ -35,7 +35,7 @@ def send(
 
     .. code-block:: bash
 
-        salt-run wave.send heads='["10.77.0.10:8000"]' model=m vocabulary_size=8192 requests=4 \
+        salt-run burst_load.send heads='["10.77.0.10:8000"]' model=m vocabulary_size=8192 requests=4 \
             input_tokens=64 output_tokens=8 concurrency=4
 
     heads

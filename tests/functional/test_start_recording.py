@@ -31,7 +31,7 @@ class Local:
 
 @pytest.fixture
 def startup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    module = load("_runners/startup.py", "startup_runner")
+    module = load("_runners/start_recording.py", "start_recording_runner")
     monkeypatch.setattr(salt.client, "LocalClient", Local)
     module.__opts__ = {"cluster_profile": str(find_profile("embedded")), "cluster_directory": str(tmp_path)}
     module.deployed, module.starting = {}, {}
@@ -57,7 +57,7 @@ def startup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     module.__salt__ = {
         "cluster.starting_record": lambda: module.starting,
         "cluster.deployment_record": lambda: module.deployed,
-        "perf.export": export,
+        "telemetry.export": export,
     }
     return module
 
@@ -96,7 +96,7 @@ def test_what_cannot_be_recorded_is_said_and_leaves_nothing(startup: Any, tmp_pa
     with pytest.raises(CommandExecutionError, match="only begun"):
         startup.record()
     startup.starting = of(began=time.time() - 30)
-    startup.__salt__["perf.export"] = lambda *arguments: 1 / 0
+    startup.__salt__["telemetry.export"] = lambda *arguments: 1 / 0
     with pytest.raises(ZeroDivisionError):
         startup.record()
     assert not list((tmp_path / "runs").iterdir())

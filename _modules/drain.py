@@ -1,5 +1,5 @@
 """
-Hold new connections to a port off while what is under way ends.
+Drain a port: refuse new connections to it while the requests under way end.
 
 One table of nftables of our own, so that opening again removes just that. Requests on a connection that is open
 already still come in: the engine has no way to refuse them.
@@ -8,16 +8,18 @@ already still come in: the engine has no way to refuse them.
 import shutil
 import subprocess
 
-TABLE = "cluster_admission"
+import node_commands
+
+TABLE = "cluster_drain"
 
 
-def __virtual__():
+def __virtual__() -> str | tuple[bool, str]:
     if shutil.which("nft"):
-        return "admission"
-    return False, "admission needs the nft command (Debian package nftables)"
+        return "drain"
+    return False, "drain needs the nft command (Debian package nftables)"
 
 
-def close(port):
+def start(port: int) -> bool:
     """
     Refuse new connections to a TCP port; return True.
 
@@ -25,49 +27,43 @@ def close(port):
 
     .. code-block:: bash
 
-        salt node0 admission.close 8000
+        salt node0 drain.start 8000
     """
-    open()
+    stop()
     rules = (
         f"add table inet {TABLE}\n"
         f"add chain inet {TABLE} input {{ type filter hook input priority filter; policy accept; }}\n"
         f"add rule inet {TABLE} input tcp dport {int(port)} tcp flags syn / fin,syn,rst,ack reject with tcp reset\n"
     )
-    _nft(["-f", "-"], rules)
+    node_commands.output_of(["nft", "-f", "-"], rules)
     return True
 
 
-def open():
+def stop() -> bool:
     """
-    Let connections in again; return whether they were held off.
+    Accept connections again; return whether they were refused.
 
     CLI Example:
 
     .. code-block:: bash
 
-        salt node0 admission.open
+        salt node0 drain.stop
     """
-    if not closed():
+    if not active():
         return False
-    _nft(["delete", "table", "inet", TABLE])
+    node_commands.output_of(["nft", "delete", "table", "inet", TABLE])
     return True
 
 
-def closed():
+def active() -> bool:
     """
-    Return whether new connections are held off.
+    Return whether new connections are refused.
 
     CLI Example:
 
     .. code-block:: bash
 
-        salt node0 admission.closed
+        salt node0 drain.active
     """
     finished = subprocess.run(["nft", "list", "table", "inet", TABLE], capture_output=True, check=False)
     return finished.returncode == 0
-
-
-def _nft(arguments, text=None):
-    finished = subprocess.run(["nft", *arguments], input=text, capture_output=True, text=True, check=False)
-    if finished.returncode:
-        raise RuntimeError(f"nft: {finished.stderr.strip().splitlines()[0] if finished.stderr.strip() else 'failed'}")

@@ -39,7 +39,7 @@ def aggregate(window):
 
     .. code-block:: bash
 
-        salt-run perf.aggregate '{"window": "1795469400", "start": 1795469400, "end": 1795469410}'
+        salt-run telemetry.aggregate '{"window": "1795469400", "start": 1795469400, "end": 1795469410}'
 
     window
         ``window`` (its id), ``start`` and ``end`` (unix seconds)
@@ -98,7 +98,7 @@ def verdict_changed(change):
 
     .. code-block:: bash
 
-        salt-run perf.verdict_changed '{"from": null, "to": {"class": "compute", "node": "node0", "link": null}}'
+        salt-run telemetry.verdict_changed '{"from": null, "to": {"class": "compute", "node": "node0", "link": null}}'
     """
     log.warning("The bottleneck is now %s, before it was %s", change.get("to"), change.get("from"))
     return {"noted": True}
@@ -112,13 +112,13 @@ def revive(node):
 
     .. code-block:: bash
 
-        salt-run perf.revive node0
+        salt-run telemetry.revive node0
 
     A node falls silent when it is gone, when its minion is, or when only its sampler has ended.
     The last can be mended: the minion starts it again, and where it runs nothing happens.
     """
     nodes = Nodes(__opts__)
-    job = nodes.client.cmd_async(nodes.minion(node), "perf.start")
+    job = nodes.client.cmd_async(nodes.minion(node), "telemetry.start")
     return {"node": node, "job": job or None}
 
 
@@ -130,7 +130,7 @@ def latest():
 
     .. code-block:: bash
 
-        salt-run perf.latest
+        salt-run telemetry.latest
     """
     with _store() as store:
         return _latest(store)
@@ -144,7 +144,7 @@ def watch(interval=2.0):
 
     .. code-block:: bash
 
-        salt-run perf.watch interval=2
+        salt-run telemetry.watch interval=2
     """
     with _store() as store:
         try:
@@ -165,7 +165,7 @@ def status():
 
     .. code-block:: bash
 
-        salt-run perf.status
+        salt-run telemetry.status
     """
     profile, now = _profile(), time.time()
     with _store() as store:
@@ -196,7 +196,7 @@ def export(start, end, path):
 
     .. code-block:: bash
 
-        salt-run perf.export 1795469400 1795469460 /var/lib/cluster/runs/example/samples.jsonl.gz
+        salt-run telemetry.export 1795469400 1795469460 /var/lib/cluster/runs/example/samples.jsonl.gz
     """
     start, end = float(start), float(end)
     with _store() as store:
@@ -219,7 +219,7 @@ def history(limit=20):
 
     .. code-block:: bash
 
-        salt-run perf.history limit=5
+        salt-run telemetry.history limit=5
     """
     with _store() as store:
         return {"verdicts": store.verdict_history(limit=int(limit))}
@@ -275,9 +275,9 @@ def _profile():
     """Return the profile; it is read again when its file has changed, because a window comes every few seconds."""
     path = __opts__["cluster_profile"]
     changed = os.stat(path).st_mtime_ns
-    if __context__.get("perf.profile", (None, None))[0] != (path, changed):
-        __context__["perf.profile"] = ((path, changed), profile_of(__opts__))
-    return __context__["perf.profile"][1]
+    if __context__.get("telemetry.profile", (None, None))[0] != (path, changed):
+        __context__["telemetry.profile"] = ((path, changed), profile_of(__opts__))
+    return __context__["telemetry.profile"][1]
 
 
 def _fire(data, tag):

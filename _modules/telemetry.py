@@ -7,21 +7,29 @@ starts and stops it through ``supervise`` and hands it what the control node has
 
 import json
 import os
-import subprocess
 import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import node_commands
+import node_files
+
+if TYPE_CHECKING:
+    from loader_dunders import __opts__, __salt__
 
 UNIT = "sampler"
 PROGRAM = "/opt/cluster/sampler/sampler.py"
 CONFIG = "/etc/cluster/sampler.json"
 LOG = "/var/log/cluster/sampler.log"
-DIRECTORY = "/run/cluster/perf"  # unless the minion's `cluster_perf_directory` says otherwise
+SAMPLE_SECONDS = 30.0
+DIRECTORY = "/run/cluster/telemetry"  # unless the minion's `cluster_telemetry_directory` names another
 
 
-def __virtual__():
-    return "perf" if sys.platform == "linux" else (False, "the sampler reads /proc")
+def __virtual__() -> str | tuple[bool, str]:
+    return "telemetry" if sys.platform == "linux" else (False, "the sampler reads /proc")
 
 
-def start(config=CONFIG):
+def start(config: str = CONFIG) -> dict[str, Any]:
     """
     Start the sampler unless it runs already; return its status.
 
@@ -29,16 +37,19 @@ def start(config=CONFIG):
 
     .. code-block:: bash
 
-        salt '*' perf.start
+        salt '*' telemetry.start
     """
     for path in (PROGRAM, config):
         if not os.path.exists(path):
             raise RuntimeError(f"{path} is missing: run state.apply sampler first")
     # Its own folder stays as the state wrote it: no byte code beside the program.
-    return __salt__["supervise.start"](UNIT, [sys.executable, PROGRAM, config], {"PYTHONDONTWRITEBYTECODE": "1"}, LOG)
+    started: dict[str, Any] = __salt__["supervise.start"](
+        UNIT, [sys.executable, PROGRAM, config], {"PYTHONDONTWRITEBYTECODE": "1"}, LOG
+    )
+    return started
 
 
-def stop():
+def stop() -> dict[str, Any]:
     """
     Stop the sampler; what it has measured is sent before it ends.
 
@@ -46,12 +57,13 @@ def stop():
 
     .. code-block:: bash
 
-        salt '*' perf.stop
+        salt '*' telemetry.stop
     """
-    return __salt__["supervise.stop"](UNIT)
+    stopped: dict[str, Any] = __salt__["supervise.stop"](UNIT)
+    return stopped
 
 
-def restart(config=CONFIG):
+def restart(config: str = CONFIG) -> dict[str, Any]:
     """
     Stop the sampler and start it again, with the configuration as it is now.
 
@@ -59,13 +71,13 @@ def restart(config=CONFIG):
 
     .. code-block:: bash
 
-        salt '*' perf.restart
+        salt '*' telemetry.restart
     """
     stop()
     return start(config)
 
 
-def status():
+def status() -> dict[str, Any]:
     """
     Return whether the sampler runs, what it has sent, and what it costs.
 
@@ -73,22 +85,22 @@ def status():
 
     .. code-block:: bash
 
-        salt '*' perf.status
+        salt '*' telemetry.status
 
     ``acknowledged`` is the batch up to which the control node has everything, ``waiting`` how
     many are kept for it, ``dropped`` how many were given up, ``cpu_ratio`` the share of one core.
     """
     unit = __salt__["supervise.status"](UNIT)
-    told = _read(os.path.join(_directory(), "status.json")) if unit["running"] else None
+    own = node_files.read_json(os.path.join(_directory(), "status.json")) if unit["running"] else None
     result = {"running": unit["running"], "pid": unit["pid"], "started": unit["started"], "log": unit["log"]}
     # A file of an earlier life says nothing about this one.
-    if told and told["time"] >= unit["started"]:
-        result.update(told)
-        result["cpu_ratio"] = round(told["cpu_s"] / max(1.0, told["time"] - unit["started"]), 5)
+    if own and own["time"] >= unit["started"]:
+        result.update(own)
+        result["cpu_ratio"] = round(own["cpu_s"] / max(1.0, own["time"] - unit["started"]), 5)
     return result
 
 
-def sample(config=CONFIG):
+def sample(config: str = CONFIG) -> dict[str, Any]:
     """
     Take one complete sample of this node now and return it.
 
@@ -96,17 +108,15 @@ def sample(config=CONFIG):
 
     .. code-block:: bash
 
-        salt node0 perf.sample
+        salt node0 telemetry.sample
     """
-    finished = subprocess.run(
-        [sys.executable, "-B", PROGRAM, config, "--once"], capture_output=True, text=True, timeout=30, check=False
+    found: dict[str, Any] = json.loads(
+        node_commands.output_of([sys.executable, "-B", PROGRAM, config, "--once"], timeout=SAMPLE_SECONDS)
     )
-    if finished.returncode:
-        raise RuntimeError(f"the sampler took no sample: {finished.stderr.strip().splitlines()[-1:]}")
-    return json.loads(finished.stdout)
+    return found
 
 
-def acknowledge(told):
+def acknowledge(stored: Mapping[str, Any]) -> bool:
     """
     Hand the sampler what the control node has stored (called by the control node).
 
@@ -114,31 +124,19 @@ def acknowledge(told):
 
     .. code-block:: bash
 
-        salt node0 perf.acknowledge '{"node0": {"boot": "...", "sequence": 120, "missing": []}}'
+        salt node0 telemetry.acknowledge '{"node0": {"boot": "...", "sequence": 120, "missing": []}}'
 
-    told
+    stored
         by minion id: ``boot`` is the sampler's life, everything up to ``sequence`` is stored,
         ``missing`` names numbers after it that are not
     """
-    mine = told.get(__opts__["id"])
-    if mine is None:
+    own = stored.get(__opts__["id"])
+    if own is None:
         return False
     os.makedirs(_directory(), exist_ok=True)
-    path = os.path.join(_directory(), "acknowledged.json")
-    partial = f"{path}.{os.getpid()}"
-    with open(partial, "w", encoding="utf-8") as file:
-        json.dump(mine, file)
-    os.replace(partial, path)
+    node_files.write_json(os.path.join(_directory(), "acknowledged.json"), own)
     return True
 
 
-def _directory():
-    return __opts__.get("cluster_perf_directory", DIRECTORY)
-
-
-def _read(path):
-    try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file)
-    except (OSError, ValueError):
-        return None
+def _directory() -> str:
+    return str(__opts__.get("cluster_telemetry_directory", DIRECTORY))

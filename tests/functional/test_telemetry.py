@@ -1,4 +1,4 @@
-"""The perf module, state, runner and reactor files through Salt's loaders; the sampler is started for real."""
+"""The telemetry module, state, runner and reactor files through Salt's loaders; the sampler is started for real."""
 
 import json
 import random
@@ -31,17 +31,17 @@ def node(loaders: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
         "PROGRAM": str(REPOSITORY / "salt/sampler/files/sampler.py"),
         "CONFIG": str(tmp_path / "sampler.json"),
         "LOG": str(tmp_path / "sampler.log"),
-        "DIRECTORY": str(tmp_path / "perf"),
+        "DIRECTORY": str(tmp_path / "telemetry"),
     }
     for name, place in places.items():
-        monkeypatch.setitem(loaders.modules["perf.start"].__globals__, name, place)
+        monkeypatch.setitem(loaders.modules["telemetry.start"].__globals__, name, place)
     monkeypatch.setitem(loaders.modules["supervise.start"].__globals__, "DIRECTORY", str(tmp_path / "supervise"))
     config = {
         "node": "node0",
         "links": {"local": ["lo"]},
         "control": None,
         "minion": {"id": "node0", "sock_dir": str(tmp_path)},
-        "directory": str(tmp_path / "perf"),
+        "directory": str(tmp_path / "telemetry"),
         "worker_file": str(tmp_path / "worker.json"),
         "supervise_directory": str(tmp_path / "supervise"),
         "rate_hertz": 20,
@@ -54,11 +54,11 @@ def node(loaders: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     }
     (tmp_path / "sampler.json").write_text(json.dumps(config))
     yield loaders
-    loaders.modules.perf.stop()
+    loaders.modules.telemetry.stop()
 
 
 def test_one_sample_of_this_machine(node: Any, tmp_path: Path) -> None:
-    sample = node.modules.perf.sample(str(tmp_path / "sampler.json"))
+    sample = node.modules.telemetry.sample(str(tmp_path / "sampler.json"))
     assert sample["t"] == pytest.approx(time.time(), abs=30)
     assert all(len(row) == 6 for row in sample["cpu"].values()) and sample["cpu"]
     assert set(sample["links"]) == {"local"} and len(sample["links"]["local"]) == 8
@@ -67,39 +67,39 @@ def test_one_sample_of_this_machine(node: Any, tmp_path: Path) -> None:
 
 def test_the_sampler_runs_keeps_what_nobody_takes_and_ends(node: Any, tmp_path: Path) -> None:
     config = str(tmp_path / "sampler.json")
-    started = node.modules.perf.start(config)
+    started = node.modules.telemetry.start(config)
     assert started["running"]
-    assert node.modules.perf.start(config)["pid"] == started["pid"]
+    assert node.modules.telemetry.start(config)["pid"] == started["pid"]
     deadline = time.monotonic() + 120
-    while node.modules.perf.status().get("waiting", 0) < 2:
-        assert time.monotonic() < deadline, node.modules.perf.status()
+    while node.modules.telemetry.status().get("waiting", 0) < 2:
+        assert time.monotonic() < deadline, node.modules.telemetry.status()
         time.sleep(0.1)
-    status = node.modules.perf.status()
+    status = node.modules.telemetry.status()
     assert status["acknowledged"] == 0 and status["dropped"] == 0
     # There is no minion here: what cannot be sent now is kept, in order.
     told = {"node0": {"boot": status["boot"], "sequence": 1, "missing": []}}
-    assert node.modules.perf.acknowledge(told) is True
-    while node.modules.perf.status().get("acknowledged") != 1:
-        assert time.monotonic() < deadline, node.modules.perf.status()
+    assert node.modules.telemetry.acknowledge(told) is True
+    while node.modules.telemetry.status().get("acknowledged") != 1:
+        assert time.monotonic() < deadline, node.modules.telemetry.status()
         time.sleep(0.1)
-    assert node.modules.perf.stop()["running"] is False
-    assert "waiting" not in node.modules.perf.status()
+    assert node.modules.telemetry.stop()["running"] is False
+    assert "waiting" not in node.modules.telemetry.status()
 
 
 def test_an_acknowledgement_of_another_minion_is_not_taken(node: Any, tmp_path: Path) -> None:
-    assert node.modules.perf.acknowledge({"node1": {"boot": "b", "sequence": 1}}) is False
-    assert not (tmp_path / "perf" / "acknowledged.json").exists()
+    assert node.modules.telemetry.acknowledge({"node1": {"boot": "b", "sequence": 1}}) is False
+    assert not (tmp_path / "telemetry" / "acknowledged.json").exists()
 
 
 def test_starting_without_a_program_says_what_to_do(node: Any) -> None:
     with pytest.raises(RuntimeError, match=r"state\.apply sampler"):
-        node.modules.perf.start("/nowhere/sampler.json")
+        node.modules.telemetry.start("/nowhere/sampler.json")
 
 
 def state(node: Any, test: bool) -> dict[str, Any]:
     """Return the state's functions over this node's modules; the state runner would load its own."""
     namespace: dict[str, Any] = {"__salt__": node.modules, "__opts__": {"test": test}}
-    exec(compile((REPOSITORY / "_states" / "perf.py").read_text(), "perf.py", "exec"), namespace)
+    exec(compile((REPOSITORY / "_states" / "telemetry.py").read_text(), "telemetry.py", "exec"), namespace)
     return namespace
 
 
@@ -107,17 +107,17 @@ def test_the_state_starts_once_and_test_changes_nothing(node: Any, tmp_path: Pat
     config = str(tmp_path / "sampler.json")
     would = state(node, test=True)["running"](config)
     assert (would["result"], would["changes"]) == (None, {"sampler": "started"})
-    assert node.modules.perf.status()["running"] is False
+    assert node.modules.telemetry.status()["running"] is False
     first = state(node, test=False)["running"](config)
     assert (first["result"], first["changes"]) == (True, {"sampler": "started"})
-    pid = node.modules.perf.status()["pid"]
+    pid = node.modules.telemetry.status()["pid"]
     again = state(node, test=False)["running"](config)
     assert (again["result"], again["changes"]) == (True, {})
     assert state(node, test=True)["mod_watch"](config)["result"] is None
-    assert node.modules.perf.status()["pid"] == pid
+    assert node.modules.telemetry.status()["pid"] == pid
     changed = state(node, test=False)["mod_watch"](config, sfun="running")
     assert (changed["result"], changed["changes"]) == (True, {"sampler": "restarted"})
-    assert node.modules.perf.status()["pid"] != pid
+    assert node.modules.telemetry.status()["pid"] != pid
 
 
 # -- the runner
@@ -149,7 +149,7 @@ def runners(tmp_path: Path) -> Any:
 @pytest.fixture
 def fired(runners: Any, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
     found: list[tuple[str, dict[str, Any]]] = []
-    namespace = runners["perf.aggregate"].__globals__
+    namespace = runners["telemetry.aggregate"].__globals__
     monkeypatch.setitem(namespace, "_fire", lambda data, tag: found.append((tag, data)))
     return found
 
@@ -160,16 +160,16 @@ def window(index: int) -> dict[str, Any]:
 
 
 def test_a_window_becomes_a_verdict_and_only_a_change_is_told(runners: Any, fired: list[Any], tmp_path: Path) -> None:
-    first = runners["perf.aggregate"](window(0))
+    first = runners["telemetry.aggregate"](window(0))
     assert first["class"] and first["changed"] is True
-    again = runners["perf.aggregate"](window(0))
+    again = runners["telemetry.aggregate"](window(0))
     assert (again["class"], again["changed"]) == (first["class"], False)
     assert [tag for tag, _ in fired] == ["cluster/verdict/changed"]
     assert fired[0][1]["from"] is None and fired[0][1]["to"]["class"] == first["class"]
     with Store(tmp_path / "store.db") as store:
         latest = store.latest_verdict()
     assert latest is not None and latest["window"]["deployment"] == "tp2"
-    assert len(runners["perf.history"]()["verdicts"]) == 1
+    assert len(runners["telemetry.history"]()["verdicts"]) == 1
 
 
 def test_a_start_that_waits_for_storage_is_named_while_it_lasts(runners: Any, fired: list[Any], tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_a_start_that_waits_for_storage_is_named_while_it_lasts(runners: Any, fi
             edges = {"t0": began + second, "t1": began + second + 1}
             batch = {"node": "node0", "boot": "s", "sequence": second + 1, "samples": [sample], **edges}
             store.put_batch(batch)
-    before, first, second_window = (runners["perf.aggregate"](each) for each in windows)
+    before, first, second_window = (runners["telemetry.aggregate"](each) for each in windows)
     assert before["class"] is None, "it had not begun when the window did"
     assert (first["class"], first["where"]["node"]) == ("weight_loading", "node0") and first["changed"]
     assert not second_window["changed"]
@@ -192,11 +192,11 @@ def test_a_start_that_waits_for_storage_is_named_while_it_lasts(runners: Any, fi
         latest = store.latest_verdict()
     assert latest is not None and latest["verdict"]["interval"]["start"] == began, "all of the start so far"
     (tmp_path / "starting.json").write_text(json.dumps({**record, "ended": began + 15}))
-    assert runners["perf.aggregate"](windows[2])["class"] is None, "it was given up"
+    assert runners["telemetry.aggregate"](windows[2])["class"] is None, "it was given up"
 
 
 def test_a_window_without_an_engine_has_no_verdict(runners: Any, fired: list[Any]) -> None:
-    assert runners["perf.aggregate"](window(1000))["class"] is None
+    assert runners["telemetry.aggregate"](window(1000))["class"] is None
     assert fired == []
 
 
@@ -205,14 +205,14 @@ def test_a_forged_window_is_refused(runners: Any, odd: Any) -> None:
     from salt.exceptions import CommandExecutionError
 
     with pytest.raises(CommandExecutionError):
-        runners["perf.aggregate"](odd)
+        runners["telemetry.aggregate"](odd)
 
 
 def test_an_interval_is_exported_whole(runners: Any, tmp_path: Path) -> None:
     from bottleneck.runs.run import read_batches
 
     path = tmp_path / "run" / "samples.jsonl.gz"
-    found = runners["perf.export"](run_builder.STARTED, run_builder.STARTED + 5, str(path))
+    found = runners["telemetry.export"](run_builder.STARTED, run_builder.STARTED + 5, str(path))
     batches, problems = read_batches(path)
     assert problems == []
     assert found["batches"] == len(batches) == sum(found["nodes"].values()) >= 10
@@ -220,10 +220,10 @@ def test_an_interval_is_exported_whole(runners: Any, tmp_path: Path) -> None:
 
 
 def test_latest_and_status_are_plain_data(runners: Any) -> None:
-    latest = runners["perf.latest"]()
+    latest = runners["telemetry.latest"]()
     assert json.loads(json.dumps(latest))["nodes"]["node0"]["up"] is False
     assert latest["nodes"]["node0"]["age_seconds"] > 1
-    status = json.loads(json.dumps(runners["perf.status"]()))
+    status = json.loads(json.dumps(runners["telemetry.status"]()))
     assert status["nodes"]["node0"]["last_seen"] > run_builder.STARTED
     assert status["exporter"] == {"address": "10.77.0.1", "port": 9477}
 
@@ -248,14 +248,14 @@ def test_every_reaction_has_its_file_and_is_short() -> None:
 @pytest.mark.parametrize(
     ("tag", "data", "function", "arguments"),
     [
-        ("cluster/perf/window", window(0), "perf.aggregate", [{"window": window(0)}]),
+        ("cluster/telemetry/window", window(0), "telemetry.aggregate", [{"window": window(0)}]),
         (
             "cluster/verdict/changed",
             {"from": None, "to": {"class": "prefill_compute"}},
-            "perf.verdict_changed",
+            "telemetry.verdict_changed",
             [{"change": {"from": None, "to": {"class": "prefill_compute"}}}],
         ),
-        ("cluster/node/lost", {"node": "node0", "since": 1.0}, "perf.revive", [{"node": "node0"}]),
+        ("cluster/node/lost", {"node": "node0", "since": 1.0}, "telemetry.revive", [{"node": "node0"}]),
         (
             "salt/minion/*/start",
             {"id": 'node0"\n  x: {{ 7 }}', "data": "up"},

@@ -1,0 +1,1 @@
+../../../_utils/control_groups.py
