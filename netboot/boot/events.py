@@ -51,6 +51,16 @@ class Troubled:
 
 
 @dataclass(frozen=True)
+class Delivered:
+    """What a node had trouble with at a stage has come after all: notes that begin with `about` no longer hold."""
+
+    now: float
+    node: str
+    stage: BootStage
+    about: str
+
+
+@dataclass(frozen=True)
 class UnknownAsked:
     """A machine that is no node asked for an address or a script."""
 
@@ -115,4 +125,16 @@ class Deploying:
     since: float | None
 
 
-Event = Armed | Held | DhcpAsked | Troubled | UnknownAsked | ScriptGiven | StageReached | Enrolled | Refused | Deploying
+Event = (
+    Armed
+    | Held
+    | DhcpAsked
+    | Troubled
+    | Delivered
+    | UnknownAsked
+    | ScriptGiven
+    | StageReached
+    | Enrolled
+    | Refused
+    | Deploying
+)

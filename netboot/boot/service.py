@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from netboot.boot import command_queue, enrolment, images, progress_report, rendering, storage
-from netboot.boot.dhcp_log import SUPPORTED, Seen
+from netboot.boot.architectures import unsupported
+from netboot.boot.dhcp_log import Seen
 from netboot.boot.events import (
     Armed,
+    Delivered,
     Deploying,
     DhcpAsked,
     Enrolled,
@@ -197,21 +199,29 @@ class BootService:
     def dhcp(self, seen: Seen) -> None:
         """Take what dnsmasq's log says."""
         now = self.clock()
-        node = self.settings.by_mac(seen.mac) if seen.mac else self._by_address(seen.address)
+        mac = seen.mac or seen.machine
+        node = self.settings.by_mac(mac) if mac else self._by_address(seen.address)
         if node is None:
-            if seen.kind in ("ignored", "asked") and seen.mac:
+            if seen.mac and (seen.asked or seen.kind in ("ignored", "asked")):
                 self.tell(UnknownAsked(now, seen.mac, seen.address, seen.text))
+            elif seen.kind == "trouble":
+                protocol, _, text = seen.text.partition(": ")
+                self._refuse(f"{protocol} request", "", seen.address or seen.mac, text)
             return
-        if seen.kind in ("asked", "given"):
-            self.tell(DhcpAsked(now, node.name, seen.text, seen.kind == "given"))
-            if seen.text and seen.text not in SUPPORTED:
-                text = f"its firmware asks for {seen.text}; there is iPXE for {' and '.join(SUPPORTED)}"
+        if seen.kind in ("asked", "given") or seen.asked:
+            detail = "" if seen.kind == "trouble" else seen.text
+            self.tell(DhcpAsked(now, node.name, detail, seen.kind == "given"))
+            if text := unsupported(detail):
                 self.tell(Troubled(now, node.name, "script", text))
-            if seen.kind == "asked":
-                # By the time it asks for its script, it is known whether it is a machine that is up already.
-                self._question(node)
+        if seen.kind == "asked":
+            # By the time it asks for its script, it is known whether it is a machine that is up already.
+            self._question(node)
         elif seen.kind == "trouble":
-            self.tell(Troubled(now, node.name, "script", seen.text))
+            holder = self.settings.by_mac(seen.holder) if seen.holder else None
+            text = f"{seen.text} ({holder.name})" if holder else seen.text
+            self.tell(Troubled(now, node.name, "script", text))
+        elif seen.kind == "sent":
+            self.tell(Delivered(now, node.name, "script", f"TFTP: {seen.file} "))
 
     def _question(self, node: BootNode) -> asyncio.Task[bool] | None:
         """Return the question to the node's minion, one for all who ask at about the same time; None: nobody is there.

@@ -14,6 +14,7 @@ from typing import Any
 from netboot.boot.events import (
     Armed,
     Arming,
+    Delivered,
     Deploying,
     DhcpAsked,
     Enrolled,
@@ -225,6 +226,15 @@ def _troubled(event: Troubled, state: State) -> State:
     if event.boot:
         return _boot(state, event.node, event.boot, lambda boot: replace(boot, notes=_kept(boot.notes, note)))
     return _node(state, event.node, notes=_kept(node.notes, note))
+
+
+@apply.register
+def _delivered(event: Delivered, state: State) -> State:
+    node = state.nodes.get(event.node)
+    if node is None:
+        return state
+    kept = tuple(note for note in node.notes if note.stage != event.stage or not note.text.startswith(event.about))
+    return state if kept == node.notes else _node(state, event.node, notes=kept)
 
 
 @apply.register

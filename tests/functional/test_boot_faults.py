@@ -17,9 +17,10 @@ from pathlib import Path
 
 import pytest
 
+from netboot.boot import progress_report
 from netboot.image.store import Store
 from tests import fake_image, hostile
-from tests.boot_bench import ADDRESSES, Bench, bench
+from tests.boot_bench import ADDRESSES, MACS, Bench, bench
 from tests.boot_steps import begin, fetch_kernel, get, report, up_to
 
 
@@ -75,6 +76,95 @@ def test_tftp_transfer_breaks(service: Bench) -> None:
     service.asks()
     service.log(f"x dnsmasq-tftp[1]: failed sending /srv/tftp/snponly.efi to {ADDRESSES['node0']}")
     assert service.stuck(after=70) == ("script", "TFTP: snponly.efi could not be sent whole")
+
+
+FIELD_CASES = Path(__file__).parents[1] / "data" / "field-cases" / "dnsmasq"
+
+
+def field_case(service: Bench, name: str) -> None:
+    """Have dnsmasq write what it wrote for somebody (tests/data/field-cases), about node0."""
+    text = (FIELD_CASES / f"{name}.log").read_text()
+    service.log(
+        *text.replace("02:00:00:00:00:11", MACS["node0"]).replace("10.42.0.10", ADDRESSES["node0"]).splitlines()
+    )
+
+
+def trouble(service: Bench) -> str | None:
+    view = service.call(progress_report.view, service.service.state, service.now, service.settings.deadlines_seconds)
+    under_way = view["nodes"]["node0"]["under_way"]
+    return under_way["trouble"] if under_way else None
+
+
+def test_a_rom_that_asks_for_the_size_first_has_no_trouble(service: Bench) -> None:
+    field_case(service, "tsize-probe-aborted")
+    assert trouble(service) is None
+    stage, cause = service.stuck(after=70)
+    assert stage == "script" and "TFTP" not in cause
+
+
+def test_a_rom_that_never_loads_after_asking_for_the_size(service: Bench) -> None:
+    service.asks()
+    service.log(
+        f"x dnsmasq-tftp[1]: error 0 TFTP Aborted received from {ADDRESSES['node0']}",
+        f"x dnsmasq-tftp[1]: failed sending /srv/tftp/undionly.kpxe to {ADDRESSES['node0']}",
+    )
+    stage, cause = service.stuck(after=70)
+    assert stage == "script" and cause == (
+        "TFTP: undionly.kpxe was not loaded: the machine broke off after asking for its size"
+    )
+
+
+def test_a_dnsmasq_of_another_language(service: Bench) -> None:
+    field_case(service, "german-locale")
+    stage, cause = service.stuck(after=70)
+    assert stage == "script" and cause.startswith("TFTP: snponly.efi is not there") and "LC_ALL=C" in cause
+
+
+def test_a_refused_request_is_a_request(service: Bench) -> None:
+    """It asked; its address is leased to another machine, which is named."""
+    field_case(service, "address-leased-to-another")
+    stage, cause = service.stuck(after=70)
+    assert stage == "script"
+    assert cause == f"DHCP: no address available: {ADDRESSES['node0']} is leased to 1c:db:d4:00:00:f0"
+
+
+def test_a_node_that_has_anothers_address_is_named(service: Bench) -> None:
+    service.log(
+        "x dnsmasq-dhcp[1]: 7 vendor class: PXEClient:Arch:00000:UNDI:002001",
+        f"x dnsmasq-dhcp[1]: not using configured address {ADDRESSES['node0']} because it is leased to {MACS['node1']}",
+        f"x dnsmasq-dhcp[1]: 7 DHCPDISCOVER(lo) {MACS['node0']} no address available",
+    )
+    assert service.stuck(after=70)[1].endswith(f"is leased to {MACS['node1']} (node1)")
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("file /srv/tftp/snponly.efi not found for 127.0.0.99", "snponly.efi is not there"),
+        ("failed sending /srv/tftp/undionly.kpxe to 127.0.0.99", "undionly.kpxe could not be sent whole"),
+        ("unsupported request from 127.0.0.99", "it asked for what this server does not do"),
+    ],
+)
+def test_trouble_of_an_address_that_is_not_in_the_profile_is_shown(service: Bench, line: str, reason: str) -> None:
+    service.log(f"x dnsmasq-tftp[1]: {line}")
+    refusal = service.service.state.refusals[-1]
+    assert (refusal.what, refusal.source, refusal.reason) == ("TFTP request", "127.0.0.99", reason)
+
+
+def test_beside_another_dhcp_server_a_node_is_known_by_its_mac(service: Bench) -> None:
+    """In proxy mode the other server gives the address: it is none of the profile's."""
+    service.log(
+        "x dnsmasq-dhcp[1]: 7 vendor class: PXEClient:Arch:00007:UNDI:003001",
+        f"x dnsmasq-dhcp[1]: 7 PXE(lo) 127.0.0.98 {MACS['node0']} snponly.efi",
+        "x dnsmasq-tftp[1]: file /srv/tftp/snponly.efi not found for 127.0.0.98",
+    )
+    assert service.stuck(after=70) == ("script", "TFTP: snponly.efi is not there")
+
+
+def test_firmware_that_boots_over_http(service: Bench) -> None:
+    service.asks(vendor="HTTPClient:Arch:00016:UNDI:003001")
+    stage, cause = service.stuck(after=70)
+    assert stage == "script" and "UEFI x86-64 over HTTP" in cause and "set it to PXE boot" in cause
 
 
 def test_unknown_mac(service: Bench) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from bottleneck.profile import load_profile
-from netboot.boot import rendering, storage
+from netboot.boot import dhcp_log, rendering, storage
 from netboot.boot.settings import Settings
 from netboot.boot.state import State
 from rehearsal.machines import FIRMWARE, Machine, Network, end, namespace
@@ -39,9 +39,9 @@ class ControlNode:
         settings = Settings.of(load_profile(self.profile))
         boot = self.folder / "netboot"
         rendering.write_all(settings, boot, log_file=self.folder / "dnsmasq.log", user="root")
-        self.network.start(
-            self.folder / "dnsmasq.out", "dnsmasq", "--keep-in-foreground", f"--conf-file={boot / 'dnsmasq.conf'}"
-        )
+        language = [f"{name}={value}" for name, value in dhcp_log.ENVIRONMENT.items()]
+        command = ["dnsmasq", "--keep-in-foreground", f"--conf-file={boot / 'dnsmasq.conf'}"]
+        self.network.start(self.folder / "dnsmasq.out", "env", *language, *command)
         configuration = self.folder / "salt"
         configuration.mkdir()
         (configuration / "master").write_text(yaml.safe_dump(self._master(settings)))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from bottleneck.profile import load_profile
-from netboot.boot import kernel_tables, rendering, write
+from netboot.boot import dhcp_log, kernel_tables, rendering, write
+from netboot.boot.architectures import ARCHITECTURES, architecture, unsupported
 from netboot.boot.dhcp_log import Reader, Tail
 from netboot.boot.images import Bootable
 from netboot.boot.rate_limit import SOURCES_KEPT, Budget
@@ -212,3 +215,40 @@ def test_the_kernels_tables_are_read(tmp_path: Path) -> None:
     assert kernel_tables.connection("10.9.0.10", 4505, tcp) == 0xC350
     assert kernel_tables.connection("10.9.0.10", 4506, tcp) is None
     assert kernel_tables.connection("10.9.0.11", 4505, tcp) is None
+
+
+def test_every_architecture_number_has_a_name() -> None:
+    """The registry's numbers go from 0 to 41; one that came after it is shown as a number."""
+    assert sorted(ARCHITECTURES) == list(range(42))
+    assert architecture("PXEClient:Arch:00041:UNDI:002001") == "Raspberry Pi (arm rpiboot)"
+    assert architecture("HTTPClient:Arch:00019:UNDI:003001") == "UEFI arm64 over HTTP"
+    assert architecture("PXEClient:Arch:00099:UNDI:003001") == "architecture 99"
+    assert architecture("PXEClient") == ""
+    assert not unsupported("UEFI x86-64") and "TFTP" in unsupported("UEFI x86-64 over HTTP")
+    assert "there is iPXE for BIOS and UEFI x86-64" in unsupported("UEFI RISC-V 64")
+
+
+def unit_environment() -> dict[str, str]:
+    unit = Path(__file__).parents[2] / "salt" / "control" / "files" / "cluster-dnsmasq.service"
+    lines = [
+        line.removeprefix("Environment=") for line in unit.read_text().splitlines() if line.startswith("Environment=")
+    ]
+    return dict(line.split("=", 1) for line in lines)
+
+
+def test_the_control_node_starts_dnsmasq_in_english() -> None:
+    assert dict(dhcp_log.ENVIRONMENT).items() <= unit_environment().items()
+
+
+@pytest.mark.skipif(not shutil.which("dnsmasq"), reason="no dnsmasq on this machine")
+def test_dnsmasq_of_a_german_system_writes_english_with_the_units_environment() -> None:
+    german = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", "LANGUAGE": "de", "LANG": "de_DE.UTF-8"}
+
+    def checked(environment: dict[str, str]) -> str:
+        command = ["dnsmasq", "--test", "--conf-file=/dev/null"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=True)
+        return done.stderr + done.stdout
+
+    if "syntax check OK" in checked(german):
+        pytest.skip("this dnsmasq has no German")
+    assert "syntax check OK" in checked({**german, **unit_environment()})
