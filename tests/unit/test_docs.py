@@ -13,6 +13,8 @@ import pytest
 import typer
 import typer.main
 import yaml
+from hub_failures import HUB
+from vllm_failures import VLLM
 
 from bottleneck.diagnosis.taxonomy import CLASSES
 from bottleneck.diagnosis.taxonomy_page import advice_commands
@@ -204,6 +206,15 @@ def test_every_example_of_the_help_parses(command: Any) -> None:
                 found = problem(command, shlex.split(text)[1:])
                 assert found is None, f"--help of {each.name}: {text}: {found}"
     assert seen >= 20
+
+
+def test_every_command_that_a_failure_names_parses(command: Any) -> None:
+    """The reason of a failure ends with the next command: it is data beside the rule."""
+    for rule in {id(rule): rule for rule in (*VLLM.rules, *HUB.rules)}.values():
+        for text in rule.next:
+            shown = re.sub(r"\{\w+\}", "1", text)
+            found = problem(command, shlex.split(shown)[1:])
+            assert found is None, f"{rule.name}: {shown}: {found}"
 
 
 def leaves(command: Any) -> Iterator[Any]:
