@@ -11,7 +11,7 @@ import time
 import salt.utils.event
 from salt.exceptions import CommandExecutionError
 
-from bottleneck.diagnosis.taxonomy import DECIDED
+from bottleneck.diagnosis.causes import DECIDED
 from bottleneck.diagnosis.verdict import analyse
 from bottleneck.runs import ceilings
 from bottleneck.runs.run import window_run, write_batches

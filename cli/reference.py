@@ -6,7 +6,7 @@ from pathlib import Path
 import typer.main
 from typer.cli import get_docs_for_click
 
-from bottleneck.diagnosis import taxonomy_page
+from bottleneck.diagnosis import causes_page
 from bottleneck.profile import schema
 from bottleneck.telemetry import exporter
 
@@ -18,7 +18,7 @@ def pages() -> dict[str, str]:
     return {
         "reference/cli.md": command_page(),
         "reference/metrics.md": exporter.reference(),
-        "explanation/bottlenecks.md": taxonomy_page.page(),
+        "explanation/bottlenecks.md": causes_page.page(),
         **{path.relative_to(DOC).as_posix(): text for path, text in schema.reference_files().items()},
     }
 

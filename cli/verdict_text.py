@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bottleneck.diagnosis.attribution.ledger import PER_REQUEST
-from bottleneck.diagnosis.taxonomy import WORK_CLASSES
+from bottleneck.diagnosis.causes import WORK
 from cli.report.ledger import ledger_rows
 from cli.report.page import confidence_word
 from cli.report.quantity import quantity
@@ -55,7 +55,7 @@ def headline(verdict: dict[str, Any]) -> RenderableType:
     lines: list[RenderableType] = [title]
     if verdict.get("meaning"):
         lines.append(Text(str(verdict["meaning"])))
-    if verdict.get("class") in WORK_CLASSES:
+    if verdict.get("class") in WORK:
         lines.append(Text("No fault was found: this is what the hardware gives under this load.", style="dim"))
     if verdict.get("gain"):
         lines.append(Text(str(verdict["gain"]["statement"])))

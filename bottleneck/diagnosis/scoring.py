@@ -10,7 +10,7 @@ from typing import Any
 
 import scipy
 
-from bottleneck.diagnosis.taxonomy import CLASSES, DECIDED
+from bottleneck.diagnosis.causes import CAUSES, DECIDED
 
 SCHEMA = 1
 HEALTHY = "healthy"
@@ -94,7 +94,7 @@ class Outcome:
     @property
     def false_alarm(self) -> bool:
         """Whether a healthy cluster was said to have a fault."""
-        return self.fault == HEALTHY and self.answered in CLASSES and CLASSES[self.answered].fault
+        return self.fault == HEALTHY and self.answered in CAUSES and CAUSES[self.answered].fault
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain data, one line of the benchmark's record."""

@@ -2,45 +2,50 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from bottleneck.diagnosis import taxonomy
-from bottleneck.diagnosis.attribution.ledger import Ledger, build_ledger
-from bottleneck.diagnosis.evidence import Candidate, Evidence
+from bottleneck.diagnosis.arbitration import Candidate, Decision, arbitrate
+from bottleneck.diagnosis.attribution.build import attribute
+from bottleneck.diagnosis.attribution.ledger import Ledger
+from bottleneck.diagnosis.causes import fill, title
+from bottleneck.diagnosis.evidence import Evidence
 from bottleneck.diagnosis.observations.gather import gather
-from bottleneck.diagnosis.rules.judge import judge
+from bottleneck.diagnosis.observations.observed import Observations
 from bottleneck.json_numbers import finite
 from bottleneck.runs.run import Run
 
-__all__ = ["Evidence", "Verdict", "analyse"]
-
-SCHEMA = 1
+SCHEMA = 2
 
 
-@dataclass
+@dataclass(frozen=True)
 class Verdict:
     """A named bottleneck.
 
     Attributes
     ----------
     name : str
-        A class of `bottleneck.diagnosis.taxonomy`; `class` in JSON.
+        A cause; `class` in JSON.
     where : dict
         `node` and `link`, None where it has no such place.
     kind : str or None
         What a straggler lacks.
     between : tuple of str
-        For `inconclusive`: the classes between which it cannot be told, if it is between two.
+        For `inconclusive`: the causes between which it cannot be told, if it is between two.
     meaning : str
-        What the class is, in a sentence or two.
+        What the cause is, in a sentence or two.
+    score : float
+        Share of an output token's time that relief of it takes away, 0 to 1.
     confidence : float
-        0 to 1: how far the evidence carries this class and not the runner-up. Not a probability from trials.
-    evidence : list of Evidence
+        0 to 1: how often such an answer was right, see doc/reference/verdict-accuracy.md.
+    fault : bool
+        Whether something works or is set wrong.
+    evidence : tuple of Evidence
         What it rests on, the strongest first.
-    runners_up : list of dict
-        `{"class", "confidence"}`, the likeliest first.
+    runners_up : tuple of dict
+        `{"class", "score", "confidence", "node", "link"}`, as they would be named next.
+    candidates : tuple of dict
+        Every cause of which there is a sign, with the terms of its score.
     gain : dict
         `{"seconds_per_output_token", "share", "statement"}`: what is won if the cause is gone altogether, from the
         ledger: an upper bound, because the next bottleneck takes over.
@@ -50,13 +55,16 @@ class Verdict:
     title: str
     where: dict[str, str | None]
     confidence: float
-    evidence: list[Evidence] = field(default_factory=list)
-    runners_up: list[dict[str, Any]] = field(default_factory=list)
-    advice: list[str] = field(default_factory=list)
+    score: float = 0.0
+    fault: bool = False
+    evidence: tuple[Evidence, ...] = ()
+    runners_up: tuple[dict[str, Any], ...] = ()
+    candidates: tuple[dict[str, Any], ...] = ()
+    advice: tuple[str, ...] = ()
     gain: dict[str, Any] | None = None
     ledger: Ledger = field(default_factory=Ledger)
     measured: dict[str, Any] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    notes: tuple[str, ...] = ()
     interval: tuple[float, float] = (0.0, 0.0)
     kind: str | None = None
     between: tuple[str, ...] = ()
@@ -70,19 +78,21 @@ class Verdict:
                 "class": self.name,
                 "title": self.title,
                 "meaning": self.meaning,
-                "fault": self.name in taxonomy.CLASSES and taxonomy.CLASSES[self.name].fault,
+                "fault": self.fault,
                 "where": self.where,
                 "kind": self.kind,
                 "between": list(self.between),
+                "score": round(self.score, 3),
                 "confidence": round(self.confidence, 3),
                 "interval": {"start": self.interval[0], "end": self.interval[1]},
                 "evidence": [item.to_json() for item in self.evidence],
-                "runners_up": self.runners_up,
-                "advice": self.advice,
+                "runners_up": list(self.runners_up),
+                "candidates": list(self.candidates),
+                "advice": list(self.advice),
                 "gain": self.gain,
                 "ledger": self.ledger.to_json(),
                 "measured": self.measured,
-                "notes": self.notes,
+                "notes": list(self.notes),
             }
         )
         return document
@@ -97,13 +107,16 @@ class Verdict:
             title=str(document.get("title", name)),
             where={"node": None, "link": None, **(document.get("where") or {})},
             confidence=float(document.get("confidence", 0.0)),
-            evidence=[Evidence.from_json(item) for item in document.get("evidence") or []],
-            runners_up=list(document.get("runners_up") or []),
-            advice=[str(item) for item in document.get("advice") or []],
+            score=float(document.get("score", 0.0)),
+            fault=bool(document.get("fault", False)),
+            evidence=tuple(Evidence.from_json(item) for item in document.get("evidence") or []),
+            runners_up=tuple(document.get("runners_up") or []),
+            candidates=tuple(document.get("candidates") or []),
+            advice=tuple(str(item) for item in document.get("advice") or []),
             gain=document.get("gain"),
             ledger=Ledger.from_json(document.get("ledger") or {}),
             measured=dict(document.get("measured") or {}),
-            notes=[str(item) for item in document.get("notes") or []],
+            notes=tuple(str(item) for item in document.get("notes") or []),
             interval=(float(interval.get("start") or 0.0), float(interval.get("end") or 0.0)),
             kind=document.get("kind"),
             between=tuple(str(item) for item in document.get("between") or []),
@@ -122,77 +135,89 @@ def analyse(run: Run) -> Verdict:
     Returns
     -------
     Verdict
-        `inconclusive` with what can still be said when the measurements do not carry more. Never raises for bad
-        measurements.
+        `inconclusive` with what can still be said when the measurements do not carry more. Bad measurements are an
+        answer; a mistake in the analysis is an exception.
     """
-    try:
-        signals = gather(run)
-        ledger = build_ledger(run, signals)
-        winner, others, notes = judge(signals, ledger)
-    except (ArithmeticError, ValueError, TypeError, LookupError, AttributeError) as error:
-        # Measurements come from other machines: a shape nobody foresaw must give an honest answer, not a traceback.
-        return _broken(run, error)
-    limit = signals.topology.max_num_seqs or max((engine.inferred_limit or 0 for engine in signals.engines), default=0)
-    values = {
-        "node": winner.node,
-        "link": winner.link,
-        "kind": winner.kind,
-        "max_num_seqs": _text(limit),
-        "more_seqs": _text(4 * limit if limit else None),
-        "concurrency": _text(signals.suggested_concurrency),
-    }
-    kind = taxonomy.CLASSES[winner.name]
+    seen = gather(run)
+    attribution = attribute(seen, run.interval)
+    decision = arbitrate(seen, attribution)
+    cause, finding, ledger = decision.cause, decision.finding, attribution.ledger
+    values = _values(seen, decision)
+    # A start that its own work takes has nothing to be mended, and no load to try it under.
+    nothing = run.start and cause.name == "balanced"
     return Verdict(
-        name=winner.name,
-        title=taxonomy.title(winner.name, values),
-        where={"node": winner.node, "link": winner.link},
-        confidence=winner.confidence,
-        evidence=winner.evidence,
-        runners_up=[{"class": item.name, "confidence": round(item.confidence, 3)} for item in others],
-        # A start that its own work takes has nothing to be mended, and no load to try it under.
-        advice=[] if run.start and winner.name == "balanced" else [taxonomy.fill(line, values) for line in kind.advice],
-        gain=_gain(winner, ledger),
+        name=cause.name,
+        title=title(cause.name, values),
+        where={"node": finding.node, "link": finding.link},
+        confidence=decision.confidence,
+        score=decision.score,
+        fault=decision.fault,
+        evidence=finding.evidence,
+        runners_up=tuple(_runner_up(each) for each in decision.others),
+        candidates=tuple(_explained(each) for each in decision.candidates),
+        advice=() if nothing else tuple(fill(text, values) for text in cause.advice),
+        gain=_gain(decision, ledger),
         ledger=ledger,
-        measured=signals.to_json(),
+        measured=seen.to_json(),
         # A start has no tokens to keep a ledger of.
-        notes=[*notes, *(note for note in ([] if run.start else ledger.notes) if note not in notes)],
+        notes=tuple(dict.fromkeys((*decision.notes, *(() if run.start else ledger.notes)))),
         interval=run.interval,
-        kind=winner.kind,
-        between=winner.between,
-        meaning=(kind.at_start if run.start else "") or kind.meaning,
+        kind=finding.kind,
+        between=decision.between,
+        meaning=(cause.at_start if run.start else "") or cause.meaning,
     )
+
+
+def _values(seen: Observations, decision: Decision) -> dict[str, str | None]:
+    """Return what fills the gaps of a cause's words."""
+    limit = seen.topology.max_num_seqs or max((engine.inferred_limit or 0 for engine in seen.engines), default=0)
+    budget = seen.topology.max_num_batched_tokens
+    return {
+        "node": decision.finding.node,
+        "link": decision.finding.link,
+        "kind": decision.finding.kind,
+        "max_num_seqs": _text(limit),
+        "more_seqs": _text(2 * 2 * limit),
+        "max_num_batched_tokens": _text(budget),
+        "more_tokens": _text(2 * 2 * budget if budget else None),
+        "concurrency": _text(seen.suggested_concurrency),
+    }
 
 
 def _text(value: float | None) -> str | None:
     return f"{value:g}" if value else None
 
 
-def _gain(winner: Candidate, ledger: Ledger) -> dict[str, Any] | None:
-    if winner.gain_share is None or not ledger.total > 0 or not math.isfinite(winner.gain_share):
-        return None
-    share = min(max(winner.gain_share, 0.0), 1.0)
-    seconds = share * ledger.total
+def _runner_up(each: Candidate) -> dict[str, Any]:
     return {
-        "seconds_per_output_token": seconds,
-        "share": share,
-        "statement": (
-            f"without it an output token would take up to {seconds * 1e3:.3g} ms less "
-            f"({share:.0%} of {ledger.total * 1e3:.3g} ms); then the next bottleneck takes over"
-        ),
+        "class": each.name,
+        "score": round(each.alone, 3),
+        "confidence": round(each.confidence, 3),
+        "node": each.finding.node,
+        "link": each.finding.link,
     }
 
 
-def _broken(run: Run, error: Exception) -> Verdict:
-    kind = taxonomy.CLASSES["inconclusive"]
-    note = f"the measurements could not be analysed ({type(error).__name__}: {error}); nothing can be concluded"
-    return Verdict(
-        name=kind.name,
-        title=kind.title,
-        where={"node": None, "link": None},
-        confidence=0.0,
-        evidence=[Evidence(note, None, "", "analysis")],
-        advice=list(kind.advice),
-        notes=[note, *run.problems],
-        interval=run.interval,
-        meaning=kind.meaning,
-    )
+def _explained(each: Candidate) -> dict[str, Any]:
+    terms = [{"words": term.words, "share": term.share} for term in each.finding.terms]
+    return {
+        **_runner_up(each),
+        "tier": each.cause.tier.value,
+        "together": each.score,
+        "fault": each.fault,
+        "terms": terms,
+    }
+
+
+def _gain(decision: Decision, ledger: Ledger) -> dict[str, Any] | None:
+    if decision.score <= 0 or not ledger.total > 0:
+        return None
+    seconds = decision.score * ledger.total
+    return {
+        "seconds_per_output_token": seconds,
+        "share": decision.score,
+        "statement": (
+            f"without it an output token would take up to {seconds * 1e3:.3g} ms less "
+            f"({decision.score:.0%} of {ledger.total * 1e3:.3g} ms); then the next bottleneck takes over"
+        ),
+    }

@@ -100,6 +100,16 @@ TABLE: tuple[Efficiency, ...] = (
         for key, value, spread, count in (("bf16", 0.81, 0.08, 68), ("fp8", 0.7, 0.1, 67), ("w4a16", 0.45, 0.28, 89))
     ),
     Efficiency("prefill_step", 0.84, "1", 0.05, f"the same of prefills of 4096 tokens and more; {_WHOLE}", 150),
+    # What the ledger takes of kernels and hosts that are watched from outside.
+    Efficiency(
+        "kernels_at_least", 0.15, "1", 0.0, "no kernel of a served model was seen to reach less of its floor", 224
+    ),
+    Efficiency("kernels_alone", 0.3, "1", 0.0, "from here on kernels alone explain a step, whatever their format", 224),
+    Efficiency("kernels_unknown", 0.6, "1", 0.3, "between the formats, where the format is not known; assumed", 0),
+    Efficiency(
+        "graph_step_seconds", 4e-3, "s", 0.5, "host, a step of captured graphs; H200 scenarios, tests/data/h200", 3
+    ),
+    Efficiency("graph_sequence_seconds", 3e-5, "s", 0.5, "host, each sequence of such a step; the same scenarios", 3),
     # What probes find of a vendor's rates.
     Efficiency("datasheet_memory", 0.87, "1", 0.0, "4.19e12 read of 4.8e12 B/s on two H200 (tests/data/h200)", 2),
     Efficiency(

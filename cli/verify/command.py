@@ -14,8 +14,8 @@ from typing import Annotated, Any
 import typer
 
 import lab as lab_module
+from bottleneck.diagnosis.causes import DECIDED
 from bottleneck.diagnosis.scoring import EARLY_SECONDS, SPLITS, Outcome, markdown, score
-from bottleneck.diagnosis.taxonomy import DECIDED
 from bottleneck.diagnosis.verdict import analyse
 from bottleneck.runs.run import Run, RunError, load_run
 from bottleneck.units import duration_text

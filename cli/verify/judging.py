@@ -1,4 +1,4 @@
-"""Judge the recorded runs by the rules as they are now: no lab is needed, and nothing that judges knows what was put in."""
+"""Judge the recorded runs by the rules as they are: no lab is needed, and nothing that judges knows what was put in."""
 
 from __future__ import annotations
 

@@ -255,7 +255,7 @@ class Simulation:
             return {"median": value, "low": 0.95 * value, "high": 1.05 * value, "samples": 20}
 
         rate = self.world.probe_bytes_per_second or self.world.link_bytes_per_second
-        pair = {"bandwidth_bytes_per_second": known(rate), "latency_seconds": known(self.world.message_seconds / 2)}
+        pair = {"bandwidth_bytes_per_second": known(rate), "latency_seconds": known(self.world.message_seconds / 4)}
         return {
             "schema": 1,
             "nodes": {

@@ -105,7 +105,7 @@ def test_bench_prints_the_numbers_the_verdict_and_what_is_next(
     assert "17" in finished.output and "1.4 s" in finished.output
     folder = tmp_path / "runs" / "20261123T213000Z-tp2-00ff"
     verdict = json.loads((folder / "verdict.json").read_text())
-    assert verdict["schema"] == 1 and verdict["class"]
+    assert verdict["schema"] == 2 and verdict["class"]
     assert verdict["title"] in finished.output.replace("\n", " ")
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import bottleneck.experiment.predict as predict_module
-from bottleneck.diagnosis.taxonomy import CLASSES
+from bottleneck.diagnosis.causes import CAUSES
 from bottleneck.experiment.blocks import Block, BlockError, Measurement, measurement
 from bottleneck.experiment.model import fit
 from bottleneck.experiment.predict import DECODE_CLASSES, Circumstances, conclude, measured_gain, predict, report
@@ -303,7 +303,7 @@ def test_every_class_it_may_confirm_is_in_the_taxonomy() -> None:
         "pipeline_bubble",
         "inconclusive",
     }
-    assert named <= set(CLASSES)
+    assert named <= set(CAUSES)
 
 
 def test_a_fit_leaves_out_what_it_was_not_asked_for() -> None:

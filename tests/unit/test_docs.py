@@ -16,8 +16,8 @@ import yaml
 from hub_failures import HUB
 from vllm_failures import VLLM
 
-from bottleneck.diagnosis.taxonomy import CLASSES
-from bottleneck.diagnosis.taxonomy_page import advice_commands
+from bottleneck.diagnosis.causes import CAUSES
+from bottleneck.diagnosis.causes_page import advice_commands
 from bottleneck.profile import load_profile
 from bottleneck.profile.paths import ENGINE_MAP, profiles_directory
 from bottleneck.telemetry import exporter
@@ -226,9 +226,9 @@ def leaves(command: Any) -> Iterator[Any]:
         yield from leaves(each)
 
 
-@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("name", CAUSES)
 def test_every_command_that_is_advised_exists(name: str, command: Any) -> None:
-    for line in advice_commands(CLASSES[name]):
+    for line in advice_commands(CAUSES[name]):
         found = unknown_word(command, line.split()[1:])
         assert found is None, f"{name}: {line}: there is no {found}"
 
@@ -277,10 +277,10 @@ def test_generated_pages_are_current() -> None:
 
 
 def test_the_page_of_bottlenecks_has_every_class_and_no_gap() -> None:
-    from bottleneck.diagnosis import taxonomy_page
+    from bottleneck.diagnosis import causes_page
 
-    text = taxonomy_page.page()
-    for name in CLASSES:
+    text = causes_page.page()
+    for name in CAUSES:
         assert f"\n## `{name}`\n" in text
     assert not re.search(r"\{\w*\}", text)
 

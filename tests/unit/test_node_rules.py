@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from bottleneck.diagnosis.rules.straggler import CROWDED, QUOTA, SLOW_CPU, SLOW_MEMORY
+from bottleneck.diagnosis.causes.straggler import CROWDED, QUOTA, SLOW_CPU, SLOW_MEMORY
 from bottleneck.diagnosis.verdict import analyse
 from bottleneck.runs.run import Run
 from tests.unit.simulator import EPOCH, measured_anew, simulate

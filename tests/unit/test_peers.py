@@ -31,7 +31,7 @@ from bench.peers.page import filled, tables
 from bench.peers.programs import Program, ProgramError
 from bench.peers.replay import Recording, served
 from bench.peers.tools import OUR_WAYS, OURS, PEERS, profiler_rows
-from bottleneck.diagnosis.taxonomy import CLASSES
+from bottleneck.diagnosis.causes import CAUSES
 from bottleneck.telemetry.prometheus_text import MetricsText
 
 FULL_CACHE = PeerCase("h200/scenario_kv_preempt", "", ("kv_cache_capacity",))
@@ -66,7 +66,7 @@ def test_the_record_has_the_words() -> None:
 
 
 def test_words_stand_for_classes_that_there_are() -> None:
-    known = set(CLASSES)
+    known = set(CAUSES)
     for tool, peer in PEERS.items():
         for words, meaning in peer.meanings.items():
             assert {*meaning.names, *meaning.excludes} <= known, (tool, words)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from bottleneck.diagnosis.causes import WORK as WORK_CAUSES
+from bottleneck.diagnosis.causes.straggler import QUOTA
 from bottleneck.diagnosis.observations.gather import gather
-from bottleneck.diagnosis.observations.node_signals import slower_by
-from bottleneck.diagnosis.observations.speeds import doubt_speeds
-from bottleneck.diagnosis.rules.straggler import QUOTA
-from bottleneck.diagnosis.taxonomy import WORK_CLASSES
+from bottleneck.diagnosis.observations.peers import levelled, slower_by
 from bottleneck.diagnosis.verdict import analyse
 from bottleneck.runs.run import Run, load_run
 from tests.unit.simulator import measured_anew
@@ -63,10 +63,18 @@ def test_a_machine_full_of_other_work_is_not_called_compute() -> None:
     assert verdict.ledger.of("cpu_wait") > 0.5
 
 
-def test_nothing_is_wrong_with_the_healthy_one() -> None:
+def test_the_first_record_was_made_beside_other_work_which_had_four_tenths_of_both_cores() -> None:
     verdict = analyse(recorded("healthy"))
-    assert verdict.name in WORK_CLASSES and verdict.confidence > 0.5
+    nodes = verdict.measured["nodes"].values()
+    assert all(facts["foreign_cpu_seconds"] > 0.35 * verdict.measured["busy_seconds"] for facts in nodes)
+    assert verdict.name == "host_overhead" and verdict.fault
     assert not any(item["class"] == "link_bandwidth" for item in verdict.runners_up)
+
+
+@pytest.mark.parametrize("name", ["disturbed-probe", "disturbed-probe-replicas"])
+def test_nothing_is_wrong_with_healthy_ones(name: str) -> None:
+    verdict = analyse(recorded(name))
+    assert verdict.name in WORK_CAUSES and not verdict.fault
 
 
 @pytest.mark.parametrize("name", ["healthy", "throttled-link"])
@@ -123,7 +131,7 @@ def test_a_link_that_became_slower_after_collectives_were_probed_is_its_latency_
     run = recorded("delayed-link")
     verdict = analyse(run)
     assert (verdict.name, verdict.where["link"]) == ("link_latency", "direct")
-    assert any("2 hops of 2 trips" in item.source for item in verdict.evidence)
+    assert any("4 trips a message" in item.source for item in verdict.evidence)
     # Collectives that were probed after the link count as they are: then something else is slow.
     run = measured_anew(run, lambda known: known["allreduce"].update(measured=run.interval[0]))
     assert analyse(run).name != "link_latency"
@@ -186,11 +194,11 @@ def test_requests_that_wait_for_a_slot_wait_for_no_turn_of_a_pipeline() -> None:
 @pytest.mark.parametrize(
     ("name", "right", "why"),
     [
-        ("disturbed-probe", WORK_CLASSES, "node0 is 51% slower than its peers, but no worker slept for more than 5%"),
+        ("disturbed-probe", WORK_CAUSES, "node0 is 51% slower than its peers, but no worker slept for more than 5%"),
         ("disturbed-probe-stages", ("pipeline_bubble",), "node0 is 62% slower than its peers, but its peer was awake"),
         (
             "disturbed-probe-replicas",
-            WORK_CLASSES,
+            WORK_CAUSES,
             "node1 is 64% slower than its peers, but it had no request to answer",
         ),
     ],
@@ -222,12 +230,11 @@ def test_who_waits_for_the_only_slot_waits_for_it_though_the_work_takes_as_long(
 def test_replicas_of_which_one_takes_longer_a_token_are_as_unlike_as_their_ceilings_say(
     slowdown: float, believed: bool
 ) -> None:
-    signals = gather(recorded("one-slot-each"))
-    own = signals.engines[1]
+    seen = gather(recorded("one-slot-each"))
+    own = seen.engines[1]
     assert own.prefill_seconds and own.decode_seconds
-    own.prefill_seconds, own.decode_seconds = own.prefill_seconds * slowdown, own.decode_seconds * slowdown
-    slow = signals.nodes["node1"]
-    slow.gemm_flops_per_second, slow.gemm_interval = 2e11, (1.9e11, 2.1e11)
-    doubt_speeds(signals)
-    assert (slower_by(slow, [signals.nodes["node0"]]) > 0) == believed
-    assert any("its requests took at most" in each.statement for each in signals.weaknesses) != believed
+    longer = replace(own, prefill_seconds=own.prefill_seconds * slowdown, decode_seconds=own.decode_seconds * slowdown)
+    slow = replace(seen.nodes["node1"], gemm_flops_per_second=2e11, gemm_interval=(1.9e11, 2.1e11))
+    nodes, issues = levelled({**seen.nodes, "node1": slow}, (seen.engines[0], longer), seen.topology)
+    assert (slower_by(nodes["node1"], [nodes["node0"]]) > 0) == believed
+    assert any("its requests took at most" in each.statement for each in issues) != believed

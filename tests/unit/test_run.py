@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bottleneck.diagnosis.taxonomy import WORK_CLASSES
+from bottleneck.diagnosis.causes import WORK as WORK_CAUSES
 from bottleneck.diagnosis.verdict import analyse
 from bottleneck.runs.run import RunError, client_result, load_run, window_run
 from tests.run_builder import save_run
@@ -85,7 +85,7 @@ def test_a_whole_folder(tmp_path: Path) -> None:
     assert run.profile is not None and run.profile.name == "embedded"
     assert run.engine_after["node0"].value("vllm:e2e_request_latency_seconds_count") == 8
     assert run.client is not None and len(run.client.good) == 8
-    assert analyse(run).name in WORK_CLASSES
+    assert analyse(run).name in WORK_CAUSES
 
 
 def test_loading_a_run_gives_the_verdict_of_the_run_in_memory(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_a_missing_part_is_named_and_the_rest_still_analysed(tmp_path: Path, mis
     assert any(missing.split(".")[0] in problem for problem in run.problems)
     verdict = analyse(run)
     assert any(missing.split(".")[0] in note for note in verdict.notes)
-    assert verdict.name in (*WORK_CLASSES, "inconclusive")
+    assert verdict.name in (*WORK_CAUSES, "inconclusive")
     assert verdict.confidence <= analyse(load_run(write_folder(tmp_path / "whole"))).confidence
 
 
@@ -115,7 +115,7 @@ def test_engine_readings_inside_the_samples_stand_in(tmp_path: Path) -> None:
         path.unlink()
     run = load_run(folder)
     assert set(run.engine_after) == {"node0"}
-    assert analyse(run).name in WORK_CLASSES
+    assert analyse(run).name in WORK_CAUSES
 
 
 def test_a_cut_file_gives_what_came_before_the_cut(tmp_path: Path) -> None:

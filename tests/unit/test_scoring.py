@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from bench import verdict_tables
+from bottleneck.diagnosis.causes import CAUSES
 from bottleneck.diagnosis.scoring import HEALTHY, SPLITS, Outcome, halves, markdown, rate, score
-from bottleneck.diagnosis.taxonomy import CLASSES
 from bottleneck.load.workload import points
 from bottleneck.profile import find_profile, load_profile
 from cli.verify.cases import NOT_INJECTED, Case, cases
@@ -102,10 +102,10 @@ def test_there_are_cases_enough_and_few_restarts() -> None:
     restarts = sum(one != other for one, other in itertools.pairwise(deployed)) + 1
     assert restarts == len(set(deployed)), "cases of one deployment follow each other"
     for case in found:
-        assert set(case.expected) <= set(CLASSES) and case.expected, case.name
+        assert set(case.expected) <= set(CAUSES) and case.expected, case.name
         assert {injection["kind"] for injection in case.injections} <= set(_KINDS), case.name
     named = {name for case in found for name in case.expected}
-    assert set(CLASSES) - named - {"inconclusive"} == set(NOT_INJECTED), "every class is put in, or said why not"
+    assert set(CAUSES) - named - {"inconclusive"} == set(NOT_INJECTED), "every class is put in, or said why not"
 
 
 def test_the_page_is_what_the_record_says() -> None:

@@ -1,16 +1,17 @@
-"""The link's part of a step: bytes over its capacity, messages times their latency."""
+"""Work out the link's part of a step: bytes over its capacity, messages times their latency."""
 
 from __future__ import annotations
 
-from bottleneck.diagnosis.attribution.step_parts import Part, Work
-from bottleneck.diagnosis.observations.signals import Signals
+from bottleneck.diagnosis.attribution.parts import Both, Part, Work
+from bottleneck.diagnosis.observations.observed import Observations
 from bottleneck.performance.messages import allreduces, sends, sent_bytes_per_token
 from bottleneck.performance.model import Split
 from bottleneck.runs.topology import Group
 
 
-def link_parts(signals: Signals, group: Group, work: Work, both: tuple[Work, Work]) -> list[Part]:
-    link, topology, profile = signals.link, signals.topology, signals.topology.profile
+def link_parts(seen: Observations, group: Group, work: Work, both: Both) -> list[Part]:
+    """Return the parts of one kind of work that pass on the link; none for an engine on one node."""
+    link, profile = seen.link, seen.topology.profile
     if link is None or len(group.nodes) < 2:
         return []
     parts = []
@@ -20,20 +21,28 @@ def link_parts(signals: Signals, group: Group, work: Work, both: tuple[Work, Wor
     sent = max((link.sent_bytes[node] for node in group.nodes if node in link.sent_bytes), default=None)
     source = f"samples: bytes sent / capacity ({link.capacity_source})"
     if sent is None and profile is not None:
-        sent, source = _expected_bytes(signals, tokens), f"message arithmetic / capacity ({link.capacity_source})"
+        sent, source = _expected_bytes(seen, tokens), f"message arithmetic / capacity ({link.capacity_source})"
     if sent and link.capacity_bytes_per_second:
         parts.append(Part("link_transfer", sent * share / link.capacity_bytes_per_second, source, None, link.name))
     if profile is not None and link.message_latency_seconds:
-        shape, split = profile.model.model_shape(), Split(topology.tensor_parallel, topology.pipeline_parallel)
-        messages = allreduces(shape, split).count + sends(shape, split).count
+        messages = messages_of_a_step(seen)
         seconds = work.steps * messages * link.message_latency_seconds
         origin = f"{messages} messages a step x {link.message_latency_source}"
         parts.append(Part("link_latency", min(seconds, work.wall_seconds), origin, None, link.name))
     return parts
 
 
-def _expected_bytes(signals: Signals, tokens: float) -> float:
+def messages_of_a_step(seen: Observations) -> int:
+    """Return how many messages between ranks follow each other in a step."""
+    shape, split = seen.topology.profile.model.model_shape(), split_of(seen)
+    return allreduces(shape, split).count + sends(shape, split).count
+
+
+def split_of(seen: Observations) -> Split:
+    """Return how the model is split over ranks."""
+    return Split(seen.topology.tensor_parallel, seen.topology.pipeline_parallel)
+
+
+def _expected_bytes(seen: Observations, tokens: float) -> float:
     """Return the bytes that the busiest rank sends for some tokens."""
-    topology = signals.topology
-    split = Split(topology.tensor_parallel, topology.pipeline_parallel)
-    return tokens * sent_bytes_per_token(topology.profile.model.model_shape(), split)
+    return tokens * sent_bytes_per_token(seen.topology.profile.model.model_shape(), split_of(seen))

@@ -1,89 +1,90 @@
-"""A node's own part of a step: its work, and what holds it back."""
+"""Work out a node's own part of a step: its work, and what restrains it."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
-from bottleneck.diagnosis.attribution.link_time import link_parts
-from bottleneck.diagnosis.attribution.step_parts import DECODE, Part, Work
-from bottleneck.diagnosis.observations.node_signals import NodeFacts, slower_by
-from bottleneck.diagnosis.observations.signals import Signals
-from bottleneck.performance.model import Split, flops_per_token, read_bytes
+from bottleneck.diagnosis.attribution.link_time import link_parts, split_of
+from bottleneck.diagnosis.attribution.parts import DECODE, Both, Part, Work, total
+from bottleneck.diagnosis.observations.node import NodeFacts
+from bottleneck.diagnosis.observations.observed import Observations
+from bottleneck.diagnosis.observations.peers import slower_by
+from bottleneck.performance.model import flops_per_token
+from bottleneck.performance.roofline import Floor, step_floor
+from bottleneck.performance.scheduler import Steps
+from bottleneck.performance.served import Served
+from bottleneck.performance.server_limits import server_defaults
 from bottleneck.runs.topology import Group
 
 
-def local_parts(signals: Signals, group: Group, node: str, both: tuple[Work, Work], index: int) -> list[Part]:
-    """Return the parts of one kind of work that happen on one node: its own work, messages, what holds it back."""
-    facts, work = signals.nodes.get(node) or NodeFacts(node), both[index]
-    held = [_held_parts(facts, both, each) for each in (0, 1)]
+def local_parts(seen: Observations, group: Group, node: str, both: Both, index: int) -> list[Part]:
+    """Return the parts of one kind of work that happen on one node: its own work, messages, what restrains it."""
+    facts, work = seen.nodes.get(node) or NodeFacts(node), both[index]
+    restrained = [_restraints(facts, both, each) for each in (0, 1)]
     rooms = []
     for each in (0, 1):
-        taken = [*held[each], *link_parts(signals, group, both[each], both)]
+        taken = [*restrained[each], *link_parts(seen, group, both[each], both)]
         # Pipeline stages take turns: a node's work has its turn's share of the time, not all of it.
-        turns = len(group.nodes) if signals.topology.pipeline_parallel > 1 else 1
-        rooms.append(max(0.0, both[each].wall_seconds - math.fsum(part.seconds for part in taken)) / turns)
-    seconds, source = _compute(signals, group, facts, both, index, rooms)
-    bound = roofline(signals, group, facts, work)
+        turns = len(group.nodes) if seen.topology.pipeline_parallel > 1 else 1
+        rooms.append(max(0.0, both[each].wall_seconds - total(taken)) / turns)
+    seconds, source = _compute(seen, group, facts, both, index, rooms)
+    bound = floor_of(seen, group, facts, work)
     # The arithmetic of a prompt is what counts of it; decoding is named by what its roofline says limits it.
-    resource = "memory" if work.kind == DECODE and bound.memory >= bound.compute else "compute"
+    reads = bound is None or float(bound.weights[0]) >= float(bound.arithmetic[0])
+    resource = "memory" if work.kind == DECODE and reads else "compute"
     parts = [Part(resource, min(seconds, work.wall_seconds), source, node)] if seconds > 0 else []
-    return parts + held[index]
+    return parts + restrained[index]
 
 
-def _held_parts(facts: NodeFacts, both: tuple[Work, Work], index: int) -> list[Part]:
-    """Return what held a node back; it is not known by step, so each kind has it by its share of the busy time."""
-    wall = both[index].wall_seconds
-    shared = wall / max(both[0].wall_seconds + both[1].wall_seconds, 1e-12)
+def _restraints(facts: NodeFacts, both: Both, index: int) -> list[Part]:
+    """Return what restrained a node; it is not known by step, so each kind has it by its share of the busy time."""
+    wall, whole = both[index].wall_seconds, sum(each.wall_seconds for each in both)
+    if whole <= 0:
+        return []
+    shared = wall / whole
     found = []
     handling = facts.worker_system_seconds if not facts.spins else None
-    for resource, total, source in (
+    for resource, seconds, source in (
         ("message_handling", handling, "samples: CPU time of the kernel for the worker: its messages"),
         ("throttled", facts.throttled_seconds, "samples: cgroup throttled time"),
         ("cpu_wait", facts.cpu_wait_seconds, "samples: run delay of the workers while other processes ran, and steal"),
     ):
-        if total and total > 0:
-            found.append(Part(resource, min(total * shared, wall), source, facts.node))
+        if seconds and seconds > 0:
+            found.append(Part(resource, min(seconds * shared, wall), source, facts.node))
     return found
 
 
-@dataclass(frozen=True)
-class Roofline:
-    """Least seconds of some work at a node's ceilings, by its operations and by its bytes."""
+def floor_of(seen: Observations, group: Group, facts: NodeFacts, work: Work) -> Floor | None:
+    """Return the least seconds that a node's part of some work takes at its ceilings, by the step model.
 
-    compute: float = 0.0
-    memory: float = 0.0
-
-    @property
-    def seconds(self) -> float:
-        """The larger of the two: they overlap."""
-        return max(self.compute, self.memory)
-
-
-def roofline(signals: Signals, group: Group, facts: NodeFacts, work: Work) -> Roofline:
-    """Return the least time in seconds that a node's arithmetic of one kind of work takes at its ceilings.
-
-    Operations over the measured matrix-multiply ceiling and weight bytes over the measured memory ceiling, both at the
-    high end of their intervals. Attention and cache reads are left out, so it is a lower bound. Zeros when it cannot be
-    told.
+    The mean step of the work, as often as there were steps; ceilings at the high end of their intervals. What is read
+    of the cache is not known and left out. None without a profile, or without any step or ceiling.
     """
-    profile, topology = signals.topology.profile, signals.topology
-    if profile is None:
-        return Roofline()
-    shape, weights = profile.model.model_shape(), profile.model.weight_format()
-    split = Split(topology.tensor_parallel, topology.pipeline_parallel)
-    stage = _stage(signals, group, facts.node)
-    decode = work.kind == DECODE
-    operations = work.tokens * flops_per_token(shape, split, stage, output_head=decode)
-    read = work.steps * read_bytes(shape, weights, split, stage)
-    return Roofline(
-        operations / facts.gemm_interval[1] if facts.gemm_interval else 0.0,
-        read / facts.memory_read_interval[1] if facts.memory_read_interval else 0.0,
+    profile = seen.topology.profile
+    if profile is None or work.steps <= 0 or not (facts.gemm_interval or facts.memory_read_interval):
+        return None
+    tokens = work.tokens / work.steps
+    # Logits are wanted of every decoded token, and of the last one of a prompt.
+    step = Steps.one(tokens, tokens) if work.kind == DECODE else Steps.one(tokens, 0.0, prompt_tokens=tokens)
+    floor = step_floor(
+        step,
+        served_of(seen),
+        facts.gemm_interval[1] if facts.gemm_interval else math.inf,
+        facts.memory_read_interval[1] if facts.memory_read_interval else math.inf,
+        split_of(seen),
+        _stage(seen, group, facts.node),
     )
+    return floor.times(work.steps)
+
+
+def served_of(seen: Observations) -> Served:
+    """Return the profile's model as it is served."""
+    model, budget = seen.topology.profile.model, seen.topology.max_num_batched_tokens
+    return Served(model.model_shape(), model.weight_format(), budget or server_defaults().batched_tokens)
 
 
 def _compute(
-    signals: Signals, group: Group, facts: NodeFacts, both: tuple[Work, Work], index: int, rooms: list[float]
+    seen: Observations, group: Group, facts: NodeFacts, both: Both, index: int, rooms: list[float]
 ) -> tuple[float, str]:
     """Return a node's own work of one kind in seconds, and the source.
 
@@ -98,55 +99,57 @@ def _compute(
     rooms : list of float
         What the link and the node's surroundings leave of each kind's wall time.
     """
-    bounds = [roofline(signals, group, facts, each).seconds for each in both]
+    found = [floor_of(seen, group, facts, each) for each in both]
+    bounds = [0.0 if floor is None else float(floor.linear[0]) for floor in found]
     estimated = "estimated from the model's arithmetic and the node's ceilings: a lower bound"
-    measured, source = _measured_cpu(signals, group, facts)
+    measured, source = _measured_cpu(seen, group, facts)
     if measured is None:
         return bounds[index], estimated
     weights = bounds if sum(bounds) > 0 else [each.wall_seconds for each in both]
-    split = [measured * weight / max(sum(weights), 1e-12) for weight in weights]
+    if sum(weights) <= 0:
+        return bounds[index], estimated
+    split = [measured * weight / sum(weights) for weight in weights]
     # What does not fit into one kind's time was the other's: the ratio of two lower bounds is only roughly right.
     overflow = max(0.0, split[1 - index] - rooms[1 - index])
     seconds = min(split[index] + overflow, max(rooms[index], 0.0))
     return (bounds[index], estimated) if bounds[index] > seconds else (seconds, source)
 
 
-def _measured_cpu(signals: Signals, group: Group, facts: NodeFacts) -> tuple[float | None, str]:
+def _measured_cpu(seen: Observations, group: Group, facts: NodeFacts) -> tuple[float | None, str]:
     if not facts.spins:
         return facts.worker_user_seconds, "samples: user CPU time of the worker, which sleeps while it waits"
     peers = [
         (peer, peer.worker_user_seconds)
         for name in group.nodes
-        if (peer := signals.nodes.get(name)) is not None and not peer.spins and peer.worker_user_seconds is not None
+        if (peer := seen.nodes.get(name)) is not None and not peer.spins and peer.worker_user_seconds is not None
     ]
     if not peers:
         return None, ""
     peer, seconds = max(peers, key=lambda pair: pair[1])
     # Only a difference beyond the probes' spread is one.
     speed = (1.0 - slower_by(peer, [facts])) / (1.0 - slower_by(facts, [peer]))
-    if signals.topology.pipeline_parallel < 2:
+    if seen.topology.pipeline_parallel < 2:
         return (
             seconds * speed,
             f"user CPU time of its peer {peer.node}, which does the same arithmetic, by their ceilings",
         )
-    own, others = (_operations(signals, group, name) for name in (facts.node, peer.node))
+    own, others = (_operations(seen, group, name) for name in (facts.node, peer.node))
     if not own or not others:
         return None, ""
     words = f"user CPU time of its peer {peer.node}, by the operations of their stages and their ceilings"
     return seconds * speed * own / others, words
 
 
-def _operations(signals: Signals, group: Group, node: str) -> float:
+def _operations(seen: Observations, group: Group, node: str) -> float:
     """Return the operations of a node's stage for one token; 0 without a profile."""
-    profile, topology = signals.topology.profile, signals.topology
+    profile = seen.topology.profile
     if profile is None:
         return 0.0
-    split = Split(topology.tensor_parallel, topology.pipeline_parallel)
-    return float(flops_per_token(profile.model.model_shape(), split, _stage(signals, group, node)))
+    return float(flops_per_token(profile.model.model_shape(), split_of(seen), _stage(seen, group, node)))
 
 
-def _stage(signals: Signals, group: Group, node: str) -> int:
+def _stage(seen: Observations, group: Group, node: str) -> int:
     """Return the pipeline stage of a node."""
-    tensor, pipeline = signals.topology.tensor_parallel, signals.topology.pipeline_parallel
+    tensor, pipeline = seen.topology.tensor_parallel, seen.topology.pipeline_parallel
     rank = group.nodes.index(node) if node in group.nodes else 0
     return min(rank * tensor * pipeline // max(1, len(group.nodes)) // tensor, pipeline - 1)

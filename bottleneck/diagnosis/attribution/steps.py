@@ -1,4 +1,4 @@
-"""What the engine did in its busy time: steps with prompts in them, steps of decoding only, and what each is made of.
+"""Split the engine's busy time into steps with prompts in them and steps of decoding only, and take each apart.
 
 Two kinds of work share the engine. A step that computes prompt tokens is long and sends large messages; a step that
 only decodes is short and sends small ones. A request feels both: while it decodes, prompts of others stall it. So the
@@ -9,22 +9,24 @@ kinds it lived through.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-from bottleneck.diagnosis.attribution.accelerator_time import fill_work, floors, watched_from_outside
+from bottleneck.diagnosis import thresholds
+from bottleneck.diagnosis.attribution.accelerator_time import accelerator_work, floors, watched_from_outside
 from bottleneck.diagnosis.attribution.link_time import link_parts
 from bottleneck.diagnosis.attribution.node_time import local_parts
-from bottleneck.diagnosis.attribution.step_parts import DECODE, PREFILL, Part, Work
+from bottleneck.diagnosis.attribution.parts import DECODE, PREFILL, Both, Part, Work, total
 from bottleneck.diagnosis.attribution.wait_time import asleep_parts
-from bottleneck.diagnosis.observations.engine_signals import EngineFacts
-from bottleneck.diagnosis.observations.signals import REACHED, Signals
+from bottleneck.diagnosis.observations.engine import EngineFacts
+from bottleneck.diagnosis.observations.issues import Issue
+from bottleneck.diagnosis.observations.observed import Observations
+from bottleneck.performance.efficiencies import efficiency
 from bottleneck.performance.server_limits import server_defaults
 from bottleneck.runs.topology import Group
 
-__all__ = ["DECODE", "PREFILL", "EngineTime", "Part", "Work", "engine_time"]
 
-
-@dataclass
+@dataclass(frozen=True)
 class EngineTime:
     """Request time of one engine, in seconds summed over requests, and the work behind it.
 
@@ -40,6 +42,8 @@ class EngineTime:
         Share of the decode time that was a wait for prompts of other requests.
     source : str
         Where the three are from.
+    host_or_kernels : bool
+        Whether the host's share of decode steps cannot be told from slow kernels.
     """
 
     group: Group
@@ -50,8 +54,10 @@ class EngineTime:
     stalled_share: float
     source: str
     step_wait_seconds: float = 0.0
-    work: dict[str, Work] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    work: tuple[Work, ...] = ()
+    notes: tuple[str, ...] = ()
+    issues: tuple[Issue, ...] = ()
+    host_or_kernels: bool = False
 
     @property
     def total_seconds(self) -> float:
@@ -59,7 +65,7 @@ class EngineTime:
         return self.step_wait_seconds + self.queue_seconds + self.prefill_seconds + self.decode_seconds
 
 
-def engine_time(signals: Signals, group: Group, facts: EngineFacts) -> EngineTime | None:
+def engine_time(seen: Observations, group: Group, facts: EngineFacts) -> EngineTime | None:
     """Put together the request time of one engine and split its busy time by kind of work.
 
     Three sources, the first that is there: the engine's own sums over finished requests; the client's first-token
@@ -74,46 +80,41 @@ def engine_time(signals: Signals, group: Group, facts: EngineFacts) -> EngineTim
     EngineTime or None
         None when no request time or no output token is known.
     """
-    times = _request_time(signals, group, facts)
+    times = _request_time(seen, group, facts)
     if times is None or times.tokens <= 0 or times.prefill_seconds + times.decode_seconds <= 0:
         return None
-    prefill, decode = _divide(signals, facts, times)
-    if watched_from_outside(signals, group):
-        fill_work(signals, group, facts, (prefill, decode))
-    else:
-        for work in (prefill, decode):
-            _take_apart(signals, group, work, (prefill, decode), times)
-        slept = asleep_parts(signals, group, (prefill, decode))
-        for work in (prefill, decode):
-            work.parts += slept[work.kind]
-    times.work = {PREFILL: prefill, DECODE: decode}
-    return times
+    times, both = _divide(seen, facts, times)
+    if watched_from_outside(seen, group):
+        work, issues, unsure = accelerator_work(seen, group, facts, both)
+        return replace(times, work=work, issues=issues, host_or_kernels=unsure)
+    found = [_take_apart(seen, group, work, both) for work in both]
+    taken = (found[0][0], found[1][0])
+    slept = asleep_parts(seen, group, taken)
+    work = tuple(each.with_parts((*each.parts, *slept[each.kind])) for each in taken)
+    return replace(times, work=work, notes=(*times.notes, *(note for _, notes in found for note in notes)))
 
 
-def _divide(signals: Signals, facts: EngineFacts, times: EngineTime) -> tuple[Work, Work]:
+def _divide(seen: Observations, facts: EngineFacts, times: EngineTime) -> tuple[EngineTime, Both]:
     """Divide the busy time between the kinds of work, and count their steps and tokens."""
     stalled = times.decode_seconds * times.stalled_share
-    in_prompts, in_decode = times.prefill_seconds + stalled, times.decode_seconds - stalled
-    busy = signals.busy_seconds
+    in_prompts, whole = times.prefill_seconds + stalled, times.prefill_seconds + times.decode_seconds
+    busy = seen.busy_seconds
     # Pipeline stages overlap different batches: request time passes through them one after the other.
-    prefill = Work(PREFILL, busy * in_prompts / (in_prompts + in_decode))
-    decode = Work(DECODE, busy * in_decode / (in_prompts + in_decode))
-    _count_steps(signals, facts, times, prefill, decode)
-    if watched_from_outside(signals, times.group):
-        # Where prompts are computed in steps that also decode, gaps between tokens are all alike and show no stall. But
-        # prompts cannot take less than their operations at what a model reaches of the ceiling.
-        least = floors(signals, times.group, facts, (prefill, decode))
-        wanted = min(least[PREFILL].compute / REACHED, busy - least[DECODE].seconds)
-        if wanted > prefill.wall_seconds and times.decode_seconds > 0:
-            wanted_prompts = wanted / busy * (in_prompts + in_decode)
-            times.stalled_share = min(1.0, max(0.0, (wanted_prompts - times.prefill_seconds) / times.decode_seconds))
-            prefill.wall_seconds, decode.wall_seconds = wanted, busy - wanted
-            _count_steps(signals, facts, times, prefill, decode)
-    return prefill, decode
+    both = _counted(seen, facts, times, busy * in_prompts / whole, busy * (whole - in_prompts) / whole)
+    if not watched_from_outside(seen, times.group):
+        return times, both
+    # Where prompts are computed in steps that also decode, gaps between tokens are all alike and show no stall. But
+    # prompts cannot take less than their operations at what a model reaches of the ceiling.
+    least = floors(seen, times.group, facts, both)
+    wanted = min(least[PREFILL].compute / efficiency("prefill_step").value, busy - least[DECODE].seconds)
+    if wanted <= both[0].wall_seconds or times.decode_seconds <= 0:
+        return times, both
+    share = min(1.0, max(0.0, (wanted / busy * whole - times.prefill_seconds) / times.decode_seconds))
+    return replace(times, stalled_share=share), _counted(seen, facts, times, wanted, busy - wanted)
 
 
-def _request_time(signals: Signals, group: Group, facts: EngineFacts) -> EngineTime | None:
-    client = signals.client
+def _request_time(seen: Observations, group: Group, facts: EngineFacts) -> EngineTime | None:
+    client = seen.client
     stalled = client.stalled_share if client is not None else None
     if stalled is None:
         stalled = _stalled_by_histogram(facts)
@@ -128,11 +129,11 @@ def _request_time(signals: Signals, group: Group, facts: EngineFacts) -> EngineT
             "engine: request_queue_time, request_prefill_time, request_decode_time",
             _step_wait(facts),
         )
-    if client is not None and client.output_tokens > 0 and len(signals.engines) == 1:
+    if client is not None and client.output_tokens > 0 and len(seen.engines) == 1:
         first = client.first_token_seconds if math.isfinite(client.first_token_seconds) else 0.0
         # Little's law: as many requests as waited on average, for as long as any request was there.
-        waited = min((facts.waiting_mean or 0.0) * (facts.busy_share or 0.0) * signals.span_seconds, 0.95 * first)
-        times = EngineTime(
+        waited = min((facts.waiting_mean or 0.0) * (facts.busy_share or 0.0) * seen.span_seconds, first)
+        return EngineTime(
             group,
             waited,
             first - waited,
@@ -140,15 +141,14 @@ def _request_time(signals: Signals, group: Group, facts: EngineFacts) -> EngineT
             client.output_tokens,
             stalled,
             "client timings",
+            notes=("the engine did not tell its phases: prefill is the first token's time less the mean queue",),
         )
-        times.notes.append("the engine did not tell its phases: prefill is the first token's time less the mean queue")
-        return times
     tokens = facts.generation_tokens
-    if tokens and facts.running_mean is not None and facts.busy_share is not None and signals.span_seconds > 0:
-        seconds = (facts.counted_seconds or signals.span_seconds) * facts.busy_share
+    if tokens and facts.running_mean is not None and facts.busy_share is not None and seen.span_seconds > 0:
+        seconds = (facts.counted_seconds or seen.span_seconds) * facts.busy_share
         running, waiting = facts.running_mean * seconds, (facts.waiting_mean or 0.0) * seconds
         gaps = facts.itl.total if facts.itl is not None else running
-        times = EngineTime(
+        return EngineTime(
             group,
             waiting,
             max(0.0, running - gaps),
@@ -156,9 +156,8 @@ def _request_time(signals: Signals, group: Group, facts: EngineFacts) -> EngineT
             tokens,
             stalled,
             "engine: requests running and waiting (Little's law), inter_token_latency",
+            notes=("no request finished in the interval: request time is the mean number of requests x time",),
         )
-        times.notes.append("no request finished in the interval: request time is the mean number of requests x time")
-        return times
     return None
 
 
@@ -172,15 +171,14 @@ def _step_wait(facts: EngineFacts) -> float:
     others = (facts.running_max or 0.0) > 1 or (facts.waiting_mean or 0.0) > 0
     if facts.latency_seconds is None or not others:
         return 0.0
-    seen = (facts.queue_seconds or 0.0) + (facts.prefill_seconds or 0.0) + (facts.decode_seconds or 0.0)
-    return max(0.0, facts.latency_seconds - seen)
+    return max(0.0, facts.latency_seconds - facts.phases_seconds)
 
 
 def _stalled_by_histogram(facts: EngineFacts) -> float:
     """Estimate the stalled share from a histogram of gaps: those far above the bucket of the median are stalls.
 
-    Buckets are wide: where the median falls inside one is not known, so only buckets that begin 2.5 times above its end
-    count, each with its middle less that end.
+    Buckets are wide: where the median falls inside one is not known, so only buckets that begin `STALL_GAP` times above
+    its end count, each with its middle less that end.
     """
     gaps = facts.itl
     if gaps is None or not gaps.counts or not gaps.total > 0:
@@ -190,71 +188,79 @@ def _stalled_by_histogram(facts: EngineFacts) -> float:
     )
     stalled, lower, before = 0.0, 0.0, 0.0
     for bound, below in zip(gaps.bounds, gaps.counts, strict=True):
-        if lower >= 2.5 * usual:
+        if lower >= thresholds.STALL_GAP * usual:
             middle = (lower + bound) / 2 if math.isfinite(bound) else lower
             stalled += (below - before) * (middle - usual)
         lower, before = bound, below
-    return min(0.95, max(0.0, stalled / gaps.total))
+    # Buckets that come to more than the whole are damaged, and say nothing.
+    return stalled / gaps.total if 0.0 < stalled < gaps.total else 0.0
 
 
-def _count_steps(signals: Signals, facts: EngineFacts, times: EngineTime, prefill: Work, decode: Work) -> None:
-    client = signals.client
+def _counted(
+    seen: Observations, facts: EngineFacts, times: EngineTime, prefill_seconds: float, decode_seconds: float
+) -> Both:
+    """Return both kinds of work with their steps and tokens."""
+    client = seen.client
     # Counts of a window are those between two readings inside it; the busy time is the whole window's.
-    scale = signals.span_seconds / facts.counted_seconds if facts.counted_seconds else 1.0
+    scale = seen.span_seconds / facts.counted_seconds if facts.counted_seconds else 1.0
     requests = scale * facts.requests or (client.requests if client else 0) or 1.0
-    prefill.tokens = scale * (facts.prompt_tokens or 0.0) or float(client.input_tokens if client else 0)
+    prompts = scale * (facts.prompt_tokens or 0.0) or float(client.input_tokens if client else 0)
     # The first token of a request comes out of the step that computes its prompt.
-    decode.tokens = max(0.0, scale * (facts.generation_tokens or times.tokens) - requests)
+    outputs = max(0.0, scale * (facts.generation_tokens or times.tokens) - requests)
     counted = scale * (facts.steps or 0.0)
-    budget = signals.topology.max_num_batched_tokens or server_defaults().batched_tokens
-    fewest = math.ceil(prefill.tokens / budget)
+    fewest = math.ceil(prompts / (seen.topology.max_num_batched_tokens or server_defaults().batched_tokens))
     gap = client.itl_median_seconds if client else None
     if gap is None and not counted and facts.itl is not None:
-        gap = facts.itl.quantile(0.5)
-    if gap:
-        decode.steps = decode.wall_seconds / gap
-        prefill.steps = min(max(counted - decode.steps, fewest), max(requests, fewest)) if prefill.tokens else 0.0
-    else:
-        # A prompt ends in one step, and several may share it.
-        prefill.steps = min(max(requests, fewest), max(counted / 2, fewest)) if prefill.tokens else 0.0
-        decode.steps = max(0.0, counted - prefill.steps)
+        gap = facts.itl.quantile(1 / 2)
+    decoding = decode_seconds / gap if gap else None
+    # A prompt ends in one step, and several may share it.
+    left = counted - decoding if decoding is not None else counted / 2
+    prompting = min(max(left, fewest), max(requests, fewest)) if prompts else 0.0
+    if decoding is None:
+        prompting = min(max(requests, fewest), max(counted / 2, fewest)) if prompts else 0.0
+        decoding = max(0.0, counted - prompting)
+    return (
+        Work(PREFILL, prefill_seconds, prompting, prompts),
+        Work(DECODE, decode_seconds, decoding, outputs),
+    )
 
 
-def _take_apart(signals: Signals, group: Group, work: Work, both: tuple[Work, Work], times: EngineTime) -> None:
-    """Fill a work's parts: the critical path is the slowest node plus the link.
+def _take_apart(seen: Observations, group: Group, work: Work, both: Both) -> tuple[Work, tuple[str, ...]]:
+    """Return a kind of work with its parts, and notes: the critical path is the slowest node plus the link.
 
     In a collective every rank waits for the slowest, so what nodes do side by side is not added up: the node with the
     most of its own work, throttling and waiting stands for all. Pipeline stages take turns, so there every node counts.
     """
     if work.wall_seconds <= 0:
-        return
-    local = [local_parts(signals, group, node, both, both.index(work)) for node in group.nodes]
-    if signals.topology.pipeline_parallel > 1 and len(group.nodes) > 1:
+        return work, ()
+    local = [local_parts(seen, group, node, both, both.index(work)) for node in group.nodes]
+    if seen.topology.pipeline_parallel > 1 and len(group.nodes) > 1:
         chosen = [part for parts in local for part in parts]
     else:
-        chosen = max(local, key=lambda parts: math.fsum(part.seconds for part in parts), default=[])
-    work.parts = [
-        part for part in (*chosen, *link_parts(signals, group, work, both)) if part.seconds > 1e-6 * work.wall_seconds
-    ]
-    _fit(work, times)
+        chosen = max(local, key=total, default=[])
+    filled = work.with_parts((*chosen, *link_parts(seen, group, work, both)))
+    parts, notes = _fit(work, filled.parts)
+    return replace(work, parts=tuple(parts)), notes
 
 
-def _fit(work: Work, times: EngineTime) -> None:
-    """Make the parts fit into the wall time.
+def _fit(work: Work, parts: Sequence[Part]) -> tuple[list[Part], tuple[str, ...]]:
+    """Return parts that fit into the wall time, and a note where they did not.
 
     A worker's wait for its core is the one part that may overlap others: its threads wait for one another too, and
     also while bytes are on the link, where it delays nothing. So it gives way first; the rest is scaled.
     """
-    firm = math.fsum(part.seconds for part in work.parts if part.resource != "cpu_wait")
-    waited = work.explained_seconds - firm
+    firm = total(part for part in parts if part.resource != "cpu_wait")
+    waited = total(parts) - firm
     if waited > 0:
         kept = min(1.0, max(0.0, work.wall_seconds - firm) / waited)
-        work.parts = [part.scaled(kept) if part.resource == "cpu_wait" else part for part in work.parts]
-    excess = work.explained_seconds / work.wall_seconds
-    if excess > 1.0:
-        if excess > 1.1:  # less is within the error of the parts
-            times.notes.append(
-                f"{work.kind}: the parts come to {excess:.2f} times the measured time and are scaled down to it "
-                "(ceilings too low, or parts that overlap)"
-            )
-        work.parts = [part.scaled(1.0 / excess) for part in work.parts]
+        parts = [part.scaled(kept) if part.resource == "cpu_wait" else part for part in parts]
+    excess = total(parts) / work.wall_seconds
+    if excess <= 1.0:
+        return list(parts), ()
+    notes: tuple[str, ...] = ()
+    if excess > thresholds.BEYOND:  # less is within the error of the parts
+        notes = (
+            f"{work.kind}: the parts come to {excess:.2f} times the measured time and are scaled down to it "
+            "(ceilings too low, or parts that overlap)",
+        )
+    return [part.scaled(1.0 / excess) for part in parts], notes

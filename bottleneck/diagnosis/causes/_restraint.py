@@ -1,0 +1,51 @@
+"""Work out how far one node's surroundings restrain it beyond its peers, and all nodes alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bottleneck.diagnosis.causes.context import Context
+from bottleneck.diagnosis.observations.node import NodeFacts
+from bottleneck.diagnosis.observations.peers import peers_of, slower_by
+
+
+@dataclass(frozen=True)
+class StandingOut:
+    """How far the slowest node stands out: by what restrains it, and by lower ceilings; shares of the busy time."""
+
+    restrained: float = 0.0
+    slower: float = 0.0
+    node: NodeFacts | None = None
+
+    @property
+    def total(self) -> float:
+        """Both together."""
+        return self.restrained + self.slower
+
+
+def restrained_share(context: Context, facts: NodeFacts) -> float:
+    """Return the share of the busy time in which a node's surroundings kept its worker from running, 0 to 1."""
+    return context.seen.busy_share_of(facts.restrained_seconds)
+
+
+def common_wait(context: Context) -> float:
+    """Return the share of the time in steps in which the workers of every node alike waited for a core."""
+    waits = [context.seen.busy_share_of(facts.cpu_wait_seconds) for facts in context.seen.nodes.values()]
+    return min(context.share("cpu_wait"), min(waits, default=0.0))
+
+
+def standing_out(context: Context) -> StandingOut:
+    """Return how far the slowest node stands out, and which it is."""
+    nodes = list(context.seen.nodes.values())
+    found = [_excess(context, nodes, facts) for facts in nodes]
+    return max(found, key=lambda each: each.total, default=StandingOut())
+
+
+def _excess(context: Context, nodes: Sequence[NodeFacts], facts: NodeFacts) -> StandingOut:
+    peers = peers_of(facts, nodes)
+    if not peers:
+        return StandingOut(node=facts)
+    restrained = restrained_share(context, facts) - max(restrained_share(context, peer) for peer in peers)
+    # Of its own work's time, what it would save at its peers' speed.
+    return StandingOut(max(0.0, restrained), slower_by(facts, peers) * context.work, facts)

@@ -1,0 +1,116 @@
+"""Lay out what a cause looks at: the observations, the ledger, and what follows from both for all causes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bottleneck.diagnosis import thresholds
+from bottleneck.diagnosis.attribution.ledger import Ledger
+from bottleneck.diagnosis.attribution.parts import DECODE, PREFILL
+from bottleneck.diagnosis.observations.observed import Observations
+
+GROWING = ((PREFILL, ("compute", "memory", "link_transfer", "unwatched")), (DECODE, ("compute", "link_transfer")))
+"""Parts of a step that grow with the sequences in it; the rest is there once, whatever the batch."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a cause looks at.
+
+    Attributes
+    ----------
+    queue_share : float
+        Share of the time in the engine's queue; of it `slots_share` for want of a slot, `cache_share` for want of
+        cache, and the rest because a step was running.
+    step_wait_share : float
+        Share of the time before the queue, because a step was running.
+    front_saturation : float
+        How far the process in front of the engine is saturated, 0 to 1.
+    """
+
+    seen: Observations
+    ledger: Ledger
+    queue_share: float = 0.0
+    slots_share: float = 0.0
+    cache_share: float = 0.0
+    step_wait_share: float = 0.0
+    front_saturation: float = 0.0
+
+    @property
+    def work(self) -> float:
+        """Share of the nodes' own work inside steps."""
+        return self.share("compute", "memory")
+
+    @property
+    def engine_told(self) -> bool:
+        """Whether the engine gave its own account of the requests."""
+        return any(engine.has_times for engine in self.seen.engines)
+
+    @property
+    def norm(self) -> float:
+        """The whole without the waiting that is only the length of a step.
+
+        Where steps become shorter, what waits for their end waits less in proportion: so a part of a step counts as its
+        share of this.
+        """
+        unseen = self.step_wait_share * (1.0 - self.front_saturation)
+        behind_steps = unseen + self.queue_share - self.slots_share - self.cache_share
+        return max(1.0 - behind_steps, thresholds.LEAST_SHOWN)
+
+    @property
+    def steps_share(self) -> float:
+        """Share of the time that requests spend in steps, relative to `norm`; all of it without a ledger."""
+        if not self.ledger.entries:
+            return 1.0
+        return min(1.0, (self.ledger.phase(PREFILL) + self.ledger.phase(DECODE)) / self.norm)
+
+    @property
+    def growing_share(self) -> float:
+        """Share of a step's time that grows with the sequences in it, 0 to 1; what is not explained grows by half."""
+        whole = sum(self.ledger.kinds.values())
+        if whole <= 0:
+            return 0.0
+        grows = sum(self.ledger.of_kind(kind, *resources) for kind, resources in GROWING)
+        unknown = sum(self.ledger.of_kind(kind, "unexplained") for kind in (PREFILL, DECODE))
+        return min(1.0, (grows + unknown / 2) / whole)
+
+    def share(self, *resources: str) -> float:
+        """Share of resources inside the engine's phases, relative to `norm`."""
+        return min(1.0, self.ledger.of(*resources) / self.norm)
+
+    def share_of_kind(self, kind: str, *resources: str) -> float:
+        """Share of resources inside the steps of one kind, relative to `norm`."""
+        return min(1.0, self.ledger.of_kind(kind, *resources) / self.norm)
+
+    def sources(self, *resources: str) -> str:
+        """Return where the ledger's entries of some resources are from."""
+        return "ledger: " + "; ".join(
+            sorted({entry.source for entry in self.ledger.entries if entry.resource in resources})
+        )
+
+
+def context_of(seen: Observations, ledger: Ledger) -> Context:
+    """Divide the queueing by why requests waited."""
+    behind = ledger.share(lambda entry: entry.resource == "step_wait")
+    queue = ledger.phase("queue") - behind
+    slots = cache = whole = 0.0
+    for engine in seen.engines:
+        if engine.waiting is None:
+            continue
+        weight = engine.waiting_mean or 0.0
+        by_cache = engine.waiting.cache
+        if (engine.preemptions or 0.0) > 0:
+            # Right after a preemption the cache looks roomy for a moment: the wait is still for the cache.
+            by_cache += engine.waiting.step
+        slots, cache, whole = slots + weight * engine.waiting.slots, cache + weight * by_cache, whole + weight
+    front = max((engine.front_need for engine in seen.engines), default=0.0)
+    easy, full = thresholds.FRONT_EASY, thresholds.FRONT_FULL
+    return Context(
+        seen,
+        ledger,
+        queue,
+        queue * slots / whole if whole > 0 else 0.0,
+        queue * cache / whole if whole > 0 else 0.0,
+        behind,
+        min(1.0, max(0.0, (front - easy) / (full - easy))),
+    )

@@ -1,0 +1,79 @@
+"""Pipeline bubble: stages take turns with too few batches in flight."""
+
+from __future__ import annotations
+
+from bottleneck.diagnosis import thresholds
+from bottleneck.diagnosis.causes._restraint import standing_out
+from bottleneck.diagnosis.causes.base import LAB, Cause, Finding, Term, Tier
+from bottleneck.diagnosis.causes.context import Context
+from bottleneck.diagnosis.evidence import line, percent
+
+
+def find(context: Context) -> Finding | None:
+    """Find stages that sleep for want of a turn."""
+    seen = context.seen
+    stages = seen.topology.pipeline_parallel
+    if stages < 2 or not context.ledger.entries:
+        return None
+    # A wait for a core is no work either: a stage that waits for its turn has its core taken more easily. One that a
+    # quota restrains waits for nothing else; and for what one slow stage takes longer, the others would not wait.
+    slow = standing_out(context)
+    asleep = {}
+    for facts in seen.nodes.values():
+        if facts.asleep_share is not None:
+            away = facts.asleep_share + seen.busy_share_of(facts.cpu_wait_seconds)
+            waits_for_it = slow.node is not None and (slow.node.node != facts.node or facts.restricted)
+            asleep[facts.node] = away - (slow.total if waits_for_it else 0.0)
+    running = max((engine.running_mean or 0.0 for engine in seen.engines), default=0.0)
+    if not asleep or min(asleep.values()) < thresholds.BUBBLE_ASLEEP or running > 2 * 2 * stages:
+        return None
+    # What the link takes is no turn of another stage.
+    turns = max(0.0, min(asleep.values()) - context.share("link_transfer", "link_latency"))
+    # One batch in flight leaves every stage idle for all turns but its own: that is the most a bubble can be. It is a
+    # share of the time in steps; a request that waits before them waits for something else.
+    score = min(1.0, turns * stages / (stages - 1)) * context.steps_share
+    if score <= 0:
+        return None
+    least = min(asleep, key=lambda node: asleep[node])
+    words = (
+        f"even the busiest watched stage, on {least}, was off its core {percent(asleep[least])} of the busy time, for "
+        "want of a turn"
+    )
+    ran = f"{running:.3g} requests ran on average over {stages} stages"
+    return Finding(
+        score,
+        evidence=(
+            line(words, asleep[least], "1", "samples: CPU time of the worker"),
+            line(ran, running, "requests", "engine metrics: num_requests_running"),
+        ),
+        terms=(Term("turns of other stages x share of the time in steps", score),),
+    )
+
+
+CAUSE = Cause(
+    name="pipeline_bubble",
+    title="Pipeline bubble",
+    meaning="The stages of a pipeline take turns and there are too few batches in flight to keep all of them busy.",
+    signals=(
+        "pipeline parallel, and workers of every stage sleep a large part of the busy time",
+        "fewer sequences run than twice the stages",
+        "the link between the stages is nearly empty",
+    ),
+    neighbours=(
+        ("straggler", "there one stage is always busy and the others wait for it"),
+        ("link_latency", "there the naps are as short as a message, and as many"),
+        ("client_limited", "there no request is under way at all for part of the time"),
+    ),
+    advice=(
+        "Keep more sequences in flight: cluster bench --concurrency {concurrency}.",
+        (
+            "For one sequence at a time a pipeline cannot be faster than its stages in a row: use tensor parallel "
+            "if the link's latency allows it."
+        ),
+    ),
+    fault=False,
+    tried=LAB,
+    tier=Tier.MENDABLE,
+    find=find,
+    rests_on_steps=True,
+)

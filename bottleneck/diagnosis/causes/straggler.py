@@ -1,0 +1,131 @@
+"""Straggler: one node that is slower than its peers, by evidence of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bottleneck.diagnosis import thresholds
+from bottleneck.diagnosis.causes._restraint import standing_out
+from bottleneck.diagnosis.causes.base import LAB, Cause, Finding, Term, Tier
+from bottleneck.diagnosis.causes.context import Context
+from bottleneck.diagnosis.evidence import Evidence, line, percent
+from bottleneck.diagnosis.observations.node import NodeFacts
+from bottleneck.diagnosis.observations.peers import peers_of, slower_in
+
+# What a node can lack, in words: the kinds of straggler.
+QUOTA, CROWDED, SLOW_CPU, SLOW_MEMORY = "CPU quota", "cores shared with others", "slow CPU", "slow memory"
+
+
+def find(context: Context) -> Finding | None:
+    """Find the node that stands out. In a collective every rank looks as slow as the slowest: local evidence counts."""
+    nodes = list(context.seen.nodes.values())
+    found = standing_out(context)
+    slow = found.node
+    if slow is None or found.total < thresholds.STANDS_OUT:
+        return None
+    restrained = found.restrained * context.steps_share
+    if context.ledger.entries:
+        # No more than the ledger has room for: a wait beside bytes on the link is not on the critical path.
+        restrained = min(restrained, context.share("throttled", "cpu_wait"))
+    peers = peers_of(slow, nodes)
+    evidence = _restraint_lines(context, slow, peers) if restrained > 0 else []
+    if found.slower > 0:
+        what, by = slower_in(slow, peers)
+        evidence.append(
+            line(
+                f"{slow.node} is slower than its peers by its own ceilings: its "
+                f"{'arithmetic' if what == 'gemm' else 'memory'} reaches {percent(by)} less than their median",
+                by,
+                "1",
+                "ceilings",
+            )
+        )
+    for peer in peers:
+        if peer.asleep_share is not None and peer.asleep_share > thresholds.STANDS_OUT:
+            evidence.append(
+                line(
+                    f"the worker of its peer {peer.node} slept {percent(peer.asleep_share)} of the busy time",
+                    peer.asleep_share,
+                    "1",
+                    "samples: CPU time of the worker",
+                )
+            )
+    return Finding(
+        min(1.0, restrained + found.slower),
+        slow.node,
+        kind=_kind(slow, peers, restrained, found.slower),
+        evidence=tuple(evidence),
+        terms=(
+            Term(f"{slow.node} restrained beyond its peers", restrained),
+            Term(f"{slow.node} slower by its ceilings x the nodes' work", found.slower),
+        ),
+    )
+
+
+def _kind(slow: NodeFacts, peers: Sequence[NodeFacts], restrained: float, slower: float) -> str:
+    """Return what the slow node lacks, in words."""
+    if slower > restrained:
+        return SLOW_CPU if slower_in(slow, peers)[0] == "gemm" else SLOW_MEMORY
+    throttled = (slow.throttled_seconds or 0.0) - max((peer.throttled_seconds or 0.0 for peer in peers), default=0.0)
+    # Beside others every node waits for its cores: only what one waits longer is its own.
+    waited = (slow.cpu_wait_seconds or 0.0) - max((peer.cpu_wait_seconds or 0.0 for peer in peers), default=0.0)
+    return QUOTA if slow.restricted and throttled > waited else CROWDED
+
+
+def _restraint_lines(context: Context, slow: NodeFacts, peers: Sequence[NodeFacts]) -> list[Evidence]:
+    found, share = [], context.seen.busy_share_of
+    throttled = share(slow.throttled_seconds)
+    if slow.throttled_seconds:
+        others = max((share(peer.throttled_seconds) for peer in peers), default=0.0)
+        quota = f" (quota {slow.quota_cores:g} cores)" if slow.quota_cores is not None else ""
+        words = (
+            f"{slow.node} was throttled {percent(throttled)} of the busy time{quota}, "
+            f"its peers at most {percent(others)}"
+        )
+        found.append(line(words, throttled, "1", "samples: cgroup throttled time"))
+    if slow.cpu_wait_seconds:
+        waited = share(slow.cpu_wait_seconds)
+        others = max((share(peer.cpu_wait_seconds) for peer in peers), default=0.0)
+        found.append(
+            line(
+                f"workers on {slow.node} were ready to run but had no core {percent(waited)} of the busy time, "
+                f"on its peers at most {percent(others)}",
+                waited,
+                "1",
+                "samples: run delay while other processes ran, and steal",
+            )
+        )
+    return found
+
+
+CAUSE = Cause(
+    name="straggler",
+    title="Straggler {node}{kind}",
+    meaning="One node is slower than its peers; in every collective the others wait for it.",
+    signals=(
+        (
+            "one node alone is throttled by a quota, waits for its cores, or has lower ceilings than its peers "
+            "beyond their spread (arithmetic: a slow CPU; reads: slow memory)"
+        ),
+        "its peers' workers sleep while the engine is busy",
+        "the collective itself says nothing: it makes all of them look slow",
+    ),
+    neighbours=(
+        ("prefill_compute", "there every node is alike, and none sleeps long"),
+        ("link_bandwidth", "there both ends sleep and the link is near its ceiling"),
+        ("host_overhead", "there what is lacking is lacking on every node alike"),
+    ),
+    advice=(
+        (
+            "Take away what holds {node} back (its CPU quota, other processes on its cores, heat), or give it a "
+            "smaller part of the model."
+        ),
+        "If the node was slowed on purpose: cluster lab slow {node} --restore",
+        "Watch the nodes side by side: cluster top",
+    ),
+    fault=True,
+    tried=LAB,
+    tier=Tier.MENDABLE,
+    find=find,
+    rests_on_steps=True,
+)

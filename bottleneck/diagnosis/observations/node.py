@@ -1,0 +1,240 @@
+"""Facts about each node: busy, asleep, restricted from outside, its ceilings, its memory, disk and heat."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bottleneck.diagnosis import thresholds
+from bottleneck.runs.ceilings import NodeCeilings
+from bottleneck.runs.run import Run
+from bottleneck.runs.topology import Topology
+from bottleneck.telemetry.samples import NodeSamples
+
+Span = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class NodeFacts:
+    """One node over the interval; seconds are sums over the interval; None is unknown.
+
+    Attributes
+    ----------
+    spins : bool
+        Whether its engine loop spins, so that its CPU time says nothing of its work.
+    cpu_wait_seconds : float or None
+        In which the worker was ready to run and something else had its core.
+    asleep_share : float or None
+        Share of the busy time in which a worker that does not spin waited for others, 0 to 1.
+    gemm_interval, memory_read_interval : (float, float) or None
+        Low and high end of the probed ceilings, in FLOP/s and bytes/s.
+    """
+
+    node: str
+    spins: bool = False
+    covered_share: float = 0.0
+    throttled_seconds: float | None = None
+    quota_cores: float | None = None
+    cores: float | None = None
+    run_delay_seconds: float | None = None
+    steal_seconds: float | None = None
+    core_busy_seconds: float | None = None
+    worker_cpu_seconds: float | None = None
+    worker_user_seconds: float | None = None
+    worker_system_seconds: float | None = None
+    foreign_cpu_seconds: float | None = None
+    cpu_wait_seconds: float | None = None
+    asleep_share: float | None = None
+    gemm_flops_per_second: float | None = None
+    gemm_interval: Span | None = None
+    memory_read_bytes_per_second: float | None = None
+    memory_read_interval: Span | None = None
+    front_cpu_seconds: float | None = None
+    front_wait_seconds: float | None = None
+    disk_read_bytes: float | None = None
+    disk_bytes_per_second: float | None = None
+    storage_read_bytes: float | None = None
+    storage_wait_seconds: float | None = None
+    io_stall_seconds: float | None = None
+    dispatch_seconds: float | None = None
+    memory_stall_seconds: float | None = None
+    memory_available_share: float | None = None
+    thermal_seconds: float | None = None
+    clock_lost_share: float | None = None
+    temperature_celsius: float | None = None
+    power_share: float | None = None
+    remote_memory_share: float | None = None
+    bus_share: float | None = None
+    missing_batches: int = 0
+    dropped: int = 0
+    resets: int = 0
+
+    @property
+    def restricted(self) -> bool:
+        """Whether the node's CPU quota is below the cores it was promised."""
+        if self.quota_cores is None or self.cores is None:
+            return False
+        return self.quota_cores < thresholds.QUOTA_BELOW * self.cores
+
+    @property
+    def restrained_seconds(self) -> float:
+        """Seconds in which its surroundings kept its worker from running.
+
+        Throttling by a quota as large as the promised cores is the node's own work running into its size, not counted.
+        """
+        own_size = self.quota_cores is not None and self.cores is not None and not self.restricted
+        return (0.0 if own_size else self.throttled_seconds or 0.0) + (self.cpu_wait_seconds or 0.0)
+
+
+def node_facts(
+    run: Run, topology: Topology, samples: dict[str, NodeSamples], busy_seconds: float
+) -> dict[str, NodeFacts]:
+    """Gather the facts of every node of the deployment.
+
+    Parameters
+    ----------
+    busy_seconds : float
+        Seconds in the interval in which the engine had work; shares refer to it.
+    """
+    prefix = f"{topology.deployment}-" if topology.deployment else ""
+    found = {}
+    for node in topology.nodes:
+        spins, series = node in topology.heads, samples.get(node)
+        measured: dict[str, Any] = {}
+        if series is not None:
+            measured = {
+                **_surroundings(series, run.interval),
+                **_processes(series, run.interval, prefix, spins, busy_seconds),
+            }
+        found[node] = NodeFacts(node, spins=spins, cores=topology.cores.get(node), **_ceilings(run, node), **measured)
+    return found
+
+
+def _ceilings(run: Run, node: str) -> dict[str, Any]:
+    known = run.ceilings.nodes.get(node, NodeCeilings())
+    multiply, read = known.gemm_bf16_flops_per_second, known.memory_read_bytes_per_second
+    disk, dispatch = known.disk_read_bytes_per_second, known.kernel_dispatch_seconds
+    return {
+        "gemm_flops_per_second": multiply and multiply.median,
+        "gemm_interval": multiply and multiply.interval,
+        "memory_read_bytes_per_second": read and read.median,
+        "memory_read_interval": read and read.interval,
+        "disk_bytes_per_second": disk and disk.median,
+        "dispatch_seconds": dispatch and dispatch.median,
+    }
+
+
+def _processes(series: NodeSamples, interval: Span, prefix: str, spins: bool, busy_seconds: float) -> dict[str, Any]:
+    """Return what the node's cores and workers did, by the attribute of `NodeFacts`."""
+    start, end = interval
+    if not any(name.startswith(prefix) for name in series.keys("workers")):
+        prefix = ""
+
+    def workers(quantity: str) -> float | None:
+        return series.workers(quantity, start, end, prefix)
+
+    first = next(iter(series.keys("cpu")), None)
+    user, system, delay = workers("cpu_user_s"), workers("cpu_system_s"), workers("run_delay_s")
+    throttled = series.steps("cgroup", "throttled_s").increase(start, end)
+    busy, steal = series.cores("busy", start, end), series.cores("steal", start, end)
+    used = None if user is None else user + (system or 0.0)
+    foreign = max(0.0, busy - used) if busy is not None and used is not None else None
+    waited = _cpu_wait(delay, throttled, foreign, steal, spins)
+    asleep = None
+    if used is not None and not spins and busy_seconds > 0:
+        awake = used + (throttled or 0.0) + (waited or 0.0)
+        asleep = min(1.0, max(0.0, 1.0 - awake / busy_seconds))
+    return {
+        "missing_batches": series.missing_batches,
+        "dropped": series.dropped,
+        "resets": series.resets,
+        "throttled_seconds": throttled,
+        "quota_cores": series.last("cgroup", "quota_cores"),
+        "steal_seconds": steal,
+        "core_busy_seconds": busy,
+        "covered_share": series.steps("cpu", first, 0).covered(start, end) if first is not None else 0.0,
+        "run_delay_seconds": delay,
+        "worker_user_seconds": user,
+        "worker_system_seconds": system,
+        "worker_cpu_seconds": used,
+        "foreign_cpu_seconds": foreign,
+        "cpu_wait_seconds": waited,
+        "asleep_share": asleep,
+        "storage_read_bytes": workers("storage_read_bytes"),
+        "storage_wait_seconds": workers("storage_wait_s"),
+        "front_cpu_seconds": workers("front_cpu_s"),
+        "front_wait_seconds": workers("front_run_delay_s"),
+    }
+
+
+def _cpu_wait(
+    delay: float | None, throttled: float | None, foreign: float | None, steal: float | None, spins: bool
+) -> float | None:
+    """Return the seconds in which the worker was ready to run and something else had its core.
+
+    The kernel's run delay also counts a throttled group and the worker's own threads waiting for each other (on the
+    head, a loop that spins waits for the process it spins for). Only as much of it as other processes ran is a wait
+    for them; the hypervisor's steal comes on top.
+    """
+    if delay is None:
+        return steal
+    waited = max(0.0, delay - (throttled or 0.0))
+    if foreign is not None:
+        waited = min(waited, foreign)
+    elif spins:
+        waited = 0.0
+    return waited + (steal or 0.0)
+
+
+def _surroundings(series: NodeSamples, interval: Span) -> dict[str, Any]:
+    """Return memory, disk, heat, the ways to memory and accelerator, by the attribute of `NodeFacts`."""
+    start, end = interval
+    inside = (series.times >= start) & (series.times <= end)
+    available = (series.values("mem", "available") / series.values("mem", "total"))[inside]
+    remote, local = (series.steps("numa", name).increase(start, end) for name in ("remote_pages", "local_pages"))
+    cards = [_accelerator(series, card, interval, inside) for card in series.keys("accelerator")]
+
+    def most(name: str) -> float | None:
+        return max((card[name] for card in cards if card.get(name) is not None), default=None)
+
+    return {
+        "disk_read_bytes": series.steps("disk", "read_bytes").increase(start, end),
+        "io_stall_seconds": series.steps("psi", "io", 0).increase(start, end),
+        "memory_stall_seconds": series.steps("psi", "memory", 0).increase(start, end),
+        "memory_available_share": float(np.nanmin(available)) if np.isfinite(available).any() else None,
+        "thermal_seconds": series.steps("thermal", "throttled_s").increase(start, end),
+        "remote_memory_share": remote / (remote + local)
+        if remote is not None and local is not None and remote + local > 0
+        else None,
+        "clock_lost_share": most("clock_lost_share"),
+        "temperature_celsius": most("temperature_celsius"),
+        "power_share": most("power_share"),
+        "bus_share": min((card["bus_share"] for card in cards if card.get("bus_share") is not None), default=None),
+    }
+
+
+def _accelerator(series: NodeSamples, card: str, interval: Span, inside: np.ndarray[Any, Any]) -> dict[str, float]:
+    """Return one accelerator's lost clock, heat, power and bus, as far as they are known."""
+    found: dict[str, float] = {}
+    clock = series.values("accelerator", card, "frequency_hertz")[inside]
+    clock = clock[np.isfinite(clock) & (clock > 0)]
+    if clock.size >= thresholds.FEW_REQUESTS:
+        # What it reached for a moment against what it kept: a median, so that idle moments do not count as heat.
+        found["clock_lost_share"] = 1.0 - float(np.median(clock)) / float(clock.max())
+    heat = series.values("accelerator", card, "temperature_celsius")[inside]
+    if np.isfinite(heat).any():
+        found["temperature_celsius"] = float(np.nanmax(heat))
+    power, limit = (series.last("accelerator", card, name) for name in ("power_watts", "power_limit_watts"))
+    energy = series.steps("accelerator", card, "energy_joules").within(*interval)
+    if power is None and energy.growth.size:
+        power = float(energy.growth.sum() / energy.seconds.sum())
+    if power and limit:
+        found["power_share"] = power / limit
+    speed, most = (
+        series.last("accelerator", card, name) for name in ("bus_bytes_per_second", "bus_limit_bytes_per_second")
+    )
+    if speed and most:
+        found["bus_share"] = min(1.0, speed / most)
+    return found

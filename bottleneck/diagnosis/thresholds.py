@@ -1,0 +1,234 @@
+"""Every number of the diagnosis: value, unit, what it decides, where it is from, what it was set on.
+
+Rules read them as `thresholds.NAME` when they run, so that one can be moved and every recorded case asked
+again.
+Physics is not here: efficiencies and costs of kernels and messages are in `bottleneck.performance`. Beside these, the
+rules hold no numeric literal but 0, 1 and 2 (a test reads the source): one half is a majority.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+DEVELOPMENT = "recorded cases of the development part"
+LAB = "the lab's recorded runs (tests/data/runs)"
+SERVERS = "simulated accelerator servers and recorded H200 scenarios"
+DEFINITION = "a convention; nothing to fit"
+
+
+class Number(float):
+    """A threshold: a float that knows what it is for."""
+
+    unit: str
+    decides: str
+    source: str
+    set_on: str
+
+    def __new__(cls, value: float, unit: str, decides: str, source: str, set_on: str) -> Number:
+        """Make one; `decides` is a sentence for the page about thresholds."""
+        number = super().__new__(cls, value)
+        number.unit, number.decides, number.source, number.set_on = unit, decides, source, set_on
+        return number
+
+
+# Observations.
+CACHE_FULL = Number(
+    0.85,
+    "1",
+    "From this usage on the KV cache counts as full.",
+    "vLLM preempts when a running request finds no block",
+    LAB,
+)
+CACHE_ROOMY = Number(
+    0.7, "1", "Below this usage the KV cache counts as having room.", "some blocks are always part filled", LAB
+)
+STALL_GAP = Number(
+    2.5,
+    "medians",
+    "A gap between tokens this long is a wait for another request's prompt.",
+    "decode steps vary by half",
+    LAB,
+)
+AT_WORK_CORES = Number(
+    0.08,
+    "cores",
+    "A second in which workers use more than this is one of work.",
+    "an idle engine's loops use 0.02",
+    LAB,
+)
+LINK_FULL = Number(
+    0.8, "1", "From this share of its capacity on a link counts as full.", "framing and scheduling take the rest", LAB
+)
+PLATEAU_BAND = Number(
+    0.25,
+    "1",
+    "Rates this near to a link's usual highest are one plateau.",
+    "spread of a shaped link's rate in 0.1 s",
+    LAB,
+)
+PLATEAU_QUANTILE = Number(
+    0.9, "1", "The quantile of a link's rate, by bytes, that its plateau is around.", "robust maximum", LAB
+)
+OLD_CEILING_AWAKE = Number(
+    0.5, "1", "Workers awake for less of a link's plateau wait for the link.", "a majority; stated as it is tuned", LAB
+)
+BEYOND = Number(
+    1.1,
+    "1",
+    "Measurements this far beyond a ceiling say that the ceiling is wrong.",
+    "probes repeat within 10 %",
+    SERVERS,
+)
+SLOWER = Number(
+    0.8,
+    "1",
+    "A ceiling below this share of its peers' makes a node slow, if the intervals are apart.",
+    "probes' spread",
+    LAB,
+)
+SHOWS = Number(
+    0.5, "1", "A difference between nodes of which less than this shows in the run is none.", "a majority", LAB
+)
+COVERED = Number(0.8, "1", "Samples that cover less of the interval are said to be missing.", DEFINITION, DEFINITION)
+QUOTA_BELOW = Number(
+    0.95, "1", "A quota below this share of the promised cores restricts a node.", "rounding of quotas", LAB
+)
+HOT_CELSIUS = Number(
+    83.0,
+    "°C",
+    "From this temperature on a falling clock is heat's.",
+    "NVIDIA and AMD throttle from 83 to 95 °C",
+    "datasheets",
+)
+POWER_LIMIT = Number(
+    0.97, "1", "From this share of its power limit on a falling clock is power's.", "control loops hover", SERVERS
+)
+
+# How far measurements carry.
+SLIGHT = Number(
+    0.9, "1", "Confidence is multiplied with it for a slight doubt.", "calibrated together with the two below", LAB
+)
+NOTABLE = Number(0.75, "1", "... for a notable doubt.", "see SLIGHT", LAB)
+GRAVE = Number(0.5, "1", "... for a grave doubt.", "see SLIGHT", LAB)
+FEW_REQUESTS = Number(4, "requests", "Fewer than this are said to be few.", DEFINITION, DEFINITION)
+
+# Attribution.
+LEFT_TO_ONE = Number(
+    0.7,
+    "1",
+    "Share of unexplained step time that is one node's own work.",
+    "user CPU time misses page faults, caches",
+    LAB,
+)
+LEFT_TO_SEVERAL = Number(
+    0.5, "1", "The same for a node among several, of the time its worker was awake.", "see above", LAB
+)
+LAUNCHES_HIDDEN = Number(
+    0.75,
+    "1",
+    "Without graphs, kernels that fill less of a step hide beneath their launches.",
+    "CUDA streams overlap",
+    SERVERS,
+)
+LAUNCHES_LEFT = Number(
+    0.2,
+    "1",
+    "Without graphs, a step full of kernels still leaves this much to launches.",
+    "efficiency's spread",
+    SERVERS,
+)
+HOST_UNSURE = Number(
+    0.25,
+    "1",
+    "A host's share of a decode step between this and one minus this may be slow kernels.",
+    "kernels' spread",
+    SERVERS,
+)
+IMPLAUSIBLE = Number(
+    0.08, "1", "Kernels below this share of the ceilings are not believed.", "worst kernel seen: 0.15", SERVERS
+)
+
+# Causes.
+IDLE = Number(
+    0.3, "1", "Idle for this share of the time or more: the load is weighed as the limit.", "gaps of a closed loop", LAB
+)
+QUEUED = Number(
+    0.2, "1", "A client that has more than this of its readings waiting does not limit.", "arrivals bunch", LAB
+)
+BUBBLE_ASLEEP = Number(
+    0.25,
+    "1",
+    "A bubble needs even the busiest stage to sleep this share of the busy time.",
+    "messages cost a tenth",
+    LAB,
+)
+STANDS_OUT = Number(
+    0.1, "1", "A straggler stands out from its peers by this share of the busy time.", "noise of run delay", LAB
+)
+FRONT_EASY = Number(
+    0.6, "1", "A front process that needs less of a core is not what limits.", "one thread, bursts", LAB
+)
+FRONT_FULL = Number(0.9, "1", "One that needs this much of a core is full.", "one thread, bursts", LAB)
+MEMORY_STALLED = Number(
+    0.1, "1", "Tasks must stall for memory this share of the time.", "kernel's PSI, reclaim is cheap", SERVERS
+)
+STORAGE_WAIT = Number(
+    0.2,
+    "1",
+    "Storage that is waited for, or read at its ceiling, for less of a start is not its limit.",
+    "warm starts",
+    LAB,
+)
+LINK_PROMISED = Number(
+    0.5,
+    "1",
+    "A link that carries less of what the profile says works wrong.",
+    "framing and CPU take a third at most",
+    LAB,
+)
+STUCK_READINGS = Number(
+    0.5, "1", "Requests that wait in more of the readings while nothing runs are stuck.", "a majority", SERVERS
+)
+BUDGET_FULL = Number(
+    0.6,
+    "1",
+    "Steps with prompts filled to less of the token budget are not cut by it.",
+    "last pieces of prompts are small",
+    LAB,
+)
+
+# Arbitration.
+LEAST_SHOWN = Number(0.05, "1", "A smaller share of an output token's time is not listed.", DEFINITION, DEFINITION)
+LEAST_SCORE = Number(
+    0.2, "1", "A smaller share is not called a bottleneck.", "unexplained time is a tenth", DEVELOPMENT
+)
+MENDABLE = Number(
+    0.12,
+    "1",
+    "From this share on, what works or is set wrong is named before what the hardware limits.",
+    "false names",
+    DEVELOPMENT,
+)
+TIE = Number(0.12, "1", "Two limits nearer than this share of the larger are `balanced`.", "error of the parts", LAB)
+CANNOT_TELL = Number(
+    0.35, "1", "Two causes that the measurements confuse, nearer than this, get no name.", "kernels' spread", SERVERS
+)
+LEAST_CONFIDENCE = Number(0.25, "1", "With less confidence the answer is `inconclusive`.", DEFINITION, DEVELOPMENT)
+MARGIN_WEIGHT = Number(
+    0.6, "1", "How much of confidence is the lead over the runner-up.", "fit to right and wrong", DEVELOPMENT
+)
+ENOUGH = Number(
+    0.4, "1", "From this share on the size of a cause takes nothing from its confidence.", "fit as above", DEVELOPMENT
+)
+MOST_CONFIDENCE = Number(0.97, "1", "No answer is surer.", DEFINITION, DEFINITION)
+
+
+def all_numbers() -> dict[str, Number]:
+    """Return every threshold by name, in the order above."""
+    return {name: value for name, value in globals().items() if isinstance(value, Number)}
+
+
+def replaced(name: str, value: float) -> Number:
+    """Return a threshold's twin with another value, for asking what hangs on it."""
+    old: Any = globals()[name]
+    return Number(value, old.unit, old.decides, old.source, old.set_on)
