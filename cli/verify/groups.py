@@ -306,9 +306,10 @@ def _budgets(deployment: str) -> Callable[[random.Random], list[Stage]]:
 
 def _caches(deployment: str) -> Callable[[random.Random], list[Stage]]:
     def make(rng: random.Random) -> list[Stage]:
-        # A token of this model takes 8 KiB over all ranks: a cache of 8 MiB holds about four of these requests.
+        # A token takes 8 KiB of one rank's cache, 4 KiB of each of two: 8 MiB hold about three, or six, such requests.
         loads = [Load("cache", clients, 192 + 32 * rng.randrange(3), 64) for clients in (6, 9, 12)]
-        small, large = rng.choice((8, 10)), rng.choice((12, 14, 16))
+        ranks = 2 if deployment == "tp2" else 1
+        small, large = rng.choice((8, 10)) // ranks, rng.choice((12, 14, 16)) // ranks
         return [
             Stage(deployment, tuple(Block(load, healthy=3) for load in loads), {"max_model_len": 512}),
             *(
