@@ -4,11 +4,10 @@ Node names are noted whenever a command loads a profile; runs are the folders th
 """
 
 import json
-import os
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+from bottleneck import atomic_files
 from bottleneck.profile.types import Profile
 from cli import config
 
@@ -24,10 +23,7 @@ def remember_nodes(profile: Profile) -> None:
     with suppress(OSError):
         folder = config.cache_directory()
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor, partial = tempfile.mkstemp(dir=folder)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump({**known, profile.name: names}, file)
-        Path(partial).replace(folder / _FILE)
+        atomic_files.replace_json(folder / _FILE, {**known, profile.name: names}, mode=0o600)
 
 
 def node_names(incomplete: str) -> list[str]:

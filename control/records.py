@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import ValidationError
 from salt.exceptions import CommandExecutionError
 
+from bottleneck import atomic_files
 from bottleneck.plan.workers import DeploymentRecord
 
 DEPLOYMENT = "deployment.json"
@@ -76,9 +77,8 @@ def write(opts, name, content):
     """Put a record in the place of the one before."""
     path = path_of(opts, name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    partial.replace(path)
+    # A deployment that nobody knows of after a crash would be started a second time.
+    atomic_files.replace_json(path, content, durable=True)
 
 
 def forget(opts, name):

@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bottleneck import atomic_files
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 CONTROL = "control"
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?")
@@ -78,10 +80,7 @@ class Record:
 
     def save(self) -> None:
         """Write the record whole: a reader sees the old one or the new one."""
-        path = lab_directory(self.name) / "lab.json"
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps({"schema": 1, **asdict(self)}, indent=2))
-        partial.rename(path)
+        atomic_files.replace_json(lab_directory(self.name) / "lab.json", {"schema": 1, **asdict(self)})
 
 
 def load_record(name: str) -> Record | None:

@@ -1,11 +1,11 @@
 """Host keys: the cluster's own known_hosts, and the first contact with a machine."""
 
-import os
 import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from bottleneck import atomic_files
 from remote.session import RemoteError
 from remote.target import Target
 
@@ -100,7 +100,4 @@ def trust(target: Target, key: HostKey) -> None:
     except FileNotFoundError:
         lines = []
     kept = [line for line in lines if line.split()[:1] != [key.name]]
-    descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=".known_hosts-")
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write("\n".join([*kept, key.entry]) + "\n")
-    Path(partial).replace(path)
+    atomic_files.replace(path, "\n".join([*kept, key.entry]) + "\n", mode=0o600)

@@ -8,9 +8,10 @@ is read after ours, so host aliases and jump hosts of theirs work, and ours win.
 import hashlib
 import os
 import stat
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+
+from bottleneck import atomic_files
 
 # The least of the systems' limits for the name of a socket (macOS: 104 bytes with the final NUL),
 # less what ssh adds: a slash, 40 hexadecimal digits of `%C`, and 17 characters while it makes it.
@@ -107,10 +108,7 @@ class Target:
         # A name for each content: two clusters, or two versions of us, do not write over one another.
         path = folder / f"config-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
         if not path.exists():
-            descriptor, partial = tempfile.mkstemp(dir=folder)
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(text)
-            Path(partial).replace(path)
+            atomic_files.replace(path, text, mode=0o600)
         return ["ssh", "-F", str(path)]
 
 

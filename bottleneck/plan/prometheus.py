@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from bottleneck import atomic_files
 from bottleneck.plan.nodes import worker_specs
 from bottleneck.profile.paths import repository_directory
 
@@ -98,9 +99,7 @@ def write(profile: Profile, directory: Path, deployment: str | None = None) -> l
     for name, text in contents.items():
         path = directory / name
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
-            partial = path.with_name(name + ".partial")
-            partial.write_text(text, encoding="utf-8")
-            partial.rename(path)
+            atomic_files.replace(path, text)
             changed.append(name)
     return changed
 

@@ -4,15 +4,14 @@
 addresses. The versioned file stays as it is, and the local one stays out of git.
 """
 
-import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from bottleneck import atomic_files
 from bottleneck.profile.value_types import MacAddress
 from bottleneck.profile.yaml_lines import Document, Location, Problem, ProfileError, read
 
@@ -74,23 +73,10 @@ def set_mac(profile: Path, node: str, network: str, mac: str) -> Path:
     update = {"nodes": {node: {"links": {network: {"mac": address}}}}}
     text = yaml.safe_dump(_merged(data, update), sort_keys=False, default_flow_style=False)
     try:
-        _replace(path, _HEADER.format(name=profile.name) + text)
+        atomic_files.replace(path, _HEADER.format(name=profile.name) + text)
     except OSError as error:
         raise ProfileError(path, [Problem((), f"{error.strerror}; expected a folder that can be written")]) from None
     return path
-
-
-def _replace(path: Path, text: str) -> None:
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    partial = Path(name)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-        partial.chmod(0o644)
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 def _merged(below: Any, above: Any) -> Any:

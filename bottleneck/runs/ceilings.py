@@ -15,6 +15,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from bottleneck import atomic_files
 from bottleneck.estimate import estimate
 
 SCHEMA = 1
@@ -240,9 +241,7 @@ def store(path: Path, ceilings: Ceilings, keep_previous: bool = True) -> None:
     if path.exists() and keep_previous:
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(path.stat().st_mtime))
         path.rename(path.with_name(f"{path.stem}-{stamp}{path.suffix}"))
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(ceilings.to_json(), indent=1) + "\n", encoding="utf-8")
-    partial.rename(path)
+    atomic_files.replace_json(path, ceilings.to_json())
     older = sorted(path.parent.glob(f"{path.stem}-*{path.suffix}"))
     for excess in older[:-KEPT]:
         excess.unlink()

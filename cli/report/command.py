@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from bottleneck import atomic_files
 from bottleneck.runs.run import Run, load_run
 from cli.completion import run_names
 from cli.options import JsonOption
@@ -34,9 +35,7 @@ def _write(runs: Sequence[Run], path: Path) -> Path:
     text = render(runs)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Whole or not at all: a browser that has the old one open must not read half a page.
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    atomic_files.replace(path, text)
     return path
 
 

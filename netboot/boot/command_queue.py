@@ -15,6 +15,8 @@ from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
+from bottleneck import atomic_files
+
 log = logging.getLogger(__name__)
 
 
@@ -34,10 +36,7 @@ def give(directory: Path, order: Order) -> None:
     """Leave an order for the boot service whose record is in `directory`."""
     folder = directory / "orders"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    name = secrets.token_hex(8)
-    partial = folder / f".{name}"
-    partial.write_bytes(_order.dump_json(order))
-    partial.rename(folder / f"{name}.json")
+    atomic_files.replace(folder / f"{secrets.token_hex(8)}.json", _order.dump_json(order), mode=0o600)
 
 
 def take(directory: Path) -> Iterator[Order]:

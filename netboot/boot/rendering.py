@@ -9,6 +9,7 @@ from typing import Any
 
 import jinja2
 
+from bottleneck import atomic_files
 from netboot.boot.images import Bootable
 from netboot.boot.settings import BootNode, Settings
 
@@ -117,8 +118,5 @@ def write_all(
 def _write(path: Path, content: bytes) -> bool:
     if path.is_file() and path.read_bytes() == content:
         return False
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
-    partial.chmod(0o644)
-    partial.replace(path)
+    atomic_files.replace(path, content)
     return True

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from bottleneck import atomic_files
 from netboot.boot.state import State
 
 log = logging.getLogger(__name__)
@@ -31,10 +31,4 @@ def read(directory: Path) -> State | None:
 def write(directory: Path, state: State) -> None:
     """Put the record into `directory`, whole or not at all."""
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    partial = directory / f"{FILE}.partial"
-    # A file that a crash left may have any mode: it is made anew.
-    partial.unlink(missing_ok=True)
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(_state.dump_json(state))
-    partial.replace(directory / FILE)
+    atomic_files.replace(directory / FILE, _state.dump_json(state), mode=0o600)

@@ -19,6 +19,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from bottleneck import atomic_files
 from bottleneck.profile.paths import CACHE_DIRECTORY
 from netboot.image.canary import Canary
 from netboot.image.manifest import MANIFEST, Layer, Manifest, file_of, read_manifest
@@ -184,7 +185,7 @@ class Store:
         # Before the lock, which a boot service may be waiting for: this takes as long as the disk does.
         for path in [*workspace.iterdir(), *(path for _, path in made)]:
             path.chmod(0o444)
-            _synchronise(path)
+            atomic_files.synchronise(path)
         workspace.chmod(0o755)
         with self.lock():
             for layer, path in made:
@@ -195,7 +196,7 @@ class Store:
                 return False
             final.parent.mkdir(parents=True, exist_ok=True)
             workspace.rename(final)
-            _synchronise(final.parent)
+            atomic_files.synchronise(final.parent)
             return True
 
     def activate(self, profile: str, digest: str) -> str | None:
@@ -327,14 +328,11 @@ class Store:
         fresh.unlink(missing_ok=True)
         fresh.symlink_to(target)
         fresh.rename(link)
-        _synchronise(link.parent)
+        atomic_files.synchronise(link.parent)
 
     def _write(self, path: Path, text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_name(f".{path.name}.{os.getpid()}")
-        fresh.write_text(text, encoding="utf-8")
-        _synchronise(fresh)
-        fresh.rename(path)
+        atomic_files.replace(path, text, durable=True)
 
 
 def active_image(root: Path | str, profile: str, node: str | None = None) -> dict[str, Any] | None:
@@ -359,11 +357,3 @@ def _checked(name: str, what: str) -> str:
     if not _NAME.fullmatch(name):
         raise StoreError(f"{what} {name!r}; expected a name of letters, digits, '-', '_' and '.'")
     return name
-
-
-def _synchronise(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

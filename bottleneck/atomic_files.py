@@ -1,0 +1,61 @@
+"""Replace files whole: a reader sees the old content or the new one, and a crash leaves one of them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+
+def replace(path: Path, content: str | bytes, *, mode: int = 0o644, durable: bool = False) -> None:
+    """Put a file in the place of the one before.
+
+    Parameters
+    ----------
+    path : Path
+        In a folder that exists.
+    content : str or bytes
+        Text is written as UTF-8.
+    mode : int
+        Permissions of the file; never more than these, not even while it is written.
+    durable : bool
+        Wait until the storage has it, for what must survive a crash of the machine.
+
+    Raises
+    ------
+    OSError
+        When it cannot be written; the old file is untouched and nothing is left beside it.
+    """
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    partial = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            os.fchmod(file.fileno(), mode)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            partial.unlink()
+        raise
+    if durable:
+        synchronise(path.parent)
+
+
+def replace_json(path: Path, content: Any, *, mode: int = 0o644, durable: bool = False) -> None:
+    """Put a JSON document in the place of the one before; parameters and errors as `replace`."""
+    replace(path, json.dumps(content, indent=1) + "\n", mode=mode, durable=durable)
+
+
+def synchronise(path: Path) -> None:
+    """Wait until the storage has a file's content, or a folder's entries."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
