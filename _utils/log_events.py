@@ -73,6 +73,7 @@ _EXCEPTION = re.compile(
     r"(?P<type>(?:[A-Za-z_]\w*\.)*\w*(?:Error|Exception|Interrupt|Fault)(?:\(\w+\))?|(?:[A-Za-z_]\w*\.)+(?:[A-Z]\w+|\w+error))"
     r"(?:: (?P<message>.*)|:?)$"
 )
+_WARNING = re.compile(r"\S+:\d+: \w*Warning: ")
 # A C++ program's last words, and what torch puts before a group's message.
 _TERMINATE = re.compile(r"what\(\): +(?P<message>.*)$")
 _GROUP = re.compile(r"(?:\[(?:PG |Rank |default|c10d)[^\]]*\]:? ?)+")
@@ -232,7 +233,7 @@ class _Reader:
         if stream.start.level:
             # One call of a logger writes the same prefix before all its lines.
             return line.prefix == stream.start.prefix
-        another = _EXCEPTION.match(line.text) and not line.text.startswith("nccl")
+        another = _WARNING.match(line.text) or (_EXCEPTION.match(line.text) and not line.text.startswith("nccl"))
         return not line.level and not another
 
     def _plain(self, stream: _Stream, line: Line) -> None:

@@ -11,8 +11,12 @@ RULES = (
     Rule(
         "no_architecture",
         Rank.CAUSE,
-        (r"No model architectures are specified", r"No model architecture(?:s)? (?:was|were) (?:found|given)"),
-        "No model architectures are specified: the checkpoint's config.json does not name what it is (`architectures`); the folder "
+        (
+            r"No model architectures are specified",
+            r"No model architecture(?:s)? (?:was|were) (?:found|given)",
+            r"Unrecognized model in (?P<where>\S+)\. Should have a `model_type` key",
+        ),
+        "No model architectures are specified[ in {where}]: the checkpoint's config.json does not name what it is (`architectures`, `model_type`); the folder "
         "holds no complete checkpoint, or an adapter alone",
         ("cluster apply model", LOG),
     ),
@@ -23,7 +27,6 @@ RULES = (
             r"Model architectures? (?P<what>\[[^\]]*\]|\S+) (?:is|are) not supported(?: by (?P<where>\w+))?(?: for now)?",
             r"The checkpoint you are trying to load has model type `?(?P<what>[\w-]+)`? but Transformers does not recognize",
             r"(?P<what>\S+) has no vLLM implementation and the Transformers implementation is not compatible",
-            r"Unrecognized model in (?P<what>\S+)\.",
             r"Cannot find model module\.? '?(?P<what>\w+)'?",
             r"(?:Model architecture|The model type) '?(?P<what>[\w.]+)'? (?:is|was) not (?:recognized|found|registered)",
         ),

@@ -42,7 +42,7 @@ MEMORY = (
             r"Insufficient (?:GPU )?memory for (?:the )?KV[ -]?cache",
         ),
         "the KV cache does not fit: the weights and what a step works in take all memory that vLLM may use, nothing is left for "
-        "the cache; give it a larger share (gpu_memory_utilization), more ranks, or weights in fewer bits",
+        "the cache; give it a larger share (gpu_memory_utilization, or kv_cache_memory where that is set), more ranks, or weights in fewer bits",
         (SET + "gpu_memory_utilization=0.95", FIT),
     ),
     Rule(

@@ -23,8 +23,11 @@ from cli.report.page import missing_notes, verdict_of
 from cli.report.series import time_edges
 from cli.report.usage import usage
 from cli.run_folders import open_run
-from cli.scenario import show_scenario
+from cli.scenario import show_live, show_scenario
 from cli.verdict_text import evidence_lines, headline, ledger_table, section, whole_verdict
+
+# Long enough for some requests of a chat, short enough to wait for.
+WATCH_SECONDS = 20.0
 
 
 def show_verdict(verdict: Verdict) -> None:
@@ -44,11 +47,28 @@ def bottleneck(
         bool, typer.Option("--again", help="Analyse the recorded measurements anew, not the verdict kept with them.")
     ] = False,
     source: Annotated[
-        Path | None,
-        typer.Option("--from", help="Judge recorded engine metrics, a scenario file, instead of a run."),
+        list[Path] | None,
+        typer.Option(
+            "--from",
+            help="Judge recorded engine metrics instead of a run: a scenario file; or twice, the text of /metrics from "
+            "before a load and from after.",
+        ),
+    ] = None,
+    url: Annotated[
+        str | None,
+        typer.Option("--url", help="Judge a vLLM server that runs anywhere: read its /metrics for a while."),
+    ] = None,
+    seconds: Annotated[
+        float | None,
+        typer.Option(
+            min=1, help="With --url: how long. With two --from: how much time lies between.", show_default="20"
+        ),
+    ] = None,
+    keep: Annotated[
+        Path | None, typer.Option("--keep", help="With --url: keep what was read as a scenario file.")
     ] = None,
     ceilings: Annotated[
-        Path | None, typer.Option("--ceilings", help="With --from: the ceilings of the scenario's machine.")
+        Path | None, typer.Option("--ceilings", help="With --from and --url: the ceilings of that machine.")
     ] = None,
     start: Annotated[
         bool,
@@ -82,17 +102,22 @@ def bottleneck(
 
       cluster bottleneck --from scenario.json.gz --ceilings ceilings.json --json
 
+      cluster bottleneck --from before.prom --from after.prom --seconds 60
+
+      cluster bottleneck --url http://10.0.0.5:8000 --seconds 20
+
       cluster bottleneck --start
 
       cluster bottleneck --causal --budget "90 s" --resource cpu --resource link_rate:direct
     """
-    if source is not None:
+    if source or url is not None:
         if run is not None or again or causal or start:
-            fail("--from takes a scenario file; a run, --again, --start and --causal do not go with it", code=USAGE)
-        show_scenario(source, ceilings, as_json)
+            fail("--from takes a scenario file, --url a server: no run, --again, --start, --causal with it", code=USAGE)
+        _judge_metrics(source or [], url, seconds, keep, ceilings, as_json)
         return
-    if ceilings is not None:
-        fail("--ceilings goes with --from; a run has its own ceilings", "cluster bottleneck --help", USAGE)
+    for option, value in (("--ceilings", ceilings), ("--seconds", seconds), ("--keep", keep)):
+        if value is not None:
+            fail(f"{option} goes with --from or --url; a run has its own", "cluster bottleneck --help", USAGE)
     if start and (run is not None or causal):
         fail("--start makes a run of its own; a run and --causal do not go with it", code=USAGE)
     recorded = open_run(str(record_start(connect(profile, lab)).folder) if start else run)
@@ -118,6 +143,23 @@ def bottleneck(
         "notes": notes,
     }
     emit(document, as_json, human)
+
+
+def _judge_metrics(
+    sources: list[Path], url: str | None, seconds: float | None, keep: Path | None, ceilings: Path | None, as_json: bool
+) -> None:
+    if url is not None and sources:
+        fail("--url and --from: expected one of them", "cluster bottleneck --help", USAGE)
+    if url is not None:
+        show_live(url, seconds or WATCH_SECONDS, ceilings, keep, as_json)
+        return
+    if keep is not None or len(sources) > 2 or (seconds is not None and len(sources) == 1):
+        fail(
+            "--from: expected one scenario file, or two texts of /metrics with --seconds between; --keep is for --url",
+            "cluster bottleneck --help",
+            USAGE,
+        )
+    show_scenario(sources, seconds, ceilings, as_json)
 
 
 def _confirm(recorded: Run, budget: str, resources: list[str] | None, profile: str, lab: str, as_json: bool) -> None:

@@ -1,30 +1,65 @@
-"""`cluster bottleneck --from`: the verdict over recorded engine metrics, offline."""
+"""`cluster bottleneck --from` and `--url`: the verdict over an engine's metrics alone, recorded or live."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
 
 from bottleneck.diagnosis.verdict import Verdict, analyse
+from bottleneck.runs.metrics_texts import is_metrics_text, pair_document
 from bottleneck.runs.run import Run
-from bottleneck.runs.scenario import ScenarioError, load_scenario
-from cli.output import USAGE, console, emit, fail, out
+from bottleneck.runs.scenario import ScenarioError, judgeable, load_scenario
+from cli.live import LiveError, watch
+from cli.output import FAILED, UNREACHABLE, USAGE, console, emit, fail, out, step
 from cli.report.series import time_edges
 from cli.report.usage import Use, usage
 from cli.verdict_text import whole_verdict
 
+_FORM = "read the form of a scenario: doc/reference/scenario-file.md"
+_PAIR = "cluster bottleneck --from BEFORE --from AFTER --seconds SECONDS"
 
-def show_scenario(path: Path, ceilings: Path | None, as_json: bool) -> None:
-    """Judge a scenario file and print the verdict."""
+
+def show_scenario(sources: Sequence[Path], seconds: float | None, ceilings: Path | None, as_json: bool) -> None:
+    """Judge a scenario file, or two texts of `/metrics`, and print the verdict.
+
+    Parameters
+    ----------
+    sources
+        One scenario file; or the text from before the load and the one from after.
+    seconds
+        Between two texts; None takes it from when the files were written.
+    """
     try:
-        run = load_scenario(path, ceilings)
+        if len(sources) == 1:
+            run = load_scenario(sources[0], ceilings)
+        else:
+            before, after = sources
+            run = judgeable(pair_document(before, after, seconds), f"{before}, {after}", ceilings)
     except ScenarioError as error:
-        fail(str(error), "read the form of a scenario: doc/reference/scenario-file.md", USAGE)
-    verdict = analyse(run)
-    uses = usage(run, {}, time_edges(*run.interval))
-    emit(scenario_document(run, verdict, uses), as_json, lambda: _print(run, verdict, uses, path))
+        if len(sources) == 1 and is_metrics_text(sources[0]):
+            fail(f"{sources[0]}: the text of /metrics; expected two, from before and after a load", _PAIR, USAGE)
+        fail(str(error), _FORM, USAGE)
+    _show(run, ", ".join(str(source) for source in sources), as_json)
+
+
+def show_live(address: str, seconds: float, ceilings: Path | None, kept: Path | None, as_json: bool) -> None:
+    """Watch a server for a while, judge what it reported, and print the verdict; `kept` takes the scenario file."""
+    try:
+        with step(f"watching {address} for {seconds:g} s") as progress:
+            watched = watch(address, seconds, progress.detail)
+        run = judgeable(watched.document, address, ceilings)
+    except LiveError as error:
+        fail(str(error), error.next_command, UNREACHABLE if error.unreachable else FAILED)
+    except ScenarioError as error:
+        fail(str(error), _FORM, USAGE)
+    if kept is not None:
+        kept.write_text(json.dumps(watched.document) + "\n", encoding="utf-8")
+    _show(replace(run, problems=(*run.problems, *watched.unseen)), address, as_json)
 
 
 def scenario_document(run: Run, verdict: Verdict, uses: list[Use]) -> dict[str, Any]:
@@ -34,7 +69,13 @@ def scenario_document(run: Run, verdict: Verdict, uses: list[Use]) -> dict[str, 
     return {"scenario": run.id, **head, "ceilings": [use.to_json() for use in uses], "verdict": whole}
 
 
-def _print(run: Run, verdict: Verdict, uses: list[Use], path: Path) -> None:
-    out.print(f"[dim]scenario {escape(run.id)}, {escape(str(path))}[/]")
+def _show(run: Run, source: str, as_json: bool) -> None:
+    verdict = analyse(run)
+    uses = usage(run, {}, time_edges(*run.interval))
+    emit(scenario_document(run, verdict, uses), as_json, lambda: _print(run, verdict, uses, source))
+
+
+def _print(run: Run, verdict: Verdict, uses: list[Use], source: str) -> None:
+    out.print(f"[dim]scenario {escape(run.id)}, {escape(source)}[/]")
     out.print(whole_verdict(verdict.to_json(), uses, verdict.notes, out.width))
     console.print("[dim]next:[/] cluster bottleneck --help")

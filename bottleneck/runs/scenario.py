@@ -24,6 +24,7 @@ from bottleneck.runs.ceilings import Ceilings, NodeCeilings
 from bottleneck.runs.reading import lenient
 from bottleneck.runs.run import Run
 from bottleneck.telemetry.batches import Batch
+from bottleneck.telemetry.engine_names import is_engine_sample
 from bottleneck.telemetry.prometheus_text import MetricsText, parse_line
 
 NODE = "server"
@@ -76,8 +77,12 @@ def load_scenario(path: Path | str, ceilings: Path | str | None = None) -> Run:
     ScenarioError
         When a file is no such thing at all. Parts that are missing or broken are `problems` of the run instead.
     """
-    path = Path(path)
-    run = scenario_run(read_document(path), str(path))
+    return judgeable(read_document(Path(path)), str(path), ceilings)
+
+
+def judgeable(document: dict[str, Any], name: str, ceilings: Path | str | None = None) -> Run:
+    """Make a scenario's document, and its ceilings, into a run; parameters and errors as `load_scenario`."""
+    run = scenario_run(document, name)
     if ceilings is not None:
         return add_ceilings(run, read_document(Path(ceilings)), str(ceilings))
     lack = "no ceilings were given (--ceilings): how near the steps come to the hardware is not known"
@@ -143,14 +148,14 @@ def _metrics(document: dict[str, Any], key: str, name: str, problems: list[str])
     told = 0
     if isinstance(value, str):
         found = MetricsText.parse(value)
-        told = sum(line.startswith("vllm:") for line in value.splitlines())
+        told = sum(is_engine_sample(line) for line in value.splitlines())
     elif isinstance(value, dict):
         found = MetricsText.from_flat(value)
-        told = sum(str(metric).startswith("vllm:") for metric in value)
+        told = sum(is_engine_sample(str(metric)) for metric in value)
     if found is None or not told:
         problems.append(f"{name}: {key}: no vLLM metric in it; nothing can be counted from before to after the load")
         return None
-    usable = sum(point.name.startswith("vllm:") for point in found.points)
+    usable = sum(point.name.startswith("vllm:") for point in found.points) + found.repeated
     if usable < told:
         problems.append(f"{name}: {key}: {told - usable} of {told} vLLM metrics are not numbers")
     return found

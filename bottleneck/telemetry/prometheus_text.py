@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from bottleneck.json_numbers import number
+from bottleneck.telemetry.engine_names import SHARES, read_once
 
 _NAME = re.compile(r"^([a-zA-Z_:][a-zA-Z0-9_:]*)")
 _LABEL = re.compile(r'\s*([a-zA-Z_][a-zA-Z0-9_]*)\s*=\s*"((?:[^"\\]|\\.)*)"\s*,?')
@@ -159,18 +160,27 @@ class MetricsText:
     Attributes
     ----------
     points : list of Point
-        Every sample with a usable number; values that are not a number are left out and counted in `unusable`.
+        Every sample with a usable number, an engine's under the present name of its family (`engine_names`); values
+        that are not a number are left out and counted in `unusable`.
     unusable : int
         How many samples were left out.
+    repeated : int
+        How many were left out because the text has their family under its present name, too.
     """
 
     points: list[Point] = field(default_factory=list)
     unusable: int = 0
+    repeated: int = 0
     _by_name: dict[str, list[Point]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         usable = [point for point in self.points if not math.isnan(point.value)]
         self.unusable += len(self.points) - len(usable)
+        other = read_once({point.name for point in usable})
+        if other:
+            named = [(other.get(point.name, point.name), point) for point in usable]
+            usable = [point._replace(name=name) for name, point in named if name is not None]
+            self.repeated += len(named) - len(usable)
         self.points = usable
         for point in usable:
             self._by_name.setdefault(point.name, []).append(point)
@@ -216,9 +226,18 @@ class MetricsText:
         ]
 
     def value(self, name: str, **labels: str) -> float | None:
-        """Sum the points that match; None when there is none."""
+        """Sum the points that match, or return the largest of them where they are shares; None when there is none."""
         points = self.select(name, **labels)
-        return sum(point.value for point in points) if points else None
+        if not points:
+            return None
+        values = [point.value for point in points]
+        return max(values) if name in SHARES else sum(values)
+
+    @property
+    def engines(self) -> int:
+        """How many engines the text is of: several where requests are spread over copies of the model."""
+        running = self.select("vllm:num_requests_running")
+        return max(1, len({(point.label("engine"), point.label("WorkerId")) for point in running}))
 
     def names(self) -> set[str]:
         """Return every name that has a usable sample."""

@@ -106,7 +106,8 @@ def _engines(run: Run) -> list[Use]:
             found.append(Use("KV cache", head, "share", sum(cache) / len(cache), max(cache), 1.0, "engine metrics"))
         if running:
             mean = sum(running) / len(running)
-            found.append(Use("sequences", head, "", mean, max(running), limit, "max_num_seqs" if limit else ""))
+            most = limit and limit * max(text.engines for text in texts)
+            found.append(Use("sequences", head, "", mean, max(running), most, "max_num_seqs" if most else ""))
     return found
 
 

@@ -137,7 +137,9 @@ def engine_facts(
         # The last reading stands for the time until the next one would have come.
         watched = min(1.0, (max(moments) - min(moments)) * len(moments) / (len(moments) - 1) / seconds)
     totals = _totals(group.before, group.after)
-    gauges = _gauges(readings, topology.max_num_seqs)
+    # Of several engines behind one server each has its own limit, and what they run is counted together.
+    engines = max((reading.engines for _, reading in readings), default=1)
+    gauges = _gauges(readings, topology.max_num_seqs and topology.max_num_seqs * engines)
     if totals.get("preemptions") is None and len(readings) > 1:
         seen = delta(readings[0][1], readings[-1][1], "vllm:num_preemptions_total")
         totals["preemptions"] = seen.value if seen is not None else None

@@ -1,0 +1,122 @@
+"""Names of an engine's metrics: what the analysis calls them, from what other versions and Ray's exporter call them.
+
+vLLM has renamed some families; Ray's exporter puts its own prefix before a name, writes `_` for `:`, and may leave the
+ending of a counter out. A family is read under any of its names, and once: where a text has the present name too, that
+one counts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable
+from functools import lru_cache
+from typing import Final
+
+PREFIX: Final = "vllm:"
+
+# Families that something here reads, by the present name, without `vllm:` and the ending of a counter.
+_COUNTERS: Final = frozenset(
+    {
+        "num_preemptions",
+        "prompt_tokens",
+        "prompt_tokens_cached",
+        "generation_tokens",
+        "request_success",
+        "prefix_cache_queries",
+        "prefix_cache_hits",
+        "estimated_flops_per_gpu",
+        "estimated_read_bytes_per_gpu",
+        "estimated_write_bytes_per_gpu",
+    }
+)
+_GAUGES: Final = frozenset(
+    {
+        "num_requests_running",
+        "num_requests_waiting",
+        "num_requests_waiting_by_reason",
+        "kv_cache_usage_perc",
+        "cache_config_info",
+    }
+)
+_HISTOGRAMS: Final = frozenset(
+    {
+        "iteration_tokens_total",
+        "request_prompt_tokens",
+        "request_generation_tokens",
+        "request_time_per_output_token_seconds",
+        "request_inference_time_seconds",
+        "time_to_first_token_seconds",
+        "inter_token_latency_seconds",
+        "e2e_request_latency_seconds",
+        "request_queue_time_seconds",
+        "request_prefill_time_seconds",
+        "request_decode_time_seconds",
+    }
+)
+# What vLLM called a family before: until 0.9 (the cache, V0's prefix cache) and until 0.11 (the gap between tokens).
+_RENAMED: Final = {
+    "gpu_cache_usage_perc": "kv_cache_usage_perc",
+    "gpu_prefix_cache_queries": "prefix_cache_queries",
+    "gpu_prefix_cache_hits": "prefix_cache_hits",
+    "time_per_output_token_seconds": "inter_token_latency_seconds",
+}
+# Gauges that are shares of one engine's own resource: of several engines the fullest counts.
+SHARES: Final = frozenset({PREFIX + "kv_cache_usage_perc"})
+# How other servers' metrics begin, for a text that holds none of vLLM's.
+_OTHER_SERVERS: Final = {
+    "sglang:": "SGLang",
+    "tgi_": "Text Generation Inference",
+    "llamacpp:": "llama.cpp",
+    "nv_inference_": "Triton Inference Server",
+    "trtllm_": "TensorRT-LLM",
+    "ovms_": "OpenVINO Model Server",
+    "lmdeploy:": "LMDeploy",
+}
+_OTHER_NAME: Final = re.compile(r"(?:ray_)?vllm[_:](?P<rest>\w+)$")
+_ENDINGS: Final = ("_total", "_bucket", "_sum", "_count", "_created")
+
+
+@lru_cache(maxsize=4096)
+def present_name(name: str) -> str:
+    """Return what a sample is called here; a name that is no other name of a known family stays as it is."""
+    found = _OTHER_NAME.match(name)
+    if found is None:
+        return name
+    rest = found["rest"]
+    family, ending = rest, ""
+    if rest not in _HISTOGRAMS:
+        for each in _ENDINGS:
+            if rest.endswith(each):
+                family, ending = rest.removesuffix(each), each
+                break
+    family = _RENAMED.get(family, family)
+    if family in _COUNTERS:
+        return f"{PREFIX}{family}{ending or '_total'}"
+    if family in _GAUGES | _HISTOGRAMS:
+        return f"{PREFIX}{family}{ending}"
+    return name
+
+
+def is_engine_sample(line: str) -> bool:
+    """Return whether a line of a text, or a key of a flat reading, is a sample of vLLM under any of its names."""
+    return present_name(line.partition("{")[0].partition(" ")[0]).startswith(PREFIX)
+
+
+def read_once(names: Collection[str]) -> dict[str, str | None]:
+    """Return {other name: present name} of the names of one text; None for one that is there under both."""
+    changed = {name: present for name in names if (present := present_name(name)) != name}
+    taken = set(names)
+    found: dict[str, str | None] = {}
+    for name, present in sorted(changed.items()):
+        found[name] = None if present in taken else present
+        taken.add(present)
+    return found
+
+
+def other_server(names: Iterable[str]) -> str | None:
+    """Return the server that a text without a metric of vLLM is from, as far as its names show."""
+    for name in names:
+        for prefix, server in _OTHER_SERVERS.items():
+            if name.startswith(prefix):
+                return server
+    return None
