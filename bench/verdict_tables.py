@@ -1,9 +1,9 @@
-"""Write the tables of doc/reference/verdict-accuracy.md from a record of `cluster verify-verdicts`.
+"""Write the tables and pictures of doc/reference/verdict-accuracy.md from the record of `cluster verify-verdicts`.
 
-    cluster verify-verdicts --seed 3 && cluster verify-verdicts --seed 2 --upgrades
-    python bench/verdict_tables.py verify --write
+    python bench/verdict_tables.py --again --write
 
-Without `--write` the tables go to stdout. The record that the page was made from is tests/data/verdicts.
+`--again` judges every recorded run by the rules as they are now; without it the answers are those of the last time.
+Without `--write` the tables go to stdout.
 """
 
 from __future__ import annotations
@@ -16,30 +16,42 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from bottleneck.diagnosis.scoring import Outcome, markdown, score  # noqa: E402 - the path comes first
-from cli.verify import upgrades  # noqa: E402
-from cli.verify.cases import cases  # noqa: E402
+from bottleneck.accuracy.figures import figures  # noqa: E402 - the path comes first
+from cli.verify import judging, pictures, tables, upgrades  # noqa: E402
 from cli.verify.record import Record  # noqa: E402
-from cli.verify.tables import confusion, every_case  # noqa: E402
 
 RECORD = ROOT / "tests" / "data" / "verdicts"
-# Of the record that the page is made from.
-SEED, UPGRADES_SEED = 3, 2
 PAGE = ROOT / "doc" / "reference" / "verdict-accuracy.md"
+NOTHING = "Nothing is recorded yet.\n"
 
 
-def tables(record: Path, seed: int = SEED, upgrades_seed: int = UPGRADES_SEED) -> dict[str, str]:
-    """Return the page's tables by the name of their place in it."""
-    lines = Record(record / f"verdicts-seed{seed}.jsonl").lines()
-    outcomes = [Outcome.from_json(lines[case.name]) for case in cases(seed) if case.name in lines]
-    figures = score(outcomes)
-    made = upgrades.summary(Record(record / f"upgrades-seed{upgrades_seed}.jsonl").lines())
-    return {
-        "score": markdown(figures),
-        "confusion": confusion(figures),
-        "cases": every_case(outcomes),
-        "upgrades": upgrades.markdown(made),
+def made(record: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the page's tables by the name of their place in it, and its pictures by the name of their file."""
+    lines: dict[str, dict[str, object]] = {}
+    for path in sorted(record.glob("upgrades*.jsonl")):
+        lines.update(Record(path).lines())
+    found = {"upgrades": upgrades.markdown(upgrades.summary(lines)) if lines else NOTHING}
+    trials, answers = judging.trials(record), judging.answers(record)
+    whole = judging.judged(trials, answers)
+    if not whole:
+        names = ("record", "score", "detection", "confusion", "reliability", "repeats", "wrong")
+        return {**dict.fromkeys(names, NOTHING), **found}, {}
+    score = figures(whole)
+    found |= {
+        "record": tables.recorded(trials, [each.seconds for each in answers.values()]),
+        "score": tables.score(score),
+        "detection": tables.detection(score) + "\n![How often each fault is named](verdict-detection.svg)\n",
+        "confusion": tables.confusion(score),
+        "reliability": tables.reliability(score.reliability, score.calibration_error)
+        + "\n![How often answers are right, by their confidence](verdict-reliability.svg)\n",
+        "repeats": tables.repeats(score.repeats),
+        "wrong": tables.wrong(score.wrong),
     }
+    drawn = {
+        "verdict-detection.svg": pictures.detection(score),
+        "verdict-reliability.svg": pictures.reliability(score.reliability, score.calibration_error),
+    }
+    return found, drawn
 
 
 def filled(page: str, found: dict[str, str]) -> str:
@@ -53,16 +65,21 @@ def filled(page: str, found: dict[str, str]) -> str:
 
 
 def main() -> None:
-    """Read the record, write the tables."""
+    """Judge the record where that is asked for, make the tables, write them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("record", nargs="?", type=Path, default=RECORD, help="folder of the record")
-    parser.add_argument("--seed", type=int, default=SEED, help="of the record of verdicts")
-    parser.add_argument("--upgrades-seed", type=int, default=UPGRADES_SEED, help="of the record of upgrades")
+    parser.add_argument("--again", action="store_true", help="judge every run first")
     parser.add_argument("--write", action="store_true", help=f"into {PAGE.relative_to(ROOT)}")
     arguments = parser.parse_args()
-    found = tables(arguments.record, arguments.seed, arguments.upgrades_seed)
+    if arguments.again:
+        trials = judging.trials(arguments.record)
+        answers = {each.run: each for each in judging.judge_again(arguments.record, [trial.run for trial in trials])}
+        judging.write_answers(arguments.record, answers)
+    found, drawn = made(arguments.record)
     if arguments.write:
         PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), found), encoding="utf-8")
+        for name, text in drawn.items():
+            (PAGE.parent / name).write_text(text, encoding="utf-8")
     else:
         print("\n".join(found.values()))
 

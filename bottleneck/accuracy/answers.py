@@ -57,8 +57,7 @@ class Answer:
     def of_verdict(cls, verdict: Mapping[str, Any]) -> Answer:
         """Read a verdict's JSON."""
         where = verdict.get("where") or {}
-        gain = verdict.get("gain") or {}
-        first = Named(str(verdict["class"]), where.get("node"), where.get("link"), gain.get("share"))
+        first = Named(str(verdict["class"]), where.get("node"), where.get("link"), verdict.get("score"))
         return cls(
             first,
             bool(verdict.get("fault")),
@@ -87,9 +86,7 @@ class Answer:
 
 
 def _runner_up(document: Mapping[str, Any]) -> Named:
-    where, gain = document.get("where") or {}, document.get("gain") or {}
-    share = gain.get("share", document.get("share"))
-    return Named(str(document["class"]), where.get("node"), where.get("link"), share)
+    return Named(str(document["class"]), document.get("node"), document.get("link"), document.get("score"))
 
 
 def _filled(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -173,8 +170,7 @@ def place_of(put: Put, deployment: str, answer: Answer) -> str:
     if expected in answer.between and of_one and _is_there(first, node, put.link):
         return FIRST
     for other in answer.runners_up:
-        # Runners-up of old verdicts come without a place.
-        if other.name == expected and (other.node in (None, node) and other.link in (None, put.link)):
+        if other.name == expected and _is_there(other, node, put.link):
             return RUNNER_UP
     return MISSED
 

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import lzma
+import shutil
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 SAMPLES = "samples.jsonl.gz"
 # In the archive samples are plain text, or each file's own compression would hide how alike they are.
 PLAIN_SAMPLES = "samples.jsonl"
 # What says nothing of the run.
 LEFT_OUT = frozenset({"versions.json", "verdict.json"})
+# Of a run that is trimmed: samples so far outside of its interval, histograms whose buckets are kept, and digits: a
+# sample is taken every tenth of a second, a request is timed to a microsecond by a client that waits its turn.
+KEPT_SECONDS = 0.5
+KEPT_BUCKETS = ("vllm:iteration_tokens_total", "vllm:inter_token_latency_seconds", "vllm:time_to_first_token_seconds")
+SAMPLE_DIGITS, CLIENT_DIGITS = 4, 5
 
 
 def pack(folders: Sequence[Path], path: Path) -> Path:
@@ -57,6 +65,58 @@ def unpack(path: Path, into: Path, wanted: frozenset[str] | None = None) -> list
                 name, content = SAMPLES, gzip.compress(content, compresslevel=1)
             (folder / name).write_bytes(content)
     return list(found)
+
+
+def trimmed(folder: Path, into: Path) -> Path:
+    """Write a run without what no verdict reads: far samples, buckets of histograms, digits below the noise."""
+    into.mkdir(parents=True)
+    for path in folder.iterdir():
+        if path.name in LEFT_OUT or not path.is_file():
+            continue
+        if path.suffix == ".prom":
+            (into / path.name).write_text(_without_buckets(path.read_text(encoding="utf-8")), encoding="utf-8")
+        elif path.name == SAMPLES:
+            head = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+            first, last = head["started"] - KEPT_SECONDS, head["ended"] + KEPT_SECONDS
+            lines = gzip.decompress(path.read_bytes()).decode().splitlines()
+            batches = [batch for line in lines if _touches(batch := json.loads(line), first, last)]
+            text = "".join(_slim(batch, SAMPLE_DIGITS) + "\n" for batch in batches)
+            (into / path.name).write_bytes(gzip.compress(text.encode(), compresslevel=1))
+        elif path.suffix == ".json":
+            digits = CLIENT_DIGITS if path.name == "client.json" else None
+            text = _slim(json.loads(path.read_text(encoding="utf-8")), digits)
+            (into / path.name).write_text(text + "\n", encoding="utf-8")
+        else:
+            shutil.copy(path, into)
+    return into
+
+
+def _touches(batch: Mapping[str, Any], first: float, last: float) -> bool:
+    return bool(batch["t1"] >= first and batch["t0"] <= last)
+
+
+def _without_buckets(text: str) -> str:
+    """Return metrics without their help, when series began, and buckets, but those that tell steps apart."""
+    kept = []
+    for line in text.splitlines(keepends=True):
+        name = line.partition("{")[0].partition(" ")[0]
+        if name.startswith("vllm:") and not name.endswith("_created") and (
+            not name.endswith("_bucket") or name.startswith(KEPT_BUCKETS)
+        ):  # fmt: skip
+            kept.append(line)
+    return "".join(kept)
+
+
+def _slim(document: Any, digits: int | None) -> str:
+    return json.dumps(document if digits is None else _rounded(document, digits), separators=(",", ":"))
+
+
+def _rounded(value: Any, digits: int) -> Any:
+    if isinstance(value, float):
+        return round(value, digits)
+    if isinstance(value, dict):
+        return {key: _rounded(each, digits) for key, each in value.items()}
+    return [_rounded(each, digits) for each in value] if isinstance(value, list) else value
 
 
 @contextmanager

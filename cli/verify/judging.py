@@ -1,9 +1,13 @@
-"""Judge the recorded runs by the rules as they are: no lab is needed, and nothing that judges knows what was put in."""
+"""Judge the recorded runs by the rules as they are now.
+
+No lab is needed, and nothing that judges knows what was put in.
+"""
 
 from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -65,8 +69,8 @@ def write_answers(folder: Path, found: Mapping[str, Answered]) -> None:
     (folder / ANSWERS).write_text(text, encoding="utf-8")
 
 
-def judge_again(folder: Path, wanted: Sequence[str], processes: int) -> Iterator[Answered]:
-    """Load the wanted runs out of a record's archives and analyse them.
+def judge_again(folder: Path, wanted: Sequence[str], processes: int | None = None) -> Iterator[Answered]:
+    """Load the wanted runs out of a record's archives and analyse them, on as many processes as there are cores.
 
     Raises
     ------
@@ -74,7 +78,7 @@ def judge_again(folder: Path, wanted: Sequence[str], processes: int) -> Iterator
         When one is in no archive.
     """
     places = [*sorted((folder / "runs").glob("*.tar.xz")), *sorted(folder.glob("raw*"))]
-    left = set(wanted)
+    left, processes = set(wanted), processes or len(os.sched_getaffinity(0))
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
         for found in pool.imap_unordered(_judge_place, [(place, frozenset(wanted)) for place in places]):
             for each in found:

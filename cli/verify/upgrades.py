@@ -7,8 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import typer
 
-from cli.verify.cases import LINK, MEGABIT
+from cli.causal import experiment
+from cli.control import Control
+from cli.verify.faults import FaultError, injected
+from cli.verify.strengths import LINK, MEGABIT
 
 BUDGET_SECONDS = 90.0
 ROUNDS = 3
@@ -80,6 +84,37 @@ UPGRADES = (
     *(_link("pp2", "normal", megabits, 8000 / megabits) for megabits in (3, 8)),
     _node("replicas", "node1", "node0", 0.4),
 )
+
+
+def made(control: Control, case: Upgrade, seed: int) -> dict[str, Any]:
+    """Predict one upgrade, make it, and return what came: a line of the record."""
+    try:
+        with injected(control, case.injections):
+            result = experiment(control, BUDGET_SECONDS, case.settings(seed))
+    except (FaultError, typer.Exit) as error:
+        return {"case": case.name, "factor": case.factor, "metrics": {}, "error": str(error) or "the command ended"}
+    (upgrade,) = result["upgrades"]
+    return {
+        "case": case.name,
+        "factor": case.factor,
+        "metrics": upgrade["metrics"],
+        "seed": seed,
+        # What it rests on, in the order in which it ran; those of the upgrade that was made come last.
+        "waves": [
+            [wave["resource"], wave["slowdown"], wave["time_seconds"]]
+            for wave in (*result["blocks"], *upgrade["waves"])
+        ],
+        "seconds": result["seconds"],
+        "error": "",
+    }
+
+
+def line_text(line: Mapping[str, Any]) -> str:
+    """Return a line of the record in words."""
+    if line["error"]:
+        return f"[red]not run[/]: {line['case']}: {line['error']}"
+    found = line["metrics"].get("time")
+    return f"{line['case']}: {found['error_points']:+.1f} points" if found else f"{line['case']}: no estimate"
 
 
 def summary(lines: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

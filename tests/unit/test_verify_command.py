@@ -1,66 +1,54 @@
-"""`cluster verify-verdicts` goes through its cases, keeps each as it is done, and goes on where it stopped."""
+"""`cluster verify-verdicts`: recorded runs are judged without a lab, and shown with what their faults cost."""
 
+import contextlib
+import io
 import json
-from contextlib import contextmanager
+import shutil
+import tarfile
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 from typer.testing import CliRunner
 
-import cli.verify.command as command
-from bottleneck.diagnosis.verdict import Verdict
+from bench import verdict_record, verdict_tables
 from cli.main import app
+from cli.verify import archive, judging, pictures, tables, upgrades
+from cli.verify.record import Record
+from cli.verify.upgrades import UPGRADES
+
+RUNS = Path(__file__).parents[1] / "data" / "runs"
+# Recorded healthy and with node1 held back.
+HEALTHY, SLOW = RUNS / "healthy", RUNS / "slow-node"
 
 
-class Lab:
-    """Stands in for the lab: what was deployed, sent and put in, and what the verdict is."""
-
-    def __init__(self) -> None:
-        self.deployed: list[str] = []
-        self.put_in: list[str] = []
-        self.sent: list[dict[str, Any]] = []
-        self.answer = "sequence_limit"
-        self.breaks_at: int | None = None
-        self.seconds = 12.0
+def line(case: str, run: str, began: float, rate: float, *faults: dict[str, Any]) -> dict[str, Any]:
+    load = {"kind": "mixed", "concurrency": 4, "input_tokens": 256, "output_tokens": 16, "rate_per_second": None}
+    return {
+        "case": case, "run": run, "group": "g", "deployment": "tp2", "settings": {}, "load": load, "requests": 8,
+        "faults": list(faults), "seed": 1, "began": began, "measured": {"output_tokens_per_second": rate}, "error": "",
+        "lab": "part1", "costs": [], "again": False,
+    }  # fmt: skip
 
 
 @pytest.fixture
-def lab(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Lab:
-    found = Lab()
-
-    @contextmanager
-    def injected(control: Any, injections: Any) -> Any:
-        found.put_in.append(json.dumps([injection["kind"] for injection in injections]))
-        yield
-
-    def record_run(control: Any, settings: dict[str, Any]) -> Any:
-        if found.breaks_at == len(found.sent):
-            found.breaks_at = None
-            raise typer.Exit(1)
-        found.sent.append(settings)
-        return type("Recorded", (), {"result": {"failed": 0}, "folder": tmp_path})
-
-    def record_start(control: Any) -> Any:
-        found.sent.append({"start": found.deployed[-1], "put_in": found.put_in[-1]})
-        return type("Recorded", (), {"result": {"state": "serving"}, "folder": tmp_path})
-
-    def deploy(control: Any, name: str, overrides: Any) -> None:
-        found.deployed.append(f"{name} {overrides}")
-
-    experiment = {"conclusion": {"class": "straggler", "confirmed": True}}
-    monkeypatch.setattr(command, "connect", lambda profile, lab: None)
-    monkeypatch.setattr(command, "undeploy_model", lambda control: None)
-    monkeypatch.setattr(command, "deploy_model", deploy)
-    monkeypatch.setattr(command, "injected", injected)
-    monkeypatch.setattr(command, "record_run", record_run)
-    monkeypatch.setattr(command, "record_start", record_start)
-    monkeypatch.setattr(command, "load_run", lambda folder: type("Run", (), {"seconds": found.seconds}))
-    monkeypatch.setattr(command, "analyse", lambda run: Verdict(found.answer, "t", {"node": None, "link": None}, 0.8))
-    monkeypatch.setattr(command, "experiment", lambda *arguments: experiment)
-    monkeypatch.chdir(tmp_path)
-    return found
+def record(tmp_path: Path) -> Path:
+    """Make a record of three runs: two healthy ones, one of which was not packed yet, and a slow one."""
+    folder = tmp_path / "verify"
+    for name, source in (("one", HEALTHY), ("two", SLOW), ("three", HEALTHY)):
+        shutil.copytree(source, folder / "raw-part1" / name)
+    archive.pack([folder / "raw-part1" / name for name in ("one", "two")], folder / "runs" / "g.0-17.tar.xz")
+    for name in ("one", "two"):
+        shutil.rmtree(folder / "raw-part1" / name)
+    kept = Record(folder / "runs-seed1-part1.jsonl")
+    quota = {"kind": "quota", "strength": 0.3, "node": "node1"}
+    kept.add(line("g/0.0/00", "one", 1.0, 100.0))
+    kept.add(line("g/0.0/01", "two", 2.0, 30.0, quota))
+    kept.add(line("g/0.0/02", "three", 3.0, 100.0))
+    kept.add({**line("g/0.0/03", "", 4.0, 1.0), "error": "the load generator ended with status 1"})
+    kept.add({"case": "g/done", "group": "g", "done": True, "error": ""})
+    return folder
 
 
 def ask(*arguments: str) -> Any:
@@ -69,102 +57,129 @@ def ask(*arguments: str) -> Any:
     return json.loads(result.stdout)
 
 
-def test_it_stops_at_the_limit_and_goes_on_later(lab: Lab, tmp_path: Path) -> None:
-    first = ask("--only", "tp2/sequence_limit", "--limit", "2")
-    assert first["all"]["cases"] == 2 and first["all"]["top1"]["rate"] == 1.0
-    whole = ask("--only", "tp2/sequence_limit")
-    assert whole["all"]["cases"] == 4 and len(lab.sent) == 4, "none was run twice"
-    assert ask("--only", "tp2/sequence_limit")["all"]["cases"] == 4 and len(lab.sent) == 4
-    lines = (tmp_path / "verify" / "verdicts-seed1.jsonl").read_text().splitlines()
-    assert len(lines) == 4 and json.loads(lines[0])["data_seconds"] == 12.0
-    assert "| `sequence_limit` | 4 | 100%" in (tmp_path / "verify" / "verdicts-seed1.md").read_text()
+@pytest.fixture
+def no_lab(monkeypatch: pytest.MonkeyPatch) -> None:
+    def connect(profile: str, lab: str) -> None:
+        raise AssertionError("no lab is needed")
+
+    monkeypatch.setattr("cli.verify.command.connect", connect)
 
 
-def test_shards_together_are_every_case_once(lab: Lab) -> None:
-    for part in ("1/3", "2/3", "3/3"):
-        ask("--only", "tp2/sequence_limit", "--shard", part)
-    assert len(lab.sent) == 4, "no case in two parts"
-    assert ask("--only", "tp2/sequence_limit", "--table")["all"]["cases"] == 4
+@pytest.mark.usefixtures("no_lab")
+def test_recorded_runs_are_judged_without_a_lab_wherever_they_lie(record: Path) -> None:
+    found = ask("--again", "--output", str(record))
+    assert found["splits"]["all"]["runs"] == 3, "what failed is no run"
+    assert found["splits"]["all"]["large"] == {**found["splits"]["all"]["large"], "hits": 1, "of": 1}
+    assert found["confusion"]["quota"] == {"straggler": 1}
+    assert "g/0.0/01" not in found["wrong"]
+    answers = [json.loads(text) for text in (record / "answers.jsonl").read_text().splitlines()]
+    assert [each["run"] for each in answers] == ["one", "three", "two"]
+    assert answers[2]["first"]["node"] == "node1" and {"name", "share"} <= set(answers[0]["first"])
+    assert ask("--table", "--output", str(record)) == found
+    text = CliRunner().invoke(app, ["verify-verdicts", "--table", "--output", str(record)]).stdout
+    assert "| a node with less of its core | `straggler` |" in text and "1 (1) of 1" in text
 
 
+@pytest.mark.usefixtures("no_lab")
+def test_a_record_without_its_runs_or_answers_is_an_error_that_says_so(record: Path, tmp_path: Path) -> None:
+    ask_again = ["verify-verdicts", "--output", str(record)]
+    nothing = CliRunner().invoke(app, [*ask_again, "--table"])
+    assert nothing.exit_code == 2 and "has no answers" in nothing.output and "--again" in nothing.output
+    shutil.rmtree(record / "runs")
+    missing = CliRunner().invoke(app, [*ask_again, "--again"])
+    assert missing.exit_code == 1 and "2 runs of the record are in none of" in missing.output
+    empty = CliRunner().invoke(app, ["verify-verdicts", "--again", "--output", str(tmp_path / "nowhere")])
+    assert empty.exit_code == 2 and "has no recorded run" in empty.output
+
+
+@pytest.mark.usefixtures("no_lab")
+def test_the_groups_are_listed_and_dealt_without_a_lab() -> None:
+    whole = ask("--list")["groups"]
+    assert len(whole) >= 40 and all(row["runs"] > 10 for row in whole)
+    parts = [ask("--list", "--shard", f"{part}/13")["groups"] for part in range(1, 14)]
+    assert sorted(row["name"] for part in parts for row in part) == sorted(row["name"] for row in whole)
+    assert len(ask("--list", "--upgrades")["groups"]) >= 12
+    assert [row["name"] for row in ask("--list", "--only", "pp2-host")["groups"]] == ["pp2-host", "pp2-host-2"]
+
+
+@pytest.mark.usefixtures("no_lab")
 @pytest.mark.parametrize("shard", ["0/2", "3/2", "1/0", "half", "1", "-1/2", "1/500"])
-def test_a_shard_that_is_none_is_refused(lab: Lab, shard: str) -> None:
+def test_a_shard_that_is_none_is_refused(shard: str) -> None:
     result = CliRunner().invoke(app, ["verify-verdicts", "--shard", shard])
     assert result.exit_code == 2 and f"--shard {shard}: expected part/parts" in result.output
 
 
-def test_a_run_that_is_too_short_to_judge_is_made_again_for_longer(lab: Lab) -> None:
-    lab.seconds = 2.5
-    found = ask("--only", "tp2/sequence_limit", "--limit", "1")
-    short, long = (sent["requests"] for sent in lab.sent)
-    assert long == 4 * short and found["all"]["cases"] == 1
-    lab.seconds = 0.0
-    ask("--only", "tp2/sequence_limit", "--limit", "1")
-    assert lab.sent[3]["requests"] == 20 * lab.sent[2]["requests"]
+@pytest.mark.usefixtures("no_lab")
+def test_a_name_that_no_group_has_is_refused() -> None:
+    assert CliRunner().invoke(app, ["verify-verdicts", "--only", "unicorn"]).exit_code == 2
 
 
-def test_one_deployment_serves_its_cases(lab: Lab) -> None:
-    ask("--only", "tp2/sequence_limit")
-    assert lab.deployed == ["tp2 {'max_num_seqs': 1}", "tp2 {'max_num_seqs': 2}"]
+def test_a_trimmed_record_says_the_same_in_less_room(record: Path, tmp_path: Path) -> None:
+    (run,) = archive.unpack(record / "runs" / "g.0-17.tar.xz", tmp_path / "whole", frozenset({"two"}))
+    slim = archive.trimmed(run, tmp_path / "slim" / "two")
+    one, two = judging.answered(run).answer, judging.answered(slim).answer
+    assert verdict_record.alike(one, two) and one.first.name == "straggler"
+    small = archive.pack([slim], tmp_path / "slim.tar.xz").stat().st_size
+    assert small < 0.85 * archive.pack([run], tmp_path / "whole.tar.xz").stat().st_size
+    assert not list(slim.glob("verdict.json"))
+    metrics = (slim / "engine_after.node0.prom").read_text()
+    assert "vllm:generation_tokens_total" in metrics and "vllm:e2e_request_latency_seconds_bucket" not in metrics
 
 
-def test_a_start_deploys_with_its_fault_put_in_and_the_next_case_finds_it_up(lab: Lab) -> None:
-    lab.answer = "weight_loading"
-    found = ask("--only", "single/", "--limit", "4")
-    starts = [sent for sent in lab.sent if "start" in sent]
-    assert [json.loads(sent["put_in"]) for sent in starts] == [["cold_disk"], ["cold_disk"], []]
-    assert lab.deployed == ["single None"] * 3, "each start is one; the load after them needs none"
-    assert len(lab.sent) == 4 and lab.sent[-1]["requests"]
-    assert found["faults"]["weight_loading"]["top1"]["hits"] == 2
-    assert found["faults"]["healthy"]["top1"]["hits"] == 0, "a warm start is not held by storage"
+def test_an_archive_leads_nowhere_but_into_its_folder(tmp_path: Path) -> None:
+    run = tmp_path / "runs" / ".."
+    with pytest.raises(ValueError, match="expected RUN/FILE"):
+        archive.unpack(_archive_of(run, tmp_path), tmp_path / "out")
 
 
-def test_a_case_that_breaks_is_named_and_the_next_gets_a_fresh_engine(lab: Lab) -> None:
-    lab.breaks_at = 1
-    found = ask("--only", "1seqs", "--limit", "3")
-    assert len(found["errors"]) == 1 and found["all"]["cases"] == 2
-    assert len(lab.deployed) == 2
-    again = ask("--only", "1seqs", "--limit", "1")
-    assert again["errors"] == {} and again["all"]["cases"] == 3, "what broke is run again"
+def _archive_of(folder: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "bad.tar.xz"
+    with tarfile.open(path, "w:xz") as made:
+        entry = tarfile.TarInfo(f"{folder.name}/run.json")
+        entry.size = 2
+        made.addfile(entry, io.BytesIO(b"{}"))
+    return path
 
 
-def test_what_is_not_sure_is_settled_by_the_experiment_and_told_apart(lab: Lab) -> None:
-    lab.answer = "inconclusive"
-    found = ask("--only", "tp2/straggler", "--limit", "2")
-    assert found["all"]["top1"]["hits"] == 0 and found["all"]["unsure"]["hits"] == 2
-    assert found["all"]["settled_by_causal"]["rate"] == 1.0
-    assert lab.put_in == ['["slow"]', '["slow"]']
-    kept = ask("--only", "tp2/straggler", "--limit", "1", "--no-settle", "--seed", "2")
-    assert kept["all"]["settled_by_causal"]["of"] == 0
+def test_the_page_has_a_place_for_every_table_and_is_what_the_record_says() -> None:
+    page = verdict_tables.PAGE.read_text(encoding="utf-8")
+    found, drawn = verdict_tables.made(verdict_tables.RECORD)
+    assert verdict_tables.filled(page, found) == page, "python bench/verdict_tables.py --write"
+    for name, text in drawn.items():
+        assert (verdict_tables.PAGE.parent / name).read_text(encoding="utf-8") == text
+    with pytest.raises(SystemExit, match="expected one place <!-- "):
+        verdict_tables.filled("no places", found)
 
 
-def test_recorded_runs_are_judged_again_without_a_lab(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    ask("--only", "tp2/sequence_limit", "--limit", "2")
-
-    def connect(profile: str, lab: str) -> None:
-        raise AssertionError("no lab is needed")
-
-    monkeypatch.setattr(command, "connect", connect)
-    lab.answer = "straggler"
-    found = ask("--only", "tp2/sequence_limit", "--again")
-    assert found["all"]["cases"] == 2 and found["all"]["top1"]["hits"] == 0, "by the rules as they are now"
-    assert len(lab.sent) == 2
-
-
-def test_one_half_can_be_run_alone(lab: Lab) -> None:
-    found = ask("--only", "sequence_limit", "--split", "development")
-    assert found["all"]["cases"] == found["splits"]["development"]["cases"] > 0
-    assert found["splits"]["held-out"]["cases"] == 0
-    wrong = CliRunner().invoke(app, ["verify-verdicts", "--split", "both"])
-    assert wrong.exit_code == 2 and "development or held-out" in wrong.output
+@pytest.mark.usefixtures("no_lab")
+def test_tables_and_pictures_are_made_of_a_record(record: Path) -> None:
+    ask("--again", "--output", str(record))
+    found, drawn = verdict_tables.made(record)
+    assert found["record"].startswith("3 runs of 2 cases, 1 of them with a fault, in 1 groups; seed 1, 1970-01-01")
+    assert found["upgrades"] == verdict_tables.NOTHING
+    assert set(drawn) == {"verdict-detection.svg", "verdict-reliability.svg"}
+    for text in drawn.values():
+        assert ElementTree.fromstring(text).tag.endswith("svg")
+    assert "a node with less of its core" in drawn["verdict-detection.svg"]
+    assert tables.cost_words()[0] == "below 5%" and pictures.WORDS is tables.WORDS
 
 
-def test_the_cases_are_listed_without_a_lab(monkeypatch: pytest.MonkeyPatch) -> None:
-    def connect(profile: str, lab: str) -> None:
-        raise AssertionError("no lab is needed")
-
-    monkeypatch.setattr(command, "connect", connect)
-    assert len(ask("--list")["cases"]) >= 60
-    assert len(ask("--list", "--upgrades")["cases"]) >= 12
-    result = CliRunner().invoke(app, ["verify-verdicts", "--only", "unicorn"])
-    assert result.exit_code == 2
+def test_upgrades_are_predicted_made_and_compared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    saved = {"value": 0.5, "low": 0.4, "high": 0.6}
+    metrics = {
+        "time": {"predicted": {"saved": saved}, "real": {"saved": {**saved, "value": 0.55}}, "error_points": -5.0}
+    }
+    result = {"blocks": [], "upgrades": [{"metrics": metrics, "waves": []}], "seconds": 90.0}
+    deployed: list[str] = []
+    monkeypatch.setattr("cli.verify.command.connect", lambda profile, lab: None)
+    monkeypatch.setattr("cli.verify.command.undeploy_model", lambda control: None)
+    monkeypatch.setattr("cli.verify.command.deploy_model", lambda control, name: deployed.append(name))
+    monkeypatch.setattr(upgrades, "injected", lambda control, done: contextlib.nullcontext())
+    monkeypatch.setattr(upgrades, "experiment", lambda *arguments: result)
+    monkeypatch.chdir(tmp_path)
+    found = ask("--upgrades", "--only", "tp2/")
+    count = sum(case.name.startswith("tp2/") for case in UPGRADES)
+    assert found["cases"] == found["inside_interval"] == count and deployed == ["tp2"]
+    assert found["median_error_points"]["time"] == 5.0
+    assert "-5.0 |" in upgrades.markdown(found)
+    assert ask("--upgrades", "--only", "tp2/")["cases"] == count and deployed == ["tp2"], "none is made twice"
