@@ -78,7 +78,7 @@ class ErrorModel:
 
 def prior(weights: WeightFormat, accelerator: Accelerator) -> tuple[Floats, Floats]:
     """Return means and standard deviations of the logarithms of `PARAMETERS`."""
-    entries = [efficiency(_STARTS.get(name, name), weights.name) for name in PARAMETERS]
+    entries = [efficiency(_STARTS.get(name, name), weights.kernels) for name in PARAMETERS]
     starts = [accelerator.launch_seconds if name in _STARTS else 1.0 for name in PARAMETERS]
     medians = [entry.value * start for entry, start in zip(entries, starts, strict=True)]
     return np.log(medians), np.array([entry.spread for entry in entries])

@@ -133,8 +133,7 @@ def efficiency(name: str, weights: str = "") -> Efficiency:
         Without such an entry.
     """
     found = {entry.weights: entry for entry in TABLE if entry.name == name}
-    if weights in found:
-        return found[weights]
-    if "" in found:
-        return found[""]
+    for key in (weights, ""):
+        if key in found:
+            return found[key]
     raise KeyError(f"no efficiency {name} of {weights or 'any weights'}; expected one of {', '.join(sorted(found))}")

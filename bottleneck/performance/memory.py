@@ -1,12 +1,31 @@
-"""Memory of one rank: weights, KV cache, activations and the engine itself."""
+"""Memory of one rank: weights, KV cache, activations and the engine itself.
+
+What a sequence takes of the cache is counted as vLLM lays it out (0.32, `v1/core/kv_cache_utils.py` and
+`v1/kv_cache_interface.py`, read): layers that look back in one way are cut into groups of equal size, and a block holds
+so many tokens of one layer of each; a window keeps the blocks of its tokens and of those of a step, one more for its
+edge; a linear layer keeps two blocks, each large enough for its state.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bottleneck.performance.model import VALUE_BYTES, ModelShape, Split, WeightFormat, held_bytes, kv_bytes_per_token
+from bottleneck.performance.model import (
+    VALUE_BYTES,
+    ModelShape,
+    Split,
+    WeightFormat,
+    attention_kinds,
+    held_bytes,
+    layer_kv_bytes,
+)
 from bottleneck.performance.server_limits import Limits
 from bottleneck.units import size_text
+
+# More layers than so many times the fewest of a kind are cut into groups; fewer are padded to one.
+_PADDED_GROUPS = 1.5
+# Of a state, with prefix caching: the one in use and the one before.
+_STATE_BLOCKS = 2
 
 
 @dataclass(frozen=True)
@@ -23,14 +42,17 @@ class RankMemory:
         Buffers of the largest forward pass and its logits; an estimate.
     runtime_bytes
         The engine itself; an estimate of the engine map.
+    sequence_bytes
+        What one sequence of full length takes of the KV cache.
     kv_cache_tokens
-        Tokens that the KV cache holds.
+        Tokens that the KV cache holds, in sequences of full length.
     """
 
     stage: int
     layers: int
     weights_bytes: int
     kv_cache_bytes: int
+    sequence_bytes: int
     activations_bytes: int
     runtime_bytes: int
     kv_cache_tokens: int
@@ -58,6 +80,7 @@ def rank_memory(
     *,
     runtime_bytes: int,
     block_tokens: int,
+    kv_value_bytes: int = VALUE_BYTES,
 ) -> RankMemory:
     """Return what a rank of a pipeline stage holds.
 
@@ -66,17 +89,87 @@ def rank_memory(
     runtime_bytes, block_tokens
         Of the engine: what it takes itself, and tokens of one KV cache block.
     """
-    block_bytes = block_tokens * kv_bytes_per_token(shape, split, stage)
-    blocks = _cache_blocks(limits, block_bytes, block_tokens)
+    sequence = sequence_cache(shape, limits, split, stage, block_tokens, kv_value_bytes)
+    if limits.cache_blocks:
+        cache = limits.cache_blocks * sequence.block_bytes
+    else:
+        cache = (limits.cache_bytes or sequence.total_bytes) // sequence.block_bytes * sequence.block_bytes
     return RankMemory(
         stage=stage,
         layers=len(split.layers_of(shape, stage)),
         weights_bytes=held_bytes(shape, weights, split, stage),
-        kv_cache_bytes=blocks * block_bytes,
+        kv_cache_bytes=cache,
+        sequence_bytes=sequence.total_bytes,
         activations_bytes=activation_buffer_bytes(shape, limits, split, stage),
         runtime_bytes=runtime_bytes,
-        kv_cache_tokens=blocks * block_tokens,
+        kv_cache_tokens=sequence.tokens_in(cache),
     )
+
+
+@dataclass(frozen=True)
+class SequenceCache:
+    """What one sequence of full length takes of a rank's KV cache, in bytes.
+
+    Attributes
+    ----------
+    tokens : int
+        Of the sequence, up to whole blocks.
+    block_bytes : int
+        Of one block of tokens, over the layers of one group.
+    growing_bytes : int
+        Of the layers that look back on all tokens.
+    windowed_bytes : int
+        Of those with a window: longer sequences take no more.
+    state_bytes : int
+        Of those that keep a state.
+    """
+
+    tokens: int
+    block_bytes: int
+    growing_bytes: int
+    windowed_bytes: int
+    state_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        """All of it."""
+        return self.growing_bytes + self.windowed_bytes + self.state_bytes
+
+    def tokens_in(self, cache_bytes: int) -> int:
+        """Return how many tokens a cache holds, in sequences of full length."""
+        return cache_bytes * self.tokens // self.total_bytes
+
+
+def sequence_cache(
+    shape: ModelShape, limits: Limits, split: Split, stage: int, block_tokens: int, kv_value_bytes: int = VALUE_BYTES
+) -> SequenceCache:
+    """Return what one sequence of full length takes of a rank's KV cache."""
+    counts: dict[tuple[int | None, bool], int] = {}
+    token_bytes = state_bytes = 0
+    for kind, count in attention_kinds(shape, split, stage):
+        key = (kind.window, bool(kind.state_bytes))
+        counts[key] = counts.get(key, 0) + count
+        token_bytes = max(token_bytes, layer_kv_bytes(kind, split, kv_value_bytes))
+        state_bytes = max(state_bytes, kind.state_bytes // split.tensor_parallel)
+    # A block of every layer has one size: that of tokens grows until a state fits.
+    if token_bytes and state_bytes:
+        block_tokens = block_tokens * max(1, -(-state_bytes // (block_tokens * token_bytes)))
+    layers = min(counts.values())
+    if max(counts.values()) < _PADDED_GROUPS * layers:
+        layers = max(counts.values())
+    page = (block_tokens * token_bytes or state_bytes) * layers
+    length = -(-limits.sequence_tokens // block_tokens)
+    found = {"growing": 0, "windowed": 0, "state": 0}
+    for (window, state), count in counts.items():
+        groups = -(-count // layers)
+        if state:
+            found["state"] += groups * page * _STATE_BLOCKS
+        elif window is None:
+            found["growing"] += groups * page * length
+        else:
+            kept = min(window - 1 + limits.batched_tokens, limits.sequence_tokens)
+            found["windowed"] += groups * page * (-(-kept // block_tokens) + 1)
+    return SequenceCache(length * block_tokens, page, *found.values())
 
 
 def activation_buffer_bytes(shape: ModelShape, limits: Limits, split: Split, stage: int) -> int:
@@ -88,12 +181,3 @@ def activation_buffer_bytes(shape: ModelShape, limits: Limits, split: Split, sta
     width = 4 * shape.hidden_size + inner // split.tensor_parallel
     logits = limits.sequences * shape.vocabulary_size * 4 if split.has_last(stage) else 0
     return limits.batched_tokens * width * VALUE_BYTES + logits
-
-
-def _cache_blocks(limits: Limits, block_bytes: int, block_tokens: int) -> int:
-    """Return the blocks of a rank's KV cache; without a setting, those of one sequence of full length."""
-    if limits.cache_blocks:
-        return limits.cache_blocks
-    if limits.cache_bytes:
-        return limits.cache_bytes // block_bytes
-    return -(-limits.sequence_tokens // block_tokens)

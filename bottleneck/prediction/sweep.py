@@ -6,13 +6,16 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from bottleneck.performance.model import FORMATS, VALUE_BYTES, ModelShape, WeightFormat, dense_shape, read_bytes
+from bottleneck.performance.config_form import ConfigError
+from bottleneck.performance.formats import FORMATS, VALUE_BYTES, WeightFormat
+from bottleneck.performance.model import read_bytes
+from bottleneck.performance.model_config import ModelConfig, read_model_config
 from bottleneck.performance.served import Accelerator, Point, Served
 from bottleneck.performance.server_limits import server_defaults
 from bottleneck.units import GIB, shown
@@ -30,6 +33,8 @@ class SweepError(Exception):
     """A sweep or a file of ceilings cannot be used; the text names the file, the key and what was expected."""
 
 
+# What a sweep's `config` may leave out.
+_LEFT_OUT = {"model_type": "mistral", "max_position_embeddings": 32768}
 _SPELLINGS = {
     "bf16": r"bf16|bfloat16|fp16|float16|half|16[- ]?bit",
     "w4a16": r"w4a16|int4|uint4|4[- ]?bit|awq|gptq|nf4|marlin|machete",
@@ -61,18 +66,6 @@ class _Document(BaseModel):
     model_config = ConfigDict(extra="allow", protected_namespaces=())
 
 
-class _Config(_Document):
-    vocab_size: _Count
-    hidden_size: _Count
-    intermediate_size: _Count
-    num_hidden_layers: _Count
-    num_attention_heads: _Count
-    num_key_value_heads: _Count
-    head_dim: _Count | None = None
-    max_position_embeddings: _Count = 32768
-    quantization_config: dict[str, Any] | None = None
-
-
 class _Point(_Document):
     batch: _Count
     prompt: _Count
@@ -82,7 +75,7 @@ class _Point(_Document):
 
 
 class _Sweep(_Document):
-    config: _Config
+    config: dict[str, Any]
     points: Annotated[list[_Point], Field(min_length=1)]
     weights: str = ""
     engine: str = ""
@@ -97,17 +90,6 @@ class _Ceilings(_Document):
     launch_s: _Positive | None = None
 
 
-def named_formats(text: str) -> list[WeightFormat]:
-    """Return the formats that a sentence names, fewest bits first: weights are what is stored with the fewest."""
-    lowered = text.lower()
-    found = [
-        FORMATS[name]
-        for name, pattern in _SPELLINGS.items()
-        if re.search(rf"(?<![a-z0-9])(?:{pattern})(?![a-z0-9])", lowered)
-    ]
-    return sorted(found, key=lambda each: each.bits)
-
-
 def read_sweep(path: Path) -> Sweep:
     """Read a sweep.
 
@@ -117,29 +99,17 @@ def read_sweep(path: Path) -> Sweep:
         When it cannot be used.
     """
     document = _validated(path, _Sweep)
-    config = document.config
-    if config.head_dim is None and config.hidden_size % config.num_attention_heads:
-        raise SweepError(
-            f"{path}: config.hidden_size: {config.hidden_size} is no multiple of num_attention_heads "
-            f"{config.num_attention_heads}; expected head_dim to be given then"
-        )
-    shape = dense_shape(
-        layers=config.num_hidden_layers,
-        hidden_size=config.hidden_size,
-        intermediate_size=config.intermediate_size,
-        attention_heads=config.num_attention_heads,
-        key_value_heads=config.num_key_value_heads,
-        head_dim=config.head_dim or config.hidden_size // config.num_attention_heads,
-        vocabulary_size=config.vocab_size,
-        context_length=config.max_position_embeddings,
-    )
+    try:
+        model = read_model_config({**_LEFT_OUT, **document.config}, where=f"{path}: config")
+    except ConfigError as error:
+        raise SweepError(str(error)) from error
     notes: list[str] = []
-    weights, scale = _weights(path, document, shape, notes)
+    weights, scale = _weights(path, document, model, notes)
     budget = re.search(r"max_num_batched_tokens\D{0,3}(\d+)", document.engine)
     if not budget:
         notes.append(f"engine: no max_num_batched_tokens; {DEFAULT_BATCHED_TOKENS} is taken")
     served = Served(
-        shape,
+        model.shape,
         weights,
         max(1, int(budget[1])) if budget else DEFAULT_BATCHED_TOKENS,
         scale,
@@ -181,16 +151,14 @@ def _output_tokens(path: Path, document: _Sweep) -> int:
     return max([DEFAULT_OUTPUT_TOKENS] if not told else [2, *map(int, told)])
 
 
-def _mapping(value: object) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _weights(path: Path, document: _Sweep, shape: ModelShape, notes: list[str]) -> tuple[WeightFormat, float]:
+def _weights(path: Path, document: _Sweep, model: ModelConfig, notes: list[str]) -> tuple[WeightFormat, float]:
     """Return how weights are stored, and the bytes of them that were loaded over those counted.
 
     What the engine says it loaded is evidence; what the sweep calls it, a name: a checkpoint can be loaded as another.
     """
-    named = _named(path, document)
+    # The model's own configuration goes before the sentence.
+    named = [model.weights] if document.config.get("quantization_config") else _named(path, document.weights)
+    shape = model.shape
     # A step reads a few rows of the embedding table.
     table = shape.table_parameters * VALUE_BYTES
     loaded = re.search(r"(\d+(?:\.\d+)?)\s*GiB loaded", document.weights)
@@ -203,7 +171,7 @@ def _weights(path: Path, document: _Sweep, shape: ModelShape, notes: list[str]) 
 
     best = min(named, key=distance)
     if distance(best) > 0.25:
-        other = min(FORMATS.values(), key=distance)
+        other = min((FORMATS[name] for name in _SPELLINGS), key=distance)
         notes.append(
             f"weights: {loaded[1] if loaded else 0} GiB loaded, but {best.name} would be "
             f"{(read_bytes(shape, best) + table) / GIB:.2f} GiB; {other.name} is taken"
@@ -212,30 +180,20 @@ def _weights(path: Path, document: _Sweep, shape: ModelShape, notes: list[str]) 
     return best, told / read_bytes(shape, best)
 
 
-def _named(path: Path, document: _Sweep) -> list[WeightFormat]:
-    """Return the formats that a sweep may mean; the model's own configuration goes before the sentence."""
-    quantized = document.config.quantization_config
-    if quantized:
-        groups = quantized.get("config_groups")
-        group = _mapping(next(iter(groups.values()), {}) if isinstance(groups, dict) else {})
-        weights = _mapping(group.get("weights"))
-        bits = weights.get("num_bits", quantized.get("bits"))
-        if bits == 4:
-            size = (weights or quantized).get("group_size")
-            return [replace(FORMATS["w4a16"], group_size=size if isinstance(size, int) and size > 0 else None)]
-        if bits == 8:
-            plain = not group.get("input_activations")
-            return [FORMATS["w8a16" if plain else "fp8" if weights.get("type") == "float" else "w8a8"]]
-        named = named_formats(f"{quantized.get('quant_method', '')} {quantized.get('format', '')}")
-        if named:
-            return named
-    named = named_formats(document.weights)
-    if not named:
+def _named(path: Path, text: str) -> list[WeightFormat]:
+    """Return the formats that a sentence names, fewest bits first: weights are what is stored with the fewest."""
+    lowered = text.lower()
+    found = [
+        FORMATS[name]
+        for name, pattern in _SPELLINGS.items()
+        if re.search(rf"(?<![a-z0-9])(?:{pattern})(?![a-z0-9])", lowered)
+    ]
+    if not found:
         raise SweepError(
-            f"{path}: weights: {shown(document.weights)} names no known quantisation; expected one of "
-            f"{', '.join(FORMATS)}, such as 'w4a16 (11.26 GiB loaded)'"
+            f"{path}: weights: {shown(text)} names no known quantisation; expected one of "
+            f"{', '.join(_SPELLINGS)}, such as 'w4a16 (11.26 GiB loaded)'"
         )
-    return named
+    return sorted(found, key=lambda each: each.bits)
 
 
 def read_accelerator(path: Path) -> Accelerator:

@@ -5,11 +5,14 @@ run on whatever sections are sound, so that one mistake does not hide the others
 """
 
 import ipaddress
+import re
 from collections.abc import Callable, Iterator
 
+from bottleneck.performance.model import parameters
 from bottleneck.profile.deployment_checks import deployment_problems
 from bottleneck.profile.hardware_checks import hardware_problems
 from bottleneck.profile.sections import Sections, unknown
+from bottleneck.profile.types import Model
 from bottleneck.profile.yaml_lines import Location, Problem
 from bottleneck.units import size_text
 
@@ -147,6 +150,11 @@ def _model(sections: Sections) -> Iterator[Problem]:
     if model is None:
         return
     shape, quantization = model.shape, model.quantization
+    if model.config is not None:
+        if model.source == "generate":
+            yield Problem(("model", "config"), "beside source generate; expected shape and quantization there")
+        return
+    yield from _size_by_name(model)
     if shape.attention_heads % shape.key_value_heads:
         text = f"{shape.key_value_heads}; expected a divisor of attention_heads {shape.attention_heads}"
         yield Problem(("model", "shape", "key_value_heads"), text)
@@ -171,6 +179,25 @@ def _model(sections: Sections) -> Iterator[Problem]:
     elif model.source.startswith((".", "~")):
         text = f"{model.source}; expected generate, a folder that begins with /, or a hub name"
         yield Problem(("model", "source"), text)
+
+
+# Of the parameters that a model's name says: names are rounded, and 8x7B counts what experts share eight times.
+_NAME_TOLERANCE = 1.6
+
+
+def _size_by_name(model: Model) -> Iterator[Problem]:
+    """Yield when a model is not as large as its name says: `shape` knows of no experts."""
+    said = re.search(r"(?<![a-z0-9.])(?:(\d+)x)?(\d+(?:\.\d+)?)b(?![a-z0-9])", model.source.rsplit("/", 1)[-1].lower())
+    if model.source == "generate" or said is None:
+        return
+    expected = float(said[2]) * int(said[1] or 1) * 1e9
+    counted = parameters(model.model_shape()).total
+    if not 1 / _NAME_TOLERANCE < counted / expected < _NAME_TOLERANCE:
+        text = (
+            f"{counted / 1e9:.3g} B parameters; expected about {expected / 1e9:g} B, as the name {model.source} says:"
+            " give the content of its config.json as `config` instead"
+        )
+        yield Problem(("model", "shape"), text)
 
 
 def _default_deployment(sections: Sections) -> Iterator[Problem]:

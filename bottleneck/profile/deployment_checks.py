@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from bottleneck.performance.memory import RankMemory, rank_memory
-from bottleneck.performance.model import kv_bytes_per_token
 from bottleneck.profile.rank_placement import placement_problem, places
 from bottleneck.profile.types import Deployment, EngineSpec, Model, Node, Shape, Workload
 from bottleneck.profile.yaml_lines import Location, Problem
@@ -53,6 +52,7 @@ def node_fits(
                 stage,
                 runtime_bytes=engine.runtime_memory_bytes,
                 block_tokens=engine.kv_block_tokens,
+                kv_value_bytes=model.kv_value_bytes,
             )
             for stage in place.stages(deployment.tensor_parallel)
         ]
@@ -111,24 +111,29 @@ def deployment_problems(
 
 
 def _splits(deployment: Deployment, model: Model) -> Iterator[Problem]:
-    shape, tensor = model.shape, deployment.tensor_parallel
-    for key in ("attention_heads", "key_value_heads", "intermediate_size"):
-        value = getattr(shape, key)
-        if value % tensor:
-            yield Problem(("tensor_parallel",), f"{tensor}; expected a divisor of the model's {key} {value}")
+    shape, tensor, weights = model.model_shape(), deployment.tensor_parallel, model.weight_format()
+    names = {"o_proj": "attention_heads x head_dim", "down_proj": "intermediate_size"}
+    for key in ("attention_heads", "key_value_heads"):
+        if getattr(shape, key) % tensor:
+            text = f"{tensor}; expected a divisor of the model's {key} {getattr(shape, key)}"
+            yield Problem(("tensor_parallel",), text)
             return
     # The projections that are split by input keep whole groups of weights on a rank.
-    group = model.quantization.group_size
     inputs = {
-        "attention_heads x head_dim": shape.attention_heads * shape.head_dim,
-        "intermediate_size": shape.intermediate_size,
+        (names.get(matrix.name, matrix.name), matrix.inputs, (matrix.stored or weights).group_size or 1)
+        for layer in shape.layers
+        for matrix in layer.matrices
+        if matrix.by_inputs and not matrix.derived and matrix.multiples == (1, 1)
     }
-    for key, value in inputs.items():
-        if model.quantization.bits < 16 and value // tensor % group:
-            text = f"{tensor}, which leaves {value // tensor} of {key} {value} on a rank"
+    for key, width, group in sorted(inputs):
+        if width % tensor:
+            yield Problem(("tensor_parallel",), f"{tensor}; expected a divisor of the model's {key} {width}")
+            return
+        if width // tensor % group:
+            text = f"{tensor}, which leaves {width // tensor} of {key} {width} on a rank"
             yield Problem(("tensor_parallel",), f"{text}; expected a multiple of group_size {group}")
-    if deployment.pipeline_parallel > shape.layers:
-        text = f"{deployment.pipeline_parallel} stages; expected at most one for each of {shape.layers} layers"
+    if deployment.pipeline_parallel > len(shape.layers):
+        text = f"{deployment.pipeline_parallel} stages; expected at most one for each of {len(shape.layers)} layers"
         yield Problem(("pipeline_parallel",), text)
 
 
@@ -156,7 +161,7 @@ def _cache_length(deployment: Deployment, model: Model, fit: NodeFit) -> Iterato
     if fit.memory.kv_cache_tokens >= length:
         return
     key = "num_gpu_blocks_override" if server.num_gpu_blocks_override else "kv_cache_memory"
-    per_token = kv_bytes_per_token(model.model_shape(), deployment.split, fit.memory.stage)
+    per_token = round(fit.memory.sequence_bytes / length)
     text = (
         f"room for {fit.memory.kv_cache_tokens} tokens of {per_token} bytes on {fit.node};"
         f" expected at least max_model_len {length} tokens, {size_text(length * per_token)}"

@@ -23,6 +23,7 @@ HARDWARE_NUMBERS = (
     "nodes.*.accelerator.memory_bandwidth",
     "nodes.*.accelerator.pcie",
     "nodes.*.accelerator.interconnect",
+    "model.config",
     "model.shape",
     "model.quantization",
 )

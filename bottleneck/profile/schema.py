@@ -128,7 +128,8 @@ def _type(entry: dict[str, Any]) -> str:
     if kind == "array":
         return f"list of {_type(entry['items'])}"
     if kind == "object":
-        return f"mapping of name to {_type(entry['additionalProperties'])}"
+        values = entry["additionalProperties"]
+        return f"mapping of name to {_type(values)}" if isinstance(values, dict) else "mapping"
     if kind in ("integer", "number"):
         return ("whole number" if kind == "integer" else "number") + _bounds(entry)
     if kind == "string":

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from bottleneck.performance.efficiencies import TABLE, efficiency
+from bottleneck.performance.formats import FORMATS
 from bottleneck.performance.roofline import step_floor
 from bottleneck.performance.workpoints import WorkPoints
 from bottleneck.prediction.sweep import read_accelerator, read_sweep
@@ -54,7 +55,7 @@ def test_what_prefills_reach_is_counted_again() -> None:
 
 
 def test_an_entry_is_found_by_its_format_or_for_any() -> None:
-    assert efficiency("weight_efficiency", "bf16").value == 0.94
+    assert efficiency("weight_efficiency", FORMATS["fp16"].kernels).value == 0.94
     assert efficiency("layer_launches", "fp8").value == efficiency("layer_launches").value == 4.5
     with pytest.raises(KeyError, match="no efficiency weight_efficiency of ternary; expected one of bf16"):
         efficiency("weight_efficiency", "ternary")

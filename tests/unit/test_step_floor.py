@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bottleneck.performance.collectives import Link
-from bottleneck.performance.model import FORMATS, Attention, Layer, ModelShape, Split, dense_shape, gated_feed_forward
+from bottleneck.performance.formats import FORMATS
 from bottleneck.performance.roofline import demand, step_floor
 from bottleneck.performance.scheduler import Steps
 from bottleneck.performance.served import Accelerator, Served
+from bottleneck.performance.shape import Attention, Layer, ModelShape, Split, dense_shape, gated_feed_forward
 from bottleneck.performance.step import PARAMETERS, step_parts
 
 NOTHING = np.log([1.0])[0]

@@ -168,7 +168,7 @@ def set_point(key: str, value: object) -> Any:
         (set_point("batch", 4), r"points\[3\]: batch 4 x prompt 128 is there twice"),
         (lambda document: document["points"][3].pop("prefill_s"), r"bad.json: points\[3\].prefill_s: field required"),
         (lambda document: document.pop("config"), r"bad.json: config: field required"),
-        (lambda document: document["config"].pop("num_hidden_layers"), r"config.num_hidden_layers: field required"),
+        (lambda document: document["config"].pop("num_hidden_layers"), r"config: num_hidden_layers: missing"),
         (lambda document: document.update(points=[]), r"bad.json: points"),
         (lambda document: document.update(weights="ternary"), r"bad.json: weights: 'ternary' names no known quant"),
     ],

@@ -1,0 +1,65 @@
+"""Read parts of a model's configuration: what is not understood is refused by its name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from bottleneck.units import shown
+
+# What takes no memory: names of tokens, positions, training, routing, numerics, heads that guess further tokens.
+WITHOUT_BYTES = re.compile(
+    r"""_?(name_or_path|commit_hash)|architectures|auto_map|transformers_version|torch_dtype|dtype|use_cache|id2label
+    |label2id|.*token_ids?|.*token_index|initializer_.*|.*dropout.*|.*_pdrop|.*_eps|hidden_act|hidden_activation|rope_.*
+    |.*_rope_.*|partial_rotary_factor|rotary_dim|original_max_position_embeddings|pretraining_tp|output_.*|return_dict
+    |problem_type|is_.*|chunk_size_.*|gradient_.*|seq_aux|aux_loss_alpha|.*router_.*|input_jitter_noise|norm_topk_prob|routed_scaling_factor
+    |scoring_func|topk_method|topk_group|n_group|ep_size|num_nextn_predict_layers|num_mtp_.*|mtp_.*|use_mtp|swiglu_.*
+    |initial_context_length|.*softcapping|query_pre_attn_scalar|.*_multiplier|logits_scaling|logit_scale|clip_qkv
+    |no_rope_.*|use_bidirectional_attention|cache_implementation|mm_tokens_per_image|projector_hidden_act
+    |vision_feature_layer|multimodal_projector_bias|spatial_merge_size|use_qk_norm|qk_norm_type|use_routing_bias
+    |layernorm_.*_beta|shared_moe_mode|mlp_intermediate_size|_?attn_implementation|model_max_length|mamba_ssm_dtype
+    |attn_output_gate|tokenizer_class|full_attn_mod|embd_layer|qk_head_dim|prefix|finetuning_task|torchscript|.*num_beams
+    |num_beam_groups|diversity_penalty|.*length_penalty|repetition_penalty|temperature|top_[kp]|typical_p|do_sample
+    |early_stopping|max_length|min_length|.*no_repeat_ngram_size|num_return_sequences|.*suppress_tokens|bad_words_ids
+    |remove_invalid_values|task_specific_params|pruned_heads|tie_encoder_decoder|tf_legacy_loss|use_bfloat16
+    |add_cross_attention|cross_attention_hidden_size|_attn_implementation.*""",
+    re.VERBOSE,
+)
+
+
+class ConfigError(Exception):
+    """A model's configuration that is not understood; the text names the file, the key and what was expected."""
+
+
+class Form(BaseModel):
+    """Keys that are understood; another is refused by its name, so that nothing that takes memory is passed over."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+
+_Form = TypeVar("_Form", bound=Form)
+
+
+def read_form(form: type[_Form], document: Mapping[str, Any], where: str) -> _Form:
+    """Read a mapping of a configuration; `where` is the file and the key that it stands under.
+
+    Raises
+    ------
+    ConfigError
+        With the first key that is not understood, is missing or has a value that it cannot have.
+    """
+    try:
+        return form.model_validate(dict(document))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(map(str, first["loc"]))
+        if first["type"] == "extra_forbidden":
+            text = f"{shown(first['input'])}; it is not understood and may take memory; expected a field that is"
+        elif first["type"] == "missing":
+            text = "missing; expected it in the configuration of such a model"
+        else:
+            text = f"{shown(first['input'])}; {first['msg'][:1].lower()}{first['msg'][1:]}"
+        raise ConfigError(f"{where}{key}: {text}") from None

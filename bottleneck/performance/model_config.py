@@ -1,0 +1,463 @@
+"""Read a model's own config.json: its shape, how its weights are stored, what a token leaves in the cache.
+
+Understood are dense models, mixtures of experts (routed and shared, dense first layers), multi-head latent attention,
+sliding windows, linear attention in some of the layers, tied embeddings and vision towers. The names of the fields and
+their defaults are those of transformers' configuration classes; how an engine lays the weights out is vLLM 0.32's
+(`vllm/model_executor/models`, read).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from pydantic import Field
+
+from bottleneck.performance.config_form import WITHOUT_BYTES, ConfigError, Form, read_form
+from bottleneck.performance.formats import BF16, FORMATS, GGUF_TYPES, VALUE_BYTES, WeightFormat, mixture
+from bottleneck.performance.quantization_config import Storage, read_storage
+from bottleneck.performance.shape import Attention, Layer, Matrix, ModelShape, gated_feed_forward, grouped_attention
+from bottleneck.performance.vision_config import tower
+from bottleneck.units import shown
+
+LayerKind = Literal["full_attention", "sliding_attention", "linear_attention"]
+STATE_BYTES = 4
+"""Bytes of a value of a linear layer's state: 32 bit (`mamba_ssm_dtype`), its convolution's in 16."""
+
+# Other names of the same field.
+_NAMES = {
+    "qkv_bias": "attention_bias",
+    "num_experts": "experts",
+    "num_local_experts": "experts",
+    "n_routed_experts": "experts",
+    "num_experts_per_tok": "experts_per_token",
+    "n_shared_experts": "shared_experts",
+    "_sliding_window_pattern": "sliding_window_pattern",
+}
+
+
+@dataclass(frozen=True)
+class _Family:
+    """What differs between kinds of models beside their fields.
+
+    Attributes
+    ----------
+    tied : bool
+        Whether the output head is the embedding where the configuration does not say.
+    norms : int
+        Norms of a layer as wide as the hidden state.
+    head_norms : bool
+        Whether queries and keys are normed by head.
+    biases : bool
+        Whether queries, keys and values have biases where the configuration does not say.
+    windows : str
+        Which layers have the sliding window where `layer_types` does not say: `all`, `alternate` (the first of every
+        two), `pattern` (all but each `sliding_window_pattern`th), `asked` (only where `use_sliding_window` says so).
+    gated_queries : bool
+        Whether attention's queries come with a gate as large as them.
+    defaults : dict
+        Fields that such a configuration may leave out.
+    """
+
+    tied: bool = False
+    norms: int = 2
+    head_norms: bool = False
+    biases: bool = False
+    windows: Literal["all", "alternate", "pattern", "asked"] = "all"
+    gated_queries: bool = False
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+
+_GEMMA3 = {
+    "vocab_size": 262208,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "max_position_embeddings": 131072,
+    "sliding_window_pattern": 6,
+}
+_QWEN = _Family(windows="asked", biases=True)
+_QWEN3 = _Family(windows="asked", head_norms=True)
+_QWEN3_NEXT = _Family(windows="asked", head_norms=True, gated_queries=True, defaults={"full_attention_interval": 4})
+_FAMILIES: dict[str, _Family] = {
+    "llama": _Family(),
+    "mistral": _Family(),
+    "ministral3": _Family(),
+    "mixtral": _Family(),
+    "phi3": _Family(),
+    "granite": _Family(),
+    "seed_oss": _Family(biases=True),
+    "smollm3": _Family(tied=True, windows="asked"),
+    "olmoe": _Family(),
+    "qwen2": _QWEN,
+    "qwen2_moe": _QWEN,
+    "qwen2_5_vl": _QWEN,
+    "qwen2_5_vl_text": _QWEN,
+    "qwen3": _QWEN3,
+    "qwen3_moe": _QWEN3,
+    "qwen3_vl_text": _QWEN3,
+    "qwen3_vl_moe_text": _QWEN3,
+    "qwen3_next": _QWEN3_NEXT,
+    "qwen3_5_text": _QWEN3_NEXT,
+    "qwen3_5_moe_text": _QWEN3_NEXT,
+    "gemma2": _Family(tied=True, norms=4, windows="alternate"),
+    "gemma3_text": _Family(tied=True, norms=4, head_norms=True, windows="pattern", defaults=_GEMMA3),
+    "cohere2": _Family(tied=True, norms=1, windows="pattern", defaults={"sliding_window_pattern": 4}),
+    "glm4": _Family(norms=4),
+    "dots1": _Family(head_norms=True),
+    "olmo2": _Family(),
+    "olmo3": _Family(windows="pattern", defaults={"sliding_window_pattern": 4}),
+    "exaone4": _Family(head_norms=True, windows="pattern"),
+    "gpt_oss": _Family(biases=True, windows="alternate"),
+    "deepseek_v2": _Family(),
+    "deepseek_v3": _Family(),
+    "kimi_k2": _Family(),
+    "glm4_moe": _Family(),
+    "minimax_m2": _Family(),
+}
+# Wrappers of a language model and a tower, and what their text is where it does not say.
+_WRAPPERS = {
+    "mistral3": "mistral",
+    "gemma3": "gemma3_text",
+    "qwen2_5_vl": "qwen2_5_vl_text",
+    "qwen3_vl": "qwen3_vl_text",
+    "qwen3_vl_moe": "qwen3_vl_moe_text",
+    "qwen3_5": "qwen3_5_text",
+    "qwen3_5_moe": "qwen3_5_moe_text",
+}
+
+
+class _Config(Form):
+    model_type: str
+    hidden_size: int = Field(gt=0)
+    num_hidden_layers: int = Field(gt=0)
+    num_attention_heads: int = Field(gt=0)
+    num_key_value_heads: int | None = None
+    head_dim: int | None = None
+    vocab_size: int = Field(gt=0)
+    max_position_embeddings: int = Field(gt=0)
+    intermediate_size: int | None = None
+    tie_word_embeddings: bool | None = None
+    attention_bias: bool | None = None
+    attention_out_bias: bool | None = None
+    mlp_bias: bool = False
+    quantization_config: dict[str, Any] | None = None
+    # Sliding windows and mixed layers.
+    sliding_window: int | None = None
+    use_sliding_window: bool | None = None
+    max_window_layers: int | None = None
+    sliding_window_pattern: int | None = None
+    layer_types: tuple[LayerKind, ...] | None = None
+    attn_type_list: tuple[Literal[1], ...] | None = None
+    full_attention_interval: int | None = None
+    # Experts.
+    experts: int | None = None
+    experts_per_token: int | None = None
+    moe_intermediate_size: int | None = None
+    shared_experts: int | None = None
+    shared_expert_intermediate_size: int | None = None
+    shared_intermediate_size: int | None = None
+    first_k_dense_replace: int = 0
+    moe_layer_freq: int = 1
+    decoder_sparse_step: int = 1
+    mlp_only_layers: tuple[int, ...] | None = None
+    # Multi-head latent attention.
+    kv_lora_rank: int | None = None
+    q_lora_rank: int | None = None
+    qk_nope_head_dim: int | None = None
+    qk_rope_head_dim: int | None = None
+    v_head_dim: int | None = None
+    # Linear attention (gated delta net).
+    linear_conv_kernel_dim: int | None = None
+    linear_key_head_dim: int | None = None
+    linear_value_head_dim: int | None = None
+    linear_num_key_heads: int | None = None
+    linear_num_value_heads: int | None = None
+
+    @property
+    def key_value_heads(self) -> int:
+        return self.num_key_value_heads or self.num_attention_heads
+
+    def need(self, name: str, where: str) -> int:
+        value = getattr(self, name)
+        if value is None:
+            raise ConfigError(f"{where}{name}: missing; expected it beside {self.model_type}'s other fields")
+        return int(value)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What a config.json says.
+
+    Attributes
+    ----------
+    model_type : str
+        The kind of model.
+    weights : WeightFormat
+        Of the linear layers that have no format of their own.
+    kv_value_bytes : int
+        Bytes of a value of the KV cache.
+    notes : tuple of str
+        What was taken for granted.
+    """
+
+    model_type: str
+    shape: ModelShape
+    weights: WeightFormat
+    kv_value_bytes: int = VALUE_BYTES
+    notes: tuple[str, ...] = ()
+
+
+def read_model_config(
+    document: Mapping[str, Any], quantization: str | None = None, where: str = "config.json"
+) -> ModelConfig:
+    """Read the content of a config.json.
+
+    Parameters
+    ----------
+    quantization : str or None
+        A format of `FORMATS` or a GGUF type in which the weights are stored instead.
+    where : str
+        The file, for messages.
+
+    Raises
+    ------
+    ConfigError
+        For a field, a value or a kind of model that is not understood: what is passed over may take memory.
+    """
+    where = f"{where}: "
+    text, vision = _parts(document, where)
+    kind = str(text.get("model_type", ""))
+    family = _FAMILIES.get(kind)
+    if family is None:
+        raise ConfigError(f"{where}model_type: {shown(kind)}; expected one of {', '.join(sorted(_FAMILIES))}")
+    config = read_form(_Config, {**family.defaults, **_fields(text, where)}, where)
+    storage = read_storage(config.quantization_config, where)
+    mixed = None
+    if quantization is not None:
+        mixed = mixture(quantization)
+        if mixed is None:
+            expected = ", ".join((*FORMATS, *GGUF_TYPES))
+            raise ConfigError(f"--quantization {quantization}; expected one of {expected}")
+        only = mixed.linear == FORMATS["mxfp4"]
+        others = tuple(((name,), stored) for name, stored in mixed.others.items())
+        storage = Storage(mixed.linear, (), others, mixed.head, only, storage.kv_value_bytes)
+    reader = _Reader(config, family, storage, where)
+    layers = tuple(reader.layer(index) for index in range(config.num_hidden_layers))
+    shape = ModelShape(
+        layers,
+        config.hidden_size,
+        config.num_attention_heads,
+        config.num_attention_heads if config.kv_lora_rank else config.key_value_heads,
+        config.vocab_size,
+        config.max_position_embeddings,
+        family.tied if config.tie_word_embeddings is None else config.tie_word_embeddings,
+        mixed.embedding if mixed else BF16,
+        storage.head,
+        tower(vision, config.hidden_size, where) if vision else (),
+    )
+    return ModelConfig(kind, shape, storage.linear, storage.kv_value_bytes, reader.notes)
+
+
+def _parts(document: Mapping[str, Any], where: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Return the language model's fields, and the tower's if there is one."""
+    outer, vision = dict(document), document.get("vision_config")
+    outer.pop("vision_config", None)
+    if vision is not None and not isinstance(vision, Mapping):
+        raise ConfigError(f"{where}vision_config: {shown(vision)}; expected the tower's own fields")
+    inner = outer.pop("text_config", None)
+    # An old tower has no name of its own: it is the whole model's.
+    tower_fields = {"model_type": outer.get("model_type"), **vision} if vision else None
+    if inner is None:
+        return outer, tower_fields
+    wrapper = str(outer.pop("model_type", ""))
+    if wrapper not in _WRAPPERS or not isinstance(inner, Mapping):
+        raise ConfigError(f"{where}model_type: {shown(wrapper)}; expected one of {', '.join(sorted(_WRAPPERS))}")
+    # What stands outside holds for the text too, unless it says otherwise itself; but the head is the whole model's.
+    tied = {key: outer[key] for key in ("tie_word_embeddings",) if outer.get(key) is not None}
+    text = {"model_type": _WRAPPERS[wrapper], **outer, **inner, **tied}
+    return text, tower_fields
+
+
+def _fields(text: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return the fields that take memory, each under one name."""
+    found: dict[str, Any] = {}
+    for key, value in text.items():
+        name = _NAMES.get(key, key)
+        if name not in _Config.model_fields and WITHOUT_BYTES.fullmatch(key):
+            continue
+        if found.get(name, value) != value:
+            raise ConfigError(f"{where}{key}: {shown(value)}; expected {shown(found[name])}, as in another field of it")
+        found[name] = value
+    return found
+
+
+@dataclass(frozen=True)
+class _Reader:
+    config: _Config
+    family: _Family
+    storage: Storage
+    where: str
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        if not self._absorbed:
+            return ()
+        return (
+            "latent attention of an AWQ checkpoint is counted as vLLM 0.7 laid it out (query and output projections "
+            "multiplied out in 16 bit, cache entries padded to 256 bytes), the one that figures were published of; "
+            "newer versions take less",
+        )
+
+    @property
+    def _absorbed(self) -> bool:
+        method = (self.config.quantization_config or {}).get("quant_method")
+        return bool(self.config.kv_lora_rank) and method == "awq"
+
+    def layer(self, index: int) -> Layer:
+        """Return a layer."""
+        config, hidden = self.config, self.config.hidden_size
+        kind = self._kind(index)
+        if config.kv_lora_rank:
+            matrices, attention, vectors = self._latent()
+            path, split = "self_attn", config.num_attention_heads * (config.qk_nope_head_dim or 0)
+        elif kind == "linear_attention":
+            matrices, attention, vectors = self._linear()
+            path, split = "linear_attn", matrices[0].outputs
+        else:
+            matrices, attention, vectors = self._grouped(kind)
+            path, split = "self_attn", 2 * matrices[0].outputs + 4 * matrices[1].outputs
+        inner, feed_forward = self._feed_forward(index)
+        stored = (
+            *(self._stored(index, f"{path}.{each.name}", each) for each in matrices),
+            *(self._stored(index, f"{where}.{each.name}", each) for where, each in feed_forward),
+        )
+        return Layer(
+            tuple(replace(each, name=each.name.rsplit(".", 1)[-1]) for each in stored),
+            attention,
+            vectors + self.family.norms * hidden,
+            12 * hidden,
+            split + 4 * inner,
+            3 * inner,
+        )
+
+    def _stored(self, index: int, path: str, matrix: Matrix) -> Matrix:
+        if matrix.stored is not None:
+            return matrix
+        routed = matrix.copies > 1
+        names = (f"model.layers.{index}.{path}", f"model.language_model.layers.{index}.{path}")
+        found = BF16 if self.storage.experts_only and not routed else self.storage.of(*names)
+        if found == FORMATS["mxfp4"] and routed:
+            # Marlin's kernels: a rank's inner width in 128s, the hidden size in 256s (oracle/mxfp4.py, vLLM 0.32).
+            matrix = replace(matrix, multiples=(128, 256))
+        return matrix if found == self.storage.linear else replace(matrix, stored=found)
+
+    def _kind(self, index: int) -> LayerKind:
+        """Return how a layer looks back."""
+        config, windows = self.config, self.family.windows
+        if config.layer_types is not None:
+            if len(config.layer_types) != config.num_hidden_layers:
+                raise ConfigError(
+                    f"{self.where}layer_types: {len(config.layer_types)} of them; expected one for each of "
+                    f"num_hidden_layers {config.num_hidden_layers}"
+                )
+            return config.layer_types[index]
+        if config.linear_num_value_heads and (index + 1) % (config.full_attention_interval or 4):
+            return "linear_attention"
+        if config.sliding_window is None:
+            return "full_attention"
+        slides = {
+            "all": True,
+            "alternate": index % 2 == 0,
+            "pattern": bool((index + 1) % (config.sliding_window_pattern or 1)),
+            "asked": bool(config.use_sliding_window) and index >= (config.max_window_layers or 0),
+        }[windows]
+        return "sliding_attention" if slides else "full_attention"
+
+    def _grouped(self, kind: LayerKind) -> tuple[tuple[Matrix, ...], Attention, int]:
+        config, heads, keys = self.config, self.config.num_attention_heads, self.config.key_value_heads
+        if config.head_dim is None and config.hidden_size % heads:
+            raise ConfigError(
+                f"{self.where}hidden_size: {config.hidden_size} is no multiple of num_attention_heads {heads}; "
+                "expected head_dim to be given then"
+            )
+        width = config.head_dim or config.hidden_size // heads
+        query, key, value, output = grouped_attention(config.hidden_size, heads, keys, width)
+        if self.family.gated_queries:
+            query = replace(query, outputs=2 * query.outputs)
+        biases = self.family.biases if config.attention_bias is None else config.attention_bias
+        vectors = (query.outputs + 2 * key.outputs) * biases + 2 * width * self.family.head_norms
+        window = None
+        if kind == "sliding_attention":
+            window = config.need("sliding_window", self.where)
+        attention = Attention(2 * keys * width, keys, 4 * heads * width, window)
+        return (query, key, value, output), attention, vectors
+
+    def _latent(self) -> tuple[tuple[Matrix, ...], Attention, int]:
+        """Return multi-head latent attention: one vector of a token is cached, whole on every rank."""
+        config, hidden, heads = self.config, self.config.hidden_size, self.config.num_attention_heads
+        latent, rope = config.need("kv_lora_rank", self.where), config.need("qk_rope_head_dim", self.where)
+        key, value = config.need("qk_nope_head_dim", self.where), config.need("v_head_dim", self.where)
+        source = config.q_lora_rank or hidden
+        down = () if config.q_lora_rank is None else (Matrix("q_a_proj", config.q_lora_rank, hidden, 1),)
+        matrices = (
+            *down,
+            Matrix("q_b_proj" if down else "q_proj", heads * (key + rope), source),
+            Matrix("kv_a_proj_with_mqa", latent + rope, hidden, 1),
+            Matrix("kv_b_proj", heads * (key + value), latent),
+            Matrix("o_proj", hidden, heads * value, by_inputs=True),
+            # What decoding multiplies with instead of kv_b_proj, kept in 16 bit beside it.
+            Matrix("kv_b_unpacked", heads * (key + value), latent, stored=BF16, derived=True),
+        )
+        cached = latent + rope
+        if self._absorbed:
+            matrices += (
+                Matrix("q_absorbed", heads * (latent + rope), source, stored=BF16, derived=True),
+                Matrix("o_absorbed", hidden, heads * latent, stored=BF16, by_inputs=True, derived=True),
+            )
+            cached = -(-cached // 128) * 128
+        return matrices, Attention(cached, 1, 2 * heads * (key + rope + value)), latent + (config.q_lora_rank or 0)
+
+    def _linear(self) -> tuple[tuple[Matrix, ...], Attention, int]:
+        """Return a gated delta net: a state of fixed size for each sequence and no cache of its tokens."""
+        config, hidden = self.config, self.config.hidden_size
+        names = "num_key_heads", "key_head_dim", "num_value_heads", "value_head_dim", "conv_kernel_dim"
+        key_heads, key_width, heads, width, kernel = (config.need(f"linear_{name}", self.where) for name in names)
+        keys, values = key_heads * key_width, heads * width
+        matrices = (
+            Matrix("in_proj_qkv", 2 * keys + values, hidden),
+            Matrix("in_proj_z", values, hidden),
+            Matrix("in_proj_b", heads, hidden),
+            Matrix("in_proj_a", heads, hidden),
+            Matrix("out_proj", hidden, values, by_inputs=True),
+            Matrix("conv1d", 2 * keys + values, kernel, stored=BF16),
+        )
+        state = heads * width * key_width * STATE_BYTES + (2 * keys + values) * (kernel - 1) * VALUE_BYTES
+        return matrices, Attention(0, 1, 0, None, state), 2 * heads + width
+
+    def _feed_forward(self, index: int) -> tuple[int, list[tuple[str, Matrix]]]:
+        """Return the width that a token computes, and the matrices with the module that they are in."""
+        config, hidden = self.config, self.config.hidden_size
+        if not self._sparse(index):
+            inner = config.need("intermediate_size", self.where)
+            return inner, [("mlp", each) for each in gated_feed_forward(hidden, inner)]
+        experts = config.need("experts", self.where)
+        active = config.need("experts_per_token", self.where)
+        width = config.moe_intermediate_size or config.need("intermediate_size", self.where)
+        router = Matrix("gate", experts, hidden, 1, stored=BF16)
+        found = [("mlp", router)]
+        found += [("mlp.experts.0", each) for each in gated_feed_forward(hidden, width, experts, active)]
+        shared = config.shared_expert_intermediate_size or config.shared_intermediate_size
+        shared = shared or (config.shared_experts or 0) * width
+        if shared:
+            module = "mlp.shared_expert" if config.shared_expert_intermediate_size else "mlp.shared_experts"
+            found += [(module, each) for each in gated_feed_forward(hidden, shared)]
+        return active * width + shared, found
+
+    def _sparse(self, index: int) -> bool:
+        """Whether a layer has experts."""
+        config = self.config
+        if not config.experts or index < config.first_k_dense_replace or index in (config.mlp_only_layers or ()):
+            return False
+        return index % config.moe_layer_freq == 0 and (index + 1) % config.decoder_sparse_step == 0
