@@ -10,12 +10,15 @@ No key is touched because of an event: any accepted minion can send any event un
 
 import asyncio
 import contextlib
+import dataclasses
 import functools
 import logging
 import os
 import pathlib
 import threading
 import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import salt.cache
 import salt.client
@@ -27,14 +30,20 @@ from control import records
 
 try:
     from netboot.boot import http, kernel_tables
+    from netboot.boot.events import Deploying, Troubled
     from netboot.boot.service import BootService
     from netboot.boot.settings import Settings
-    from netboot.boot.state import Deploying, Troubled
 
     HAS_SERVICE = True
 except ImportError as error:
     HAS_SERVICE = False
     REASON = str(error)
+
+if TYPE_CHECKING:
+    from loader_dunders import __opts__
+
+    from netboot.boot.settings import BootNode
+    from netboot.boot.stages import BootStage
 
 log = logging.getLogger(__name__)
 
@@ -42,13 +51,20 @@ PING_SECONDS = 3
 PINGS = 3
 APPLIED_FUNCTIONS = ("state.apply", "state.highstate")
 STORE_TRIES = 3
+# Moment in the deployment's record -> the stage of a boot that it is.
+DEPLOYMENT_STAGES: dict[str, "BootStage"] = {"ready": "engine_ready", "first_token": "first_token"}
 
 
-def __virtual__():
+def __virtual__() -> str | tuple[bool, str]:
     return "boot" if HAS_SERVICE else (False, f"the boot engine needs the control extra: {REASON}")
 
 
-def start(images=None, dhcp_log="/var/log/cluster/dnsmasq.log", address=None, port=None):
+def start(
+    images: str | None = None,
+    dhcp_log: str = "/var/log/cluster/dnsmasq.log",
+    address: str | None = None,
+    port: int | None = None,
+) -> None:
     """
     Run the boot service until the master ends.
 
@@ -62,14 +78,12 @@ def start(images=None, dhcp_log="/var/log/cluster/dnsmasq.log", address=None, po
     profile = load_profile(__opts__["cluster_profile"])
     settings = Settings.of(profile)
     if address or port:
-        import dataclasses
-
         settings = dataclasses.replace(settings, address=address or settings.address, port=port or settings.port)
-    images = images or __opts__.get("cluster_images", "/var/lib/cluster/images")
-    asyncio.run(_run(settings, pathlib.Path(images), pathlib.Path(dhcp_log)))
+    store = images or __opts__.get("cluster_images", "/var/lib/cluster/images")
+    asyncio.run(_run(settings, pathlib.Path(store), pathlib.Path(dhcp_log)))
 
 
-async def _run(settings, images, dhcp_log):
+async def _run(settings: "Settings", images: pathlib.Path, dhcp_log: pathlib.Path) -> None:
     master = Master(__opts__, settings)
     service = BootService(
         settings,
@@ -89,11 +103,11 @@ async def _run(settings, images, dhcp_log):
 class SaltKeys:
     """The master's key store, by Salt's own cache of keys."""
 
-    def __init__(self, opts):
+    def __init__(self, opts: Mapping[str, Any]) -> None:
         self._opts = opts
         self._cache = salt.cache.Cache(opts, driver=opts["keys.cache_driver"])
 
-    def admit(self, minion_id, pub):
+    def admit(self, minion_id: str, pub: str) -> None:
         """Make ``pub`` the one key of ``minion_id``: accepted, nothing pending or denied beside it."""
         wanted = {"state": "accepted", "pub": pub}
         for _ in range(STORE_TRIES):
@@ -110,33 +124,44 @@ class SaltKeys:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(self._opts["cachedir"], "sessions", minion_id))
 
-    def master_finger(self):
+    def master_finger(self) -> str:
         """Return the fingerprint that a minion's ``master_finger`` is compared with."""
         path = os.path.join(self._opts["pki_dir"], "master.pub")
         finger = salt.utils.crypt.pem_finger(path, sum_type=self._opts["hash_type"])
         if not finger:
             raise OSError(f"the master has no public key at {path}")
-        return finger
+        return str(finger)
 
 
 class Master:
-    """What the master sees of the nodes."""
+    """Ask the master about the nodes: who is connected, who answers, whose states are applied."""
 
-    def __init__(self, opts, settings):
+    def __init__(self, opts: Mapping[str, Any], settings: "Settings") -> None:
         self._opts = opts
         self._settings = settings
-        self._seen = None
-        self._failures = {}
-        self.service = None
+        # The record that was seen last, or why it could not be read.
+        self._seen: dict[str, Any] | str | None = None
+        self._service: BootService | None = None
 
-    def connection(self, node):
-        """Return which connection a node's minion holds to the master, or None: then there is nobody to ask."""
+    @property
+    def service(self) -> "BootService":
+        """The boot service, which is made with this master's functions."""
+        if self._service is None:
+            raise RuntimeError("the master has no boot service yet")
+        return self._service
+
+    @service.setter
+    def service(self, service: "BootService") -> None:
+        self._service = service
+
+    def connection(self, node: "BootNode") -> int | None:
+        """Return which connection a node's minion has to the master, or None: then there is nobody to ask."""
         # A proxied network gives addresses that we do not know.
         if self._settings.dhcp != "serve":
             return 0
         return kernel_tables.connection(node.address, int(self._opts["publish_port"]))
 
-    async def alive(self, node):
+    async def alive(self, node: "BootNode") -> bool:
         """Return whether a node's minion answers."""
         # A board whose power was cut leaves its connection behind, so a connection alone is no sign of life. A busy
         # minion may miss one question; taken for dead, it would be replaced by whoever asks in its name.
@@ -145,24 +170,25 @@ class Master:
                 return True
         return False
 
-    def _ping(self, minion_id):
+    def _ping(self, minion_id: str) -> bool:
         with salt.client.LocalClient(mopts=self._opts) as client:
-            return client.cmd(minion_id, "test.ping", timeout=PING_SECONDS).get(minion_id) is True
+            answers = client.cmd(minion_id, "test.ping", timeout=PING_SECONDS)
+            return answers.get(minion_id) is True
 
-    def announce(self, tag, data):
-        """Fire an event on the master's bus, without holding up the boots: a busy master lets its senders wait."""
+    def announce(self, tag: str, data: dict[str, Any]) -> None:
+        """Fire an event on the master's bus without delaying the boots: a busy master lets its senders wait."""
         fired = asyncio.get_running_loop().run_in_executor(None, self._fire, tag, data)
-        fired.add_done_callback(functools.partial(_tell_failure, tag))
+        fired.add_done_callback(functools.partial(_log_failure, tag))
 
-    def _fire(self, tag, data):
+    def _fire(self, tag: str, data: dict[str, Any]) -> None:
         with salt.utils.event.get_master_event(self._opts, self._opts["sock_dir"], listen=False) as bus:
             bus.fire_event(data, tag)
 
-    def listen(self, loop):
+    def listen(self, loop: asyncio.AbstractEventLoop) -> None:
         """Follow the jobs of the nodes, to see when their states are applied."""
         threading.Thread(target=self._follow, args=(loop,), daemon=True).start()
 
-    def _follow(self, loop):
+    def _follow(self, loop: asyncio.AbstractEventLoop) -> None:
         nodes = {node.minion_id: node.name for node in self._settings.nodes.values()}
         with salt.utils.event.get_master_event(self._opts, self._opts["sock_dir"], listen=True) as bus:
             while True:
@@ -174,7 +200,7 @@ class Master:
                 if node and isinstance(data, dict) and data.get("fun") in APPLIED_FUNCTIONS:
                     loop.call_soon_threadsafe(self._applied, node, data)
 
-    def _applied(self, node, data):
+    def _applied(self, node: str, data: dict[str, Any]) -> None:
         # This is for the eye: a minion can make it up, and nothing depends on it.
         returned = data.get("return")
         failed = (
@@ -188,8 +214,8 @@ class Master:
         else:
             self.service.reached(node, "applied", self.service.clock())
 
-    async def see_minions(self):
-        """Say of nodes that are enrolled and not configured whether their minion is there."""
+    async def see_minions(self) -> None:
+        """Report nodes that are enrolled and not configured when their minion is not connected."""
         for node in self._settings.nodes.values():
             boot = self.service.state.nodes[node.name].boot
             last = boot.last if boot else None
@@ -199,7 +225,7 @@ class Master:
                 text = "its minion is not connected to the master (port 4505): is it running, is its clock right?"
                 self.service.tell(Troubled(self.service.clock(), node.name, "applied", text))
 
-    async def see_deployment(self):
+    async def see_deployment(self) -> None:
         """Take from the deployment's record when a node's engine was ready and made its first token."""
         try:
             record = records.read(self._opts, records.DEPLOYMENT)
@@ -215,11 +241,11 @@ class Master:
         for name in self._settings.nodes:
             since = float(record.get("began") or time.time()) if name in workers else None
             self.service.tell(Deploying(self.service.clock(), name, since))
-            for key, stage in (("ready", "engine_ready"), ("first_token", "first_token")):
+            for key, stage in DEPLOYMENT_STAGES.items():
                 if name in workers and record.get(key):
                     self.service.reached(name, stage, float(record[key]))
 
 
-def _tell_failure(tag, fired):
+def _log_failure(tag: str, fired: "asyncio.Future[None]") -> None:
     if not fired.cancelled() and fired.exception():
         log.error("The event %s could not be sent: %s", tag, fired.exception())

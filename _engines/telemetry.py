@@ -1,5 +1,5 @@
 """
-Take the samplers' batches, store each once, say what is stored, close windows, export to Prometheus.
+Take the samplers' batches, store each once, acknowledge it, close windows, export to Prometheus.
 
 Configured on the master with ``engines: [{telemetry: {}}]``. What is known of the cluster is a value
 (``bottleneck.telemetry.cluster_state``); this module only feeds it with events and does what it announces.
@@ -13,11 +13,13 @@ import json
 import logging
 import threading
 import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import salt.client
 import salt.utils.event
 
-from bottleneck.profile import load_profile
+from bottleneck.profile import Profile, load_profile
 from bottleneck.telemetry import cluster_state, exporter
 from bottleneck.telemetry.store import Store
 
@@ -29,23 +31,28 @@ try:
 except ImportError:
     HAS_CLIENT = False
 
+if TYPE_CHECKING:
+    from loader_dunders import __opts__
+
+    Family = CounterMetricFamily | GaugeMetricFamily
+
 log = logging.getLogger(__name__)
 
 BATCH_TAG = "cluster/telemetry/batch/"
 TICK_SECONDS = 1.0
 PRUNE_SECONDS = 600.0
 SERVE_AGAIN_SECONDS = 10.0
-# A node that was heard of this long before a restart is expected back.
+# A node whose samples came this long before a restart is expected back.
 EXPECTED_SECONDS = 600.0
 VERDICT_SECONDS = 2.0
 ACKNOWLEDGED_PATH = "/acknowledged/"
 
 
-def __virtual__():
+def __virtual__() -> str | tuple[bool, str]:
     return "telemetry" if HAS_CLIENT else (False, "the telemetry engine needs prometheus-client")
 
 
-def start(address=None, port=None):
+def start(address: str | None = None, port: int | None = None) -> None:
     """
     Run the engine until the master ends.
 
@@ -62,9 +69,11 @@ def start(address=None, port=None):
 
 
 class Collector:
-    """Feeds ``bottleneck.telemetry.cluster_state`` and does what it announces."""
+    """Feed ``bottleneck.telemetry.cluster_state`` with events and do what it announces."""
 
-    def __init__(self, opts, profile, store, clock=time.time):
+    def __init__(
+        self, opts: Mapping[str, Any], profile: Profile, store: Store, clock: Callable[[], float] = time.time
+    ) -> None:
         self._opts = opts
         self._store = store
         self._clock = clock
@@ -76,15 +85,15 @@ class Collector:
             now,
             [node for node, moment in seen.items() if now - moment < EXPECTED_SECONDS],
         )
-        self._asked = collections.deque()
-        self._latest = (0.0, None)
+        self._asked: collections.deque[str] = collections.deque()
+        self._latest: tuple[float, dict[str, Any] | None] = (0.0, None)
         self._pruned = 0.0
-        self._listen = None
+        self._listen: tuple[str, int] | None = None
         self._served = 0.0
-        self._bus = None
-        self._client = None
+        self._bus: Any = None
+        self._client: Any = None
 
-    def run(self):
+    def run(self) -> None:
         """Take events and let time pass."""
         with salt.utils.event.get_master_event(self._opts, self._opts["sock_dir"], listen=True) as self._bus:
             ticked = 0.0
@@ -97,16 +106,14 @@ class Collector:
                     ticked = now
                     self.tick(now)
 
-    def take(self, tag, data):
+    def take(self, tag: str, data: Any) -> None:
         """Take one event: the batches that a node sent together."""
         data = data if isinstance(data, dict) else {}
         content, sender = data.get("data"), data.get("id")
         batches = content.get("batches") if isinstance(content, dict) else None
-        sound = [
-            batch
-            for batch in (batches if isinstance(batches, list) and batches else [None])
-            if self._is_sound(tag, batch, sender)
-        ]
+        # An event without batches is refused, and counted, as one bad batch.
+        found: list[Any] = batches if isinstance(batches, list) and batches else [None]
+        sound = [batch for batch in found if self._is_sound(tag, batch, sender)]
         now = self._clock()
         for batch, (new, mark) in zip(sound, self._store.put_batches(sound), strict=True):
             oldest = batch.get("sampler", {}).get("oldest")
@@ -114,7 +121,7 @@ class Collector:
                 mark = self._store.skip(batch["node"], batch["boot"], oldest)
             self._apply(cluster_state.Arrived(now, batch, new, mark))
 
-    def _is_sound(self, tag, batch, sender):
+    def _is_sound(self, tag: str, batch: Any, sender: Any) -> bool:
         reason = cluster_state.problem(batch, sender, self.state.settings)
         if reason is None and tag != BATCH_TAG + batch["node"]:
             reason = f"a batch of {batch['node']} came as {tag[:100]}"
@@ -125,48 +132,50 @@ class Collector:
         self._apply(cluster_state.Rejected(self._clock()))
         return False
 
-    def tick(self, now):
+    def tick(self, now: float) -> None:
         """Let time pass: windows, heartbeats, acknowledgements, and now and then the old batches."""
         while self._asked:
             self._apply(cluster_state.Asked(now, self._asked.popleft()))
         self._apply(cluster_state.Tick(now))
-        told = cluster_state.to_tell(self.state, now)
-        if told:
-            self._tell(told, now)
+        stored = cluster_state.to_tell(self.state, now)
+        if stored:
+            self._acknowledge(stored, now)
         if now - self._pruned >= PRUNE_SECONDS:
             self._pruned = now
             self._store.prune(now - self._retention)
         if self._listen and now - self._served >= SERVE_AGAIN_SECONDS:
             self._serve(now)
 
-    def _apply(self, event):
+    def _apply(self, event: cluster_state.Event) -> None:
         self.state = cluster_state.apply(event, self.state)
         for tag, data in self.state.announcements:
             log.info("%s %s", tag, data)
             self._fire(data, tag)
 
-    def _fire(self, data, tag):
+    def _fire(self, data: Mapping[str, Any], tag: str) -> None:
         if self._bus is not None:
             self._bus.fire_event(dict(data), tag)
 
-    def _tell(self, told, now):
-        """Tell nodes by a job what is stored: they do not reach the port to ask."""
+    def _acknowledge(self, stored: Mapping[str, Any], now: float) -> None:
+        """Acknowledge by a job what is stored of nodes that do not reach the port to ask."""
         if self._client is None:
             self._client = salt.client.LocalClient(mopts=self._opts)
-        minions = {self.state.settings.senders[node]: answer for node, answer in told.items()}
+        minions = {self.state.settings.senders[node]: answer for node, answer in stored.items()}
         self._client.cmd_async(list(minions), "telemetry.acknowledge", kwarg={"stored": minions}, tgt_type="list")
-        for node in told:
+        for node in stored:
             self._apply(cluster_state.Asked(now, node, by_job=True))
 
     # What follows is called by the threads of the HTTP server: they read the state, which is a value.
 
-    def listen(self, address, port):
-        """Say where to serve; an address that is not up yet is tried again."""
+    def listen(self, address: str, port: int) -> None:
+        """Serve at an address; one that is not up yet is tried again."""
         self._listen = (address, port)
         self._serve(self._clock())
 
-    def _serve(self, now):
+    def _serve(self, now: float) -> None:
         self._served = now
+        if self._listen is None:
+            return
         address, port = self._listen
         registry = CollectorRegistry()
         registry.register(self)
@@ -180,20 +189,22 @@ class Collector:
         self._listen = None
         log.info("The exporter listens on %s:%s (%d threads)", address, port, threading.active_count())
 
-    def _respond(self, metrics, environment, respond):
+    def _respond(
+        self, metrics: Callable[..., Iterable[bytes]], environment: Mapping[str, Any], respond: Callable[..., Any]
+    ) -> Iterable[bytes]:
         path = environment.get("PATH_INFO", "")
         if not path.startswith(ACKNOWLEDGED_PATH):
             return metrics(environment, respond)
         node, _, boot = path.removeprefix(ACKNOWLEDGED_PATH).partition("/")
-        told = cluster_state.acknowledgement(self.state, node, boot)
-        if told is None:
+        stored = cluster_state.acknowledgement(self.state, node, boot)
+        if stored is None:
             respond("404 Not Found", [("Content-Type", "application/json")])
             return [b"{}"]
         self._asked.append(node)
         respond("200 OK", [("Content-Type", "application/json")])
-        return [json.dumps(told).encode()]
+        return [json.dumps(stored).encode()]
 
-    def collect(self):
+    def collect(self) -> "Iterable[Family]":
         """Return the metric families, as the registry asks for them at every scrape."""
         now = self._clock()
         if now - self._latest[0] >= VERDICT_SECONDS:
@@ -203,13 +214,13 @@ class Collector:
             found[name].add_metric(labels, value)
         return found.values()
 
-    def describe(self):
+    def describe(self) -> "Iterable[Family]":
         """Return the metric families without values."""
         return _families().values()
 
 
-def _families():
-    kinds = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily}
+def _families() -> "dict[str, Family]":
+    kinds: dict[str, type[Family]] = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily}
     return {
         metric.name: kinds[metric.kind](metric.name.removesuffix("_total"), metric.help, labels=metric.labels)
         for metric in exporter.METRICS

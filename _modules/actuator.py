@@ -123,7 +123,7 @@ def _link_rate(change: Change, _directory: str) -> Plan:
             "which could not be put back: expected the kernel's default or a tbf"
         )
     burst = _burst(interface, rate)
-    limit = burst + _QUEUE_BYTES
+    limit = float(burst + _QUEUE_BYTES)
     if current["kind"] == "tbf":
         limit = max(limit, _limit(current["options"]))
     return current["options"].get("rate"), [["run", _tbf(interface, rate, burst, limit)]], [undo]

@@ -6,10 +6,14 @@ import json
 import os
 import shutil
 import subprocess
+from typing import TYPE_CHECKING
 
 import failure_reasons
 import hub_failures
 import salt.utils.files
+
+if TYPE_CHECKING:
+    from loader_dunders import __opts__
 
 # A checkpoint of 70 GB over a line of 100 Mbit/s.
 FETCH_SECONDS = 7200

@@ -13,9 +13,13 @@ import re
 import socket
 import sys
 import time
+from typing import TYPE_CHECKING
 
 import failure_reasons
 import vllm_failures
+
+if TYPE_CHECKING:
+    from loader_dunders import __opts__, __salt__
 
 WORKER_FILE = "/run/cluster/worker.json"
 UNIT_PREFIX = "vllm-"

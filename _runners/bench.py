@@ -9,6 +9,7 @@ import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from salt.exceptions import CommandExecutionError, SaltException
 
@@ -18,6 +19,9 @@ from bottleneck.plan import probing
 from control import engine
 from control.nodes import Nodes, progress
 from control.recording import Recording, write_json
+
+if TYPE_CHECKING:
+    from loader_dunders import __opts__, __salt__
 
 STALL_SECONDS = 300.0
 POLL_SECONDS = 0.25

@@ -1,8 +1,10 @@
 """
-The record of the nodes' boots: what is under way, what is stuck and why; arm a node, hold it.
+Show the record of the nodes' boots, what is under way, what is stuck and why; arm a node, hold it.
 """
 
 import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from salt.exceptions import CommandExecutionError
 
@@ -11,10 +13,13 @@ from control.nodes import profile_of, progress
 from netboot.boot import command_queue, progress_report, storage
 from netboot.boot.settings import Settings
 
+if TYPE_CHECKING:
+    from loader_dunders import __opts__
+
 FOLLOW_SECONDS = 0.5
 
 
-def show():
+def show() -> dict[str, Any]:
     """
     Return every node's boot, the machines that are unknown, and who was refused.
 
@@ -27,7 +32,7 @@ def show():
     return _view(_settings())
 
 
-def status(node):
+def status(node: str) -> dict[str, Any]:
     """
     Return one node's boot: ``boot`` (its id), ``armed``, ``stages`` (stage to when it was reached), ``stuck``.
 
@@ -54,7 +59,7 @@ def status(node):
     }
 
 
-def follow(seconds=3600):
+def follow(seconds: float = 3600) -> dict[str, Any]:
     """
     Report the record as progress whenever it changes, until ``seconds`` have passed.
 
@@ -78,9 +83,9 @@ def follow(seconds=3600):
     return {"followed_seconds": float(seconds)}
 
 
-def arm(node, powered_on=False):
+def arm(node: str, powered_on: bool = False) -> dict[str, Any]:
     """
-    Expect a node to boot: it is told at once when it does not.
+    Expect a node to boot: it is reported as stuck as soon as it does not.
 
     CLI Example:
 
@@ -96,7 +101,7 @@ def arm(node, powered_on=False):
     return {"node": node, "armed": "reprovision"}
 
 
-def hold(node):
+def hold(node: str) -> dict[str, Any]:
     """
     Give a node no boot script, and void those that it has, until it is armed again.
 
@@ -111,7 +116,7 @@ def hold(node):
     return {"node": node, "held": True}
 
 
-def discover():
+def discover() -> list[dict[str, Any]]:
     """
     Return the machines that asked to boot and are no node of the profile, the newest first.
 
@@ -125,25 +130,25 @@ def discover():
     return [{"mac": mac, **entry} for mac, entry in sorted(unknown.items(), key=lambda item: -item[1]["last"])]
 
 
-def _settings():
+def _settings() -> Settings:
     try:
         return Settings.of(profile_of(__opts__))
     except ValueError as error:
         raise CommandExecutionError(str(error)) from error
 
 
-def _known(settings, node):
+def _known(settings: Settings, node: str) -> str:
     if node not in settings.nodes:
         bootable = ", ".join(settings.nodes) or "none"
         raise CommandExecutionError(f"no node {node} that can boot in profile {settings.profile}: expected {bootable}")
     return node
 
 
-def _directory():
+def _directory() -> Path:
     return records.path_of(__opts__, records.BOOT)
 
 
-def _view(settings):
+def _view(settings: Settings) -> dict[str, Any]:
     state = storage.read(_directory())
     if state is None:
         raise CommandExecutionError("there is no boot record: is the boot engine running? (engines: [{boot: {}}])")

@@ -1,7 +1,7 @@
 """
-Send one wave of requests to the heads of what is deployed, and time every token of it.
+Send one burst of requests to the heads of what is deployed, and time every token of it.
 
-A load generator for short blocks: ``vllm bench serve`` takes seconds to start, a wave none.
+A load generator for short blocks: ``vllm bench serve`` takes seconds to start, a burst none.
 """
 
 import http.client
@@ -9,25 +9,35 @@ import json
 import random
 import threading
 import time
+from collections.abc import Sequence
+from typing import TypedDict
 
 from salt.exceptions import CommandExecutionError
 
 REQUEST_SECONDS = 300.0
 
 
+class Result(TypedDict):
+    """One request: when it was sent and when its tokens came (``time.perf_counter``), and why it failed."""
+
+    sent: float
+    token_times: list[float]
+    error: str | None
+
+
 def send(
-    heads,
-    model,
-    vocabulary_size,
-    requests,
-    input_tokens,
-    output_tokens,
-    concurrency=None,
-    rate=None,
-    slots=None,
-    seed=1,
-    temperature=0.0,
-):
+    heads: Sequence[str],
+    model: str,
+    vocabulary_size: int,
+    requests: int,
+    input_tokens: int,
+    output_tokens: int,
+    concurrency: int | None = None,
+    rate: float | None = None,
+    slots: int | None = None,
+    seed: int = 1,
+    temperature: float = 0.0,
+) -> list[Result]:
     """
     Send requests and return, for each, when it was sent and when its tokens came (``time.perf_counter``).
 
@@ -47,45 +57,47 @@ def send(
     slots
         at most so many at the engines at a time: the others wait here, which counts as their time
     """
-    wave = _Wave(list(heads), int(requests), slots)
+    burst = _Burst(list(heads), int(requests), slots)
     bodies = _bodies(
         model, int(vocabulary_size), int(requests), int(input_tokens), int(output_tokens), seed, temperature
     )
     if rate is None:
         workers = min(int(concurrency or 1), int(requests))
-        threads = [threading.Thread(target=wave.closed, args=(bodies,), daemon=True) for _ in range(workers)]
+        threads = [threading.Thread(target=burst.closed, args=(bodies,), daemon=True) for _ in range(workers)]
         for thread in threads:
             thread.start()
     else:
         threads = []
         for number, body in enumerate(bodies):
-            wave.pause(number / float(rate))
-            thread = threading.Thread(target=wave.one, args=(number, body), daemon=True)
+            burst.pause(number / float(rate))
+            thread = threading.Thread(target=burst.one, args=(number, body), daemon=True)
             thread.start()
             threads.append(thread)
     for thread in threads:
         thread.join(REQUEST_SECONDS)
         if thread.is_alive():
             raise CommandExecutionError(f"a request took longer than {REQUEST_SECONDS:.0f} s: see cluster status")
-    return wave.results
+    return burst.results
 
 
-class _Wave:
-    """The requests of one wave; the loader leaves it alone because of its name."""
+class _Burst:
+    """The requests of one burst; the loader leaves it alone because of its name."""
 
-    def __init__(self, heads, requests, slots):
+    def __init__(self, heads: Sequence[str], requests: int, slots: int | None) -> None:
         self.heads = heads
-        self.results = [None] * requests
+        self.results: list[Result] = [{"sent": 0.0, "token_times": [], "error": "not sent"} for _ in range(requests)]
         self.gate = threading.Semaphore(int(slots)) if slots else None
         self.lock, self.following = threading.Lock(), 0
         self.begun = time.perf_counter()
 
-    def pause(self, moment):
+    def pause(self, moment: float) -> None:
+        """Wait until so many seconds after the burst began."""
         left = self.begun + moment - time.perf_counter()
         if left > 0:
             time.sleep(left)
 
-    def closed(self, bodies):
+    def closed(self, bodies: Sequence[bytes]) -> None:
+        """Send one request after the other, until no thread of the burst has one left."""
         while True:
             with self.lock:
                 number, self.following = self.following, self.following + 1
@@ -93,8 +105,9 @@ class _Wave:
                 return
             self.one(number, bodies[number])
 
-    def one(self, number, body):
-        result = {"sent": time.perf_counter(), "token_times": [], "error": None}
+    def one(self, number: int, body: bytes) -> None:
+        """Send one request and note what became of it."""
+        result: Result = {"sent": time.perf_counter(), "token_times": [], "error": None}
         self.results[number] = result
         if self.gate:
             self.gate.acquire()
@@ -107,8 +120,16 @@ class _Wave:
                 self.gate.release()
 
 
-def _bodies(model, vocabulary_size, requests, input_tokens, output_tokens, seed, temperature):
-    """Return the bodies of a wave; the same seed gives the same prompts, well inside the vocabulary."""
+def _bodies(
+    model: str,
+    vocabulary_size: int,
+    requests: int,
+    input_tokens: int,
+    output_tokens: int,
+    seed: int,
+    temperature: float,
+) -> list[bytes]:
+    """Return the bodies of a burst; the same seed gives the same prompts, well inside the vocabulary."""
     numbers = random.Random(seed)
     first, last = vocabulary_size // 4, vocabulary_size // 2
     return [
@@ -127,7 +148,7 @@ def _bodies(model, vocabulary_size, requests, input_tokens, output_tokens, seed,
     ]
 
 
-def _stream(head, body, result):
+def _stream(head: str, body: bytes, result: Result) -> None:
     """Post a request and note the time of each token as its event arrives."""
     address, _, port = head.rpartition(":")
     connection = http.client.HTTPConnection(address, int(port), timeout=REQUEST_SECONDS)

@@ -8,6 +8,7 @@ by the nodes' ``perturb`` modules, whose dead-man timers undo it when this proce
 import contextlib
 import threading
 import time
+from typing import TYPE_CHECKING
 
 from salt.exceptions import CommandExecutionError, SaltException
 
@@ -27,6 +28,9 @@ from bottleneck.runs import ceilings as ceilings_file
 from bottleneck.telemetry.prometheus_text import MetricsText
 from control import engine, records
 from control.nodes import Nodes, profile_of, progress
+
+if TYPE_CHECKING:
+    from loader_dunders import __opts__, __salt__
 
 LEASE_SECONDS = 45.0
 RENEW_SECONDS = 15.0

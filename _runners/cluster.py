@@ -1,5 +1,5 @@
 """
-The cluster as a whole: configure its nodes, deploy a model across them, say how it is.
+Configure the cluster's nodes, deploy a model across them, show how it is.
 
 Works out ranks and addresses from the profile (``bottleneck.plan``) and calls the
 nodes' modules; measures and decides nothing itself.
@@ -8,8 +8,11 @@ nodes' modules; measures and decides nothing itself.
 import json
 import re
 import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import salt.utils.event
+import salt.utils.http
 from salt.exceptions import CommandExecutionError
 
 from bottleneck.plan.nodes import deployment_record as plan_deployment
@@ -18,6 +21,11 @@ from bottleneck.profile.hardware_checks import refuse_open
 from control import records
 from control.nodes import Nodes, engine_slice, progress
 from netboot.boot import command_queue
+
+if TYPE_CHECKING:
+    from loader_dunders import __opts__
+
+    from bottleneck.profile import Profile
 
 POLL_SECONDS = 2.0
 # A minion beside a busy engine takes its time.
@@ -28,8 +36,12 @@ SETTLE_SECONDS = 20.0
 # Of `failure_reasons.Rank`, as `vllm.status` gives it.
 UNNAMED, PEER = 1, 3
 
+# How one node's worker is started, as `vllm.start` takes it, and what `vllm.status` answers of one.
+Spec = Mapping[str, Any]
+Worker = Mapping[str, Any]
 
-def nodes():
+
+def nodes() -> dict[str, Any]:
     """
     Return the profile's nodes and whether their minion answers.
 
@@ -44,9 +56,9 @@ def nodes():
     return {name: {"hostname": nodes.minion(name), "up": name in answering} for name in nodes.names}
 
 
-def apply(test=False, states=None, only=None):
+def apply(test: bool = False, states: str | None = None, only: list[str] | None = None) -> dict[str, Any]:
     """
-    Apply the states to every node, or to ``only`` these, or with ``test`` say what that would change.
+    Apply the states to every node, or to ``only`` these, or with ``test`` return what that would change.
 
     CLI Example:
 
@@ -60,7 +72,7 @@ def apply(test=False, states=None, only=None):
     return _apply(nodes, list(only or nodes.names), test, states)
 
 
-def node_started(minion):
+def node_started(minion: str) -> dict[str, Any]:
     """
     Configure a node that has just come up (called by the reactor; touches no keys).
 
@@ -80,7 +92,9 @@ def node_started(minion):
     return {"applied": True, "failed": [name for name, result in results.items() if result["failed"]]}
 
 
-def deploy(deployment=None, overrides=None, timeout=600):
+def deploy(
+    deployment: str | None = None, overrides: dict[str, Any] | None = None, timeout: float = 600
+) -> dict[str, Any]:
     """
     Start a deployment's workers on their nodes and wait until it serves.
 
@@ -98,8 +112,8 @@ def deploy(deployment=None, overrides=None, timeout=600):
     specs = planned["workers"]
     _check_free(deployment, overrides)
     started, moments = time.monotonic(), {"began": time.time()}
-    _tell_boot(profile, specs, "deploy")
-    # What holds a start back can be asked while it lasts, and of one that failed (start_recording.record).
+    _queue_boot(profile, specs, "deploy")
+    # What a start waits for can be asked while it lasts, and of one that failed (start_recording.record).
     starting = {**planned, "began": moments["began"]}
     records.write(__opts__, records.STARTING, starting)
     try:
@@ -113,7 +127,7 @@ def deploy(deployment=None, overrides=None, timeout=600):
     except BaseException:
         # Nothing half-done stays: not after a failure, nor after Ctrl-C.
         nodes.ask("vllm.stop", names=[spec["node"] for spec in specs], timeout=60)
-        _tell_boot(profile, specs, "undeploy")
+        _queue_boot(profile, specs, "undeploy")
         records.write(__opts__, records.STARTING, {**starting, "ended": time.time()})
         raise
     # A boot's record ends with the moments: from power-on to the first token.
@@ -123,7 +137,7 @@ def deploy(deployment=None, overrides=None, timeout=600):
     return {**record, "seconds": round(time.monotonic() - started, 1)}
 
 
-def undeploy():
+def undeploy() -> dict[str, Any]:
     """
     Stop every worker of every node.
 
@@ -143,7 +157,7 @@ def undeploy():
     return {"stopped": stopped}
 
 
-def status():
+def status() -> dict[str, Any]:
     """
     Return the nodes, the deployment and its workers.
 
@@ -164,7 +178,7 @@ def status():
     }
 
 
-def logs(node, lines=50, worker=None):
+def logs(node: str, lines: int = 50, worker: str | None = None) -> dict[str, Any]:
     """
     Return the last lines of a node's worker logs.
 
@@ -174,10 +188,11 @@ def logs(node, lines=50, worker=None):
 
         salt-run cluster.logs node0 lines=100
     """
-    return Nodes(__opts__).call(node, "vllm.log", [worker, int(lines)])
+    found: dict[str, Any] = Nodes(__opts__).call(node, "vllm.log", [worker, int(lines)])
+    return found
 
 
-def deployment_record():
+def deployment_record() -> dict[str, Any]:
     """
     Return what is deployed, or an empty dict.
 
@@ -190,7 +205,7 @@ def deployment_record():
     return records.read(__opts__, records.DEPLOYMENT)
 
 
-def starting_record():
+def starting_record() -> dict[str, Any]:
     """
     Return the deployment that is starting, or that failed to; an empty dict when there is none.
 
@@ -205,15 +220,15 @@ def starting_record():
     return records.read(__opts__, records.STARTING)
 
 
-def _planned(profile, deployment, overrides):
+def _planned(profile: "Profile", deployment: str, overrides: Mapping[str, Any] | None) -> dict[str, Any]:
     try:
         return plan_deployment(profile, deployment, overrides)
     except (ProfileError, KeyError) as error:
         raise CommandExecutionError(str(error)) from error
 
 
-def _tell_boot(profile, specs, what):
-    """Tell the boot service that nodes are to serve, so that it names the one whose engine does not come up."""
+def _queue_boot(profile: "Profile", specs: Sequence[Spec], what: Literal["deploy", "undeploy"]) -> None:
+    """Have the boot service expect nodes to serve, so that it names the one whose engine does not come up."""
     if profile.boot is None:
         return
     directory = records.path_of(__opts__, records.BOOT)
@@ -221,26 +236,29 @@ def _tell_boot(profile, specs, what):
         command_queue.give(directory, command_queue.Order(what, node))
 
 
-def _refuse_open(profile):
+def _refuse_open(profile: "Profile") -> None:
     try:
         refuse_open(profile)
     except ProfileError as error:
         raise CommandExecutionError(f"{error} (cluster profile check --deploy)") from error
 
 
-def _check_free(deployment, overrides):
+def _check_free(deployment: str, overrides: Mapping[str, Any] | None) -> None:
     record = deployment_record()
     if record and (record["deployment"] != deployment or record["overrides"] != (overrides or {})):
         raise CommandExecutionError(f"{record['deployment']} is deployed: run `cluster undeploy` first")
 
 
-def _wait_ready(nodes, specs, started, timeout):
+def _wait_ready(nodes: Nodes, specs: Sequence[Spec], started: float, timeout: float) -> None:
     """Report each worker's stage until all are ready; raise with the reason when one fails."""
-    stages = {}
-    deadline, settled = started + timeout, None
+    stages: dict[str, str] = {}
+    deadline = started + timeout
+    settled: float | None = None
     while time.monotonic() < deadline:
         answers = nodes.ask_workers([spec["node"] for spec in specs])
-        seen = [(spec, (answers[spec["node"]] or {}).get(spec["name"], {})) for spec in specs]
+        seen: list[tuple[Spec, Worker]] = [
+            (spec, (answers[spec["node"]] or {}).get(spec["name"], {})) for spec in specs
+        ]
         for spec, worker in seen:
             stage = worker.get("stage", "unknown")
             if stages.get(spec["node"]) != stage:
@@ -260,7 +278,7 @@ def _wait_ready(nodes, specs, started, timeout):
     raise CommandExecutionError(f"not ready after {timeout:.0f} s: {slow} (see cluster logs)")
 
 
-def _nearness(failed):
+def _nearness(failed: tuple[Spec, Worker]) -> tuple[int, float]:
     """Return how near a failed worker is to the cause: by what it reported, then by when."""
     _, worker = failed
     failure = worker.get("failure") or {}
@@ -271,7 +289,7 @@ def _nearness(failed):
     return rank, float("inf") if moment is None else moment
 
 
-def _failure(spec, worker):
+def _failure(spec: Spec, worker: Worker) -> str:
     """Return the sentence that a deployment's failure ends with."""
     reason = worker.get("reason") or "the worker was stopped"
     text = f"{spec['name']} on {spec['node']} failed: {reason} (log: {worker.get('log')})"
@@ -280,10 +298,8 @@ def _failure(spec, worker):
     return re.sub(r"\bNODE\b", spec["node"], text)
 
 
-def _warm(profile, specs, started):
+def _warm(profile: "Profile", specs: Sequence[Spec], started: float) -> None:
     """Have each head answer one short request, so that the first real one finds everything in place."""
-    import salt.utils.http
-
     for spec in specs:
         if not spec["head"]:
             continue
@@ -301,7 +317,7 @@ def _warm(profile, specs, started):
         progress("ready", spec["node"], spec["name"], started)
 
 
-def _apply(nodes, names, test, states):
+def _apply(nodes: Nodes, names: Sequence[str], test: bool, states: str | None) -> dict[str, Any]:
     """Run state.apply on nodes, reporting every state as it ends; return a summary by node."""
     started = time.monotonic()
     by_minion = {nodes.minion(name): name for name in names}
@@ -312,7 +328,7 @@ def _apply(nodes, names, test, states):
             f"{', '.join(silent)} did not answer in {PING_SECONDS} s: is the minion up? (cluster status)"
         )
     # The reactor may be configuring a node that has just come up: wait for it, do not fail.
-    keywords = {"test": bool(test), "state_events": True, "queue": True}
+    keywords: dict[str, Any] = {"test": bool(test), "state_events": True, "queue": True}
     if states:
         # Only a highstate brings our modules to the node by itself.
         keywords["sync_mods"] = "all"
@@ -329,7 +345,8 @@ def _apply(nodes, names, test, states):
         )
         if not job:
             raise CommandExecutionError("no node took the job: is the minion up? (cluster status)")
-        waiting, results = set(names), {}
+        waiting = set(names)
+        results: dict[str, Any] = {}
         prefix = f"salt/job/{job['jid']}/"
         while waiting and time.monotonic() < started + APPLY_SECONDS:
             event = bus.get_event(wait=1.0, tag="salt/job/", full=True, auto_reconnect=True)
@@ -349,7 +366,7 @@ def _apply(nodes, names, test, states):
     return results
 
 
-def _summary(returned):
+def _summary(returned: Any) -> dict[str, Any]:
     """Fold what state.apply returned into what changed, what would, and what failed."""
     if not isinstance(returned, dict):
         errors = returned if isinstance(returned, list) else [str(returned)]

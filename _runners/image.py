@@ -1,9 +1,11 @@
 """
-The Linux image that the nodes boot: build it, compare it, make it active, go back.
+Build the Linux image that the nodes boot, compare it, make it active, go back.
 """
 
 import contextlib
 import time
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from salt.exceptions import CommandExecutionError
 
@@ -12,13 +14,17 @@ from control import records
 from control.nodes import profile_of, progress
 from netboot.boot import storage
 from netboot.image import operations
+from netboot.image.canary import DEFAULT_DEADLINE_SECONDS
 from netboot.image.commands import BuildError
 from netboot.image.store import DEFAULT_ROOT, Store, StoreError
+
+if TYPE_CHECKING:
+    from loader_dunders import __opts__, __salt__
 
 __func_alias__ = {"list_": "list"}
 
 
-def build(recipe=None, activate=False):
+def build(recipe: str | None = None, activate: bool = False) -> dict[str, Any]:
     """
     Build the profile's image and keep it; the same inputs give the same digest.
 
@@ -36,14 +42,14 @@ def build(recipe=None, activate=False):
     """
     started = time.monotonic()
 
-    def report(said):
-        progress(said["stage"], "", said.get("detail", ""), started)
+    def report(step: Mapping[str, Any]) -> None:
+        progress(step["stage"], "", step.get("detail", ""), started)
 
     with _sentences():
         return operations.build(_store(), profile_of(__opts__), report, recipe, bool(activate))
 
 
-def list_():
+def list_() -> dict[str, Any]:
     """
     Return every image, newest first.
 
@@ -57,7 +63,7 @@ def list_():
         return {"images": operations.show_all(_store(), profile_of(__opts__).name)}
 
 
-def show(image="active", verify=False):
+def show(image: str = "active", verify: bool = False) -> dict[str, Any]:
     """
     Return an image's manifest.
 
@@ -77,7 +83,7 @@ def show(image="active", verify=False):
         return operations.show(_store(), profile_of(__opts__).name, str(image), bool(verify))
 
 
-def active(profile=None):
+def active(profile: str | None = None) -> dict[str, Any]:
     """
     Return which image the nodes boot, which was before, and the trial that is under way.
 
@@ -94,7 +100,7 @@ def active(profile=None):
         return operations.active(_store(), profile or profile_of(__opts__).name)
 
 
-def diff(old="previous", new="active"):
+def diff(old: str = "previous", new: str = "active") -> dict[str, Any]:
     """
     Compare two images: packages, layers, files.
 
@@ -108,7 +114,9 @@ def diff(old="previous", new="active"):
         return operations.diff(_store(), profile_of(__opts__).name, str(old), str(new))
 
 
-def activate(image, canary=None, deadline_seconds=operations.DEFAULT_DEADLINE_SECONDS):
+def activate(
+    image: str, canary: str | None = None, deadline_seconds: float = DEFAULT_DEADLINE_SECONDS
+) -> dict[str, Any]:
     """
     Make an image the one that nodes boot; it takes effect at each node's next boot.
 
@@ -128,7 +136,7 @@ def activate(image, canary=None, deadline_seconds=operations.DEFAULT_DEADLINE_SE
     return found
 
 
-def rollback(profile=None):
+def rollback(profile: str | None = None) -> dict[str, Any]:
     """
     Make the previous image active again, or end the trial that is under way.
 
@@ -147,7 +155,7 @@ def rollback(profile=None):
     return found
 
 
-def gc(keep=3):
+def gc(keep: int = 3) -> dict[str, Any]:
     """
     Remove images that are not active, previous, on trial, run by a node, or among the newest.
 
@@ -161,7 +169,7 @@ def gc(keep=3):
         return operations.collect(_store(), int(keep), _running())
 
 
-def lock(image="active"):
+def lock(image: str = "active") -> dict[str, Any]:
     """
     Return an image's packages as ``package=version`` lines, for a recipe's ``lock``.
 
@@ -175,12 +183,12 @@ def lock(image="active"):
         return {"lines": operations.locked(_store(), profile_of(__opts__).name, str(image))}
 
 
-def _store():
+def _store() -> Store:
     return Store(__opts__.get("cluster_images") or DEFAULT_ROOT)
 
 
-def _running():
-    """Return the digests of the images that nodes run, as far as their boots tell."""
+def _running() -> set[str]:
+    """Return the digests of the images that nodes run, as far as their boots show."""
     directory = records.path_of(__opts__, records.BOOT)
     state = storage.read(directory)
     if state is None:
@@ -196,7 +204,7 @@ def _running():
 
 
 @contextlib.contextmanager
-def _sentences():
+def _sentences() -> Iterator[None]:
     """Turn what a person can mend into Salt's own error, which the CLI shows as a sentence."""
     try:
         yield
@@ -204,6 +212,6 @@ def _sentences():
         raise CommandExecutionError(str(error)) from error
 
 
-def _announce(found):
-    """Tell the reactor that nodes may be due to boot again."""
+def _announce(found: Mapping[str, Any]) -> None:
+    """Fire the event on which the reactor looks for nodes that are due to boot again."""
     __salt__["event.send"]("cluster/image/changed", {"profile": found["profile"]})

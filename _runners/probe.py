@@ -1,13 +1,16 @@
 """
 Measure ceilings: what each node, each link and the deployments' messages can do at most.
 
-Says who measures what (``bottleneck.plan.probing``), has the nodes do it, keeps the result
+Works out who measures what (``bottleneck.plan.probing``), has the nodes do it, keeps the result
 with its spread (``bottleneck.runs.ceilings``). Whatever was started is ended when it fails.
 """
 
 import contextlib
 import sys
 import time
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from salt.exceptions import CommandExecutionError
 
@@ -15,6 +18,9 @@ from bottleneck.plan import probing
 from bottleneck.runs import ceilings
 from control import records
 from control.nodes import Nodes, engine_slice, progress
+
+if TYPE_CHECKING:
+    from loader_dunders import __opts__, __salt__
 
 NODE_SECONDS = 55
 LINK_PORT = 29610
@@ -24,7 +30,7 @@ FRESH_LOAD_SECONDS = 1
 FRESH_BUDGET_SECONDS = 20.0
 
 
-def run(only=None, force=False):
+def run(only: str | None = None, force: bool = False) -> dict[str, Any]:
     """
     Measure every ceiling, or one part of them (``nodes``, ``links``, ``allreduce``); return them all.
 
@@ -54,7 +60,7 @@ def run(only=None, force=False):
     return {"ceilings": merged.to_json(), "path": str(path), "seconds": round(time.monotonic() - started, 1)}
 
 
-def fresh():
+def fresh() -> dict[str, Any]:
     """
     Measure, in seconds, the links between the nodes of what is deployed; it may be up but must be idle.
 
@@ -76,7 +82,8 @@ def fresh():
         return {"measured": [], "left": [], "seconds": 0.0}
     names = sorted({name for _, one, two in pairs for name in (one, two)})
     _check_idle(nodes, names)
-    links, done = {}, 0
+    links: dict[str, dict[str, ceilings.LinkCeilings]] = {}
+    done = 0
     with _ended_on_failure(nodes, names):
         for pair in pairs:
             if done and time.monotonic() - started > FRESH_BUDGET_SECONDS:
@@ -89,7 +96,7 @@ def fresh():
     return {"measured": words[:done], "left": words[done:], "seconds": round(time.monotonic() - started, 1)}
 
 
-def show():
+def show() -> dict[str, Any]:
     """
     Return the ceilings measured last, or an empty dict.
 
@@ -103,14 +110,14 @@ def show():
     return found.to_json() if found else {}
 
 
-def _nodes(nodes, only, started):
+def _nodes(nodes: Nodes, only: str | None, started: float) -> dict[str, Any]:
     """Return what was measured of the nodes side by side; each imports torch once and ends with the collectives."""
     when, profile = time.time(), nodes.profile
     collectives = probing.collectives(profile) if only in (None, "allreduce") else []
     names = list(profile.nodes) if only in (None, "nodes") else sorted({name for c in collectives for name in c.nodes})
     if not names:
         return {}
-    told = {
+    specifications = {
         nodes.minion(name): {
             "cores": profile.nodes[name].cores,
             "engine": engine_slice(profile.engine_of(name)),
@@ -125,11 +132,11 @@ def _nodes(nodes, only, started):
     by_name = nodes.call_together(
         names,
         "probe.node",
-        [told, measure, NODE_SECONDS],
+        [specifications, measure, NODE_SECONDS],
         timeout=NODE_SECONDS + 10,
         on_answer=lambda name: progress("measured", name, "", started),
     )
-    measured = {}
+    measured: dict[str, Any] = {}
     if measure:
         measured["nodes"] = {
             name: ceilings.node_ceilings(answer["machine"], answer, when) for name, answer in by_name.items()
@@ -149,18 +156,18 @@ def _nodes(nodes, only, started):
     return measured
 
 
-def _links(nodes, started):
-    """Return what was measured of one link at a time: two at once would share the nodes' cores."""
+def _links(nodes: Nodes, started: float) -> dict[str, dict[str, ceilings.LinkCeilings]]:
+    """Measure one link at a time: two at once would share the nodes' cores."""
     pairs = probing.node_pairs(nodes.profile)
     seconds = probing.link_seconds(len(pairs))
-    links = {}
+    links: dict[str, dict[str, ceilings.LinkCeilings]] = {}
     for pair in pairs:
         links.setdefault(pair[0], {}).update(_link(nodes, pair, seconds, started))
     return links
 
 
-def _link(nodes, pair, seconds, started):
-    """Return what both directions between two nodes carry, loading each for so many seconds."""
+def _link(nodes: Nodes, pair: tuple[str, str, str], seconds: float, started: float) -> dict[str, ceilings.LinkCeilings]:
+    """Measure what both directions between two nodes carry, loading each for so many seconds."""
     network, one, two = pair
     progress("measuring", network, f"{one} and {two}", started)
     addresses = [nodes.profile.nodes[name].links[network].address for name in (one, two)]
@@ -174,7 +181,7 @@ def _link(nodes, pair, seconds, started):
 
 
 @contextlib.contextmanager
-def _ended_on_failure(nodes, names):
+def _ended_on_failure(nodes: Nodes, names: Sequence[str]) -> Iterator[None]:
     """End every probe when the block fails: nothing may keep running, nor after Ctrl-C."""
     try:
         yield
@@ -184,7 +191,7 @@ def _ended_on_failure(nodes, names):
         raise
 
 
-def _check_free(nodes, force):
+def _check_free(nodes: Nodes, force: bool) -> None:
     """Refuse to measure beside a deployment: each would spoil the other's numbers."""
     workers = _workers(nodes, nodes.names)
     if force:
@@ -194,27 +201,27 @@ def _check_free(nodes, force):
         raise CommandExecutionError(f"{reason}; run cluster undeploy first, or cluster probe --force")
 
 
-def _check_idle(nodes, names):
+def _check_idle(nodes: Nodes, names: Sequence[str]) -> None:
     """Refuse to measure while requests are under way, or while that is not known."""
     requests = probing.requests_under_way(_workers(nodes, names))
     if requests is None:
-        raise CommandExecutionError("the engine does not say whether requests are under way")
+        raise CommandExecutionError("the engine does not report whether requests are under way")
     if requests:
         raise CommandExecutionError(
             f"{requests:.0f} requests are under way: they and the probe would disturb each other"
         )
 
 
-def _workers(nodes, names):
+def _workers(nodes: Nodes, names: Collection[str]) -> dict[str, dict[str, dict[str, Any]]]:
     """Return what ``vllm.status`` answers on each of the nodes; a silent one is an error."""
     answers = nodes.ask_workers(names)
     silent = [name for name, answer in answers.items() if answer is None]
     if silent:
         raise CommandExecutionError(f"{', '.join(silent)} did not answer: see cluster status")
-    return answers
+    return {name: answer for name, answer in answers.items() if answer is not None}
 
 
-def _before(path):
+def _before(path: Path) -> ceilings.Ceilings | None:
     try:
         return ceilings.load(path)
     except ceilings.CeilingsError as error:

@@ -1,8 +1,9 @@
 """
-Prometheus' configuration, rules and dashboard on the control node.
+Write Prometheus' configuration, rules and dashboard on the control node.
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from salt.exceptions import CommandExecutionError
 
@@ -10,12 +11,15 @@ from bottleneck.plan import prometheus
 from bottleneck.profile import ProfileError
 from control.nodes import profile_of
 
+if TYPE_CHECKING:
+    from loader_dunders import __opts__
+
 DIRECTORY = "/etc/cluster/prometheus"
 
 
-def write(directory=DIRECTORY, deployment=None):
+def write(directory: str = DIRECTORY, deployment: str | None = None) -> dict[str, Any]:
     """
-    Write what Prometheus needs; say which files changed.
+    Write what Prometheus needs; return which files changed.
 
     CLI Example:
 

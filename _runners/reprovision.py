@@ -6,19 +6,21 @@ The sequence is ``netboot.reprovision.sequence``; carrying it out is ``control.r
 
 import json
 import logging
-
-from salt.exceptions import CommandExecutionError
+from typing import TYPE_CHECKING, Any
 
 from control import records, reprovisioning
 from control.nodes import Nodes
 from netboot.reprovision import sequence
+
+if TYPE_CHECKING:
+    from loader_dunders import __opts__, __salt__
 
 PROFILE_FILE = "/etc/cluster/profile.json"
 
 log = logging.getLogger(__name__)
 
 
-def run(nodes=None, force=False, test=False):
+def run(nodes: str | list[str] | None = None, force: bool = False, test: bool = False) -> dict[str, Any]:
     """
     Reprovision nodes, the canary first; stop at the first failure, and go back to the image before if that is to blame.
 
@@ -34,7 +36,7 @@ def run(nodes=None, force=False, test=False):
     force
         cut off requests that do not end in the profile's ``boot.drain``
     test
-        say what would be done, and do nothing
+        return what would be done, and do nothing
     """
     found = Nodes(__opts__)
     names = [nodes] if isinstance(nodes, str) else list(nodes or found.names)
@@ -48,7 +50,7 @@ def run(nodes=None, force=False, test=False):
     return {**sequence.to_document(state), "image": carrier.target, "summary": sequence.summary(state)}
 
 
-def due():
+def due() -> dict[str, list[str]]:
     """
     Return the nodes that run another image than the active one or were configured under another profile, and why.
 
@@ -61,7 +63,7 @@ def due():
     found = Nodes(__opts__)
     active = __salt__["image.active"]()["digest"]
     applied = {name: _digest(text) for name, text in found.ask("file.read", [PROFILE_FILE], timeout=5).items()}
-    reasons = {}
+    reasons: dict[str, list[str]] = {}
     for name in found.names:
         image = __salt__["boot.status"](name)["image"]
         digest = applied[name]
@@ -72,9 +74,9 @@ def due():
     return reasons
 
 
-def changed():
+def changed() -> dict[str, Any]:
     """
-    Reprovision the nodes that are due, if the master says so (called by the reactor; trusts nothing in its event).
+    Reprovision the nodes that are due, if the master allows it (called by the reactor; trusts nothing in its event).
 
     CLI Example:
 
@@ -93,7 +95,7 @@ def changed():
     return {"due": reasons, "started": True, **run(sorted(reasons))}
 
 
-def status():
+def status() -> dict[str, Any]:
     """
     Return where reprovisioning is, or how it ended.
 
@@ -103,17 +105,12 @@ def status():
 
         salt-run reprovision.status
     """
-    try:
-        return json.loads(records.path_of(__opts__, records.REPROVISION).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise CommandExecutionError(f"reprovision.json: {error}; the next run writes it anew") from error
+    return records.read(__opts__, records.REPROVISION)
 
 
-def _digest(text):
+def _digest(text: Any) -> str | None:
     """Return the digest in a node's record of its profile; None when it has none, or does not answer."""
     try:
-        return json.loads(text)["digest"]
+        return str(json.loads(text)["digest"])
     except (TypeError, ValueError, KeyError):
         return None

@@ -6,6 +6,7 @@ the record is put together afterwards; of one that lasts, it is what there is so
 """
 
 import time
+from typing import TYPE_CHECKING, Any
 
 from salt.exceptions import CommandExecutionError
 
@@ -13,11 +14,14 @@ from control import records
 from control.nodes import Nodes, progress
 from control.recording import Recording
 
-# Less than this says nothing of a start.
+if TYPE_CHECKING:
+    from loader_dunders import __opts__, __salt__
+
+# Less than this shows nothing of a start.
 LEAST_SECONDS = 2.0
 
 
-def record(note=""):
+def record(note: str = "") -> dict[str, Any]:
     """
     Put the samples of the newest start in a run folder and return where it is.
 
@@ -69,8 +73,8 @@ def record(note=""):
     }
 
 
-def _newest():
-    found = __salt__["cluster.starting_record"]() or __salt__["cluster.deployment_record"]()
+def _newest() -> dict[str, Any]:
+    found: dict[str, Any] = __salt__["cluster.starting_record"]() or __salt__["cluster.deployment_record"]()
     if not found.get("began"):
         raise CommandExecutionError("nothing is deployed, and nothing starts: cluster deploy")
     records.deployment(found)

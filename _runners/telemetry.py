@@ -1,5 +1,5 @@
 """
-The performance record of the cluster: windows into verdicts, exports, what is going on now.
+Turn windows of samples into verdicts, export them, show the present rates.
 """
 
 import json
@@ -7,6 +7,9 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import salt.utils.event
 from salt.exceptions import CommandExecutionError
@@ -20,6 +23,11 @@ from bottleneck.telemetry.store import Store, StoreError
 from control import records
 from control.nodes import Nodes, profile_of
 
+if TYPE_CHECKING:
+    from loader_dunders import __context__, __opts__
+
+    from bottleneck.profile import Profile
+
 log = logging.getLogger(__name__)
 
 CHANGED_TAG = "cluster/verdict/changed"
@@ -31,7 +39,7 @@ MARGIN_SECONDS = 3.0
 LONGEST_START_SECONDS = 900.0
 
 
-def aggregate(window):
+def aggregate(window: Mapping[str, Any]) -> dict[str, Any]:
     """
     Make a window's batches into a ledger and a verdict, and store them (called by the reactor).
 
@@ -83,14 +91,14 @@ def aggregate(window):
     return {"window": described["window"], "class": verdict["class"], "where": verdict["where"], "changed": changed}
 
 
-def _starting(start, end):
+def _starting(start: float, end: float) -> dict[str, Any] | None:
     """Return what was starting all through a window, or None."""
     record = records.read(__opts__, records.STARTING)
     began = record.get("began", end)
     return record if began <= start and end - began <= LONGEST_START_SECONDS and not record.get("ended") else None
 
 
-def verdict_changed(change):
+def verdict_changed(change: Mapping[str, Any]) -> dict[str, Any]:
     """
     Note in the master's log that the bottleneck is another one now (called by the reactor).
 
@@ -104,7 +112,7 @@ def verdict_changed(change):
     return {"noted": True}
 
 
-def revive(node):
+def revive(node: str) -> dict[str, Any]:
     """
     Start a silent node's sampler again (called by the reactor when a node is lost).
 
@@ -122,7 +130,7 @@ def revive(node):
     return {"node": node, "job": job or None}
 
 
-def latest():
+def latest() -> dict[str, Any]:
     """
     Return the present rates of every node, link and engine, and the newest verdict.
 
@@ -136,7 +144,7 @@ def latest():
         return _latest(store)
 
 
-def watch(interval=2.0):
+def watch(interval: float = 2.0) -> dict[str, Any]:
     """
     Report the present rates again and again, as progress lines, until interrupted.
 
@@ -157,7 +165,7 @@ def watch(interval=2.0):
     return {}
 
 
-def status():
+def status() -> dict[str, Any]:
     """
     Return how far each node's record reaches, and where the record is.
 
@@ -184,11 +192,11 @@ def status():
         },
         "store": {"path": __opts__["cluster_store"], "bytes": os.path.getsize(__opts__["cluster_store"])},
         "exporter": {"address": profile.control.address, "port": profile.perf.exporter_port},
-        "verdict": verdict and {"window": verdict["window"], **_named(verdict["verdict"])},
+        "verdict": verdict and {"window": verdict["window"], **(_named(verdict["verdict"]) or {})},
     }
 
 
-def export(start, end, path):
+def export(start: float, end: float, path: str) -> dict[str, Any]:
     """
     Write the batches of an interval, one a line, as ``samples.jsonl.gz`` of a run.
 
@@ -198,20 +206,19 @@ def export(start, end, path):
 
         salt-run telemetry.export 1795469400 1795469460 /var/lib/cluster/runs/example/samples.jsonl.gz
     """
-    start, end = float(start), float(end)
     with _store() as store:
-        batches = store.batches(start, end)
+        batches = store.batches(float(start), float(end))
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     partial = path.removesuffix(".gz") + ".partial.gz"
-    write_batches(_path(partial), batches)
+    write_batches(Path(partial), batches)
     os.replace(partial, path)
-    counts = {}
+    counts: dict[str, int] = {}
     for batch in batches:
         counts[batch["node"]] = counts.get(batch["node"], 0) + 1
     return {"path": path, "batches": len(batches), "nodes": counts}
 
 
-def history(limit=20):
+def history(limit: int = 20) -> dict[str, Any]:
     """
     Return the verdicts of the last windows, the newest first.
 
@@ -225,7 +232,7 @@ def history(limit=20):
         return {"verdicts": store.verdict_history(limit=int(limit))}
 
 
-def _latest(store):
+def _latest(store: Store) -> dict[str, Any]:
     profile, now = _profile(), time.time()
     since = now - profile.sampler.send_interval_seconds - RECENT_SECONDS
     result = recent(store.batches(since, now + RECENT_SECONDS), profile, now)
@@ -236,7 +243,7 @@ def _latest(store):
     return {**result, "verdict": store.latest_verdict()}
 
 
-def _named(verdict):
+def _named(verdict: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """Return what makes two verdicts the same: class and place."""
     if not verdict:
         return None
@@ -244,42 +251,37 @@ def _named(verdict):
     return {"class": verdict.get("class"), "node": where.get("node"), "link": where.get("link")}
 
 
-def _moment(window, key):
+def _moment(window: Any, key: str) -> float:
     value = window.get(key) if isinstance(window, dict) else None
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise CommandExecutionError(f"window {window!r}: {key} is no moment, expected unix seconds")
     return float(value)
 
 
-def _path(text):
-    from pathlib import Path
-
-    return Path(text)
-
-
-def _store():
+def _store() -> Store:
     try:
         return Store(__opts__["cluster_store"])
     except StoreError as error:
         raise CommandExecutionError(str(error)) from error
 
 
-def _ceilings():
+def _ceilings() -> ceilings.Ceilings | None:
     try:
         return ceilings.load(records.path_of(__opts__, records.CEILINGS))
     except ceilings.CeilingsError as error:
         raise CommandExecutionError(str(error)) from error
 
 
-def _profile():
+def _profile() -> "Profile":
     """Return the profile; it is read again when its file has changed, because a window comes every few seconds."""
     path = __opts__["cluster_profile"]
     changed = os.stat(path).st_mtime_ns
     if __context__.get("telemetry.profile", (None, None))[0] != (path, changed):
         __context__["telemetry.profile"] = ((path, changed), profile_of(__opts__))
-    return __context__["telemetry.profile"][1]
+    profile: Profile = __context__["telemetry.profile"][1]
+    return profile
 
 
-def _fire(data, tag):
+def _fire(data: Mapping[str, Any], tag: str) -> None:
     with salt.utils.event.get_master_event(__opts__, __opts__["sock_dir"], listen=False) as bus:
         bus.fire_event(data, tag)

@@ -2,12 +2,18 @@
 Keep an inference engine's environment installed.
 """
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-def __virtual__():
+if TYPE_CHECKING:
+    from loader_dunders import __opts__, __salt__
+
+
+def __virtual__() -> str:
     return "engine"
 
 
-def installed(name, requirements, engine):
+def installed(name: str, requirements: str, engine: Mapping[str, Any]) -> dict[str, Any]:
     """
     Make sure that the environment at ``name`` is complete.
 
@@ -18,7 +24,12 @@ def installed(name, requirements, engine):
     engine
         the accelerator's entry of the engine map
     """
-    ret = {"name": name, "changes": {}, "result": True, "comment": f"{engine['engine']} is installed"}
+    ret: dict[str, Any] = {
+        "name": name,
+        "changes": {},
+        "result": True,
+        "comment": f"{engine['engine']} is installed",
+    }
     if __salt__["engine.installed"](name):
         return ret
     if __opts__["test"]:
@@ -38,14 +49,14 @@ def installed(name, requirements, engine):
     return ret
 
 
-def unavailable(name, reason):
+def unavailable(name: str, reason: str) -> dict[str, Any]:
     """
-    Fail, saying why this engine cannot be installed, unless somebody has put it there.
+    Fail with the reason why this engine cannot be installed, unless somebody has put it there.
 
     name
         directory of the environment
     reason
-        what the engine map says is missing
+        what is missing, from the engine map
     """
     if __salt__["engine.installed"](name):
         return {"name": name, "changes": {}, "result": True, "comment": f"an engine is at {name}, put there by hand"}

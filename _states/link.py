@@ -2,12 +2,18 @@
 Keep a node's links up with their address.
 """
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-def __virtual__():
+if TYPE_CHECKING:
+    from loader_dunders import __opts__, __salt__
+
+
+def __virtual__() -> str:
     return "link"
 
 
-def configured(name, address, prefix_length, mtu):
+def configured(name: str, address: str, prefix_length: int, mtu: int) -> dict[str, Any]:
     """
     Make sure that interface ``name`` is up with its address and MTU.
 
@@ -20,12 +26,12 @@ def configured(name, address, prefix_length, mtu):
     mtu
         bytes
     """
-    ret = {"name": name, "changes": {}, "result": True, "comment": f"{name} has {address}"}
+    ret: dict[str, Any] = {"name": name, "changes": {}, "result": True, "comment": f"{name} has {address}"}
     wanted = f"{address}/{prefix_length}"
     seen = __salt__["link.show"](name)
     if not seen:
         return {**ret, "result": False, "comment": f"this node has no interface {name}, expected by the profile"}
-    changes = {}
+    changes: dict[str, Any] = {}
     if wanted not in seen["addresses"]:
         changes["address"] = {"old": ", ".join(seen["addresses"]) or None, "new": wanted}
     if seen["mtu"] != mtu:
@@ -45,7 +51,7 @@ def configured(name, address, prefix_length, mtu):
     return ret
 
 
-def meshed(name, address, mtu, peers):
+def meshed(name: str, address: str, mtu: int, peers: Mapping[str, str]) -> dict[str, Any]:
     """
     Make sure that the node has its address on a full mesh and a route over each cable.
 
@@ -58,14 +64,15 @@ def meshed(name, address, mtu, peers):
     peers
         peer address -> the interface whose cable leads to it
     """
-    ret = {"name": name, "changes": {}, "result": True, "comment": f"{name} has {address} and {len(peers)} cables"}
+    comment = f"{name} has {address} and {len(peers)} cables"
+    ret: dict[str, Any] = {"name": name, "changes": {}, "result": True, "comment": comment}
     cables = {interface: __salt__["link.show"](interface) for interface in sorted(set(peers.values()))}
     absent = [interface for interface, seen in cables.items() if not seen]
     if absent:
         text = f"this node has no interface {', '.join(absent)}, expected by the profile: is the cable plugged in?"
         return {**ret, "result": False, "comment": text}
     seen = __salt__["link.show"](name)
-    changes = {}
+    changes: dict[str, Any] = {}
     if f"{address}/32" not in seen.get("addresses", []):
         changes["address"] = {"old": ", ".join(seen.get("addresses", [])) or None, "new": f"{address}/32"}
     for interface, found in {name: seen, **cables}.items():

@@ -2,12 +2,18 @@
 Keep a model's checkpoint in place.
 """
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-def __virtual__():
+if TYPE_CHECKING:
+    from loader_dunders import __opts__, __salt__
+
+
+def __virtual__() -> str:
     return "model"
 
 
-def present(name, model, engine_directory, maker):
+def present(name: str, model: Mapping[str, Any], engine_directory: str, maker: str) -> dict[str, Any]:
     """
     Make sure that the checkpoint is at ``name``.
 
@@ -21,7 +27,7 @@ def present(name, model, engine_directory, maker):
         path of make_model.py on the node
     """
     source = model["source"]
-    ret = {"name": name, "changes": {}, "result": True, "comment": f"{model['name']} is in place"}
+    ret: dict[str, Any] = {"name": name, "changes": {}, "result": True, "comment": f"{model['name']} is in place"}
     if __salt__["model.present"](name):
         return ret
     if source.startswith("/"):

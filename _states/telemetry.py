@@ -2,14 +2,19 @@
 Keep this node's sampler running.
 """
 
+from typing import TYPE_CHECKING, Any
 
-def __virtual__():
+if TYPE_CHECKING:
+    from loader_dunders import __opts__, __salt__
+
+
+def __virtual__() -> str:
     return "telemetry"
 
 
-def running(name):
+def running(name: str) -> dict[str, Any]:
     """
-    The sampler runs; when what it watches changes, it starts again.
+    Make sure that the sampler runs; when what it is watched for changes, it starts again.
 
     name
         its configuration file
@@ -22,7 +27,7 @@ def running(name):
             - watch:
               - file: /etc/cluster/sampler.json
     """
-    result = {"name": name, "result": True, "changes": {}, "comment": "The sampler runs"}
+    result: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": "The sampler runs"}
     if __salt__["telemetry.status"]()["running"]:
         return result
     if __opts__["test"]:
@@ -30,7 +35,7 @@ def running(name):
     return _started(name, "telemetry.start", "started")
 
 
-def mod_watch(name, sfun=None, **kwargs):  # noqa: ARG001 (Salt passes them)
+def mod_watch(name: str, sfun: str | None = None, **kwargs: Any) -> dict[str, Any]:  # noqa: ARG001 (Salt passes them)
     """
     Start the sampler again because its program or its configuration changed.
     """
@@ -44,7 +49,7 @@ def mod_watch(name, sfun=None, **kwargs):  # noqa: ARG001 (Salt passes them)
     return _started(name, "telemetry.restart", "restarted")
 
 
-def _started(name, function, what):
+def _started(name: str, function: str, what: str) -> dict[str, Any]:
     status = __salt__[function](name)
     if status["running"]:
         return {"name": name, "result": True, "changes": {"sampler": what}, "comment": f"The sampler was {what}"}

@@ -1,13 +1,15 @@
-"""How the control node asks an engine over HTTP: never by a proxy, which does not know the cluster's addresses."""
+"""Ask an engine over HTTP, never by a proxy, which does not know the cluster's addresses."""
 
 import http.client
 import json
+from collections.abc import Mapping
+from typing import Any
 from urllib.parse import urlsplit
 
 from salt.exceptions import CommandExecutionError
 
 
-def ask(url, content, timeout):
+def ask(url: str, content: Mapping[str, Any] | None, timeout: float) -> str:
     """Get a URL, or post JSON to it, without any proxy; return the text of the answer."""
     place = urlsplit(url)
     data = None if content is None else json.dumps(content).encode()

@@ -1,19 +1,25 @@
-"""The profile's nodes as the control node reaches them: by their names, through Salt."""
+"""Reach the profile's nodes from the control node: by their names, through Salt."""
 
 import contextlib
 import json
 import sys
 import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import salt.client
 from salt.exceptions import CommandExecutionError
 
-from bottleneck.profile import ProfileError, load_profile
+from bottleneck.profile import Profile, ProfileError, load_profile
+from bottleneck.profile.types import EngineSpec
 
 CALL_SECONDS = 60
 
+# The master's options.
+Options = Mapping[str, Any]
 
-def profile_of(opts):
+
+def profile_of(opts: Options) -> Profile:
     """Return the profile that this master was started with.
 
     Raises
@@ -27,7 +33,7 @@ def profile_of(opts):
         raise CommandExecutionError(str(error)) from error
 
 
-def progress(stage, node, detail, started, **more):
+def progress(stage: str, node: str, detail: str, started: float, **more: Any) -> None:
     """Report one step of a runner, as a line on standard error that the CLI reads.
 
     Parameters
@@ -44,29 +50,30 @@ class Nodes:
 
     Parameters
     ----------
-    opts : dict
+    opts : mapping
         The master's options.
     profile : Profile, optional
         When it is at hand already.
     """
 
-    def __init__(self, opts, profile=None):
+    def __init__(self, opts: Options, profile: Profile | None = None) -> None:
         self._opts = opts
         self.profile = profile or profile_of(opts)
-        self._client = None
+        self._client: Any = None
 
     @property
-    def names(self):
+    def names(self) -> list[str]:
+        """The nodes, in the profile's order."""
         return list(self.profile.nodes)
 
     @property
-    def client(self):
+    def client(self) -> Any:
         """Salt's client on this master."""
         if self._client is None:
             self._client = salt.client.LocalClient(mopts=self._opts)
         return self._client
 
-    def minion(self, name):
+    def minion(self, name: str) -> str:
         """Return the minion id of a node."""
         if name not in self.profile.nodes:
             raise CommandExecutionError(
@@ -74,26 +81,41 @@ class Nodes:
             )
         return self.profile.nodes[name].hostname
 
-    def ask(self, function, arguments=(), names=None, timeout=15):
+    def ask(
+        self,
+        function: str | Sequence[str],
+        arguments: Sequence[Any] = (),
+        names: Iterable[str] | None = None,
+        timeout: float = 15,
+    ) -> dict[str, Any]:
         """Call a function on nodes side by side; return what each answered, None where it was silent."""
         minions = {name: self.minion(name) for name in (names or self.names)}
         answers = self.client.cmd(list(minions.values()), function, arguments, tgt_type="list", timeout=timeout)
         return {name: _answer(answers.get(minion)) for name, minion in minions.items()}
 
-    def answering(self, names=None, timeout=15):
+    def answering(self, names: Iterable[str] | None = None, timeout: float = 15) -> set[str]:
         """Return the set of nodes whose minion is there."""
         return {name for name, answer in self.ask("test.ping", names=names, timeout=timeout).items() if answer is True}
 
-    def ask_workers(self, names=None, timeout=15):
-        """Return what ``vllm.status`` answers on each node; None where a node is silent or cannot tell."""
+    def ask_workers(
+        self, names: Iterable[str] | None = None, timeout: float = 15
+    ) -> dict[str, dict[str, dict[str, Any]] | None]:
+        """Return what ``vllm.status`` answers on each node; None where a node is silent or has no answer."""
         answers = self.ask("vllm.status", names=names, timeout=timeout)
         return {name: answer if isinstance(answer, dict) else None for name, answer in answers.items()}
 
-    def call(self, name, function, arguments=(), timeout=CALL_SECONDS):
+    def call(self, name: str, function: str, arguments: Sequence[Any] = (), timeout: float = CALL_SECONDS) -> Any:
         """Call a function on one node and return its result; errors as `call_together`."""
         return self.call_together({name}, function, arguments, timeout)[name]
 
-    def call_together(self, names, function, arguments=(), timeout=CALL_SECONDS, on_answer=None):
+    def call_together(
+        self,
+        names: Iterable[str],
+        function: str,
+        arguments: Sequence[Any] = (),
+        timeout: float = CALL_SECONDS,
+        on_answer: Callable[[str], None] | None = None,
+    ) -> dict[str, Any]:
         """Call a function on several nodes; return each one's result.
 
         Raises
@@ -102,7 +124,7 @@ class Nodes:
             At the first node that fails, without waiting for the others, or when one does not answer.
         """
         waiting = {self.minion(name): name for name in names}
-        found = {}
+        found: dict[str, Any] = {}
         job = self.client.cmd_iter(sorted(waiting), function, arguments, timeout=timeout, tgt_type="list")
         with contextlib.closing(job):
             for answer in job:
@@ -120,13 +142,13 @@ class Nodes:
         return found
 
 
-def _answer(returned):
+def _answer(returned: Any) -> Any:
     """Return what a minion answered; None where Salt's client puts a sentence of its own in the answer's place."""
     silent = isinstance(returned, str) and returned.startswith("Minion did not return")
     return None if silent else returned
 
 
-def engine_slice(engine):
+def engine_slice(engine: EngineSpec) -> dict[str, Any]:
     """Return what a node's modules need to know of its engine: where it is and how it is started."""
     return {
         "directory": engine.directory(),
@@ -135,6 +157,6 @@ def engine_slice(engine):
     }
 
 
-def _last_line(returned):
+def _last_line(returned: object) -> str:
     lines = [line.strip() for line in str(returned).splitlines() if line.strip()]
-    return lines[-1].partition("Error: ")[2] or lines[-1] if lines else "it failed and said nothing"
+    return lines[-1].partition("Error: ")[2] or lines[-1] if lines else "it failed without a reason"

@@ -1,12 +1,14 @@
-"""A run's folder on the control node: what is deployed, the samples, and its name, which it gets last."""
+"""Make a run's folder on the control node: what is deployed, the samples, and its name, which it gets last."""
 
 import json
 import platform
 import random
 import shutil
 import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import salt.version
 from salt.exceptions import CommandExecutionError
@@ -15,6 +17,7 @@ from bottleneck.profile.local_overrides import copy_profile
 from bottleneck.profile.paths import commit, find_engine_map
 from bottleneck.runs.run import SCHEMA, read_batches
 from control import records
+from control.nodes import Nodes, Options
 
 KEPT_RUNS = 20
 # Batches a little outside the interval, so that the first and last step can be cut at its border.
@@ -28,17 +31,17 @@ class Recording:
 
     Parameters
     ----------
-    opts : dict
+    opts : mapping
         The master's options.
     nodes : Nodes
         The profile's nodes.
-    record : dict
+    record : mapping
         What is deployed, or being deployed: a `DeploymentRecord`.
     what : str
         What is recorded, where it is no load: the last part of the run's id but one.
     """
 
-    def __init__(self, opts, nodes, record, what=""):
+    def __init__(self, opts: Options, nodes: Nodes, record: Mapping[str, Any], what: str = "") -> None:
         self._opts, self._nodes, self._record = opts, nodes, record
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         name = "-".join(part for part in (record["deployment"], what) if part)
@@ -46,16 +49,16 @@ class Recording:
         runs = records.path_of(opts, "runs")
         self.folder, self.final = runs / f"{self.id}.partial", runs / self.id
 
-    def open(self):
+    def open(self) -> None:
         """Make the folder, in the place of the oldest run that is kept."""
         _prune(self.folder.parent)
         self.folder.mkdir(parents=True)
 
-    def drop(self):
+    def drop(self) -> None:
         """Remove what there is: nothing was recorded that counts."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def write_static(self):
+    def write_static(self) -> None:
         """Write what is known beforehand: profile, plan, versions, ceilings."""
         source = Path(self._opts["cluster_profile"])
         copy_profile(source, self.folder / "profile.yaml")
@@ -66,7 +69,7 @@ class Recording:
         with suppress(FileNotFoundError):
             shutil.copy(records.path_of(self._opts, records.CEILINGS), self.folder)
 
-    def _versions(self):
+    def _versions(self) -> dict[str, Any]:
         names = list(dict.fromkeys(worker["node"] for worker in self._record["workers"]))
         found = self._nodes.ask(["engine.version", "probe.machine"], [[], []], names, timeout=30)
         return {
@@ -82,7 +85,9 @@ class Recording:
             },
         }
 
-    def export_samples(self, export, started, ended):
+    def export_samples(
+        self, export: Callable[[float, float, str], Any] | None, started: float, ended: float
+    ) -> list[str]:
         """Have the store's batches written, again until every node's reach the end or it takes too long.
 
         Parameters
@@ -115,7 +120,7 @@ class Recording:
                 return [f"samples of {late} do not reach the end of the run"]
             time.sleep(0.5)
 
-    def close(self, document):
+    def close(self, document: Mapping[str, Any]) -> None:
         """Write run.json; the folder gets its name last, so that it is never seen half-made."""
         profile = self._nodes.profile
         head = {
@@ -129,13 +134,13 @@ class Recording:
         self.folder.rename(self.final)
 
 
-def write_json(path, content):
+def write_json(path: Path, content: Any) -> None:
     """Write a document of a run."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def _prune(runs):
+def _prune(runs: Path) -> None:
     """Keep the newest runs here; the laptop that asked has its own copies."""
     if runs.is_dir():
         for old in sorted(path for path in runs.iterdir() if path.is_dir())[: -(KEPT_RUNS - 1)]:

@@ -2,7 +2,9 @@
 
 import contextlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 from salt.exceptions import CommandExecutionError
@@ -26,16 +28,16 @@ _NEXT = {
 }
 
 
-class RecordError(CommandExecutionError):
+class RecordError(CommandExecutionError):  # type: ignore[misc]  # Salt is not typed
     """A record is there and cannot be used; the text names the file, what is wrong, and the next command."""
 
 
-def path_of(opts, name):
+def path_of(opts: Mapping[str, Any], name: str) -> Path:
     """Return where a record is, or a folder of them; `opts` are the master's."""
     return Path(opts["cluster_directory"], name)
 
 
-def read(opts, name):
+def read(opts: Mapping[str, Any], name: str) -> dict[str, Any]:
     """
     Return a record; an empty dict when there is none.
 
@@ -53,7 +55,7 @@ def read(opts, name):
     return found
 
 
-def deployment(record, name=DEPLOYMENT):
+def deployment(record: Mapping[str, Any], name: str = DEPLOYMENT) -> DeploymentRecord:
     """
     Return the record of a deployment, or of one that starts, as a ``DeploymentRecord``.
 
@@ -69,11 +71,11 @@ def deployment(record, name=DEPLOYMENT):
         raise _broken(name, f"{where}: {first['msg']}") from error
 
 
-def _broken(path, why):
+def _broken(path: Path | str, why: object) -> RecordError:
     return RecordError(f"{path}: {why}; write it anew with: {_NEXT[Path(path).name]}")
 
 
-def write(opts, name, content):
+def write(opts: Mapping[str, Any], name: str, content: Mapping[str, Any]) -> None:
     """Put a record in the place of the one before."""
     path = path_of(opts, name)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -81,7 +83,7 @@ def write(opts, name, content):
     atomic_files.replace_json(path, content, durable=True)
 
 
-def forget(opts, name):
+def forget(opts: Mapping[str, Any], name: str) -> None:
     """Remove a record, if there is one."""
     with contextlib.suppress(FileNotFoundError):
         path_of(opts, name).unlink()

@@ -1,33 +1,41 @@
-"""Carry out what `netboot.reprovision.sequence` says: through Salt, the boot service's runner and the image's."""
+"""Carry out the steps of `netboot.reprovision.sequence`: through Salt, the boot service's runner and the image's."""
 
 import contextlib
 import fcntl
 import ipaddress
 import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from salt.exceptions import CommandExecutionError, SaltException
 
 from bottleneck.profile import ProfileError
+from bottleneck.profile.boot_types import Boot
 from bottleneck.profile.hardware_checks import refuse_open
 from control import records
-from control.nodes import progress
+from control.nodes import Nodes, Options, progress
 from netboot.reprovision import power, sequence
 
 POLL_SECONDS = 2.0
 PROMOTION_SECONDS = 60.0
 ANSWER_SECONDS = 5
 
+# Runner functions by name, such as Salt's ``__salt__``.
+Functions = Mapping[str, Callable[..., Any]]
 
-def prepare(nodes, functions, names, deployment):
+
+def prepare(
+    nodes: Nodes, functions: Functions, names: Sequence[str], deployment: dict[str, Any] | None
+) -> tuple[sequence.State, str]:
     """Return the state to begin with and the image that each node is to come back with.
 
     Parameters
     ----------
-    nodes : control.nodes.Nodes
-    functions : dict
-        Runner functions by name, such as Salt's ``__salt__``.
-    names : list of str
+    nodes : Nodes
+    functions : mapping
+        Runner functions by name.
+    names : sequence of str
         Nodes to reprovision.
     deployment : dict or None
         Record of what is deployed.
@@ -75,41 +83,54 @@ class Carrier:
         Whether requests that do not end in time are cut off.
     """
 
-    def __init__(self, nodes, functions, target, force=False):
+    def __init__(self, nodes: Nodes, functions: Functions, target: str | None, force: bool = False) -> None:
         self.nodes, self.functions, self.force = nodes, functions, force
         self.target = target
         self.started = time.monotonic()
-        self._before = {}
-        self._closed = []
+        self._before: dict[str, Any] = {}
+        self._drained: list[str] = []
 
-    def do(self, action, state):
+    def do(self, action: sequence.Action, state: sequence.State) -> None:
         """Do an action; raise CommandExecutionError when it fails."""
         self.report(action.kind, action.node, "")
         if action.node is None:
-            getattr(self, f"_{action.kind}")(state)
+            of_cluster: dict[sequence.Kind, Callable[[sequence.State], None]] = {
+                "drain": self._drain,
+                "undeploy": self._undeploy,
+                "redeploy": self._redeploy,
+                "rollback": self._rollback,
+            }
+            of_cluster[action.kind](state)
         else:
-            getattr(self, f"_{action.kind}")(action.node, state)
+            of_node: dict[sequence.Kind, Callable[[str, sequence.State], None]] = {
+                "arm": self._arm,
+                "reboot": self._reboot,
+                "boot": self._boot,
+                "apply": self._apply,
+            }
+            of_node[action.kind](action.node, state)
 
-    def report(self, stage, node, detail):
+    def report(self, stage: str, node: str | None, detail: str) -> None:
+        """Report a step as progress."""
         progress(stage, node or "", detail, self.started)
 
-    def close(self):
-        """Let requests in again where they were held off."""
-        if self._closed:
-            self.nodes.ask("drain.stop", names=self._closed, timeout=ANSWER_SECONDS)
-            self._closed = []
+    def close(self) -> None:
+        """Accept requests again where they are refused."""
+        if self._drained:
+            self.nodes.ask("drain.stop", names=self._drained, timeout=ANSWER_SECONDS)
+            self._drained = []
 
     # The deployment ----------------------------------------------------------------------
 
-    def _drain(self, state):
-        heads = {spec["node"]: spec for spec in state.deployment["workers"] if spec["head"]}
-        deadline = time.monotonic() + self.nodes.profile.boot.drain_seconds
+    def _drain(self, state: sequence.State) -> None:
+        heads = {spec["node"]: spec for spec in _deployed(state)["workers"] if spec["head"]}
+        deadline = time.monotonic() + self._boot_settings.drain_seconds
         for name, spec in heads.items():
             answer = self.nodes.ask("drain.start", [spec["api_port"]], names=[name], timeout=ANSWER_SECONDS)[name]
             if answer is True:
-                self._closed.append(name)
+                self._drained.append(name)
             else:
-                self.report("drain", name, f"new requests are not held off: {answer or 'no answer'}")
+                self.report("drain", name, f"new requests are not refused: {answer or 'no answer'}")
         while True:
             left = self._requests(heads)
             if not left:
@@ -120,14 +141,14 @@ class Carrier:
             time.sleep(POLL_SECONDS)
         if not self.force:
             self.close()
-            seconds = self.nodes.profile.boot.drain_seconds
+            seconds = self._boot_settings.drain_seconds
             raise CommandExecutionError(
                 f"{sum(left.values()):.0f} requests did not end in {seconds:.0f} s; it goes on serving"
                 " (--force cuts them off)"
             )
 
-    def _requests(self, heads):
-        found = {}
+    def _requests(self, heads: Mapping[str, Any]) -> dict[str, float]:
+        found: dict[str, float] = {}
         for name, workers in self.nodes.ask_workers(names=list(heads), timeout=ANSWER_SECONDS).items():
             # A head that is silent serves nobody.
             for worker in (workers or {}).values():
@@ -136,7 +157,7 @@ class Carrier:
                     found[name] = found.get(name, 0.0) + count
         return found
 
-    def _undeploy(self, state):
+    def _undeploy(self, state: sequence.State) -> None:
         try:
             self.functions["cluster.undeploy"]()
         except SaltException:
@@ -150,18 +171,19 @@ class Carrier:
         finally:
             self.close()
 
-    def _redeploy(self, state):
-        self.functions["cluster.deploy"](state.deployment["deployment"], state.deployment["overrides"] or None)
+    def _redeploy(self, state: sequence.State) -> None:
+        deployed = _deployed(state)
+        self.functions["cluster.deploy"](deployed["deployment"], deployed["overrides"] or None)
 
     # One node ----------------------------------------------------------------------------
 
-    def _arm(self, node, state):
+    def _arm(self, node: str, state: sequence.State) -> None:
         if state.stage == "nodes":
             self._await_image(node)
         self._before[node] = self.functions["boot.status"](node)["boot"]
         self.functions["boot.arm"](node)
 
-    def _await_image(self, node):
+    def _await_image(self, node: str) -> None:
         """Wait until the image on trial is everyone's: the canary has just come back with it."""
         deadline = time.monotonic() + PROMOTION_SECONDS
         while True:
@@ -174,7 +196,7 @@ class Carrier:
                 raise CommandExecutionError(f"{node} would boot image {offered}; expected {self.target}")
             time.sleep(POLL_SECONDS)
 
-    def _reboot(self, node, _state):
+    def _reboot(self, node: str, _state: sequence.State) -> None:
         minion = self.nodes.minion(node)
         if self.nodes.answering([node], ANSWER_SECONDS):
             self.nodes.client.cmd_async(minion, "system.reboot")
@@ -192,10 +214,10 @@ class Carrier:
         except power.PowerError as error:
             raise CommandExecutionError(str(error)) from error
 
-    def _boot(self, node, _state):
-        limit = self.nodes.profile.boot.return_seconds
+    def _boot(self, node: str, _state: sequence.State) -> None:
+        limit = self._boot_settings.return_seconds
         deadline = time.monotonic() + limit
-        said = ""
+        reported = ""
         while True:
             seen = self.functions["boot.status"](node)
             fresh = seen["boot"] is not None and seen["boot"] != self._before.get(node)
@@ -206,8 +228,8 @@ class Carrier:
             if time.monotonic() >= deadline:
                 why = f", stuck: {stuck}" if stuck else ""
                 raise CommandExecutionError(f"not back {limit:.0f} s after its reboot; reached: {reached}{why}")
-            if said != (said := f"{reached} {stuck}".strip()):
-                self.report("boot", node, said)
+            if reported != (reported := f"{reached} {stuck}".strip()):
+                self.report("boot", node, reported)
             time.sleep(POLL_SECONDS)
         # Its key is in before its minion listens; what is sent to it until then is lost.
         while not self.nodes.answering([node], ANSWER_SECONDS):
@@ -216,20 +238,27 @@ class Carrier:
         if seen["image"] != self.target:
             raise CommandExecutionError(f"it came back with image {seen['image']}; expected {self.target}")
 
-    def _apply(self, node, _state):
+    def _apply(self, node: str, _state: sequence.State) -> None:
         failed = self.functions["cluster.apply"](only=[node])[node]["failed"]
         if failed:
             raise CommandExecutionError(f"{failed[0]['id']}: {failed[0]['comment']}")
 
-    def _rollback(self, _state):
+    def _rollback(self, _state: sequence.State) -> None:
         active = self.functions["image.active"]()
         if active.get("canary") or active.get("digest") == self.target:
             self.functions["image.rollback"]()
         # Else it was rolled back by itself, as a canary that does not come back is: not a second time.
         self.target = self.functions["image.active"]()["digest"]
 
+    @property
+    def _boot_settings(self) -> Boot:
+        settings = self.nodes.profile.boot
+        if settings is None:
+            raise CommandExecutionError(f"the nodes of profile {self.nodes.profile.name} do not boot over the network")
+        return settings
 
-def run(state, carrier, opts):
+
+def run(state: sequence.State, carrier: Carrier, opts: Options) -> sequence.State:
     """Carry out a run to its end, with its state on record; return the last state."""
     try:
         while (action := sequence.next_action(state)).kind != "end":
@@ -247,16 +276,15 @@ def run(state, carrier, opts):
         _record(opts, state)
 
 
-def unfinished(opts):
+def unfinished(opts: Options) -> dict[str, Any] | None:
     """Return the deployment that a run which was cut off had taken down, or None."""
     document = records.read(opts, records.REPROVISION)
     return document["deployment"] if document.get("undeployed") and document.get("stage") != "ended" else None
 
 
 @contextlib.contextmanager
-def alone(path):
-    """Hold the lock of reprovisioning; raise when another run has it."""
-    path = Path(path)
+def alone(path: Path) -> Iterator[None]:
+    """Take the lock of reprovisioning; raise when another run has it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as file:
         try:
@@ -268,16 +296,22 @@ def alone(path):
         yield
 
 
-def _runs(workers):
+def _deployed(state: sequence.State) -> dict[str, Any]:
+    if state.deployment is None:
+        raise CommandExecutionError("nothing was deployed, so there is nothing to drain or to deploy again")
+    return state.deployment
+
+
+def _runs(workers: Mapping[str, Any] | None) -> bool:
     return any(worker.get("stage") not in ("failed", "stopped") for worker in (workers or {}).values())
 
 
-def _text(stuck):
+def _text(stuck: object) -> str:
     if isinstance(stuck, dict):
         return ", ".join(f"{key} {value}" for key, value in stuck.items() if value)
     return str(stuck)
 
 
-def _record(opts, state):
+def _record(opts: Options, state: sequence.State) -> None:
     document = {**sequence.to_document(state), "summary": sequence.summary(state), "at": time.time()}
     records.write(opts, records.REPROVISION, document)

@@ -120,12 +120,12 @@ class BootService:
         self.state = apply(event, self.state)
         self._dirty = True
         if durable:
-            self.save()
+            self.save(durable=True)
 
-    def save(self) -> None:
-        """Write the record, if it has changed."""
+    def save(self, durable: bool = False) -> None:
+        """Write the record, if it has changed; `durable` waits until the storage has it."""
         if self._dirty:
-            storage.write(self._directory, self.state)
+            storage.write(self._directory, self.state, durable)
             self._dirty = False
 
     # -- scripts

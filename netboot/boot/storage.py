@@ -28,7 +28,7 @@ def read(directory: Path) -> State | None:
         return None
 
 
-def write(directory: Path, state: State) -> None:
-    """Put the record into `directory`, whole or not at all."""
+def write(directory: Path, state: State, durable: bool = False) -> None:
+    """Put the record into `directory`, whole or not at all; `durable` waits until the storage has it."""
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    atomic_files.replace(directory / FILE, _state.dump_json(state), mode=0o600)
+    atomic_files.replace(directory / FILE, _state.dump_json(state), mode=0o600, durable=durable)

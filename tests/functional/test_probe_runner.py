@@ -165,7 +165,7 @@ def test_fresh_measures_the_deployments_link_beside_it_and_keeps_the_rest(probe:
 
 @pytest.mark.parametrize(
     ("requests", "reason"),
-    [({"running": 1.0, "waiting": 1.0}, "4 requests are under way"), ({}, "does not say whether requests")],
+    [({"running": 1.0, "waiting": 1.0}, "4 requests are under way"), ({}, "does not report whether requests")],
 )
 def test_fresh_refuses_while_the_engine_is_not_known_to_be_idle(probe: Any, requests: Any, reason: str) -> None:
     deployed(probe, WORKERS, {"tp2-0": {"stage": "ready", "requests": requests}})

@@ -19,6 +19,8 @@ import os
 import random
 import shutil
 import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 SHAPE_KEYS = (
     "layers",
@@ -34,14 +36,14 @@ GROUP_SIZE = 128
 SPECIAL_TOKENS = ["<unk>", "<s>", "</s>"]
 
 
-def corpus(seed, sentences):
+def corpus(seed: int, sentences: int) -> Iterator[str]:
     """Yield sentences of made-up words; enough variety to fill the vocabulary."""
     chooser = random.Random(seed)
     onsets = ["b", "br", "c", "d", "dr", "f", "g", "gr", "h", "l", "m", "n", "p", "r", "s", "st", "t", "v", "z"]
     vowels = ["a", "e", "i", "o", "u", "ai", "ea", "ou"]
     codas = ["", "", "n", "r", "s", "t", "l", "nd", "st"]
 
-    def syllable():
+    def syllable() -> str:
         return chooser.choice(onsets) + chooser.choice(vowels) + chooser.choice(codas)
 
     words = ["".join(syllable() for _ in range(chooser.randint(1, 4))) for _ in range(20000)]
@@ -50,11 +52,11 @@ def corpus(seed, sentences):
         yield " ".join(chooser.choice(words) for _ in range(count)).capitalize() + ".\n"
 
 
-def write_tokenizer(folder, vocabulary_size, context_length, seed):
+def write_tokenizer(folder: str, vocabulary_size: int, context_length: int, seed: int) -> None:
     """Train a byte-level BPE tokenizer of exactly ``vocabulary_size`` entries."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))  # noqa: S106 (a piece of text, no secret)
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
@@ -85,12 +87,12 @@ def write_tokenizer(folder, vocabulary_size, context_length, seed):
     )
 
 
-def write_json(folder, name, content):
+def write_json(folder: str, name: str, content: Mapping[str, Any]) -> None:
     with open(os.path.join(folder, name), "w", encoding="utf-8") as file:
         json.dump(content, file, indent=1, sort_keys=True)
 
 
-def write_config(folder, shape):
+def write_config(folder: str, shape: Mapping[str, int]) -> None:
     write_json(
         folder,
         "config.json",
@@ -138,7 +140,7 @@ def write_config(folder, shape):
     )
 
 
-def linear_layers(shape):
+def linear_layers(shape: Mapping[str, int]) -> Iterator[tuple[str, int, int]]:
     """Yield (name, out features, in features) of every quantized linear layer."""
     hidden, inner, head = shape["hidden_size"], shape["intermediate_size"], shape["head_dim"]
     queries, keys = shape["attention_heads"] * head, shape["key_value_heads"] * head
@@ -153,7 +155,7 @@ def linear_layers(shape):
         yield prefix + "mlp.down_proj", hidden, inner
 
 
-def write_weights(folder, shape, seed):
+def write_weights(folder: str, shape: Mapping[str, int], seed: int) -> None:
     import torch
     from safetensors.torch import save_file
 
@@ -182,10 +184,10 @@ def write_weights(folder, shape, seed):
     save_file(tensors, os.path.join(folder, "model.safetensors"), metadata={"format": "pt"})
 
 
-def checked_shape(text):
+def checked_shape(text: str) -> dict[str, int]:
     """Return the shape as a dictionary, or end with what is wrong with it."""
     try:
-        shape = json.loads(text)
+        shape: dict[str, int] = json.loads(text)
     except ValueError as error:
         raise SystemExit(f"make_model: --shape is not JSON: {error}") from error
     missing = [key for key in SHAPE_KEYS if not isinstance(shape.get(key), int)]
@@ -197,7 +199,7 @@ def checked_shape(text):
     return shape
 
 
-def main(arguments=None):
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", required=True, help="JSON object with " + ", ".join(SHAPE_KEYS))
     parser.add_argument("--seed", type=int, default=1)

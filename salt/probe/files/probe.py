@@ -4,7 +4,7 @@ Run by the engine's own Python, so that arithmetic and collectives are those of 
 engine's torch, which is imported once. Needs nothing else of this repository.
 
     probe.py node SPECIFICATION OUTPUT     this node, then the collectives it takes part in
-    probe.py serve SPECIFICATION           answer link probes until told to stop
+    probe.py serve SPECIFICATION           answer link probes until asked to end
     probe.py link SPECIFICATION OUTPUT     the link to a node that serves
 
 SPECIFICATION is JSON. OUTPUT appears whole or not at all.
@@ -23,6 +23,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 REPEATS = 7
 REPEAT_SECONDS = 0.06
@@ -31,14 +33,16 @@ PING_BYTES = 64
 INTERVAL = "0.2"
 
 
-def main(arguments):
+def main(arguments: Sequence[str]) -> None:
+    """Run one probe to its end."""
     command, specification = arguments[0], json.loads(arguments[1])
     # Whatever happens to who started it, a probe does not outlive its deadline.
     signal.alarm(int(specification["deadline_seconds"]))
     if command == "serve":
         serve(specification)
         return
-    result = {"node": node, "link": link}[command](specification)
+    probes: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {"node": node, "link": link}
+    result = probes[command](specification)
     partial = arguments[2] + ".partial"
     with open(partial, "w", encoding="utf-8") as file:
         json.dump(result, file)
@@ -48,19 +52,21 @@ def main(arguments):
 # Repeats ---------------------------------------------------------------------------------
 
 
-def repeat_seconds(operation, repeats=REPEATS, least_seconds=REPEAT_SECONDS):
+def repeat_seconds(
+    operation: Callable[[], object], repeats: int = REPEATS, least_seconds: float = REPEAT_SECONDS
+) -> list[float]:
     """Return seconds of one call, once for each repeat; a repeat calls often enough to be timed well."""
     operation()
     calls = calls_for(_timed(operation, 1), least_seconds)
     return [_timed(operation, calls) / calls for _ in range(repeats)]
 
 
-def calls_for(seconds, least_seconds):
+def calls_for(seconds: float, least_seconds: float) -> int:
     """Return how many calls of this length make a repeat of the least length."""
     return max(1, math.ceil(least_seconds / max(seconds, 1e-9)))
 
 
-def _timed(operation, calls):
+def _timed(operation: Callable[[], object], calls: int) -> float:
     started = time.perf_counter()
     for _ in range(calls):
         operation()
@@ -70,9 +76,10 @@ def _timed(operation, calls):
 # A node ----------------------------------------------------------------------------------
 
 
-def node(specification):
+def node(specification: Mapping[str, Any]) -> dict[str, Any]:
     """Return the raw repeats of every measure of this node and of its collectives."""
-    values, notes = {}, {}
+    values: dict[str, list[float]] = {}
+    notes: dict[str, str] = {}
     if specification["measure"]:
         # Before torch: a small process starts others as a shell would.
         values["process_launch_seconds"] = process_launch()
@@ -95,16 +102,17 @@ def node(specification):
     return {"values": values, "notes": notes, "collectives": collectives, "torch": torch.__version__}
 
 
-def process_launch():
+def process_launch() -> list[float]:
+    """Return seconds to start a small program and see it end, of each repeat."""
     program = "/bin/true"
 
-    def launch():
+    def launch() -> None:
         os.waitpid(os.posix_spawn(program, [program], {}), 0)
 
     return repeat_seconds(launch)
 
 
-def disk_read(directory):
+def disk_read(directory: str) -> tuple[list[float], str]:
     """Return bytes per second of each repeat, and how the cache was kept out of it."""
     path = os.path.join(directory, f"probe-disk.{os.getpid()}.tmp")
     space = os.statvfs(directory)
@@ -119,7 +127,7 @@ def disk_read(directory):
             os.unlink(path)
 
 
-def _write_file(path, size, seconds=3.0):
+def _write_file(path: str, size: int, seconds: float = 3.0) -> int:
     block, deadline, written = os.urandom(BLOCK_BYTES), time.monotonic() + seconds, 0
     with open(path, "wb", buffering=0) as file:
         while written < size and (written < 8 * BLOCK_BYTES or time.monotonic() < deadline):
@@ -128,7 +136,7 @@ def _write_file(path, size, seconds=3.0):
     return written
 
 
-def _read_file(path, size):
+def _read_file(path: str, size: int) -> tuple[list[float], str]:
     # Direct reads need memory aligned to the page, which mmap gives.
     with contextlib.closing(mmap.mmap(-1, BLOCK_BYTES)) as buffer:
         for method, flags in (("direct", os.O_DIRECT), ("advised", 0)):
@@ -147,8 +155,9 @@ def _read_file(path, size):
     return [], "unreadable"
 
 
-def _read_repeats(descriptor, size, buffer, drop, seconds=0.2):
-    rates, offset = [], 0
+def _read_repeats(descriptor: int, size: int, buffer: mmap.mmap, drop: bool, seconds: float = 0.2) -> list[float]:
+    rates: list[float] = []
+    offset = 0
     for _ in range(REPEATS):
         if drop:
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -160,19 +169,20 @@ def _read_repeats(descriptor, size, buffer, drop, seconds=0.2):
     return rates
 
 
-def memory_read(torch):
+def memory_read(torch: Any) -> list[float]:
     """Return bytes per second that a reduction reads from memory the caches cannot hold."""
     size = array_bytes(last_cache_bytes(), available_bytes())
     array = torch.ones(size // 4, dtype=torch.float32)
     return [size / seconds for seconds in repeat_seconds(array.sum)]
 
 
-def array_bytes(cache_bytes, free_bytes):
+def array_bytes(cache_bytes: int, free_bytes: int) -> int:
     """Return a size several times the last cache, at least 256 MiB, at most a quarter of what is free."""
     return min(max(256 * 2**20, 4 * cache_bytes), 4 * 2**30, max(64 * 2**20, free_bytes // 4)) // 64 * 64
 
 
-def last_cache_bytes(root="/sys/devices/system/cpu/cpu0/cache"):
+def last_cache_bytes(root: str = "/sys/devices/system/cpu/cpu0/cache") -> int:
+    """Return the size of the largest cache of a core, 0 when the kernel does not list them."""
     sizes = [0]
     if os.path.isdir(root):
         for index in os.listdir(root):
@@ -183,13 +193,14 @@ def last_cache_bytes(root="/sys/devices/system/cpu/cpu0/cache"):
     return max(sizes)
 
 
-def available_bytes():
+def available_bytes() -> int:
+    """Return the memory that is free to use without swapping."""
     with open("/proc/meminfo", encoding="ascii") as file:
         found = next(line for line in file if line.startswith("MemAvailable:"))
     return int(found.split()[1]) * 1024
 
 
-def matrix_multiply(torch, dtype):
+def matrix_multiply(torch: Any, dtype: Any) -> list[float]:
     """Return floating point operations per second of square products that take 50 to 200 ms."""
     size, seconds = 128, 0.0
     while seconds < 0.04 and size < 8192:
@@ -202,7 +213,7 @@ def matrix_multiply(torch, dtype):
     return [2 * size**3 / seconds for seconds in repeats]
 
 
-def kernel_dispatch(torch):
+def kernel_dispatch(torch: Any) -> list[float]:
     """Return seconds of an operation with next to nothing to compute."""
     one = torch.ones(1)
     return repeat_seconds(lambda: torch.add(one, one, out=one))
@@ -211,7 +222,7 @@ def kernel_dispatch(torch):
 # Collectives -----------------------------------------------------------------------------
 
 
-def collective(torch, specification):
+def collective(torch: Any, specification: Mapping[str, Any]) -> dict[str, Any]:
     """Time one kind of message over all ranks; return seconds of each repeat by message size."""
     import datetime
 
@@ -240,14 +251,14 @@ def collective(torch, specification):
         distributed.destroy_process_group()
 
 
-def _message(distributed, kind, tensor, rank):
+def _message(distributed: Any, kind: str, tensor: Any, rank: int) -> tuple[Callable[[], object], int]:
     """Return what a repeat does, and how many messages one after another it is."""
     if kind == "all_reduce":
         return lambda: distributed.all_reduce(tensor), 1
     # There and back between the first two stages; further stages only keep step.
     there, back = (distributed.send, distributed.recv) if rank == 0 else (distributed.recv, distributed.send)
 
-    def bounce():
+    def bounce() -> None:
         if rank < 2:
             there(tensor, 1 - rank)
             back(tensor, 1 - rank)
@@ -255,8 +266,10 @@ def _message(distributed, kind, tensor, rank):
     return bounce, 2
 
 
-def _agreed_repeats(torch, distributed, operation, rank, budget_seconds=0.7):
-    """Repeat as often as rank 0 says; other ranks must make exactly as many calls."""
+def _agreed_repeats(
+    torch: Any, distributed: Any, operation: Callable[[], object], rank: int, budget_seconds: float = 0.7
+) -> list[float]:
+    """Repeat as often as rank 0 decides; other ranks must make exactly as many calls."""
     operation()
     distributed.barrier()
     seconds = _timed(operation, 1)
@@ -272,7 +285,7 @@ def _agreed_repeats(torch, distributed, operation, rank, budget_seconds=0.7):
     return found if rank == 0 else []
 
 
-def repeats_for(seconds, budget_seconds):
+def repeats_for(seconds: float, budget_seconds: float) -> int:
     """Return how many repeats the budget holds: an odd number from 3 to 9; one if they are very slow."""
     if seconds > 4 * budget_seconds:
         return 1
@@ -282,7 +295,7 @@ def repeats_for(seconds, budget_seconds):
 # Links -----------------------------------------------------------------------------------
 
 
-def serve(specification):
+def serve(specification: Mapping[str, Any]) -> None:
     """Answer bandwidth and latency probes on one address."""
     address, port = specification["address"], specification["port"]
     listener = socket.create_server((address, port + 1))
@@ -296,12 +309,12 @@ def serve(specification):
     sys.exit(server.wait())
 
 
-def _die_with_parent():
+def _die_with_parent() -> None:
     # The alarm ends this process without a chance to end its child.
     ctypes.CDLL(None).prctl(1, signal.SIGTERM, 0, 0, 0)
 
 
-def _echo(listener):
+def _echo(listener: socket.socket) -> None:
     while True:
         connection, _ = listener.accept()
         with connection, contextlib.suppress(ConnectionError):
@@ -310,7 +323,7 @@ def _echo(listener):
                 connection.sendall(data)
 
 
-def link(specification):
+def link(specification: Mapping[str, Any]) -> dict[str, Any]:
     """Return the raw repeats of both directions, named from where to where the bytes go."""
     own, peer, port = specification["address"], specification["peer"], specification["port"]
     # Repeats of 0.1 s beside the usual two seconds of load; shorter ones where the whole is to be short.
@@ -320,7 +333,7 @@ def link(specification):
     return {"latency_seconds": latency, "to_peer_bytes_per_second": forth, "from_peer_bytes_per_second": back}
 
 
-def ping(own, peer, port, seconds=0.1):
+def ping(own: str, peer: str, port: int, seconds: float = 0.1) -> list[float]:
     """Return the median one-way time of each repeat: half a round trip of a small message."""
     found = []
     with socket.create_connection((peer, port), timeout=10, source_address=(own, 0)) as connection:
@@ -333,8 +346,9 @@ def ping(own, peer, port, seconds=0.1):
     return found
 
 
-def _round_trips(connection, message, seconds):
-    trips, end = [], time.perf_counter() + seconds
+def _round_trips(connection: socket.socket, message: bytes, seconds: float) -> list[float]:
+    trips: list[float] = []
+    end = time.perf_counter() + seconds
     while not trips or time.perf_counter() < end:
         started = time.perf_counter()
         connection.sendall(message)
@@ -348,7 +362,8 @@ def _round_trips(connection, message, seconds):
     return trips
 
 
-def iperf(own, peer, port, seconds, reverse):
+def iperf(own: str, peer: str, port: int, seconds: float, reverse: bool) -> list[float]:
+    """Return the rates of one direction, in bytes per second, of each interval."""
     command = ["iperf3", "--client", peer, "--bind", own, "--port", str(port), "--json", "--get-server-output"]
     command += ["--time", str(seconds), "--interval", INTERVAL, "--connect-timeout", "5000"]
     finished = subprocess.run(
@@ -363,7 +378,7 @@ def iperf(own, peer, port, seconds, reverse):
     return interval_rates(document, reverse)
 
 
-def interval_rates(document, reverse):
+def interval_rates(document: Mapping[str, Any], reverse: bool) -> list[float]:
     """Return what the receiver got in each interval, bytes per second, without the start and the short rest.
 
     The sender's own numbers count what its socket buffer took, not what arrived.

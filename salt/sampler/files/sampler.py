@@ -132,7 +132,8 @@ def main(arguments: Sequence[str]) -> None:
         config = json.load(file)
     machine = Machine(config["links"], config["supervise_directory"])
     if "--once" in arguments:
-        json.dump(*machine.parse([machine.read(time.time(), True)]), sys.stdout)
+        (sample,) = machine.parse([machine.read(time.time(), True)])
+        json.dump(sample, sys.stdout)
         return
     os.nice(NICENESS)
     os.makedirs(config["directory"], exist_ok=True)

@@ -112,7 +112,7 @@ class _Process:
         """Note what it has read; None where the kernel does not count, or not for us."""
         text = self._io.read()
         before, self.read_bytes = self.read_bytes, readers.storage_reads(text) if text else None
-        grew = bool(self.read_bytes) and self.read_bytes > (before or 0)
+        grew = (self.read_bytes or 0) > (before or 0)
         # A read counts when it is asked for: from a slow disk one piece can take seconds.
         self.reads = grew or self.waits_for_storage()
 
