@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from salt.exceptions import CommandExecutionError, SaltException
 
-from bottleneck.load import workload
+from bottleneck.load import results, workload
 from bottleneck.load.generator import Generator, GeneratorError
 from bottleneck.plan import probing
 from control import engine
@@ -118,8 +118,8 @@ class _Bench:
         self.report("load", f"run {self.id}", run=self.id, folder=str(self.final))
         self.started = time.time()
         try:
-            for point in self.points:
-                self.send(point)
+            for number, load in enumerate(self.points, 1):
+                self.send(number, load)
             self.status = "complete"
         finally:
             for generator in self.generators.values():
@@ -170,33 +170,34 @@ class _Bench:
 
     # One point ---------------------------------------------------------------------------
 
-    def send(self, point):
-        shares = workload.shares(point, len(self.heads))
+    def send(self, number, load):
+        shares = workload.shares(load, len(self.heads))
         launched, clock = time.time(), time.time() - time.perf_counter()
         for head, share in zip(self.heads, shares, strict=True):
             if share:
-                self.generators[head["name"]] = self.start_generator(head, share)
-        self.wait(point)
-        merged = workload.merge_results([self.result(*item) for item in self.generators.items()])
-        name = "client.json" if len(self.points) == 1 else f"client/{point.index}.json"
+                self.generators[head["name"]] = self.start_generator(head, share, number)
+        self.wait(number, load)
+        merged = results.merge_results([self.result(*item) for item in self.generators.items()])
+        name = "client.json" if len(self.points) == 1 else f"client/{number}.json"
         write_json(self.folder / name, merged)
-        times = workload.interval(merged)
+        times = results.interval(merged)
         start, end = (times[0] + clock, times[1] + clock) if times else (launched, time.time())
         row = {
-            **point.to_json(),
+            "index": number,
+            **load.to_json(),
             "client": name,
             "started": start,
             "ended": end,
             "generators": len(self.generators),
-            "headline": workload.headline(merged),
-            "first_error": workload.first_error(merged),
+            "headline": results.headline(merged),
+            "first_error": results.first_error(merged),
         }
         self.table.append(row)
         self.generators = {}
         # The generator took its time to start: the run begins with its first request.
         self.started, self.ended = self.table[0]["started"], end
 
-    def start_generator(self, head, share):
+    def start_generator(self, head, share, number):
         try:
             return Generator(
                 self.executable,
@@ -205,26 +206,26 @@ class _Bench:
                 model=self.profile.model.name,
                 tokenizer=self.profile.model.directory(),
                 directory=self.folder / "generator",
-                stem=f"{share.index}.{head['name']}",
+                stem=f"{number}.{head['name']}",
                 environment=self.engine.environment,
                 server=self.server,
             )
         except GeneratorError as error:
             raise CommandExecutionError(f"{head['name']}: {error}") from error
 
-    def wait(self, point):
+    def wait(self, number, load):
         """Wait for the point's generators, reporting how far they are."""
         generators = list(self.generators.values())
         total = sum(each.requests for each in generators)
         seen, changed = None, time.monotonic()
-        title = f"point {point.index}/{len(self.points)}, {point.label}: " if len(self.points) > 1 else ""
+        title = f"point {number}/{len(self.points)}, {load.label}: " if len(self.points) > 1 else ""
         while any(each.is_running for each in generators):
             counts = [count for each in generators if (count := each.requests_done()) is not None]
             done = sum(counts)
             if done != seen:
                 seen, changed = done, time.monotonic()
             what = f"{done}/{total} requests" if counts else "the load generator starts"
-            self.report("load", title + what, done=done, total=total, point=point.index)
+            self.report("load", title + what, done=done, total=total, point=number)
             if time.monotonic() - changed > STALL_SECONDS:
                 raise CommandExecutionError(
                     f"no request ended for {STALL_SECONDS:.0f} s ({done} of {total} done): see cluster status"
@@ -252,12 +253,11 @@ class _Bench:
         self.problems += self.recording.export_samples(__salt__.get("telemetry.export"), self.started, self.ended)
         if self.status == "complete":
             shutil.rmtree(self.folder / "generator", ignore_errors=True)
-        load = {key: value for key, value in self.points[0].to_json().items() if key != "index"}
         document = {
             "started": self.started,
             "ended": self.ended,
             "note": self.note,
-            "workload": load,
+            "workload": self.points[0].to_json(),
             "status": self.status,
             "points": self.table,
             "problems": self.problems,

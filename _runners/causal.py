@@ -48,12 +48,7 @@ def run(
     resources=None,
     upgrades=None,
     upgrade_rounds=UPGRADE_ROUNDS,
-    concurrency=None,
-    rate=None,
-    input_tokens=None,
-    output_tokens=None,
-    requests=None,
-    seed=1,
+    load=None,
     probe=True,
 ):
     """
@@ -65,6 +60,7 @@ def run(
 
         salt-run causal.run
         salt-run causal.run budget=60 resources='["link_rate:direct", "cpu"]'
+        salt-run causal.run load='{"concurrency": 2, "output_tokens": 8}'
 
     budget
         seconds that blocks may take; measuring the links first and putting back come on top
@@ -72,22 +68,16 @@ def run(
         names of the resources to slow; left out, all that can be
     upgrades
         resource -> factor: predict it, then make it, in blocks that take turns, and compare
+    load
+        what is sent, as a run's ``workload`` has it; what is left out is the profile's
     """
     try:
         profile = profile_of(__opts__)
         record = records.deployment(__salt__["cluster.deployment_record"]())
-        point = workload.points(
-            profile.workload,
-            concurrency=None if concurrency is None else [int(concurrency)],
-            rate_per_second=None if rate is None else [float(rate)],
-            input_tokens=input_tokens,
-            output_tokens=output_tokens,
-            requests=requests,
-            seed=int(seed),
-        )[0]
+        wanted = workload.load_of(load or {}, profile.workload)
     except workload.WorkloadError as error:
-        raise CommandExecutionError(str(error)) from error
-    driver = _Driver(profile, record, point)
+        raise CommandExecutionError(f"load: {error}") from error
+    driver = _Driver(profile, record, wanted)
     try:
         return driver.run(float(budget), float(tolerance), resources, upgrades or {}, int(upgrade_rounds), bool(probe))
     finally:
@@ -118,13 +108,13 @@ def _metrics(head):
 class _Driver:
     """One experiment while it runs; the loader leaves it alone because of its name."""
 
-    def __init__(self, profile, record, point):
-        self.profile, self.record, self.point = profile, record, point
+    def __init__(self, profile, record, load):
+        self.profile, self.record, self.load = profile, record, load
         self.nodes = record.nodes
         self.hostnames = {node: profile.nodes[node].hostname for node in self.nodes}
         self.heads = [f"{each.api_address}:{each.api_port}" for each in record.heads]
         self.begun = time.monotonic()
-        self.input_tokens, self.output_tokens = point.input_tokens, point.output_tokens
+        self.input_tokens, self.output_tokens = load.input_tokens, load.output_tokens
         self.problems, self.slowed, self.armed = [], False, False
 
     def run(self, budget, tolerance, names, upgrades, upgrade_rounds, probe):
@@ -137,16 +127,16 @@ class _Driver:
             self.record,
             self.look(),
             self.ceilings(),
-            None if self.point.rate_per_second else self.point.concurrency,
-            self.point.rate_per_second,
+            None if self.load.rate_per_second else self.load.concurrency,
+            self.load.rate_per_second,
             cached,
         )
         wanted = self.choose(found, names, upgrades)
-        session = Session(wanted, self.groups(), budget_seconds=budget, tolerance=tolerance, seed=self.point.seed)
+        session = Session(wanted, self.groups(), budget_seconds=budget, tolerance=tolerance, seed=self.load.seed)
         self.report("warming", "one wave that does not count")
         begun = time.monotonic()
         self.wave(Block(-1))
-        allowed, concurrency = allowed_sequences(self.record), self.point.concurrency or 0
+        allowed, concurrency = allowed_sequences(self.record), self.load.concurrency or 0
         waits_for_cache = cached is not None and cached < concurrency and cached <= (allowed or concurrency)
         if not waits_for_cache:  # shorter requests would fit
             self.shorten((time.monotonic() - begun) * WANTED_BLOCKS / budget)
@@ -167,7 +157,7 @@ class _Driver:
             **result,
             "deployment": self.record.deployment,
             "overrides": self.record.overrides,
-            "workload": {key: value for key, value in self.point.to_json().items() if key != "index"},
+            "workload": self.load.to_json(),
             "wave": {"input_tokens": self.input_tokens, "output_tokens": self.output_tokens},
             "upgrades": [self.upgrade(session, name, factor, upgrade_rounds) for name, factor in upgrades.items()],
             "problems": self.problems,
@@ -234,7 +224,7 @@ class _Driver:
     def cached_requests(self):
         """Return how many whole requests of the load the KV caches hold; None when an engine does not tell."""
         readings = [MetricsText.parse(_metrics(head)) for head in self.heads]
-        return requests_in_cache(readings, self.point.input_tokens + self.point.output_tokens)
+        return requests_in_cache(readings, self.load.input_tokens + self.load.output_tokens)
 
     def measure_link(self):
         try:
@@ -276,7 +266,7 @@ class _Driver:
         return Nodes(__opts__, self.profile).ask(function, arguments, names or self.nodes, CALL_SECONDS)
 
     def wave(self, block):
-        point, slots, rate = self.point, None, self.point.rate_per_second
+        load, slots, rate = self.load, None, self.load.rate_per_second
         if block.resource is not None and block.resource.kind == SEQUENCES:
             slots = max(1, round(block.resource.at(block.slowdown)))
         if block.resource is not None and block.resource.kind == ARRIVALS:
@@ -290,18 +280,18 @@ class _Driver:
                 self.wave_requests(),
                 self.input_tokens,
                 self.output_tokens,
-                concurrency=point.concurrency,
+                concurrency=load.concurrency,
                 rate=rate,
                 slots=slots,
-                seed=point.seed + block.index + 1,
-                temperature=point.temperature,
+                seed=load.seed + block.index + 1,
+                temperature=load.temperature,
             )
 
     def wave_requests(self):
         """Return the requests of one wave: one round of a closed loop, a few arrivals of an open one."""
-        if self.point.rate_per_second:
-            return min(self.point.requests, 4)
-        return self.point.concurrency or 1
+        if self.load.rate_per_second:
+            return min(self.load.requests, 4)
+        return self.load.concurrency or 1
 
     @contextlib.contextmanager
     def renewed(self):

@@ -31,7 +31,8 @@ import numpy as np
 from common import Lab, at_least_one, end_marked, finish, paired_ratio, print_table, write
 from process_attributes import attributes, differences, serving
 
-from bottleneck.load.workload import Point, client_arguments, headline, points
+from bottleneck.load.results import headline
+from bottleneck.load.workload import Load, client_arguments, points
 from bottleneck.plan.nodes import worker_specs
 
 READY_SECONDS = 300.0
@@ -114,7 +115,7 @@ def in_words(ratio: dict[str, float]) -> str:
 
 
 def one_round(
-    lab: Lab, options: argparse.Namespace, point: Point, chooser: random.Random, number: int
+    lab: Lab, options: argparse.Namespace, point: Load, chooser: random.Random, number: int
 ) -> dict[str, Any]:
     """Start both arms and measure them in pairs; return those, and in what the kernel treats the arms differently."""
     starts = {"cluster": deployed, "by hand": by_hand}
@@ -226,7 +227,7 @@ def wait_until_ready(lab: Lab, url: str, processes: Sequence[tuple["subprocess.P
         time.sleep(5)
 
 
-def load(lab: Lab, url: str, point: Point) -> dict[str, Any]:
+def load(lab: Lab, url: str, point: Load) -> dict[str, Any]:
     """Send a load; return its headline numbers."""
     engine = lab.profile.engine_of(next(iter(lab.profile.nodes)))
     environment = [f"{key}={value}" for key, value in engine.environment.items()]

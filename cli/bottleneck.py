@@ -167,7 +167,8 @@ def _confirm(recorded: Run, budget: str, resources: list[str] | None, profile: s
         budget_seconds = DURATION.parse(budget)
     except ValueError as error:
         fail(f"--budget: {error}", "cluster bottleneck --help", USAGE)
-    result = experiment(connect(profile, lab), budget_seconds, {**load_of(recorded), "resources": resources or None})
+    settings = {"load": load_of(recorded), "resources": resources or None}
+    result = experiment(connect(profile, lab), budget_seconds, settings)
     result = {"run": recorded.id, **result}
     if recorded.folder is not None:
         (recorded.folder / "causal.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
@@ -175,10 +176,7 @@ def _confirm(recorded: Run, budget: str, resources: list[str] | None, profile: s
 
 
 def load_of(recorded: Run) -> dict[str, Any]:
-    """Return the load of a run as the causal experiment takes it."""
-    load = recorded.workload
-    names = {"input_tokens": "input_tokens", "output_tokens": "output_tokens", "seed": "seed"}
-    names["rate" if load.get("rate_per_second") else "concurrency"] = (
-        "rate_per_second" if load.get("rate_per_second") else "concurrency"
-    )
-    return {argument: load.get(key) for argument, key in names.items()}
+    """Return the load of a run, whole, as the causal experiment takes it; end the command when the run does not say."""
+    if recorded.workload is None:
+        fail(f"run {recorded.id}: run.json does not say what was sent (workload)", "cluster bench")
+    return recorded.workload.to_json()

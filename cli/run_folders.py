@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bottleneck.json_numbers import number
-from bottleneck.runs.run import Run, RunError, load_run
+from bottleneck.runs.run import Run, RunError, is_run, load_run
 from cli.control import runs_directory
 from cli.output import USAGE, fail
 
@@ -63,13 +63,10 @@ def run_heads() -> list[RunHead]:
     heads = []
     for path in folder.iterdir() if folder.is_dir() else ():
         # A folder that is still being fetched ends in .partial.
-        if path.is_dir() and path.suffix != ".partial" and any((path / name).exists() for name in _FILES):
+        if path.is_dir() and path.suffix != ".partial" and is_run(path):
             document = read_json(path / "run.json")
             heads.append(RunHead(path, document if isinstance(document, dict) else {}))
     return sorted(heads, key=lambda head: (head.started, head.id), reverse=True)
-
-
-_FILES = ("run.json", "client.json", "samples.jsonl.gz")
 
 
 def find_run(text: str | None) -> Path:
@@ -80,7 +77,7 @@ def find_run(text: str | None) -> Path:
     text : str or None
         A run's id, the beginning of one that fits no other, or a folder; None is the newest run.
     """
-    if text and Path(text).is_dir() and any((Path(text) / name).exists() for name in _FILES):
+    if text and Path(text).is_dir() and is_run(Path(text)):
         return Path(text)
     heads = run_heads()
     if not heads:

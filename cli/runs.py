@@ -11,7 +11,8 @@ from rich.table import Table
 
 from bottleneck.load.client import client_result
 from bottleneck.runs.compare import compare as compare_runs
-from bottleneck.runs.run import Run
+from bottleneck.runs.reading import read_json
+from bottleneck.runs.run import Run, client_files
 from bottleneck.units import duration_text
 from cli.completion import run_names
 from cli.control import runs_directory
@@ -21,7 +22,7 @@ from cli.report.comparison import change_words, estimate_words, metric_words
 from cli.report.figures import Figures, client_figures
 from cli.report.page import verdict_of
 from cli.report.quantity import quantity
-from cli.run_folders import RunHead, open_run, read_json, run_heads
+from cli.run_folders import RunHead, open_run, run_heads
 from cli.verdict_text import headline
 
 app = typer.Typer(help="List, show and compare recorded runs.", no_args_is_help=True)
@@ -50,9 +51,8 @@ def figures_json(figures: Figures | None) -> dict[str, Any]:
 
 def _summary(head: RunHead) -> dict[str, Any]:
     """Return what the list shows of a run, from its small files."""
-    files = [head.folder / "client.json", *sorted((head.folder / "client").glob("*.json"))]
-    documents = [document for path in files if (document := read_json(path)) is not None]
-    figures = client_figures(client_result(documents if len(documents) > 1 else documents[0])) if documents else None
+    documents = [read_json(path, []) for path in client_files(head.folder)]
+    figures = client_figures(client_result(documents)) if documents else None
     found = head.read("verdict.json")
     verdict = found if isinstance(found, dict) else {}
     return {
@@ -140,7 +140,7 @@ def show(run: RunArgument, as_json: JsonOption = False) -> None:
         "status": recorded.status,
         "note": recorded.note,
         "profile": {"name": recorded.profile.name, "version": recorded.profile.version} if recorded.profile else None,
-        "workload": recorded.workload,
+        "workload": _load(recorded),
         "versions": recorded.versions,
         "batches": batches,
         "figures": figures_json(figures),
@@ -148,6 +148,10 @@ def show(run: RunArgument, as_json: JsonOption = False) -> None:
         "problems": recorded.problems,
     }
     emit(document, as_json, human)
+
+
+def _load(run: Run) -> dict[str, Any]:
+    return run.workload.to_json() if run.workload else {}
 
 
 def _facts(run: Run, figures: Figures | None, batches: dict[str, int]) -> list[tuple[str, str]]:
@@ -159,7 +163,7 @@ def _facts(run: Run, figures: Figures | None, batches: dict[str, int]) -> list[t
         ("status", run.status),
         (
             "workload",
-            ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in run.workload.items()) or "unknown",
+            ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in _load(run).items()) or "unknown",
         ),
         ("batches", ", ".join(f"{node} {count}" for node, count in sorted(batches.items())) or "none"),
     ]
@@ -192,7 +196,8 @@ def compare(
     found = compare_runs([a], [b])
     verdicts = [verdict_of(run) for run in (a, b)]
     # What was not the same on purpose: a difference may come from it.
-    changed = sorted(name for name in {*a.workload, *b.workload} if a.workload.get(name) != b.workload.get(name))
+    loads = [_load(run) for run in (a, b)]
+    changed = sorted(name for name in {*loads[0], *loads[1]} if loads[0].get(name) != loads[1].get(name))
 
     def human() -> None:
         for letter, run, verdict in zip("AB", (a, b), verdicts, strict=True):
@@ -201,7 +206,7 @@ def compare(
                 f"  [dim]{escape(str(verdict.get('title')))}, confidence {float(verdict.get('confidence') or 0):.0%}[/]"
             )
         if changed:
-            differences = ", ".join(f"{name} {a.workload.get(name)} / {b.workload.get(name)}" for name in changed)
+            differences = ", ".join(f"{name} {loads[0].get(name)} / {loads[1].get(name)}" for name in changed)
             console.print(f"[yellow]note:[/] the workloads differ: {escape(differences)}")
         table = Table("measure", "A", "B", "change", "", box=None, pad_edge=False)
         for item in found:

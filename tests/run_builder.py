@@ -386,7 +386,7 @@ def save_run(run: Run, folder: Path) -> Path:
         "deployment": run.deployment,
         "overrides": run.overrides,
         "note": run.note,
-        "workload": run.workload,
+        "workload": run.workload.to_json() if run.workload else {},
         "status": run.status,
         **({"kind": "start"} if run.start else {}),
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from bottleneck.json_numbers import number
@@ -42,21 +42,48 @@ class ClientRequest:
         return (self.latency_seconds - self.ttft_seconds) / (self.output_tokens - 1)
 
 
-@dataclass
+@dataclass(frozen=True)
 class ClientResult:
-    """What the load generator recorded, over one or more of its result files."""
+    """What the load generator recorded, over one or more of its result files.
 
-    requests: list[ClientRequest] = field(default_factory=list)
+    Attributes
+    ----------
+    failed
+        Requests that did not come back.
+    broken
+        Requests whose times or tokens are not numbers.
+    points
+        Each result file without its columns: one load of a sweep.
+    """
+
+    requests: tuple[ClientRequest, ...] = ()
     duration_seconds: float = math.nan
     concurrency: int | None = None
     request_rate: float | None = None
     failed: int = 0
-    points: list[dict[str, Any]] = field(default_factory=list)
+    broken: int = 0
+    points: tuple[dict[str, Any], ...] = ()
 
     @property
     def good(self) -> list[ClientRequest]:
         """The requests that can be counted with."""
         return [request for request in self.requests if request.good]
+
+
+# Longer than any run, more than any prompt: what is beyond is no measurement.
+_MOST_SECONDS, _MOST_TOKENS = 1e9, 2.0**53
+
+
+def seconds(value: object) -> float:
+    """Return a time of a request or a result; NaN for what cannot be one."""
+    found = number(value)
+    return found if 0 <= found <= _MOST_SECONDS else math.nan
+
+
+def count(value: object) -> int | None:
+    """Return a number of tokens or requests; None for what cannot be one."""
+    found = number(value)
+    return int(found) if 0 <= found <= _MOST_TOKENS else None
 
 
 def _item(values: object, index: int) -> Any:
@@ -67,17 +94,17 @@ def _client_point(document: dict[str, Any]) -> ClientResult:
     columns = ("input_lens", "output_lens", "ttfts", "itls", "start_times", "errors")
     table = {name: document.get(name) for name in columns}
     length = max((len(column) for column in table.values() if isinstance(column, list)), default=0)
-    requests = []
+    requests, broken = [], 0
     for index in range(length):
         gaps = _item(table["itls"], index)
-        itl = tuple(number(gap) for gap in gaps) if isinstance(gaps, list) else ()
-        ttft = number(_item(table["ttfts"], index))
-        tokens, prompt = number(_item(table["output_lens"], index)), number(_item(table["input_lens"], index))
-        start = number(_item(table["start_times"], index))
+        itl = tuple(seconds(gap) for gap in gaps) if isinstance(gaps, list) else ()
+        ttft, start = (seconds(_item(table[name], index)) for name in ("ttfts", "start_times"))
+        prompt, tokens = (count(_item(table[name], index)) for name in ("input_lens", "output_lens"))
+        broken += math.isnan(ttft) or tokens is None or any(map(math.isnan, itl))
         requests.append(
             ClientRequest(
-                input_tokens=int(prompt) if math.isfinite(prompt) else 0,
-                output_tokens=int(tokens) if math.isfinite(tokens) else 0,
+                input_tokens=prompt or 0,
+                output_tokens=tokens or 0,
                 ttft_seconds=ttft,
                 itl_seconds=itl,
                 # The generator does not save the latency itself: it is the first token's plus all the gaps.
@@ -86,15 +113,25 @@ def _client_point(document: dict[str, Any]) -> ClientResult:
                 error=str(_item(table["errors"], index) or ""),
             )
         )
-    rate, concurrency = number(document.get("request_rate")), number(document.get("max_concurrency"))
-    failed = number(document.get("failed"))
+    rate = number(document.get("request_rate"))
+    failed = count(document.get("failed"))
     return ClientResult(
-        requests=requests,
-        duration_seconds=number(document.get("duration")),
-        concurrency=int(concurrency) if math.isfinite(concurrency) else None,
-        request_rate=None if math.isnan(rate) else rate,
-        failed=int(failed) if math.isfinite(failed) else sum(bool(request.error) for request in requests),
+        requests=tuple(requests),
+        duration_seconds=seconds(document.get("duration")),
+        concurrency=count(document.get("max_concurrency")),
+        request_rate=rate if rate > 0 else None,
+        failed=sum(bool(request.error) for request in requests) if failed is None else failed,
+        broken=broken,
     )
+
+
+def _documents(document: object) -> list[dict[str, Any]]:
+    if isinstance(document, list):
+        return [found for part in document for found in _documents(part)]
+    if not isinstance(document, dict):
+        return []
+    several = document.get("results")
+    return _documents(several) if isinstance(several, list) else [document]
 
 
 def client_result(document: object) -> ClientResult:
@@ -111,20 +148,19 @@ def client_result(document: object) -> ClientResult:
         Requests of all results; the settings (concurrency, rate) are those of the last one, `points` keeps each
         result without its per-request columns.
     """
-    if isinstance(document, dict) and isinstance(document.get("results"), list):
-        documents = [item for item in document["results"] if isinstance(item, dict)]
-    elif isinstance(document, list):
-        documents = [item for item in document if isinstance(item, dict)]
-    else:
-        documents = [document] if isinstance(document, dict) else []
-    whole = ClientResult()
-    for item in documents:
-        point = _client_point(item)
-        whole.requests += point.requests
-        whole.failed += point.failed
-        whole.concurrency, whole.request_rate = point.concurrency, point.request_rate
-        if math.isfinite(point.duration_seconds):
-            known = whole.duration_seconds if math.isfinite(whole.duration_seconds) else 0.0
-            whole.duration_seconds = known + point.duration_seconds
-        whole.points.append({name: value for name, value in item.items() if not isinstance(value, list)})
-    return whole
+    documents = _documents(document)
+    results = [_client_point(item) for item in documents]
+    if not results:
+        return ClientResult()
+    durations = [result.duration_seconds for result in results if math.isfinite(result.duration_seconds)]
+    return ClientResult(
+        requests=tuple(request for result in results for request in result.requests),
+        duration_seconds=math.fsum(durations) if durations else math.nan,
+        concurrency=results[-1].concurrency,
+        request_rate=results[-1].request_rate,
+        failed=sum(result.failed for result in results),
+        broken=sum(result.broken for result in results),
+        points=tuple(
+            {name: value for name, value in item.items() if not isinstance(value, list)} for item in documents
+        ),
+    )

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bottleneck.load.workload import Point, client_arguments, progress
+from bottleneck.load.workload import Load, client_arguments, progress
 
 
 class GeneratorError(Exception):
@@ -40,7 +40,7 @@ class Generator:
     def __init__(
         self,
         executable: Path,
-        point: Point,
+        load: Load,
         *,
         base_url: str,
         model: str,
@@ -51,11 +51,11 @@ class Generator:
         server: Path | None = None,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        self.requests = point.requests
+        self.requests = load.requests
         self._result = directory / f"{stem}.json"
         self._log = directory / f"{stem}.log"
         arguments = client_arguments(
-            point,
+            load,
             base_url=base_url,
             model=model,
             tokenizer=tokenizer,

@@ -107,7 +107,7 @@ def _requests(run: Run) -> tuple[int, list[ClientRequest]]:
     if run.client is None or not run.client.good:
         raise SweepError(f"{run.id}: client.json: no request that finished; expected timings of at least one")
     good = sorted(run.client.good, key=lambda request: request.start_seconds or 0.0)
-    told = run.client.concurrency or run.workload.get("concurrency") or 1
+    told = run.client.concurrency or (run.workload.concurrency if run.workload else None) or 1
     return max(1, min(int(told), len(good))), good
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from bottleneck.json_numbers import number
 from bottleneck.load.client import ClientRequest, ClientResult, client_result
+from bottleneck.load.workload import Load, WorkloadError, load_of
 from bottleneck.plan.nodes import deployment_record
 from bottleneck.plan.workers import DeploymentRecord, ServerSettings, Worker
 from bottleneck.profile.yaml_lines import ProfileError
@@ -64,6 +65,8 @@ class Run:
         Why the ceilings are taken to be another machine's; empty when they are not.
     engine_before, engine_after : dict
         Engine metrics by head.
+    workload : Load or None
+        What was sent; of a sweep its first load. None when nobody said, and of a start.
     problems : tuple of str
         What is missing or could not be read.
     """
@@ -73,7 +76,7 @@ class Run:
     deployment: str = ""
     interval: tuple[float, float] = (0.0, math.inf)
     profile: Profile | None = None
-    workload: Mapping[str, Any] = field(default_factory=dict)
+    workload: Load | None = None
     status: str = "complete"
     note: str = ""
     workers: tuple[Worker, ...] = ()
@@ -222,14 +225,32 @@ def _read_engine(folder: Path, stem: str, problems: list[str]) -> dict[str, Metr
     return found
 
 
-def _read_client(folder: Path, problems: list[str]) -> ClientResult | None:
-    single, several = folder / "client.json", sorted((folder / "client").glob("*.json"))
-    if not single.exists() and not several:
-        problems.append("client.json: missing")
+def _read_load(head: dict[str, Any], problems: list[str]) -> Load | None:
+    try:
+        return load_of(_dictionary(head.get("workload")))
+    except WorkloadError as error:
+        problems.append(f"run.json: workload: {error}")
         return None
-    paths = [single] if single.exists() else several
+
+
+def client_files(folder: Path) -> list[Path]:
+    """Return the load generator's results in a run's folder: one, or one for each load of a sweep."""
+    single = [path for path in (folder / "client.json", folder / "client.json.gz") if path.exists()]
+    several = [*(folder / "client").glob("*.json"), *(folder / "client").glob("*.json.gz")]
+    return single[:1] or sorted(several, key=lambda path: (len(path.name), path.name))
+
+
+def _read_client(folder: Path, problems: list[str]) -> ClientResult | None:
+    paths = client_files(folder)
+    if not paths:
+        problems.append("client.json: missing")
     documents = [document for path in paths if (document := read_json(path, problems)) is not None]
-    return client_result(documents[0] if len(documents) == 1 else documents) if documents else None
+    if not documents:
+        return None
+    found = client_result(documents)
+    if found.broken:
+        problems.append(f"{paths[0].name}: {found.broken} requests have times or tokens that are not numbers")
+    return found
 
 
 def _read_ceilings(path: Path, problems: list[str]) -> Ceilings:
@@ -258,6 +279,14 @@ def _read_profile(folder: Path, problems: list[str]) -> Profile | None:
         return None
 
 
+_FILES = ("run.json", "samples.jsonl.gz", "client.json", "client.json.gz")
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder holds anything of a run."""
+    return any((folder / name).exists() for name in _FILES) or any(folder.glob("engine_after*.prom"))
+
+
 def load_run(folder: Path | str) -> Run:
     """Load a run folder, as much of it as there is.
 
@@ -269,9 +298,8 @@ def load_run(folder: Path | str) -> Run:
     folder = Path(folder)
     if not folder.is_dir():
         raise RunError(f"{folder}: no such run folder; list them with: cluster run list")
-    known = ("run.json", "client.json", "samples.jsonl.gz")
-    if not any((folder / name).exists() for name in known) and not list(folder.glob("engine_after*.prom")):
-        raise RunError(f"{folder}: not a run folder: none of {', '.join(known)} is in it")
+    if not is_run(folder):
+        raise RunError(f"{folder}: not a run folder: none of {', '.join(_FILES)} is in it; see cluster run list")
     problems: list[str] = []
     head = _dictionary(read_json(folder / "run.json", problems))
     _check_schema(folder / "run.json", head)
@@ -294,7 +322,7 @@ def load_run(folder: Path | str) -> Run:
         kind="start" if start else "recorded",
         interval=_interval(head, batches),
         profile=profile,
-        workload=_dictionary(head.get("workload")),
+        workload=None if start or not head else _read_load(head, problems),
         status=str(head.get("status", "partial")),
         note=str(head.get("note", "")),
         versions=versions,

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from bottleneck.json_numbers import number
-from bottleneck.load.client import ClientRequest, ClientResult
+from bottleneck.load.client import ClientRequest, ClientResult, count, seconds
+from bottleneck.load.workload import Load, WorkloadError, load_of
 from bottleneck.plan.server_arguments import format_of_config, read_arguments
 from bottleneck.plan.workers import WEIGHT_FORMATS, ServerSettings, Worker
 from bottleneck.runs.ceilings import Ceilings, NodeCeilings
@@ -36,6 +37,13 @@ _SHORT = {
     "memory_read_bytes_per_second": _READ,
     "kernel_dispatch_seconds": "launch_s",
     "host_copy_bytes_per_second": "h2d_Bps",
+}
+_LOAD = {
+    "input_tokens": "L",
+    "output_tokens": "O",
+    "requests": "n",
+    "concurrency": "conc",
+    "rate_per_second": "rate",
 }
 
 
@@ -96,19 +104,19 @@ def scenario_run(document: dict[str, Any], name: str = "scenario") -> Run:
     if after is None:
         raise ScenarioError(f"{name}: metrics_after: missing or without a vLLM metric; expected the text of /metrics")
     before = _metrics(document, "metrics_before", name, problems)
-    seconds = number(document.get("seconds"))
+    duration = seconds(document.get("seconds"))
     rows = _rows(document.get("metrics_during"), name, problems)
-    if not (math.isfinite(seconds) and seconds > 0):
-        seconds = rows[-1]["engine"]["t"] if rows else math.nan
+    if not duration > 0:
+        duration = rows[-1]["engine"]["t"] if rows else math.nan
         problems.append(f"{name}: seconds: {document.get('seconds')!r}; expected how long the load lasted")
     worker, settings = _server(document, name, problems)
     load = found if isinstance(found := document.get("load"), dict) else {}
-    client = _client(document.get("requests"), load, after, before, seconds, name, problems)
+    client = _client(document.get("requests"), load, after, before, duration, name, problems)
     return Run(
         id=str(document.get("scenario") or Path(name).name),
         kind="scenario",
-        interval=(0.0, seconds if math.isfinite(seconds) else 0.0),
-        workload=load,
+        interval=(0.0, duration if math.isfinite(duration) else 0.0),
+        workload=_load(load, name, problems),
         note=" ".join(str(document[key]) for key in ("engine", "hardware", "model", "weights") if document.get(key)),
         workers=(worker,),
         settings=settings,
@@ -168,10 +176,10 @@ def _rows(value: object, name: str, problems: list[str]) -> list[Batch]:
     for row in value if isinstance(value, list) else []:
         moment, flat = math.nan, {}
         if isinstance(row, list) and row:
-            moment = number(row[0])
+            moment = seconds(row[0])
             flat = dict(_lines(part for item in row[1:] if isinstance(item, str) for part in item.splitlines()))
         elif isinstance(row, dict):
-            moment = number(row.get("t"))
+            moment = seconds(row.get("t"))
             metrics = row.get("metrics")
             flat = metrics if isinstance(metrics, dict) else dict(_lines(str(metrics or "").splitlines()))
         if not math.isfinite(moment) or not flat:
@@ -202,7 +210,7 @@ def _client(
     load: dict[str, Any],
     after: MetricsText,
     before: MetricsText | None,
-    seconds: float,
+    duration: float,
     name: str,
     problems: list[str],
 ) -> ClientResult | None:
@@ -210,37 +218,45 @@ def _client(
     if not isinstance(value, list) or not value:
         problems.append(f"{name}: requests: missing; the ledger is the engine's own account")
         return None
-    sizes = []
-    for key, family in (("O", "generation_tokens"), ("L", "prompt_tokens")):
-        told = number(load.get(key))
-        if not math.isfinite(told):
-            count = (after.value(f"vllm:{family}_total") or 0.0) - (
-                before.value(f"vllm:{family}_total") or 0.0 if before else 0.0
-            )
-            told = round(count / len(value))
-        sizes.append(max(0, int(told)))
-    output, prompt = sizes
+    output, prompt = (
+        count(load.get(key)) if load.get(key) is not None else _mean_tokens(family, len(value), before, after)
+        for key, family in (("O", "generation_tokens"), ("L", "prompt_tokens"))
+    )
     requests = []
     for item in value:
         item = item if isinstance(item, dict) else {}
-        tokens = number(item.get("output_tokens"))
+        tokens = count(item.get("output_tokens"))
         requests.append(
             ClientRequest(
-                input_tokens=prompt,
-                output_tokens=int(tokens) if math.isfinite(tokens) else output,
-                ttft_seconds=number(item.get("ttft")),
+                input_tokens=prompt or 0,
+                output_tokens=(output or 0) if tokens is None else tokens,
+                ttft_seconds=seconds(item.get("ttft")),
                 # Its mean gap is no list of gaps: stalls cannot be seen in it.
-                latency_seconds=number(item.get("e2e")),
+                latency_seconds=seconds(item.get("e2e")),
                 error=str(item.get("error") or ""),
             )
         )
-    concurrency, rate = number(load.get("conc")), number(load.get("rate"))
-    return ClientResult(
-        requests,
-        seconds,
-        int(concurrency) if math.isfinite(concurrency) else None,
-        rate if math.isfinite(rate) else math.inf,
-    )
+    rate = number(load.get("rate"))
+    return ClientResult(tuple(requests), duration, count(load.get("conc")), rate if rate > 0 else math.inf)
+
+
+def _mean_tokens(family: str, requests: int, before: MetricsText | None, after: MetricsText) -> int | None:
+    """Return the engine's mean number of tokens of a request."""
+    ends = (reading.value(f"vllm:{family}_total") or 0.0 if reading else 0.0 for reading in (after, before))
+    last, first = ends
+    return count(round((last - first) / requests)) if math.isfinite(last - first) else None
+
+
+def _load(load: dict[str, Any], name: str, problems: list[str]) -> Load | None:
+    """Return the load where a scenario says all of it."""
+    asked = {key: load.get(short) for key, short in _LOAD.items()}
+    if any(asked[key] is None for key in ("input_tokens", "output_tokens", "requests")):
+        return None
+    try:
+        return load_of({**asked, "seed": 0})
+    except WorkloadError as error:
+        problems.append(f"{name}: load: {error}")
+        return None
 
 
 def add_ceilings(run: Run, document: dict[str, Any], name: str = "ceilings") -> Run:

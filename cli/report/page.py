@@ -216,7 +216,8 @@ def _settings(run: Run) -> list[tuple[str, list[tuple[str, str]]]]:
         server = deployment.server.model_dump(exclude_defaults=True)
         rows += [(name.removesuffix("_bytes"), _plain(name, value)) for name, value in server.items()]
     groups.append(("Deployment", rows))
-    groups.append(("Workload", [(name, _plain(name, value)) for name, value in run.workload.items()]))
+    load = run.workload.to_json() if run.workload else {}
+    groups.append(("Workload", [(name, _plain(name, value)) for name, value in load.items()]))
     groups.append(("Versions", [(name, _plain(name, value)) for name, value in run.versions.items()]))
     return [(name, rows) for name, rows in groups if rows]
 

@@ -46,8 +46,7 @@ class Upgrade:
     def settings(self, seed: int) -> dict[str, Any]:
         """Return what the experiment is told."""
         return {
-            **LOADS[self.load],
-            "seed": seed,
+            "load": {**LOADS[self.load], "seed": seed},
             "resources": [self.resource, *self.also],
             "upgrades": {self.resource: self.factor},
             "upgrade_rounds": ROUNDS,

@@ -15,6 +15,7 @@ import pytest
 import salt.client
 from salt.exceptions import CommandExecutionError
 
+from bottleneck.load.workload import load_of
 from bottleneck.profile import find_profile
 from bottleneck.runs.run import load_run
 from tests.by_file import load
@@ -168,7 +169,7 @@ def test_a_run_is_recorded_whole(bench: Any, engine: Any, capfd: pytest.CaptureF
     assert run.profile is not None and run.profile.name == "embedded"
     assert run.deployment == "tp2" and run.note == "hello"
     assert run.ceilings.profile == "fresh" and bench.probed == [0], "measured before any request"
-    assert run.status == "complete" and run.workload["concurrency"] == 4 and run.workload["requests"] == 16
+    assert run.status == "complete" and run.workload == load_of({}, run.profile.workload)
     assert run.client is not None and len(run.client.good) == 16
     assert before < run.interval[0] < run.interval[1] < time.time(), "unix time, not the generator's clock"
     assert run.seconds == pytest.approx(0.01 + 31 * 0.001, abs=0.002), "from the first request to the last answer"

@@ -1,5 +1,7 @@
 """The causal runner drives a whole experiment, with stand-ins for the nodes and for the waves."""
 
+import json
+from dataclasses import fields, replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -8,8 +10,11 @@ import pytest
 import salt.client
 from salt.exceptions import CommandExecutionError
 
+from bottleneck.load.workload import Load, load_of
 from bottleneck.plan.nodes import deployment_record
 from bottleneck.profile import find_profile, load_profile
+from bottleneck.runs.run import Run
+from cli.bottleneck import load_of as load_of_run
 from tests.by_file import load
 
 REPOSITORY = Path(__file__).parents[2]
@@ -163,3 +168,38 @@ def test_what_is_asked_for_must_be_there(causal: Any) -> None:
     causal.record = {}
     with pytest.raises(CommandExecutionError, match="nothing is deployed"):
         causal.run()
+
+
+# Every field of a load another than the profile's; where the wave shows it: a key of what `wave.send` is given.
+CLOSED = Load(input_tokens=100, output_tokens=20, requests=11, seed=77, temperature=0.5, concurrency=3)
+OPEN = replace(CLOSED, concurrency=None, rate_per_second=0.25, requests=3)
+
+
+@pytest.mark.parametrize("sent", [CLOSED, OPEN], ids=["closed", "open"])
+def test_every_field_of_a_load_reaches_the_waves(causal: Any, sent: Load) -> None:
+    waves: list[dict[str, Any]] = []
+
+    def send(heads: Any, model: str, vocabulary: int, requests: int, *lengths: int, **load: Any) -> Any:
+        waves.append({"requests": requests, "lengths": lengths, **load})
+        return [{"sent": 0.0, "token_times": [0.1, 0.2], "error": None} for _ in range(requests)]
+
+    causal.__salt__["wave.send"] = send
+    # As a run has it on record, and as the command hands it on.
+    recorded = Run(workload=load_of(json.loads(json.dumps(sent.to_json()))))
+    found = causal.run(budget=20, resources=["cpu"], load=load_of_run(recorded))
+    defaults = load_profile(find_profile("embedded")).workload.model_dump()
+    for field in fields(Load):
+        value = getattr(sent, field.name)
+        assert value is None or value != defaults.get(field.name), f"{field.name}: expected another than the default"
+        assert found["workload"].get(field.name) == value, field.name
+    first = waves[0]
+    assert first["lengths"] == (sent.input_tokens, sent.output_tokens)
+    assert (first["concurrency"], first["rate"]) == (sent.concurrency, sent.rate_per_second)
+    assert (first["temperature"], first["seed"]) == (sent.temperature, sent.seed)
+    # A closed loop sends one round of its concurrency at a time, an open one a few arrivals.
+    assert first["requests"] == (sent.concurrency or sent.requests)
+
+
+def test_a_load_that_is_not_understood_is_refused(causal: Any) -> None:
+    with pytest.raises(CommandExecutionError, match=r"load: burst; expected input_tokens, .*rate_per_second"):
+        causal.run(load={"burst": 4})

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from bottleneck.load.workload import load_of
 from bottleneck.plan.nodes import deployment_record
 from bottleneck.plan.workers import DeploymentRecord
 from bottleneck.profile import load_profile
@@ -290,7 +291,7 @@ class Simulation:
             for request in self.finished
         ]
         rate = 1 / self.world.arrival_seconds if self.world.arrival_seconds else float("inf")
-        return ClientResult(requests, self.now, self.world.concurrency, rate)
+        return ClientResult(tuple(requests), self.now, self.world.concurrency, rate)
 
     def run(self) -> Run:
         """The whole run, as `load_run` would give it."""
@@ -300,6 +301,16 @@ class Simulation:
             id="simulated",
             interval=(EPOCH, EPOCH + self.now),
             profile=profile,
+            workload=load_of(
+                {
+                    "input_tokens": self.world.input_tokens,
+                    "output_tokens": self.world.output_tokens,
+                    "requests": self.world.requests,
+                    "seed": 1,
+                    "concurrency": None if self.world.arrival_seconds else self.world.concurrency,
+                    "rate_per_second": 1 / self.world.arrival_seconds if self.world.arrival_seconds else None,
+                }
+            ),
             **deployed(profile, "tp2", {"max_num_seqs": self.world.max_num_seqs, "enforce_eager": False}),
             ceilings=Ceilings.model_validate(self.ceilings()),
             batches=tuple(self.batches()),

@@ -99,13 +99,17 @@ def test_the_wait_for_a_running_step_is_what_the_engine_did_not_count() -> None:
     assert run.client is not None
     unseen = 0.4 * ledger_of(run).total * 16 * 32
     # The client and the engine's whole latency have it, the engine's phases do not.
-    run.client.requests = [
+    requests = tuple(
         dataclasses.replace(request, latency_seconds=request.latency_seconds + unseen / 16)
         for request in run.client.requests
-    ]
+    )
     after = run.engine_after["node0"].to_flat()
     after[series_name("e2e_request_latency_seconds_sum", MODEL)] += unseen
-    run.engine_after["node0"] = MetricsText.from_flat(after)
+    run = dataclasses.replace(
+        run,
+        client=dataclasses.replace(run.client, requests=requests),
+        engine_after={"node0": MetricsText.from_flat(after)},
+    )
     ledger = ledger_of(run)
     assert_identity(ledger)
     waited = ledger.share(lambda entry: entry.resource == "step_wait")
@@ -146,7 +150,7 @@ def test_too_much_is_scaled_down_and_said() -> None:
     run = simulate().run()
     after = run.engine_after["node0"].to_flat()
     after[series_name("request_decode_time_seconds_sum", MODEL)] *= 4
-    run.engine_after["node0"] = MetricsText.from_flat(after)
+    run = dataclasses.replace(run, engine_after={"node0": MetricsText.from_flat(after)})
     ledger = ledger_of(run)
     assert_identity(ledger)
     assert any("scaled down" in note for note in ledger.notes)

@@ -250,10 +250,10 @@ def damaged(run: Run, how: str) -> Run:
                 sample["cgroup"]["throttled_s"] = math.nan
                 sample["cpu"] = {"0": [None, "x"]}
     elif how == "zero output tokens":
-        empty = [ClientRequest(request.input_tokens, 0, math.nan, (), math.nan) for request in run.client.requests]
-        return without_engine(replace(run, client=replace(run.client, requests=empty)))
+        empty = (ClientRequest(request.input_tokens, 0, math.nan, (), math.nan) for request in run.client.requests)
+        return without_engine(replace(run, client=replace(run.client, requests=tuple(empty))))
     elif how == "all failed":
-        refused = [ClientRequest(256, 0, 0.0, (), 0.0, error="refused") for _ in range(16)]
+        refused = (ClientRequest(256, 0, 0.0, (), 0.0, error="refused"),) * 16
         return without_engine(replace(run, client=replace(run.client, requests=refused, failed=16)))
     elif how == "garbage":
         broken: list[dict[str, Any]] = [{"node": 3, "samples": {"t": 1}, "engine": []}, {}]

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from bottleneck.load import workload
+from bottleneck.load import results, workload
 from bottleneck.load.client import client_result
-from bottleneck.load.workload import Point, WorkloadError
+from bottleneck.load.workload import Load, WorkloadError
 from bottleneck.profile.types import Workload
 
 RESULT: dict[str, Any] = json.loads((Path(__file__).parents[1] / "data" / "bench" / "result.json").read_text())
@@ -23,16 +23,12 @@ def option(arguments: list[str], name: str) -> str:
 
 def test_without_wishes_it_is_the_profiles_workload() -> None:
     (point,) = workload.points(PROFILE)
-    assert point == Point(index=1, input_tokens=256, output_tokens=32, requests=16, seed=1, concurrency=4)
+    assert point == Load(input_tokens=256, output_tokens=32, requests=16, seed=1, concurrency=4)
 
 
 def test_a_sweep_has_a_point_for_each_load_and_enough_requests_for_it() -> None:
     found = workload.points(PROFILE, concurrency=[1, 4, 20], input_tokens=64)
-    assert [(point.index, point.concurrency, point.requests) for point in found] == [
-        (1, 1, 16),
-        (2, 4, 16),
-        (3, 20, 40),
-    ]
+    assert [(point.concurrency, point.requests) for point in found] == [(1, 16), (4, 16), (20, 40)]
     assert {point.input_tokens for point in found} == {64}
     assert len({point.seed for point in found}) == 3, "a prompt is not sent twice"
     asked = workload.points(PROFILE, concurrency=[1, 20], requests=5, seed=7)
@@ -138,7 +134,7 @@ def test_progress_is_the_last_bar_printed() -> None:
 
 
 def test_headline_is_what_the_generator_says_in_base_units() -> None:
-    numbers = workload.headline(RESULT)
+    numbers = results.headline(RESULT)
     assert numbers["completed"] == 16 and numbers["failed"] == 0
     assert numbers["output_tokens_per_second"] == pytest.approx(RESULT["output_throughput"])
     assert numbers["requests_per_second"] == pytest.approx(RESULT["request_throughput"])
@@ -149,11 +145,11 @@ def test_headline_is_what_the_generator_says_in_base_units() -> None:
 
 
 def test_interval_spans_all_requests() -> None:
-    found = workload.interval(RESULT)
+    found = results.interval(RESULT)
     assert found is not None
     assert found[0] == min(RESULT["start_times"])
     assert found[1] - found[0] == pytest.approx(RESULT["duration"], rel=1e-3)
-    assert workload.interval({"duration": 3.0}) is None
+    assert results.interval({"duration": 3.0}) is None
 
 
 def half(document: dict[str, Any], first: bool) -> dict[str, Any]:
@@ -170,7 +166,7 @@ def half(document: dict[str, Any], first: bool) -> dict[str, Any]:
 
 
 def test_two_halves_merge_to_the_whole() -> None:
-    merged = workload.merge_results([half(RESULT, True), half(RESULT, False)])
+    merged = results.merge_results([half(RESULT, True), half(RESULT, False)])
     assert merged["max_concurrency"] == 4 and merged["num_prompts"] == 16 and merged["merged_from"] == 2
     assert merged["output_throughput"] == pytest.approx(RESULT["output_throughput"], rel=1e-3)
     for name in [name for name in RESULT if name.endswith("_ms")]:
@@ -182,7 +178,7 @@ def test_two_halves_merge_to_the_whole() -> None:
 
 
 def test_one_result_is_left_as_it_is() -> None:
-    assert workload.merge_results([RESULT]) == RESULT
+    assert results.merge_results([RESULT]) == RESULT
 
 
 def test_failures_are_counted_and_the_first_is_named() -> None:
@@ -193,16 +189,16 @@ def test_failures_are_counted_and_the_first_is_named() -> None:
         "other",
         *[""] * 13,
     ]
-    numbers = workload.headline(failed)
+    numbers = results.headline(failed)
     assert numbers["failed"] == 2 and numbers["completed"] == 14
-    assert workload.first_error(failed) == "ConnectionError: refused"
-    assert workload.first_error(RESULT) is None
+    assert results.first_error(failed) == "ConnectionError: refused"
+    assert results.first_error(RESULT) is None
 
 
 def test_when_everything_failed_there_are_no_times() -> None:
     nothing = {**RESULT, "failed": 16, "completed": 0, "errors": ["refused"] * 16, "output_lens": [0] * 16}
-    numbers = workload.headline(nothing)
+    numbers = results.headline(nothing)
     assert numbers["completed"] == 0 and numbers["failed"] == 16
     assert numbers["ttft_seconds"] is None and numbers["output_tokens_per_second"] == 0.0
-    merged = workload.merge_results([nothing, nothing])
+    merged = results.merge_results([nothing, nothing])
     assert merged["failed"] == 32 and merged["output_throughput"] >= 0
