@@ -170,7 +170,7 @@ def test_what_is_asked_for_must_be_there(causal: Any) -> None:
         causal.run()
 
 
-# Every field of a load another than the profile's; where the wave shows it: a key of what `wave.send` is given.
+# Every field of a load another than the profile's; where the wave shows it: a key of what `burst_load.send` is given.
 CLOSED = Load(input_tokens=100, output_tokens=20, requests=11, seed=77, temperature=0.5, concurrency=3)
 OPEN = replace(CLOSED, concurrency=None, rate_per_second=0.25, requests=3)
 
@@ -183,7 +183,7 @@ def test_every_field_of_a_load_reaches_the_waves(causal: Any, sent: Load) -> Non
         waves.append({"requests": requests, "lengths": lengths, **load})
         return [{"sent": 0.0, "token_times": [0.1, 0.2], "error": None} for _ in range(requests)]
 
-    causal.__salt__["wave.send"] = send
+    causal.__salt__["burst_load.send"] = send
     # As a run has it on record, and as the command hands it on.
     recorded = Run(workload=load_of(json.loads(json.dumps(sent.to_json()))))
     found = causal.run(budget=20, resources=["cpu"], load=load_of_run(recorded))
