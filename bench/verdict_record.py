@@ -19,30 +19,12 @@ from tempfile import TemporaryDirectory
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from bottleneck.accuracy.answers import Answer, Named  # noqa: E402 - the path comes first
-from cli.verify import archive, judging  # noqa: E402
+from cli.verify import archive, judging  # noqa: E402 - the path comes first
 from cli.verify.record import Record  # noqa: E402
 
 RECORD = ROOT / "tests" / "data" / "verdicts"
-LAST_DIGIT = 0.01
 # What the search of strengths noted for itself.
 LEFT_OUT = ("costs", "again", "lab", "problems", "schema")
-
-
-def alike(one: Answer, two: Answer) -> bool:
-    """Tell whether two answers say the same, their numbers but for the last digit that is shown."""
-    if (
-        abs(one.confidence - two.confidence) > LAST_DIGIT
-        or abs((one.first.share or 0) - (two.first.share or 0)) > LAST_DIGIT
-    ):
-        return False
-    return [_words(each) for each in (one.first, *one.runners_up)] == [
-        _words(each) for each in (two.first, *two.runners_up)
-    ] and one.between == two.between
-
-
-def _words(named: Named) -> tuple[str, str | None, str | None]:
-    return named.name, named.node, named.link
 
 
 def packed(asked: tuple[Path, Path, frozenset[str]]) -> tuple[str, int, int]:
@@ -55,7 +37,7 @@ def packed(asked: tuple[Path, Path, frozenset[str]]) -> tuple[str, int, int]:
             if run.name not in wanted:
                 continue
             slim = archive.trimmed(run, Path(folder, "slim") / run.name)
-            if not alike(judging.answered(slim).answer, judging.answered(run).answer):
+            if not judging.alike(judging.answered(slim).answer, judging.answered(run).answer):
                 shutil.rmtree(slim)
                 shutil.copytree(run, slim)
                 whole += 1

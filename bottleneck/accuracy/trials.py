@@ -72,7 +72,8 @@ class Trial:
     began
         Unix seconds.
     seconds_per_token
-        Seconds of the load for each output token of all clients together: the inverse of the throughput.
+        Seconds of the load for each output token of all clients together: the inverse of the throughput. Of a start,
+        how long it took.
     """
 
     case: str
@@ -109,8 +110,10 @@ class Trial:
         """Read a line of the record; None for one of a run that failed, or of no run at all."""
         if line.get("error") or "measured" not in line:
             return None
-        rate = line["measured"].get("output_tokens_per_second")
-        if not rate or not math.isfinite(rate):
+        measured = line["measured"]
+        rate = measured.get("output_tokens_per_second")
+        seconds = 1.0 / float(rate) if rate else float(measured.get("start_seconds") or 0.0)
+        if not seconds > 0 or not math.isfinite(seconds):
             return None
         load = line["load"]
         clients, prompt, answer = (int(load[key]) for key in ("concurrency", "input_tokens", "output_tokens"))
@@ -124,6 +127,6 @@ class Trial:
             requests=int(line["requests"]),
             faults=tuple(Put.from_json(fault) for fault in line["faults"]),
             began=float(line["began"]),
-            seconds_per_token=1.0 / float(rate),
+            seconds_per_token=seconds,
             seed=int(line["seed"]),
         )

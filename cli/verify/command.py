@@ -22,7 +22,8 @@ from cli.options import DEFAULT_LAB, DEFAULT_PROFILE, JsonOption, LabOption, Pro
 from cli.output import USAGE, console, emit, fail, out
 from cli.verify import judging, tables
 from cli.verify import upgrades as upgrade_cases
-from cli.verify.groups import Group, dealt, groups
+from cli.verify.groups import Group, dealt
+from cli.verify.plan import groups, starts
 from cli.verify.record import Record
 from cli.verify.recording import Recorder
 from cli.verify.upgrades import UPGRADES, Upgrade
@@ -91,7 +92,9 @@ def verify_verdicts(
             fail("--again and --table are of verdicts, not of --upgrades", HELP, USAGE)
         _judge(output, again, as_json)
         return
-    chosen: Sequence[Group | Upgrade] = list(UPGRADES) if upgrades else groups(seed)
+    # Starts want the machine for themselves: they are recorded when they are named.
+    known = [starts()] if only == "starts" else groups(seed)
+    chosen: Sequence[Group | Upgrade] = list(UPGRADES) if upgrades else known
     chosen = [one for one in chosen if only is None or only in one.name]
     if not chosen:
         fail(f"--only {only}: none has that in its name", "cluster verify-verdicts --list", USAGE)

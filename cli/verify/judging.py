@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bottleneck.accuracy.answers import Answer, Judged, judge
+from bottleneck.accuracy.answers import Answer, Judged, Named, judge
 from bottleneck.accuracy.trials import Trial
 from bottleneck.accuracy.truth import truths
 from bottleneck.diagnosis.verdict import analyse
@@ -23,6 +23,7 @@ from cli.verify import archive
 from cli.verify.record import Record
 
 ANSWERS = "answers.jsonl"
+LAST_DIGIT = 0.01
 
 
 class MissingRunError(Exception):
@@ -108,6 +109,22 @@ def answered(folder: Path) -> Answered:
     # As whoever reads it gets it.
     document = json.loads(json.dumps(verdict.to_json()))
     return Answered(folder.name, Answer.of_verdict(document), time.perf_counter() - began)
+
+
+def alike(one: Answer, two: Answer) -> bool:
+    """Tell whether two answers say the same, their numbers but for the last digit that is shown."""
+    if (
+        abs(one.confidence - two.confidence) > LAST_DIGIT
+        or abs((one.first.share or 0) - (two.first.share or 0)) > LAST_DIGIT
+    ):
+        return False
+    return [_words(each) for each in (one.first, *one.runners_up)] == [
+        _words(each) for each in (two.first, *two.runners_up)
+    ] and one.between == two.between
+
+
+def _words(named: Named) -> tuple[str, str | None, str | None]:
+    return named.name, named.node, named.link
 
 
 def judged(known: Sequence[Trial], found: Mapping[str, Answered]) -> list[Judged]:

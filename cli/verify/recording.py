@@ -9,10 +9,9 @@ import contextlib
 import math
 import random
 import shutil
-import subprocess
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,12 +21,12 @@ from cli.control import Control, ControlError
 from cli.output import console
 from cli.verify import archive
 from cli.verify.faults import FaultError, injected
+from cli.verify.generator import GENERATOR_SOCKET, generator
 from cli.verify.groups import DEPLOY_SECONDS, RUN_SECONDS, Block, Group, Stage, Step
 from cli.verify.loads import Load
 from cli.verify.record import Record
 from cli.verify.strengths import KINDS, Fault, Healthy, injections, made, next_strength
 from lab import LabError
-from lab.layout import REPOSITORY
 
 SCHEMA = 1
 # What a healthy run is to last: some windows of the sampler's readings, and no longer.
@@ -42,8 +41,6 @@ AROUND_SECONDS, MOST_TIMES = 45.0, 8.0
 ENDLESS_COST = 8.0
 # After so many runs in a row that failed, the deployment is not trusted any more.
 FAILED_RUNS = 2
-GENERATOR_SOCKET = "/run/cluster/generator.sock"
-GENERATOR_SECONDS, GENERATOR_END_SECONDS = 120.0, 5.0
 
 
 @dataclass
@@ -138,7 +135,9 @@ class Recorder:
             self._check_time(least)
             console.rule(f"{group.name}: {stage.deployment} {dict(stage.settings) or ''}", align="left")
             try:
-                if not self._is_deployed(stage):
+                for place, fault in enumerate(stage.starts):
+                    self._start(f"{group.name}/{number}/{place:02d}", group, stage, fault)
+                if stage.blocks and not self._is_deployed(stage):
                     self._deploy(stage)
                 for place, block in enumerate(stage.blocks):
                     self._block(f"{group.name}/{number}.{place}", group, stage, block, known, rng)
@@ -157,12 +156,35 @@ class Recorder:
 
     def _deploy(self, stage: Stage) -> None:
         self._deployed, self._failed = None, 0
+        # A start from a slow disk takes as long as its files do.
+        timeout = DEPLOY_TIMEOUT_SECONDS * (2.0 if stage.starts else 1.0)
         began = time.monotonic()
         self.control.runner("cluster.undeploy", timeout=DEPLOY_TIMEOUT_SECONDS)
         arguments = {"deployment": stage.deployment, "overrides": dict(stage.settings) or None}
-        self.control.runner("cluster.deploy", arguments, timeout=DEPLOY_TIMEOUT_SECONDS)
+        self.control.runner("cluster.deploy", arguments, timeout=timeout)
         self._deployed = (stage.deployment, dict(stage.settings))
         console.print(f"deployed in {time.monotonic() - began:.0f} s")
+
+    def _start(self, case: str, group: Group, stage: Stage, fault: Fault | None) -> None:
+        """Record a deployment that starts, its files read from a slow disk or out of memory."""
+        self._check_time(DEPLOY_SECONDS)
+        faults = (fault,) if fault else ()
+        line = {
+            "schema": SCHEMA, "case": case, "group": group.name, "deployment": stage.deployment, "settings": {},
+            "load": Load("start", 0, 0, 0).to_json(), "requests": 0, "faults": [each.to_json() for each in faults],
+            "seed": self.seed, "lab": self.control.lab, "began": time.time(),
+        }  # fmt: skip
+        nodes = tuple(self.control.profile.deployments[stage.deployment].nodes)
+        self.control.runner("cluster.undeploy", timeout=DEPLOY_TIMEOUT_SECONDS)
+        with injected(self.control, [one for each in faults for one in injections(each, nodes)]):
+            self._deploy(stage)
+            result = self.control.runner("start_recording.record", timeout=DEPLOY_TIMEOUT_SECONDS)
+        self.control.fetch(str(result["folder"]), self._raw / str(result["run"]))
+        measured = {"start_seconds": result["start_seconds"]}
+        self._add({**line, "run": result["run"], "measured": measured, "problems": result["problems"]})
+        self.runs += 1
+        told = f"cold_disk {fault.strength:.4g}" if fault else "healthy"
+        console.print(f"{case}: {told}: {result['start_seconds']} s", soft_wrap=True)
 
     # Blocks ------------------------------------------------------------------------------
 
@@ -383,38 +405,3 @@ def requests_for(load: Load, sent: int, seconds: float) -> int:
     """Return the requests, in whole rounds, with which a healthy run lasts about as long as it should."""
     rounds = max(round(HEALTHY_SECONDS / seconds * sent / load.concurrency), LEAST_ROUNDS)
     return max(rounds * load.concurrency, LEAST_REQUESTS)
-
-
-@contextlib.contextmanager
-def generator(control: Control) -> Iterator[None]:
-    """Have a process on the control node that starts load generators at once."""
-    engine = control.profile.engine_of(next(iter(control.profile.nodes)))
-    variables = {**engine.environment, "TOKENIZERS_PARALLELISM": "false"}
-    program = str(REPOSITORY / "bottleneck" / "load" / "generator_server.py")
-    said = bytearray()
-    running = control.start(
-        [
-            "env",
-            *(f"{name}={value}" for name, value in variables.items()),
-            f"{engine.directory()}/bin/python",
-            program,
-            GENERATOR_SOCKET,
-        ],
-        stdin=subprocess.PIPE,
-        on_stderr=said.extend,
-    )
-    watchdog = threading.Timer(GENERATOR_SECONDS, running.interrupt)
-    watchdog.start()
-    try:
-        if running.stdout.readline().strip() != b"ready":
-            last = said.decode("utf-8", "replace").strip().splitlines()[-1:]
-            raise ControlError(f"the generator server did not start: {''.join(last)}", "cluster apply")
-        watchdog.cancel()
-        yield
-    finally:
-        watchdog.cancel()
-        with contextlib.suppress(OSError):
-            running.stdin.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            running.wait(GENERATOR_END_SECONDS)
-        running.interrupt()

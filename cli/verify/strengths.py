@@ -35,7 +35,7 @@ class Fault:
     Attributes
     ----------
     kind
-        A name of `KINDS`, or one of the settings' (`slots`, `budget`, `cache`).
+        A name of `KINDS`, one of the settings' (`slots`, `budget`, `cache`), or `cold_disk` for a start.
     strength
         In the kind's unit: bytes per second, seconds, cores, processes' worth of work, requests per second; for a
         setting its value.
@@ -226,6 +226,8 @@ def injections(fault: Fault, nodes: tuple[str, ...]) -> list[dict[str, Any]]:
             return [{"kind": "slow", "node": fault.node, "cores": strength}]
         case "front":
             return [{"kind": "front", "node": fault.node, "cores": strength}]
+        case "cold_disk":
+            return [{"kind": "cold_disk", "node": node, "bytes_per_second": strength} for node in nodes]
         case "bursts":
             burst = fault.burst_seconds or 1.0
             pause = burst * (1.0 - strength) / strength

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from bench import verdict_record, verdict_tables
+from bench import verdict_tables
 from cli.main import app
 from cli.verify import archive, judging, pictures, tables, upgrades
 from cli.verify.record import Record
@@ -118,7 +118,7 @@ def test_a_trimmed_record_says_the_same_in_less_room(record: Path, tmp_path: Pat
     (run,) = archive.unpack(record / "runs" / "g.0-17.tar.xz", tmp_path / "whole", frozenset({"two"}))
     slim = archive.trimmed(run, tmp_path / "slim" / "two")
     one, two = judging.answered(run).answer, judging.answered(slim).answer
-    assert verdict_record.alike(one, two) and one.first.name == "straggler"
+    assert judging.alike(one, two) and one.first.name == "straggler"
     small = archive.pack([slim], tmp_path / "slim.tar.xz").stat().st_size
     assert small < 0.85 * archive.pack([run], tmp_path / "whole.tar.xz").stat().st_size
     assert not list(slim.glob("verdict.json"))

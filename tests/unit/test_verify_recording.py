@@ -13,13 +13,16 @@ import pytest
 from typer.testing import CliRunner
 
 import cli.verify.recording as recording
+from bottleneck.accuracy.trials import Trial
+from bottleneck.accuracy.truth import truths
 from bottleneck.profile import find_profile, load_profile
 from cli.control import ControlError
 from cli.main import app
 from cli.verify import archive
 from cli.verify.faults import _KINDS
-from cli.verify.groups import Block, Group, Stage, Step, dealt, groups, sweep, together
+from cli.verify.groups import Block, Group, Stage, Step, dealt, sweep, together
 from cli.verify.loads import LONGEST_ROUND_SECONDS, RANGES, Load, draw
+from cli.verify.plan import groups, starts
 from cli.verify.record import Record
 from cli.verify.recording import Recorder, requests_for
 from cli.verify.strengths import KINDS, TARGETS, Fault, Healthy, injections, made, next_strength
@@ -199,6 +202,10 @@ class Lab:
         self.asked.append((function, arguments))
         if function == "cluster.deploy" and arguments["deployment"] == self.broken_deployment:
             raise ControlError("node1 failed: out of memory")
+        if function == "start_recording.record":
+            seconds = 30.0 + 60.0 * sum(one["kind"] == "cold_disk" for one in self.put_in)
+            folder = self._folder(f"start-{len(self.asked):03d}")
+            return {"run": folder.name, "folder": str(folder), "start_seconds": seconds, "problems": []}
         if function != "bench.run":
             return {}
         number = len(self.sent)
@@ -215,13 +222,17 @@ class Lab:
         }  # fmt: skip
         points = [{"headline": headline}]
         on_progress({"stage": "collecting", "detail": "samples", "points": points})
-        folder = self.folder / f"run-{number:03d}"
+        folder = self._folder(f"run-{number:03d}")
+        return {"run": folder.name, "folder": str(folder), "points": points, "failed": 0, "first_error": None,
+                "problems": []}  # fmt: skip
+
+    def _folder(self, name: str) -> Path:
+        folder = self.folder / name
         folder.mkdir(parents=True)
         (folder / "run.json").write_text(json.dumps({"id": folder.name}))
         (folder / "versions.json").write_text("{}")
         (folder / "samples.jsonl.gz").write_bytes(gzip.compress(b'{"node": "node0"}\n' * 50))
-        return {"run": folder.name, "folder": str(folder), "points": points, "failed": 0, "first_error": None,
-                "problems": []}  # fmt: skip
+        return folder
 
     def fetch(self, remote: str, local: Path) -> None:
         local.parent.mkdir(parents=True, exist_ok=True)
@@ -324,3 +335,13 @@ def test_a_setting_that_is_a_fault_is_in_the_line_and_the_strengths_go_on_from_t
     (quota,) = (line["faults"][0] for line in lines if not line["settings"] and line["faults"])
     assert limited[2]["faults"][1] == quota, "at the strength that was recorded alone"
     assert {line["requests"] for line in limited} == {32}
+
+
+def test_starts_are_recorded_warm_and_from_a_slow_disk_by_name_alone(lab: Lab, tmp_path: Path) -> None:
+    assert all(not stage.starts for group in groups(1) for stage in group.stages)
+    lines = [line for line in record(lab, tmp_path, starts()).values() if "run" in line]
+    assert len(lines) == starts().runs and not lab.sent
+    trials = [Trial.from_json(line) for line in lines]
+    costs = [found.cost.value for found in truths([each for each in trials if each]).values() if found.cost]
+    assert len(costs) == 6 and min(costs) == pytest.approx(2.0), "a single node has one disk"
+    assert sum(name == "cluster.deploy" for name, _ in lab.asked) == len(lines)
