@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from bottleneck.units import shown
 
@@ -35,9 +35,24 @@ class ConfigError(Exception):
 
 
 class Form(BaseModel):
-    """Keys that are understood; another is refused by its name, so that nothing that takes memory is passed over."""
+    """Keys that are understood; another is refused by its name, so that nothing that takes memory is passed over.
+
+    Attributes
+    ----------
+    without_bytes
+        Names of further keys that are understood to take no memory.
+    """
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
+    without_bytes: ClassVar[re.Pattern[str]] = WITHOUT_BYTES
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_bytes(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        kept = cls.model_fields
+        return {key: value for key, value in data.items() if key in kept or not cls.without_bytes.fullmatch(key)}
 
 
 _Form = TypeVar("_Form", bound=Form)

@@ -9,13 +9,14 @@ their defaults are those of transformers' configuration classes; how an engine l
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pydantic import Field
 
-from bottleneck.performance.config_form import WITHOUT_BYTES, ConfigError, Form, read_form
+from bottleneck.performance.config_form import ConfigError, Form, read_form
 from bottleneck.performance.formats import BF16, FORMATS, GGUF_TYPES, VALUE_BYTES, WeightFormat, mixture
+from bottleneck.performance.model_families import FAMILIES, WRAPPERS, Family
 from bottleneck.performance.quantization_config import Storage, read_storage
 from bottleneck.performance.shape import Attention, Layer, Matrix, ModelShape, gated_feed_forward, grouped_attention
 from bottleneck.performance.vision_config import tower
@@ -34,97 +35,6 @@ _NAMES = {
     "num_experts_per_tok": "experts_per_token",
     "n_shared_experts": "shared_experts",
     "_sliding_window_pattern": "sliding_window_pattern",
-}
-
-
-@dataclass(frozen=True)
-class _Family:
-    """What differs between kinds of models beside their fields.
-
-    Attributes
-    ----------
-    tied : bool
-        Whether the output head is the embedding where the configuration does not say.
-    norms : int
-        Norms of a layer as wide as the hidden state.
-    head_norms : bool
-        Whether queries and keys are normed by head.
-    biases : bool
-        Whether queries, keys and values have biases where the configuration does not say.
-    windows : str
-        Which layers have the sliding window where `layer_types` does not say: `all`, `alternate` (the first of every
-        two), `pattern` (all but each `sliding_window_pattern`th), `asked` (only where `use_sliding_window` says so).
-    gated_queries : bool
-        Whether attention's queries come with a gate as large as them.
-    defaults : dict
-        Fields that such a configuration may leave out.
-    """
-
-    tied: bool = False
-    norms: int = 2
-    head_norms: bool = False
-    biases: bool = False
-    windows: Literal["all", "alternate", "pattern", "asked"] = "all"
-    gated_queries: bool = False
-    defaults: Mapping[str, Any] = field(default_factory=dict)
-
-
-_GEMMA3 = {
-    "vocab_size": 262208,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 4,
-    "head_dim": 256,
-    "max_position_embeddings": 131072,
-    "sliding_window_pattern": 6,
-}
-_QWEN = _Family(windows="asked", biases=True)
-_QWEN3 = _Family(windows="asked", head_norms=True)
-_QWEN3_NEXT = _Family(windows="asked", head_norms=True, gated_queries=True, defaults={"full_attention_interval": 4})
-_FAMILIES: dict[str, _Family] = {
-    "llama": _Family(),
-    "mistral": _Family(),
-    "ministral3": _Family(),
-    "mixtral": _Family(),
-    "phi3": _Family(),
-    "granite": _Family(),
-    "seed_oss": _Family(biases=True),
-    "smollm3": _Family(tied=True, windows="asked"),
-    "olmoe": _Family(),
-    "qwen2": _QWEN,
-    "qwen2_moe": _QWEN,
-    "qwen2_5_vl": _QWEN,
-    "qwen2_5_vl_text": _QWEN,
-    "qwen3": _QWEN3,
-    "qwen3_moe": _QWEN3,
-    "qwen3_vl_text": _QWEN3,
-    "qwen3_vl_moe_text": _QWEN3,
-    "qwen3_next": _QWEN3_NEXT,
-    "qwen3_5_text": _QWEN3_NEXT,
-    "qwen3_5_moe_text": _QWEN3_NEXT,
-    "gemma2": _Family(tied=True, norms=4, windows="alternate"),
-    "gemma3_text": _Family(tied=True, norms=4, head_norms=True, windows="pattern", defaults=_GEMMA3),
-    "cohere2": _Family(tied=True, norms=1, windows="pattern", defaults={"sliding_window_pattern": 4}),
-    "glm4": _Family(norms=4),
-    "dots1": _Family(head_norms=True),
-    "olmo2": _Family(),
-    "olmo3": _Family(windows="pattern", defaults={"sliding_window_pattern": 4}),
-    "exaone4": _Family(head_norms=True, windows="pattern"),
-    "gpt_oss": _Family(biases=True, windows="alternate"),
-    "deepseek_v2": _Family(),
-    "deepseek_v3": _Family(),
-    "kimi_k2": _Family(),
-    "glm4_moe": _Family(),
-    "minimax_m2": _Family(),
-}
-# Wrappers of a language model and a tower, and what their text is where it does not say.
-_WRAPPERS = {
-    "mistral3": "mistral",
-    "gemma3": "gemma3_text",
-    "qwen2_5_vl": "qwen2_5_vl_text",
-    "qwen3_vl": "qwen3_vl_text",
-    "qwen3_vl_moe": "qwen3_vl_moe_text",
-    "qwen3_5": "qwen3_5_text",
-    "qwen3_5_moe": "qwen3_5_moe_text",
 }
 
 
@@ -229,9 +139,9 @@ def read_model_config(
     where = f"{where}: "
     text, vision = _parts(document, where)
     kind = str(text.get("model_type", ""))
-    family = _FAMILIES.get(kind)
+    family = FAMILIES.get(kind)
     if family is None:
-        raise ConfigError(f"{where}model_type: {shown(kind)}; expected one of {', '.join(sorted(_FAMILIES))}")
+        raise ConfigError(f"{where}model_type: {shown(kind)}; expected one of {', '.join(sorted(FAMILIES))}")
     config = read_form(_Config, {**family.defaults, **_fields(text, where)}, where)
     storage = read_storage(config.quantization_config, where)
     mixed = None
@@ -272,21 +182,19 @@ def _parts(document: Mapping[str, Any], where: str) -> tuple[dict[str, Any], dic
     if inner is None:
         return outer, tower_fields
     wrapper = str(outer.pop("model_type", ""))
-    if wrapper not in _WRAPPERS or not isinstance(inner, Mapping):
-        raise ConfigError(f"{where}model_type: {shown(wrapper)}; expected one of {', '.join(sorted(_WRAPPERS))}")
+    if wrapper not in WRAPPERS or not isinstance(inner, Mapping):
+        raise ConfigError(f"{where}model_type: {shown(wrapper)}; expected one of {', '.join(sorted(WRAPPERS))}")
     # What stands outside holds for the text too, unless it says otherwise itself; but the head is the whole model's.
     tied = {key: outer[key] for key in ("tie_word_embeddings",) if outer.get(key) is not None}
-    text = {"model_type": _WRAPPERS[wrapper], **outer, **inner, **tied}
+    text = {"model_type": WRAPPERS[wrapper], **outer, **inner, **tied}
     return text, tower_fields
 
 
 def _fields(text: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Return the fields that take memory, each under one name."""
+    """Return the fields, each under one name."""
     found: dict[str, Any] = {}
     for key, value in text.items():
         name = _NAMES.get(key, key)
-        if name not in _Config.model_fields and WITHOUT_BYTES.fullmatch(key):
-            continue
         if found.get(name, value) != value:
             raise ConfigError(f"{where}{key}: {shown(value)}; expected {shown(found[name])}, as in another field of it")
         found[name] = value
@@ -296,7 +204,7 @@ def _fields(text: Mapping[str, Any], where: str) -> dict[str, Any]:
 @dataclass(frozen=True)
 class _Reader:
     config: _Config
-    family: _Family
+    family: Family
     storage: Storage
     where: str
 

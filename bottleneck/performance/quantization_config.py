@@ -6,7 +6,7 @@ import fnmatch
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import AliasChoices, Field
 
@@ -70,7 +70,19 @@ _Skipped = Field(
 _Names = tuple[str, ...] | None
 
 
-class _Method(Form):
+class _Quantized(Form):
+    # How weights were quantized, in which order they lie, which kernels are asked for: nothing that changes a byte.
+    without_bytes: ClassVar[re.Pattern[str]] = re.compile(
+        r"""sym|desc_act|version|backend|checkpoint_format|damp_percent|true_sequential|static_groups|meta|packing_format
+        |autoround_version|block_name_to_quantize|data_type|iters|batch_size|dataset|low_gpu_mem_usage|model_.*|pack_dtype
+        |is_.*|activation_scheme|fmt|scale_fmt|bnb_4bit_(compute_dtype|quant_type|quant_storage)|actorder|observer.*
+        |llm_int8_(enable_fp32_cpu_offload|has_fp16_weight|threshold)|dynamic|scale_dtype|zp_dtype|output_activations
+        |quantization_status|global_compression_ratio|producer""",
+        re.VERBOSE,
+    )
+
+
+class _Method(_Quantized):
     quant_method: str
 
 
@@ -84,28 +96,6 @@ class _Grouped(_Method):
     lm_head: bool = False
     dynamic: dict[str, Any] | None = None
     extra_config: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    # What changes no byte.
-    sym: Any = None
-    desc_act: Any = None
-    version: Any = None
-    backend: Any = None
-    checkpoint_format: Any = None
-    damp_percent: Any = None
-    true_sequential: Any = None
-    static_groups: Any = None
-    meta: Any = None
-    packing_format: Any = None
-    autoround_version: Any = None
-    block_name_to_quantize: Any = None
-    data_type: Any = None
-    iters: Any = None
-    batch_size: Any = None
-    dataset: Any = None
-    low_gpu_mem_usage: Any = None
-    model_file_base_name: Any = None
-    model_name_or_path: Any = None
-    pack_dtype: Any = None
-    is_marlin_format: Any = None
 
     def storage(self, where: str) -> Storage:
         if self.dynamic:
@@ -130,10 +120,6 @@ class _Grouped(_Method):
 class _Fp8(_Method):
     weight_block_size: tuple[int, int] | None = None
     skipped: _Names = _Skipped
-    activation_scheme: Any = None
-    fmt: Any = None
-    scale_fmt: Any = None
-    is_checkpoint_fp8_serialized: Any = None
 
     def storage(self, where: str) -> Storage:  # noqa: ARG002 - as the others
         linear = FORMATS["fp8"]
@@ -155,12 +141,6 @@ class _BitsAndBytes(_Method):
     load_in_8bit: bool = Field(default=False, validation_alias=AliasChoices("load_in_8bit", "_load_in_8bit"))
     bnb_4bit_use_double_quant: bool = False
     skipped: _Names = _Skipped
-    bnb_4bit_compute_dtype: Any = None
-    bnb_4bit_quant_type: Any = None
-    bnb_4bit_quant_storage: Any = None
-    llm_int8_enable_fp32_cpu_offload: Any = None
-    llm_int8_has_fp16_weight: Any = None
-    llm_int8_threshold: Any = None
 
     def storage(self, where: str) -> Storage:
         if self.load_in_4bit == self.load_in_8bit:
@@ -172,25 +152,18 @@ class _BitsAndBytes(_Method):
         return Storage(linear, self.skipped or ())
 
 
-class _Weights(Form):
+class _Weights(_Quantized):
     num_bits: Literal[4, 8]
     type: Literal["int", "float"] = "int"
     strategy: str | None = None
     group_size: int | None = None
     block_structure: Any = None
     symmetric: bool = True
-    dynamic: Any = None
-    actorder: Any = None
-    observer: Any = None
-    observer_kwargs: Any = None
-    scale_dtype: Any = None
-    zp_dtype: Any = None
 
 
-class _Group(Form):
+class _Group(_Quantized):
     weights: _Weights
     input_activations: dict[str, Any] | None = None
-    output_activations: Any = None
     targets: tuple[str, ...] = ("Linear",)
     format: str | None = None
 
@@ -226,11 +199,7 @@ class _CompressedTensors(_Method):
     kv_cache_scheme: dict[str, Any] | None = None
     sparsity_config: dict[str, Any] | None = None
     transform_config: dict[str, Any] | None = None
-    quantization_status: Any = None
-    global_compression_ratio: Any = None
-    version: Any = None
     quant_algo: Any = None
-    producer: Any = None
 
     def storage(self, where: str) -> Storage:
         if self.sparsity_config and self.sparsity_config.get("format", "dense") != "dense":
@@ -259,9 +228,9 @@ class _ModelOpt(_Method):
     skipped: _Names = _Skipped
     kv_cache_scheme: dict[str, Any] | None = None
     kv_cache_quant_algo: str | None = None
+    # Both are what the algorithm is.
     config_groups: Any = None
     group_size: Any = None
-    producer: Any = None
 
     def storage(self, where: str) -> Storage:  # noqa: ARG002 - as the others
         cache = self.kv_cache_scheme or self.kv_cache_quant_algo

@@ -245,11 +245,12 @@ class Split:
 
     def problem(self, shape: ModelShape) -> str | None:
         """Return why a model cannot be split like this, or None."""
-        tensor = self.tensor_parallel
-        if shape.attention_heads % tensor or shape.key_value_heads % tensor:
+        tensor, keys = self.tensor_parallel, shape.key_value_heads
+        # More ranks than heads of keys and values have copies of them.
+        if shape.attention_heads % tensor or max(keys, tensor) % min(keys, tensor):
             return (
-                f"tensor parallel {tensor}; expected a divisor of {shape.attention_heads} attention heads "
-                f"and {shape.key_value_heads} key and value heads"
+                f"tensor parallel {tensor}; expected a divisor of {shape.attention_heads} attention heads, and a "
+                f"divisor or a multiple of {keys} key and value heads"
             )
         layers = len(shape.layers)
         if self.pipeline_parallel > layers:

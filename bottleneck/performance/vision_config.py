@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import AliasChoices, Field
 
@@ -12,15 +12,19 @@ from bottleneck.performance.config_form import WITHOUT_BYTES, ConfigError, Form,
 from bottleneck.performance.shape import Matrix
 from bottleneck.units import shown
 
-_WITHOUT_BYTES = re.compile(
-    r"tokens_per_second|window_size|fullatt_block_indexes|vision_use_head|projection_dim|spatial_patch_size|in_chans"
-)
 # Towers whose feed-forward blocks are gated: three projections; the others have two.
 _GATED = {"pixtral", "qwen2_5_vl"}
 _TOWERS = {"pixtral", "siglip_vision_model", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe"}
 
 
 class _Vision(Form):
+    without_bytes: ClassVar[re.Pattern[str]] = re.compile(
+        WITHOUT_BYTES.pattern
+        + "|tokens_per_second|window_size|fullatt_block_indexes|vision_use_head|projection_dim|spatial_patch_size"
+        + "|in_chans",
+        re.VERBOSE,
+    )
+
     model_type: str
     hidden_size: int = Field(gt=0)
     intermediate_size: int = Field(gt=0)
@@ -49,12 +53,7 @@ def tower(document: Mapping[str, Any], hidden_size: int, where: str) -> tuple[Ma
     kind = re.sub("_vision$", "", str(document.get("model_type", "")))
     if kind not in _TOWERS:
         raise ConfigError(f"{where}model_type: {shown(kind)}; expected one of {', '.join(sorted(_TOWERS))}")
-    known = {
-        key: value
-        for key, value in document.items()
-        if key in _Vision.model_fields or not (_WITHOUT_BYTES.fullmatch(key) or WITHOUT_BYTES.fullmatch(key))
-    }
-    vision = read_form(_Vision, known, where)
+    vision = read_form(_Vision, document, where)
     width, merged = vision.hidden_size, vision.hidden_size * vision.spatial_merge_size**2
     outputs = vision.out_hidden_size or hidden_size
     positions = vision.num_position_embeddings

@@ -83,6 +83,7 @@ def _one(run: Run) -> Recorded:
         profile.model.weight_format(),
         run.settings.max_num_batched_tokens
         or deployment.limits(profile.model.shape, head, head.kind == "cpu").batched_tokens,
+        kv_value_bytes=profile.model.kv_value_bytes,
     )
     batch, requests = _requests(run)
     batch = min(batch, deployment.replicas * (run.settings.max_num_seqs or batch))

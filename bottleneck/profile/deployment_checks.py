@@ -113,11 +113,15 @@ def deployment_problems(
 def _splits(deployment: Deployment, model: Model) -> Iterator[Problem]:
     shape, tensor, weights = model.model_shape(), deployment.tensor_parallel, model.weight_format()
     names = {"o_proj": "attention_heads x head_dim", "down_proj": "intermediate_size"}
-    for key in ("attention_heads", "key_value_heads"):
-        if getattr(shape, key) % tensor:
-            text = f"{tensor}; expected a divisor of the model's {key} {getattr(shape, key)}"
-            yield Problem(("tensor_parallel",), text)
-            return
+    keys = shape.key_value_heads
+    if shape.attention_heads % tensor:
+        text = f"{tensor}; expected a divisor of the model's attention_heads {shape.attention_heads}"
+        yield Problem(("tensor_parallel",), text)
+        return
+    if max(keys, tensor) % min(keys, tensor):
+        text = f"{tensor}; expected a divisor or a multiple of the model's key_value_heads {keys}"
+        yield Problem(("tensor_parallel",), text)
+        return
     # The projections that are split by input keep whole groups of weights on a rank.
     inputs = {
         (names.get(matrix.name, matrix.name), matrix.inputs, (matrix.stored or weights).group_size or 1)

@@ -78,9 +78,9 @@ SINGLE_PROBLEMS: dict[str, Mistake] = {
         "deployments.tp2.tensor_parallel: 2; expected a divisor of the model's attention_heads 15",
     ),
     "key and value heads that do not divide": (
-        ("key_value_heads: 4", "key_value_heads: 1"),
+        ("attention_heads: 16\n    key_value_heads: 4", "attention_heads: 12\n    key_value_heads: 3"),
         "tensor_parallel: 2",
-        "deployments.tp2.tensor_parallel: 2; expected a divisor of the model's key_value_heads 1",
+        "deployments.tp2.tensor_parallel: 2; expected a divisor or a multiple of the model's key_value_heads 3",
     ),
     "groups that a rank would break": (
         ("intermediate_size: 2816", "intermediate_size: 2688"),
