@@ -65,6 +65,13 @@ RULES = (
         (LINKS,),
     ),
     Rule(
+        "rdma_port_lost",
+        Rank.CAUSE,
+        (r"NET/IB ?: ?(?P<device>\S+) Got (?:non-)?(?:fatal )?async (?:fatal )?event ?: ?(?P<why>[^\n]*)",),
+        "the RDMA device {device} lost its port: {why}; a cable, the switch, or the device",
+        (LINKS,),
+    ),
+    Rule(
         "nccl_no_interface",
         Rank.CAUSE,
         (
@@ -114,7 +121,7 @@ RULES = (
         (
             r"\[[^\]]*gloo/[^\]]*\] (?P<why>(?:Connection closed by peer|Read error|Connection reset|Socket closed|writev?\b|"
             r"Application timeout)[^\n]*)",
-            r"\[[^\]]*gloo/[^\]]*\] (?P<why>Timed out waiting (?P<limit>\d+) ?ms for (?:recv|send)[^\n]*)",
+            r"(?:\[[^\]]*gloo/[^\]]*\] )?(?P<why>Timed out waiting (?P<limit>\d+) ?ms for (?:recv|send)[^\n]*)",
             r"Gloo connectFullMesh failed with (?P<why>[^\n]*)",
             r"SO_ERROR: (?P<why>[^\n]*)",
             r"(?P<why>Connect timeout \[[^\n]*)",
@@ -186,6 +193,8 @@ RULES = (
             r"The client socket has failed to connect to (?:any network address of )?\(?(?P<host>[^)\n]+)\)?",
             r"(?:TCPStore|store).*?(?:[Ss]ocket Timeout|timed out)(?:.*?after (?P<limit>\d+) ?ms)?",
             r"Socket Timeout",
+            r"Rank \d+ successfully reached monitoredBarrier, but received errors while waiting for send/recv from rank \d+",
+            r"Ranks? [\d, ]+ failed to pass monitoredBarrier(?: in (?P<limit>\d+) ms)?",
         ),
         "the other rank did not come[ within {limit:milliseconds}][ within {seconds:seconds}][ ({here} of {all} joined)]"
         "[ to {host}]: it did not start, ended before, or cannot be reached over the deployment's link",

@@ -149,7 +149,8 @@ def reasons(raw: Iterable[str], rules: Rules, now: float | None = None) -> list[
         meanings = {order: _repeated(meant) if order not in own else meant for order, meant in meanings.items()}
     explained = {meant.chain for meant in meanings.values() if meant.chain and meant.rank != Rank.WRAPPER}
     unnamed = [event for event in events if event.order not in meanings and event.chain not in explained]
-    found = _most_special(meanings.values()) + [_plain(event) for event in _unnamed(unnamed)]
+    named = _most_special(meanings.values())
+    found = named + [_after_peers(_plain(event), named) for event in _unnamed(unnamed)]
     return sorted(found, key=lambda each: (each.rank, each.order))
 
 
@@ -233,6 +234,18 @@ def _plain(event: log_events.Event) -> Reason:
     text = _short(f"{event.type}: {event.text}" if event.text else event.type)
     rank = Rank.UNNAMED if event.text else Rank.SYMPTOM
     return Reason("", rank, text, event.moment, event.order)
+
+
+def _after_peers(unnamed: Reason, named: Sequence[Reason]) -> Reason:
+    """Return an exception without a rule as what follows from a lost peer, when it came after that."""
+
+    def earlier(peer: Reason) -> bool:
+        if peer.moment is None or unnamed.moment is None or peer.moment == unnamed.moment:
+            return peer.order < unnamed.order
+        return peer.moment < unnamed.moment
+
+    lost = any(earlier(each) for each in named if each.rank == Rank.PEER)
+    return replace(unnamed, rank=Rank.AFTERMATH) if lost else unnamed
 
 
 def _sentence(rule: Rule, words: dict[str, str | None]) -> str:

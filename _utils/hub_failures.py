@@ -63,7 +63,7 @@ RULES = (
         Rank.CAUSE,
         (
             r"Entry Not Found for url:? (?P<url>\S+?)\.?(?:\s|$)",
-            r"(?P<model>\S+) does not appear to have a file named (?P<file>[\w./-]+)",
+            r"(?P<model>\S+) does not appear to have a file named (?P<file>[\w/-]+(?:\.\w+)*)",
             r"File not found in \w+(?: '(?P<model>[^']+)')?(?:.*?URL: \S*/(?P<file>[^/\s]+))?",
         ),
         "the model[ {model}] has no file[ {file}][ ({url})]: it is not in the form that the engine loads",
@@ -142,6 +142,7 @@ RULES = (
         Rank.CAUSE,
         (
             r"An error happened while trying to locate the files? on the Hub and we cannot find[^\n]*",
+            r"HTTPS?ConnectionPool\(host='[\w.-]*(?:huggingface|hf)\.co'",
             r"We couldn't connect to '(?P<url>[^']+)' to load th",
             r"Cannot find an appropriate cached snapshot folder",
         ),

@@ -52,7 +52,7 @@ _ONECCL = re.compile(
     r"(?P<year>\d{4}):(?P<month>\d\d):(?P<day>\d\d)-(?P<clock>\d\d:\d\d:\d\d):\( ?(?P<pid>\d+)\) "
     r"\|CCL_(?P<level>[A-Z]+)\| (?:(?P<place>\S+:\d+) )?"
 )
-_ROCM = re.compile(r":(?P<level>[01]):\S+ *: *\d+ *: *\d+ us: *(?:\[pid:\d+ +tid:0x\w+\] *)?")
+_ROCM = re.compile(r":(?P<level>[01]):\S+? *: *\d+ *: *\d+ ?us: *(?:\[pid:\d+ +tid:0x\w+\] *)?")
 _LEVELS = {
     "0": "ERROR",
     "1": "ERROR",

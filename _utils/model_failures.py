@@ -27,6 +27,7 @@ RULES = (
             r"Model architectures? (?P<what>\[[^\]]*\]|\S+) (?:is|are) not supported(?: by (?P<where>\w+))?(?: for now)?",
             r"The checkpoint you are trying to load has model type `?(?P<what>[\w-]+)`? but Transformers does not recognize",
             r"(?P<what>\S+) has no vLLM implementation and the Transformers implementation is not compatible",
+            r"GGUF model with architecture (?P<what>[\w-]+) is not supported",
             r"Cannot find model module\.? '?(?P<what>\w+)'?",
             r"(?:Model architecture|The model type) '?(?P<what>[\w.]+)'? (?:is|was) not (?:recognized|found|registered)",
         ),
@@ -76,7 +77,7 @@ RULES = (
         Rank.CAUSE,
         (
             r"Cannot find any (?:safetensors )?model weights with `(?P<where>[^`]+)`",
-            r"(?:Error no file named|no file named) (?P<what>[\w.,* ]+) found in directory (?P<where>[^\s]+)",
+            r"(?:Error no file named|no file named) (?P<what>[\w.,* ]+) found in directory (?P<where>\S+?)\.?(?:\s|$)",
             r"Could not find checkpoint files '(?P<where>[^']+)'",
             r"\[Errno 2\] No such file or directory: '(?P<where>[^']*\.(?:safetensors|bin|pt|gguf|json|model))'",
             r"No such file or directory: \"(?P<where>[^\"]*\.safetensors)\"",
@@ -132,6 +133,7 @@ RULES = (
             r"The quantization method (?P<method>\S+) is not supported for the current GPU\. Minimum capability: (?P<needed>\d+)\. "
             r"Current capability: (?P<has>[^.\n]+)",
             r"(?P<dtype>[\w.]+) is not supported for quantization method (?P<method>[\w-]+)\. Supported dtypes: (?P<dtypes>\[[^\]]*\])",
+            r"(?P<method>(?:AWQ|GPTQ|FP8|INT8|NVFP4|MXFP4|Marlin|bitsandbytes)\w*) is only supported (?:on|by|for) (?P<why>[^\n]*)",
             r"(?P<why>Failed to find a kernel that can implement the [^\n]*)",
             r"(?P<method>[\w-]+) (?:is|are) not supported on (?:this platform|(?P<where>CPU|XPU|ROCm|HIP))",
         ),

@@ -16,7 +16,12 @@ _DEAD = (
     r"worker (?P<who>\S+ )?died \(-(?P<signal>{0})\)",
     r"exitcode *: -(?P<signal>{0})\b",
 )
-_KILLED = (r"Killed$", r"was killed by signal: Killed", r"Signal (?P<signal>9) \(SIGKILL\) received")
+_KILLED = (
+    r"(?:\S+: line \d+: +\d+ )?Killed\b",
+    r"(?P<who>\S+) (?:was )?(?:terminated|killed) by signal (?:9|SIGKILL)",
+    r"was killed by signal: Killed",
+    r"Signal (?P<signal>9) \(SIGKILL\) received",
+)
 
 
 def _dead(signals: str) -> tuple[str, ...]:
@@ -154,6 +159,7 @@ RULES = (
             r"unable to mmap (?P<bytes>\d+) bytes from file <(?P<file>[^>]*)>: Cannot allocate memory",
             r"Unable to allocate (?P<amount>[\d.]+ [KMGT]iB) for an array",
             r"\[Errno 12\] Cannot allocate memory",
+            r"Task was killed due to the node running low on memory",
             r"std::bad_alloc",
             r"(?:mmap|malloc|calloc|posix_memalign|memory allocation)\b.*?(?:[Cc]annot allocate memory|failed)",
             r"Cannot allocate memory",
@@ -214,7 +220,11 @@ RULES = (
     Rule(
         "module_missing",
         Rank.CAUSE,
-        (r"No module named '?(?P<module>[\w.]+)'?",),
+        (
+            r"No module named '?(?P<module>[\w.]+)'?",
+            r"(?:[\w ]*requires? (?:the )?)?`?(?P<module>[\w.-]+)`?(?: (?:library|package))?(?: is not (?:available|installed))?[.,] "
+            r"[Pp]lease install",
+        ),
         "the engine's environment lacks the Python package {module}",
         ("cluster apply engine",),
         "exception",
@@ -277,6 +287,8 @@ RULES = (
             r"!+ *Segfault encountered",
             r"Segmentation fault(?! from GPU)",
             r"\*\*\* SIGSEGV",
+            r"(?:malloc|free|realloc|munmap_chunk)\(\): ",
+            r"(?:double free or corruption|corrupted (?:size|double-linked)|\*\*\* stack smashing)",
         ),
         "[{who} ended with signal 11: ]a crash in compiled code (segmentation fault): a driver, a library or a kernel that "
         "does not fit this machine",

@@ -179,6 +179,14 @@ SETTINGS = (
 
 RUNNING = (
     Rule(
+        "process_start_method",
+        Rank.CAUSE,
+        (r"Cannot re-initialize (?P<kind>CUDA|XPU|HIP) in forked subprocess",),
+        "{kind} was touched before vLLM started its workers, which then cannot use it: VLLM_WORKER_MULTIPROC_METHOD=spawn in the environment of the accelerator's entry in the engine map",
+        ("cluster apply",),
+        "exception",
+    ),
+    Rule(
         "step_timeout",
         Rank.SYMPTOM,
         (
@@ -256,7 +264,8 @@ LAST = (
             r"Background loop (?:has errored|is (?:stopped|not running))",
             r"Exception in worker \S+ while processing method",
             r"ZMQ|Socket operation on non-socket|Context was terminated",
-            r"$",
+            r"\A\Z",
+            r"Worker failed\b",
         ),
         "{type}: {text}",
         (LOG,),
