@@ -17,6 +17,7 @@ COSTS = (LEAST_COST, 0.1, 0.2, 0.4, 0.8, 1.6)
 CONFIDENCES = 10
 REPEATS = 5
 HEALTHY = "healthy"
+UNDECIDED = "inconclusive"
 
 
 @dataclass(frozen=True)
@@ -170,6 +171,8 @@ def _confusion(judged: Sequence[Judged]) -> dict[str, dict[str, int]]:
 
 
 def _reliability(judged: Sequence[Judged]) -> tuple[Bin, ...]:
+    # An answer that names nothing is sure of nothing.
+    judged = [each for each in judged if each.answer.first.name != UNDECIDED]
     found = []
     for number in range(CONFIDENCES):
         low, high = number / CONFIDENCES, (number + 1) / CONFIDENCES

@@ -45,7 +45,7 @@ def verify_verdicts(
     aside: Annotated[
         str | None,
         typer.Option(
-            help="Cores, such as 26-31, for all that is no node: the control node, the load generator, cables' delays."
+            help="Cores, such as 24-31, for all that is no node: the control node, the load generator, cables' delays."
         ),
     ] = None,
     upgrades: Annotated[
@@ -74,7 +74,7 @@ def verify_verdicts(
 
       cluster verify-verdicts --minutes 20
 
-      taskset -c 2-3 cluster verify-verdicts --shard 2/13 --lab part2 --aside 26-31
+      taskset -c 2-3 cluster verify-verdicts --shard 2/12 --lab part2 --aside 24-31
 
       cluster verify-verdicts --again
 
@@ -190,7 +190,7 @@ def _set_aside(lab: str, text: str) -> None:
     for part in text.split(","):
         first, _, last = part.partition("-")
         if not (first.isdecimal() and (last or first).isdecimal()):
-            fail(f"--aside {text}: expected cores, such as 26-31", HELP, USAGE)
+            fail(f"--aside {text}: expected cores, such as 24-31", HELP, USAGE)
         cores += range(int(first), int(last or first) + 1)
     try:
         lab_module.place(lab, CONTROL, cores)

@@ -16,7 +16,7 @@ from cli.verify.strengths import TARGETS, Fault
 
 # What things are expected to take, by which groups are dealt out.
 DEPLOY_SECONDS = 75.0
-RUN_SECONDS: Mapping[str, float] = {"tp2": 16.0, "pp2": 17.0, "replicas": 12.0, "single": 12.0}
+RUN_SECONDS: Mapping[str, float] = {"tp2": 14.0, "pp2": 14.0, "replicas": 10.0, "single": 10.0}
 # A fault is recorded again and again at the strength that costs about so much.
 REPEATED_COST = 0.3
 REPEATS = 5

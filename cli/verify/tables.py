@@ -86,7 +86,12 @@ def confusion(figures: Figures) -> str:
 
 def reliability(bins: Sequence[Bin], error: float) -> str:
     """Return how often answers of about the same confidence were right."""
-    lines = [f"Expected calibration error: {error:.2f}.", "", "| confidence | mean | right |", "|---|---|---|"]
+    lines = [
+        f"Expected calibration error: {error:.2f} (answers that name nothing left out).",
+        "",
+        "| confidence | mean | right |",
+        "|---|---|---|",
+    ]
     lines += [f"| {each.low:.0%} to {each.high:.0%} | {each.confidence:.0%} | {percent(each.right)} |" for each in bins]
     return _text(lines)
 
