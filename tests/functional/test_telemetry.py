@@ -33,6 +33,8 @@ def node(loaders: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
         "LOG": str(tmp_path / "sampler.log"),
         "DIRECTORY": str(tmp_path / "telemetry"),
     }
+    # Modules see each other through a loader of their own, which executes a module again when it is first asked for it.
+    loaders.modules.telemetry.status()
     for name, place in places.items():
         monkeypatch.setitem(loaders.modules["telemetry.start"].__globals__, name, place)
     monkeypatch.setitem(loaders.modules["supervise.start"].__globals__, "DIRECTORY", str(tmp_path / "supervise"))
