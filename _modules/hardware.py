@@ -2,7 +2,7 @@
 Read a node's hardware from the kernel: accelerators and how they are attached, USB4, firmware, temperatures.
 
 Reads files of ``/sys`` alone, so it needs no tool of a vendor, and reports facts: whether they are
-right is for ``cluster doctor`` to say, which knows the profile.
+right is for ``cluster doctor`` to judge, which knows the profile.
 """
 
 import os

@@ -93,7 +93,7 @@ def status() -> dict[str, Any]:
     unit = __salt__["supervise.status"](UNIT)
     own = node_files.read_json(os.path.join(_directory(), "status.json")) if unit["running"] else None
     result = {"running": unit["running"], "pid": unit["pid"], "started": unit["started"], "log": unit["log"]}
-    # A file of an earlier life says nothing about this one.
+    # A file of an earlier life is not about this one.
     if own and own["time"] >= unit["started"]:
         result.update(own)
         result["cpu_ratio"] = round(own["cpu_s"] / max(1.0, own["time"] - unit["started"]), 5)

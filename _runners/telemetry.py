@@ -59,7 +59,7 @@ def aggregate(window: Mapping[str, Any]) -> dict[str, Any]:
         batches = store.batches(start - MARGIN_SECONDS, end + MARGIN_SECONDS)
         record, starting = records.read(__opts__, records.DEPLOYMENT), _starting(start, end)
         if starting:
-            # A start is one thing from its order on: a window of it says little.
+            # A start is one thing from its order on: one window of it shows little.
             record, start = starting, float(starting["began"])
             batches = store.batches(start - MARGIN_SECONDS, end + MARGIN_SECONDS)
         elif not any(batch.get("engine") for batch in batches):
@@ -75,7 +75,7 @@ def aggregate(window: Mapping[str, Any]) -> dict[str, Any]:
         )
         verdict = analyse(run).to_json()
         if starting and verdict["class"] in DECIDED:
-            return {"window": window.get("window"), "class": None, "reason": "the engine starts, and nothing holds it"}
+            return {"window": window.get("window"), "class": None, "reason": "the engine starts, and nothing slows it"}
         before = store.latest_verdict()
         described = {
             "window": str(window.get("window")),

@@ -56,7 +56,7 @@ def meshed(name: str, address: str, mtu: int, peers: Mapping[str, str]) -> dict[
     Make sure that the node has its address on a full mesh and a route over each cable.
 
     name
-        interface that holds the address; made when it is not there
+        interface that has the address; made when it is not there
     address
         IPv4 address
     mtu

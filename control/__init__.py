@@ -1,1 +1,1 @@
-"""What the runners on the control node share; the only package that imports both Salt and the analysis."""
+"""Serve the runners on the control node with what they share; the only package that imports both Salt and the analysis."""

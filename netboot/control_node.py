@@ -1,4 +1,4 @@
-"""What a control node is told of its profile: the pillar of the states in salt/control."""
+"""Make a control node's slice of its profile: the pillar of the states in salt/control."""
 
 from __future__ import annotations
 

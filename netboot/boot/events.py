@@ -1,4 +1,4 @@
-"""What can happen in a boot, as values: the record (`netboot.boot.state`) is what they add up to."""
+"""Events of a boot, as values: the record (`netboot.boot.state`) is what they add up to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which image a node boots, and where its files are."""
+"""Find the image that a node boots, and its files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the kernel knows of a node: the MAC address behind its address, and whether it is connected."""
+"""Ask the kernel about a node: the MAC address behind its address, and whether it is connected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a record says to a person: which node is stuck at which stage and why, and where a boot's time went."""
+"""Report from a record: which node is stuck at which stage and why, and where a boot's time went."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the boot service has to know of a profile."""
+"""Take from a profile the settings of the boot service."""
 
 from __future__ import annotations
 

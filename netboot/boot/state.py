@@ -1,4 +1,4 @@
-"""What is known of every node's boots, as a value: `apply(event, state) -> state`.
+"""Keep what is known of every node's boots as a value: `apply(event, state) -> state`.
 
 Nothing here reads a clock, a file or a socket. The boot service feeds it with events and
 stores what it returns; `netboot.boot.progress_report` reads it to say what is stuck and why.

@@ -1,4 +1,4 @@
-"""What one image has that another has not, from what was written down when they were made."""
+"""Compare two images by what was written down when they were made."""
 
 from __future__ import annotations
 

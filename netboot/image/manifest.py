@@ -1,4 +1,4 @@
-"""What an image consists of, written down when it is made."""
+"""Manifests: what an image consists of, written down when it is made."""
 
 from __future__ import annotations
 

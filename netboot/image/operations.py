@@ -1,4 +1,4 @@
-"""What can be done with images, each as one call that takes and returns plain data.
+"""Operate on images, each operation one call that takes and returns plain data.
 
 The runner calls these on the control node; the CLI does, for a store on this machine.
 """

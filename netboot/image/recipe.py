@@ -1,4 +1,4 @@
-"""What an image is made of, declared: packages, kernel, Salt's pins, units, layers."""
+"""Declare what an image is made of: packages, kernel, Salt's pins, units, layers."""
 
 from __future__ import annotations
 

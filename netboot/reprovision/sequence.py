@@ -1,4 +1,4 @@
-"""What is done next when nodes are reprovisioned, as a pure state machine.
+"""Decide the next step when nodes are reprovisioned: a pure state machine.
 
 `next_action` says what to do, `after` takes how it went; neither does anything itself.
 Whoever drives it (the runner) keeps the state in a file, so that a run that was cut off
