@@ -6,7 +6,8 @@ import json
 import os
 import shutil
 import subprocess
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import failure_reasons
 import hub_failures
@@ -22,11 +23,11 @@ FETCH_ENVIRONMENT = {"NO_COLOR": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_H
 ADVICE = "Hint:"
 
 
-def __virtual__():
+def __virtual__() -> str:
     return "model"
 
 
-def present(directory):
+def present(directory: str) -> bool:
     """
     Return whether a checkpoint is at a directory.
 
@@ -39,7 +40,7 @@ def present(directory):
     return os.path.exists(os.path.join(directory, "config.json"))
 
 
-def make(directory, model, engine_directory, maker):
+def make(directory: str, model: Mapping[str, Any], engine_directory: str, maker: str) -> bool:
     """
     Make a checkpoint with random weights unless it is there; return whether it was made.
 
@@ -72,7 +73,7 @@ def make(directory, model, engine_directory, maker):
     return True
 
 
-def download(directory, source, engine_directory):
+def download(directory: str, source: str, engine_directory: str) -> bool:
     """
     Fetch a checkpoint from the hub by name unless it is there; return whether it was fetched.
 
@@ -97,7 +98,7 @@ def download(directory, source, engine_directory):
     return True
 
 
-def _run(command, environment=None):
+def _run(command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
     """Run a program to its end; raise with the reason of its failure in one sentence."""
     try:
         finished = subprocess.run(
@@ -120,7 +121,7 @@ def _run(command, environment=None):
         raise RuntimeError(_reason(command, finished))
 
 
-def _reason(command, finished):
+def _reason(command: Sequence[str], finished: "subprocess.CompletedProcess[str]") -> str:
     lines = [line for line in finished.stderr.splitlines() if line.strip() and not line.startswith(ADVICE)]
     ended = f"Process {os.path.basename(command[0])} terminated (exit code: {finished.returncode})"
     found = failure_reasons.reason([*lines, ended], hub_failures.HUB)

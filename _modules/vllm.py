@@ -7,15 +7,16 @@ worked out on the control node and handed over as a worker specification.
 """
 
 import http.client
-import json
 import os
 import re
 import socket
 import sys
-import time
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+import engine_environment
 import failure_reasons
+import node_files
 import vllm_failures
 
 if TYPE_CHECKING:
@@ -36,11 +37,11 @@ LOG_BYTES = 200 * 1024
 SIGNALLED = 128
 
 
-def __virtual__():
+def __virtual__() -> str | tuple[bool, str]:
     return "vllm" if sys.platform == "linux" else (False, "workers run on Linux")
 
 
-def start(worker, engine):
+def start(worker: Mapping[str, Any], engine: Mapping[str, Any]) -> dict[str, Any]:
     """
     Start a worker unless it runs already; return its status at once.
 
@@ -64,20 +65,11 @@ def start(worker, engine):
     unit = UNIT_PREFIX + worker["name"]
     if taken and not __salt__["supervise.status"](unit)["running"]:
         raise RuntimeError(f"{', '.join(taken)} is taken by another process on this node")
-    environment = dict(worker["environment"])
-    preload = [os.path.join(directory, path) for path in engine.get("preload", [])]
-    if preload:
-        environment["LD_PRELOAD"] = ":".join(preload)
+    environment = {**worker["environment"], **engine_environment.preload(engine)}
     environment["PATH"] = f"{directory}/bin:{os.environ.get('PATH', '/usr/sbin:/usr/bin:/sbin:/bin')}"
     os.makedirs(os.path.dirname(WORKER_FILE), exist_ok=True)
-    _write(
-        {
-            "name": worker["name"],
-            "head": worker["head"],
-            "api_address": worker["api_address"],
-            "api_port": worker["api_port"],
-        }
-    )
+    record = {key: worker[key] for key in ("name", "head", "api_address", "api_port")}
+    node_files.write_json(WORKER_FILE, record)
     __salt__["supervise.start"](
         unit,
         [os.path.join(directory, "bin/vllm"), *worker["argv"]],
@@ -87,7 +79,7 @@ def start(worker, engine):
     return status(worker["name"])
 
 
-def stop(name=None):
+def stop(name: str | None = None) -> dict[str, dict[str, Any]]:
     """
     End a worker's whole process tree, or every worker's.
 
@@ -100,13 +92,13 @@ def stop(name=None):
     names = [name] if name else _workers()
     for each in names:
         __salt__["supervise.stop"](UNIT_PREFIX + each)
-    record = _read()
-    if record and record["name"] in names and os.path.exists(WORKER_FILE):
-        os.unlink(WORKER_FILE)
-    return {each: status(each) for each in names}
+    record = node_files.read_json(WORKER_FILE)
+    if record and record["name"] in names:
+        node_files.remove(WORKER_FILE)
+    return {each: _status(each) for each in names}
 
 
-def status(name=None):
+def status(name: str | None = None) -> dict[str, Any]:
     """
     Return the stage of a worker: installing, loading, warming, ready, failed or stopped.
 
@@ -122,9 +114,65 @@ def status(name=None):
     this node's clock).
     """
     if name is None:
-        return {each: status(each) for each in _workers()}
+        return {each: _status(each) for each in _workers()}
+    return _status(name)
+
+
+def log(name: str | None = None, lines: int = 50) -> dict[str, list[str]]:
+    """
+    Return the last lines of a worker's log.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node0 vllm.log lines=100
+    """
+    names = [name] if name else _workers()
+    return {each: _tail(f"/var/log/cluster/vllm-{each}.log", int(lines)) for each in names}
+
+
+def failure(lines: Sequence[str]) -> str | None:
+    """
+    Return the reason of a failure in one sentence, from the lines of a log, or None.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node0 vllm.failure '["RuntimeError: no"]'
+
+    What messages mean is data: ``vllm_failures`` and the files it names.
+    """
+    found = failure_reasons.reason(lines, vllm_failures.VLLM)
+    return found.sentence if found else None
+
+
+def requests(worker: Mapping[str, Any] | None = None) -> dict[str, float]:
+    """
+    Return how many requests the head's engine runs and how many wait.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node0 vllm.requests
+    """
+    worker = worker or node_files.read_json(WORKER_FILE)
+    if not worker or not worker["head"]:
+        return {}
+    text = _get(worker, "/metrics") or ""
+    found: dict[str, float] = {}
+    for line in text.splitlines():
+        if line.startswith(("vllm:num_requests_running{", "vllm:num_requests_waiting{")):
+            key = line.partition("{")[0].rpartition("_")[2]
+            found[key] = found.get(key, 0.0) + float(line.rpartition(" ")[2])
+    return found
+
+
+def _status(name: str) -> dict[str, Any]:
     unit = __salt__["supervise.status"](UNIT_PREFIX + name)
-    record = _read() or {}
+    record = node_files.read_json(WORKER_FILE) or {}
     current = record if record.get("name") == name else {}
     log = unit["log"]
     lines = _tail(log, 400) if log else []
@@ -149,59 +197,7 @@ def status(name=None):
     return result
 
 
-def log(name=None, lines=50):
-    """
-    Return the last lines of a worker's log.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt node0 vllm.log lines=100
-    """
-    names = [name] if name else _workers()
-    return {each: _tail(f"/var/log/cluster/vllm-{each}.log", int(lines)) for each in names}
-
-
-def failure(lines):
-    """
-    Return the reason of a failure in one sentence, from the lines of a log, or None.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt node0 vllm.failure '["RuntimeError: no"]'
-
-    What messages mean is data: ``vllm_failures`` and the files it names.
-    """
-    found = failure_reasons.reason(lines, vllm_failures.VLLM)
-    return found.sentence if found else None
-
-
-def requests(worker=None):
-    """
-    Return how many requests the head's engine runs and holds waiting.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt node0 vllm.requests
-    """
-    worker = worker or _read()
-    if not worker or not worker["head"]:
-        return {}
-    text = _get(worker, "/metrics") or ""
-    found = {}
-    for line in text.splitlines():
-        if line.startswith(("vllm:num_requests_running{", "vllm:num_requests_waiting{")):
-            key = line.partition("{")[0].rpartition("_")[2]
-            found[key] = found.get(key, 0.0) + float(line.rpartition(" ")[2])
-    return found
-
-
-def _failed(name, log, exit_code):
+def _failed(name: str, log: str | None, exit_code: int | None) -> dict[str, Any]:
     """Return the reason of a worker's failure, and where it stands among others'."""
     lines = _tail(log, FAILURE_LINES, FAILURE_BYTES) if log else []
     signal = -exit_code if exit_code is not None and exit_code < 0 else (exit_code or 0) - SIGNALLED
@@ -215,7 +211,7 @@ def _failed(name, log, exit_code):
     return {"reason": sentence, "failure": found.as_dict()}
 
 
-def _stage(lines, worker):
+def _stage(lines: Iterable[str], worker: Mapping[str, Any]) -> str:
     if worker.get("head") and _get(worker, "/health") is not None:
         return "ready"
     stage = "installing" if not lines else "loading"
@@ -228,7 +224,7 @@ def _stage(lines, worker):
     return stage
 
 
-def _get(worker, path):
+def _get(worker: Mapping[str, Any], path: str) -> str | None:
     connection = http.client.HTTPConnection(worker["api_address"], worker["api_port"], timeout=2)
     try:
         connection.request("GET", path)
@@ -241,33 +237,33 @@ def _get(worker, path):
         connection.close()
 
 
-def _ports(worker):
+def _ports(worker: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
     if worker["head"]:
-        yield worker["api_address"], worker["api_port"]
+        yield worker["api_address"], int(worker["api_port"])
         if worker.get("world", 1) > 1:
             address, _, port = worker["coordinator"].rpartition(":")
             yield address, int(port)
 
 
-def _listening(address, port):
+def _listening(address: str, port: int) -> bool:
     with socket.socket() as probe:
         probe.settimeout(0.5)
-        return probe.connect_ex((address, int(port))) == 0
+        return probe.connect_ex((address, port)) == 0
 
 
-def _workers():
+def _workers() -> list[str]:
     units = __salt__["supervise.units"]()
     return [name.removeprefix(UNIT_PREFIX) for name in units if name.startswith(UNIT_PREFIX)]
 
 
-def _forget_other(name):
+def _forget_other(name: str) -> None:
     """Refuse to start beside another deployment's worker: they would share the node's memory."""
     for each in _workers():
         if each != name and __salt__["supervise.status"](UNIT_PREFIX + each)["running"]:
             raise RuntimeError(f"worker {each} runs on this node: stop it first (cluster undeploy)")
 
 
-def _tail(path, lines, size=LOG_BYTES):
+def _tail(path: str, lines: int, size: int = LOG_BYTES) -> list[str]:
     try:
         with open(path, "rb") as file:
             file.seek(0, os.SEEK_END)
@@ -275,18 +271,3 @@ def _tail(path, lines, size=LOG_BYTES):
             return file.read().decode(errors="replace").splitlines()[-lines:]
     except FileNotFoundError:
         return []
-
-
-def _read():
-    try:
-        with open(WORKER_FILE, encoding="utf-8") as file:
-            return json.load(file)
-    except (FileNotFoundError, ValueError):
-        return None
-
-
-def _write(record):
-    partial = f"{WORKER_FILE}.{os.getpid()}.{time.monotonic_ns()}"
-    with open(partial, "w", encoding="utf-8") as file:
-        json.dump(record, file)
-    os.replace(partial, WORKER_FILE)
