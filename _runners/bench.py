@@ -179,7 +179,7 @@ class _Bench:
         self.wait(number, load)
         merged = results.merge_results([self.result(*item) for item in self.generators.items()])
         name = "client.json" if len(self.points) == 1 else f"client/{number}.json"
-        write_json(self.folder / name, merged)
+        write_json(self.folder / name, merged, indent=None)
         times = results.interval(merged)
         start, end = (times[0] + clock, times[1] + clock) if times else (launched, time.time())
         row = {

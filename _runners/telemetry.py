@@ -17,7 +17,8 @@ from salt.exceptions import CommandExecutionError
 from bottleneck.diagnosis.causes import DECIDED
 from bottleneck.diagnosis.verdict import analyse
 from bottleneck.runs import ceilings
-from bottleneck.runs.run import window_run, write_batches
+from bottleneck.runs.run import window_run
+from bottleneck.telemetry.batches import write_batches
 from bottleneck.telemetry.recent_rates import recent
 from bottleneck.telemetry.store import Store, StoreError
 from control import records

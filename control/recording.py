@@ -15,7 +15,8 @@ from salt.exceptions import CommandExecutionError
 
 from bottleneck.profile.local_overrides import copy_profile
 from bottleneck.profile.paths import commit, find_engine_map
-from bottleneck.runs.run import SCHEMA, read_batches
+from bottleneck.runs.run import SCHEMA
+from bottleneck.telemetry.batches import read_batches
 from control import records
 from control.nodes import Nodes, Options
 
@@ -134,10 +135,11 @@ class Recording:
         self.folder.rename(self.final)
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write a document of a run."""
+def write_json(path: Path, content: Any, indent: int | None = 1) -> None:
+    """Write a document of a run; without an indent on one line, for what nobody reads."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    separators = None if indent else (",", ":")
+    path.write_text(json.dumps(content, indent=indent, separators=separators) + "\n", encoding="utf-8")
 
 
 def _prune(runs: Path) -> None:

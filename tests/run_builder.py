@@ -15,7 +15,8 @@ from typing import Any
 
 from bottleneck.plan.nodes import deployment_record
 from bottleneck.profile import load_profile
-from bottleneck.runs.run import SCHEMA, Run, write_batches
+from bottleneck.runs.run import SCHEMA, Run
+from bottleneck.telemetry.batches import write_batches
 from tests.vllm_metrics import exposition, series
 
 PROFILE = Path(__file__).parent.parent / "profiles" / "embedded.yaml"

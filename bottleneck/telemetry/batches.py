@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import math
+import zlib
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from bottleneck.json_numbers import number
@@ -33,3 +37,37 @@ def flat_readings(batches: Iterable[Batch], start: float, end: float) -> dict[st
     for readings in found.values():
         readings.sort(key=lambda pair: pair[0])
     return found
+
+
+def read_batches(path: Path) -> tuple[list[Batch], list[str]]:
+    """Read `samples.jsonl.gz`; a cut file gives what came before the cut, and a sentence about it."""
+    batches: list[Batch] = []
+    broken = 0
+    problems: list[str] = []
+    opener = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opener(path, "rt", encoding="utf-8", errors="replace") as stream:
+            for line in stream:
+                if not line.strip():
+                    continue
+                try:
+                    batch = json.loads(line)
+                except ValueError:
+                    broken += 1
+                    continue
+                if isinstance(batch, dict):
+                    batches.append(batch)
+                else:
+                    broken += 1
+    except (EOFError, OSError, zlib.error) as error:
+        problems.append(f"{path.name}: cut short after {len(batches)} batches ({error})")
+    if broken:
+        problems.append(f"{path.name}: {broken} lines are not batches")
+    return batches, problems
+
+
+def write_batches(path: Path, batches: Iterable[Batch]) -> None:
+    """Write batches, one a line, compressed."""
+    with gzip.open(path, "wt", encoding="utf-8") as stream:
+        for batch in batches:
+            stream.write(json.dumps(batch, separators=(",", ":")) + "\n")

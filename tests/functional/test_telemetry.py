@@ -211,7 +211,7 @@ def test_a_forged_window_is_refused(runners: Any, odd: Any) -> None:
 
 
 def test_an_interval_is_exported_whole(runners: Any, tmp_path: Path) -> None:
-    from bottleneck.runs.run import read_batches
+    from bottleneck.telemetry.batches import read_batches
 
     path = tmp_path / "run" / "samples.jsonl.gz"
     found = runners["telemetry.export"](run_builder.STARTED, run_builder.STARTED + 5, str(path))
