@@ -147,7 +147,7 @@ def judge(truth: Truth, answer: Answer, healthy: Sequence[Answer]) -> Judged:
         The answers to the healthy runs that this one is compared with: the largest relief that they name is what the
         fault competes with.
     """
-    shares = [each.first.share for each in healthy if each.first.share is not None]
+    shares = [share for each in healthy if (share := _largest(each)) is not None]
     cost = truth.cost.value if truth.cost else 0.0
     rival = median(shares) / (1 + max(cost, 0.0)) if shares and truth.trial.faults else None
     places = tuple(place_of(put, truth.trial.deployment, answer) for put in truth.trial.faults)
@@ -157,6 +157,11 @@ def judge(truth: Truth, answer: Answer, healthy: Sequence[Answer]) -> Judged:
     )
     small = not truth.trial.faults or cost < LEAST_COST
     return Judged(truth, answer, places, wanted, rival, small and answer.fault)
+
+
+def _largest(answer: Answer) -> float | None:
+    """Return the largest relief that an answer names."""
+    return max((each.share for each in (answer.first, *answer.runners_up) if each.share is not None), default=None)
 
 
 def place_of(put: Put, deployment: str, answer: Answer) -> str:

@@ -18,7 +18,7 @@ SAMPLES = "samples.jsonl.gz"
 # In the archive samples are plain text, or each file's own compression would hide how alike they are.
 PLAIN_SAMPLES = "samples.jsonl"
 # What says nothing of the run.
-LEFT_OUT = frozenset({"versions.json", "verdict.json"})
+LEFT_OUT = frozenset({"verdict.json"})
 # Of a run that is trimmed: samples so far outside of its interval, histograms whose buckets are kept, and digits: a
 # sample is taken every tenth of a second, a request is timed to a microsecond by a client that waits its turn.
 KEPT_SECONDS = 0.5

@@ -230,7 +230,7 @@ class Lab:
         folder = self.folder / name
         folder.mkdir(parents=True)
         (folder / "run.json").write_text(json.dumps({"id": folder.name}))
-        (folder / "versions.json").write_text("{}")
+        (folder / "verdict.json").write_text("{}")
         (folder / "samples.jsonl.gz").write_bytes(gzip.compress(b'{"node": "node0"}\n' * 50))
         return folder
 
@@ -286,7 +286,7 @@ def test_a_block_is_recorded_in_turns_and_every_run_is_kept(lab: Lab, tmp_path: 
     with archive.unpacked(packed) as folders:
         assert sorted(folder.name for folder in folders) == sorted(line["run"] for line in runs)
         assert gzip.decompress((folders[0] / "samples.jsonl.gz").read_bytes()).count(b"\n") == 50
-        assert not (folders[0] / "versions.json").exists()
+        assert not (folders[0] / "verdict.json").exists()
     assert not list((tmp_path / "out" / "raw-part1").iterdir())
 
 
