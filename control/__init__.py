@@ -1,1 +1,1 @@
-"""Serve the runners on the control node with what they share; the only package that imports both Salt and the analysis."""
+"""Serve the runners on the control node with what they share; no other package imports both Salt and the analysis."""

@@ -14,7 +14,7 @@ COMMAND = "python -m tests.golden, then look at `git diff tests/data/golden`"
 
 
 class _Dumper(yaml.SafeDumper):
-    """Everything written out, lists indented: an alias would hide what a node is told."""
+    """Everything written out, lists indented: an alias would hide what a node gets."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -29,15 +29,9 @@ def golden_file(profile: Path) -> Path:
 
 
 def merged_map(path: Path) -> dict[str, Any]:
-    """Return what every node of a profile is told, node by node."""
+    """Return the slice of every node of a profile."""
     profile = load_profile(path)
-    found = {}
-    for node in profile.nodes:
-        pillar = node_pillar(profile, node)
-        # The one thing in it that depends on where the repository is.
-        pillar["cluster"]["profile"] = profile_name(path)
-        found[node] = pillar
-    return found
+    return {node: node_pillar(profile, node) for node in profile.nodes}
 
 
 def text_of(path: Path) -> str:

@@ -244,44 +244,26 @@ def _engine_arguments(engine: EngineSpec, deployment: Deployment) -> list[str]:
     return arguments + deployment.server.extra_arguments
 
 
-def node_pillar(profile: Profile, node_name: str, active_deployment: str | None = None) -> dict[str, Any]:
-    """Return everything that states and modules on a node need, as plain data.
-
-    Parameters
-    ----------
-    active_deployment
-        The deployment whose worker on this node is under ``worker``; None means no worker.
+def node_pillar(profile: Profile, node_name: str) -> dict[str, Any]:
+    """Return a node's slice of the profile: what its states are rendered with, and nothing else.
 
     Raises
     ------
     ProfileError
-        When the node or the deployment is unknown, or the engine's lock file is missing.
+        When the node is unknown, or the engine's lock file is missing.
     """
     if node_name not in profile.nodes:
         raise ProfileError(profile.path, [Problem((), unknown(node_name, "node", profile.nodes))])
-    if active_deployment is not None and active_deployment not in profile.deployments:
-        raise ProfileError(profile.path, [Problem((), unknown(active_deployment, "deployment", profile.deployments))])
-    workers = {name: _worker_of(profile, name, node_name) for name in profile.deployments}
     engine = profile.engine_of(node_name)
     return {
-        "cluster": {
-            "name": profile.name,
-            "version": profile.version,
-            "digest": profile.digest,
-            "profile": str(profile.path),
-            "kind": profile.kind,
-            "control": profile.control.model_dump(mode="json"),
-        },
-        "node": _node_slice(profile, node_name),
+        # Stays on the node as a record of what it was configured from.
+        "profile": {"name": profile.name, "version": profile.version, "digest": profile.digest},
+        "control": {"address": str(profile.control.address), "exporter_port": profile.perf.exporter_port},
+        "node": {"name": node_name, "links": _links(profile, node_name)},
         "hosts": hosts(profile),
         "engine": {"kind": engine.kind, "directory": engine.directory(), **engine.model_dump(mode="json")},
         "model": {**profile.model.model_dump(mode="json"), "directory": profile.model.directory()},
         "sampler": profile.sampler.model_dump(mode="json"),
-        "perf": profile.perf.model_dump(mode="json"),
-        "workload": profile.workload.model_dump(mode="json"),
-        "worker": workers[active_deployment] if active_deployment else None,
-        "deployments": workers,
-        "default_deployment": profile.default_deployment,
     }
 
 
@@ -292,13 +274,6 @@ def hosts(profile: Profile) -> dict[str, str]:
     return {profile.control.hostname: profile.control.address, **addresses}
 
 
-def _worker_of(profile: Profile, deployment_name: str, node_name: str) -> dict[str, Any] | None:
-    for spec in worker_specs(profile, deployment_name):
-        if spec.node == node_name:
-            return spec.as_dict()
-    return None
-
-
 def _peers(profile: Profile, network: str, link: Link) -> dict[str, dict[str, str]]:
     """Return, on a full mesh, the interface whose cable leads to each other node, and that node's address."""
     return {
@@ -307,26 +282,15 @@ def _peers(profile: Profile, network: str, link: Link) -> dict[str, dict[str, st
     }
 
 
-def _node_slice(profile: Profile, node_name: str) -> dict[str, Any]:
-    node = profile.nodes[node_name]
-    links = {}
-    for name, link in node.links.items():
-        network = profile.networks[name]
-        links[name] = {
-            "interface": link.interface,
-            "mac": link.mac,
-            "address": link.address,
-            "prefix_length": network.prefix_length,
-            "peers": _peers(profile, name, link),
-            "mtu": network.mtu_bytes,
-            "rate_bytes_per_second": network.rate_bytes_per_second,
-            "kind": network.kind,
-        }
+def _links(profile: Profile, node_name: str) -> dict[str, Any]:
     return {
-        "name": node_name,
-        "hostname": node.hostname,
-        "cores": node.cores,
-        "memory_bytes": node.memory_bytes,
-        "accelerator": node.accelerator.model_dump(mode="json"),
-        "links": links,
+        name: {
+            "interface": link.interface,
+            "address": link.address,
+            "prefix_length": profile.networks[name].prefix_length,
+            "peers": _peers(profile, name, link),
+            "mtu": profile.networks[name].mtu_bytes,
+            "kind": profile.networks[name].kind,
+        }
+        for name, link in profile.nodes[node_name].links.items()
     }

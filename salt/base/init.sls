@@ -1,4 +1,4 @@
-{# What every node has before anything else: its folders, its name for the others, its slice of the profile. #}
+{# What every node has before anything else: its folders, and the names of the others. #}
 {% for directory in ['/etc/cluster', '/opt/cluster', '/var/lib/cluster', '/var/log/cluster', '/var/cache/cluster'] %}
 base-init-directory{{ directory | replace('/', '-') }}-file-directory:
   file.directory:
@@ -6,20 +6,11 @@ base-init-directory{{ directory | replace('/', '-') }}-file-directory:
     - mode: '0755'
 {% endfor %}
 
-base-init-node-slice-file-serialize:
-  file.serialize:
-    - name: /etc/cluster/node.json
-    - dataset_pillar: node
-    - serializer: json
-    - mode: '0644'
-    - require:
-      - file: base-init-directory-etc-cluster-file-directory
-
 {# Under which profile this node was configured, for whoever asks whether that is still the one. #}
 base-init-profile-file-serialize:
   file.serialize:
     - name: /etc/cluster/profile.json
-    - dataset_pillar: cluster
+    - dataset_pillar: profile
     - serializer: json
     - mode: '0644'
     - require:

@@ -7,7 +7,7 @@
 {% set config = {
   'node': pillar['node']['name'],
   'links': links,
-  'control': {'address': pillar['cluster']['control']['address'], 'port': pillar['perf']['exporter_port']},
+  'control': {'address': pillar['control']['address'], 'port': pillar['control']['exporter_port']},
   'minion': {'id': grains['id'], 'sock_dir': opts['sock_dir']},
   'directory': '/run/cluster/telemetry',
   'worker_file': '/run/cluster/worker.json',

@@ -1,4 +1,4 @@
-"""What the nodes of each profile are told is what was agreed: one golden file a profile."""
+"""Each node's slice of its profile is what was agreed: one golden file a profile."""
 
 import difflib
 from pathlib import Path

@@ -150,21 +150,18 @@ def test_unknown_deployment(profile: Profile) -> None:
         worker_specs(profile, "tp4")
 
 
-def test_pillar_is_json_and_complete(profile: Profile) -> None:
+def test_a_nodes_slice_is_json_and_complete(profile: Profile) -> None:
     pillar = node_pillar(profile, "node1")
     assert json.loads(json.dumps(pillar)) == pillar
-    assert pillar["cluster"]["name"] == "embedded"
-    assert pillar["cluster"]["version"] == "1.0"
-    assert pillar["cluster"]["profile"] == str(EMBEDDED)
-    assert pillar["node"]["hostname"] == "node1"
+    assert pillar["profile"] == {"name": "embedded", "version": "1.0", "digest": profile.digest}
+    assert pillar["control"] == {"address": "10.77.0.1", "exporter_port": 9477}
+    assert pillar["node"]["name"] == "node1"
     assert pillar["node"]["links"]["direct"] == {
         "interface": "usb4",
-        "mac": "02:77:00:00:01:11",
         "address": "10.77.1.11",
         "prefix_length": 24,
         "peers": {},
         "mtu": 1500,
-        "rate_bytes_per_second": 1e9,
         "kind": "point-to-point",
     }
     assert pillar["hosts"] == {"control": "10.77.0.1", "node0": "10.77.0.10", "node1": "10.77.0.11"}
@@ -173,24 +170,18 @@ def test_pillar_is_json_and_complete(profile: Profile) -> None:
     assert pillar["model"]["directory"] == worker_specs(profile)[0].argv[1]
     assert pillar["model"]["shape"]["layers"] == 8
     assert pillar["sampler"]["batch_interval_seconds"] == 1
-    assert pillar["worker"] is None
-    assert pillar["default_deployment"] == "tp2"
 
 
-def test_pillar_has_the_workers_of_every_deployment(profile: Profile) -> None:
-    pillar = node_pillar(profile, "node1", "pp2")
-    assert set(pillar["deployments"]) == set(profile.deployments)
-    assert pillar["deployments"]["single"] is None
-    assert pillar["deployments"]["tp2"] == worker_specs(profile, "tp2")[1].as_dict()
-    assert pillar["worker"] == pillar["deployments"]["pp2"]
-    assert node_pillar(profile, "node1", "single")["worker"] is None
+def test_every_part_of_a_slice_is_read_by_a_state(profile: Profile) -> None:
+    texts = [path.read_text() for path in (paths.repository_directory() / "salt").glob("*/*.sls")]
+    for key in node_pillar(profile, "node0"):
+        read = (f"pillar['{key}']", f"dataset_pillar: {key}\n")
+        assert any(form in text for text in texts for form in read), f"no state reads {key}"
 
 
 def test_pillar_of_what_is_unknown(profile: Profile) -> None:
     with pytest.raises(ProfileError, match=r"unknown node node9 \(did you mean node[01]\?\)"):
         node_pillar(profile, "node9")
-    with pytest.raises(ProfileError, match="unknown deployment nothing"):
-        node_pillar(profile, "node0", "nothing")
 
 
 def test_engine_directory_changes_with_what_is_installed(
