@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import salt.utils.event
 from salt.exceptions import CommandExecutionError
 
 from bottleneck.diagnosis.causes import DECIDED
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-CHANGED_TAG = "cluster/verdict/changed"
 # What is shown beyond the time from one sending to the next.
 RECENT_SECONDS = 5.0
 # Readings of the engine just outside a window bound what happened inside it.
@@ -77,19 +75,25 @@ def aggregate(window: Mapping[str, Any]) -> dict[str, Any]:
         verdict = analyse(run).to_json()
         if starting and verdict["class"] in DECIDED:
             return {"window": window.get("window"), "class": None, "reason": "the engine starts, and nothing slows it"}
-        before = store.latest_verdict()
         described = {
             "window": str(window.get("window")),
             "start": start,
             "end": end,
             "nodes": window.get("nodes") or [],
             "deployment": record.get("deployment"),
+            **_change(store.latest_verdict(), verdict, start),
         }
         store.put_verdict(described, verdict)
-    changed = _named(before and before["verdict"]) != _named(verdict)
-    if changed:
-        _fire({"window": described, "from": _named(before and before["verdict"]), "to": _named(verdict)}, CHANGED_TAG)
-    return {"window": described["window"], "class": verdict["class"], "where": verdict["where"], "changed": changed}
+    return {key: value for key, value in described.items() if key != "nodes"} | _named(verdict)
+
+
+def _change(latest: Mapping[str, Any] | None, verdict: Mapping[str, Any], start: float) -> dict[str, Any]:
+    """Return since when the bottleneck has been this one (unix seconds), and which one was before, if any."""
+    if latest is None:
+        return {"since": start, "before": None}
+    if _named(latest["verdict"]) != _named(verdict):
+        return {"since": start, "before": _named(latest["verdict"])}
+    return {"since": latest["window"].get("since", start), "before": latest["window"].get("before")}
 
 
 def _starting(start: float, end: float) -> dict[str, Any] | None:
@@ -97,20 +101,6 @@ def _starting(start: float, end: float) -> dict[str, Any] | None:
     record = records.read(__opts__, records.STARTING)
     began = record.get("began", end)
     return record if began <= start and end - began <= LONGEST_START_SECONDS and not record.get("ended") else None
-
-
-def verdict_changed(change: Mapping[str, Any]) -> dict[str, Any]:
-    """
-    Note in the master's log that the bottleneck is another one now (called by the reactor).
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-run telemetry.verdict_changed '{"from": null, "to": {"class": "compute", "node": "node0", "link": null}}'
-    """
-    log.warning("The bottleneck is now %s, before it was %s", change.get("to"), change.get("from"))
-    return {"noted": True}
 
 
 def revive(node: str) -> dict[str, Any]:
@@ -193,7 +183,7 @@ def status() -> dict[str, Any]:
         },
         "store": {"path": __opts__["cluster_store"], "bytes": os.path.getsize(__opts__["cluster_store"])},
         "exporter": {"address": profile.control.address, "port": profile.perf.exporter_port},
-        "verdict": verdict and {"window": verdict["window"], **(_named(verdict["verdict"]) or {})},
+        "verdict": verdict and {"window": verdict["window"], **_named(verdict["verdict"])},
     }
 
 
@@ -244,10 +234,8 @@ def _latest(store: Store) -> dict[str, Any]:
     return {**result, "verdict": store.latest_verdict()}
 
 
-def _named(verdict: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def _named(verdict: Mapping[str, Any]) -> dict[str, Any]:
     """Return what makes two verdicts the same: class and place."""
-    if not verdict:
-        return None
     where = verdict.get("where") or {}
     return {"class": verdict.get("class"), "node": where.get("node"), "link": where.get("link")}
 
@@ -281,8 +269,3 @@ def _profile() -> "Profile":
         __context__["telemetry.profile"] = ((path, changed), profile_of(__opts__))
     profile: Profile = __context__["telemetry.profile"][1]
     return profile
-
-
-def _fire(data: Mapping[str, Any], tag: str) -> None:
-    with salt.utils.event.get_master_event(__opts__, __opts__["sock_dir"], listen=False) as bus:
-        bus.fire_event(data, tag)

@@ -187,8 +187,16 @@ def _verdict(latest: Latest) -> RenderableType:
     if isinstance(end, int | float) and isinstance(now, int | float):
         line.append(f", {quantity(max(0.0, round(now - end)), 's')} old", style="dim")
     lines: list[RenderableType] = [line]
+    since, before = window.get("since"), window.get("before")
+    if before and isinstance(since, int | float):
+        was = " ".join(str(part) for part in (before.get("class"), before.get("node"), before.get("link")) if part)
+        lines.append(Text(f"  since {_clock(since)}; before that: {was}", style="dim"))
     lines += [Text(f"  {item.get('statement')}", style="dim") for item in (verdict.get("evidence") or [])[:2]]
     return Group(*lines)
+
+
+def _clock(moment: float) -> str:
+    return datetime.fromtimestamp(moment).strftime("%H:%M:%S")
 
 
 def frame(latest: Latest, width: int = 100, note: str = "") -> RenderableType:
@@ -206,7 +214,7 @@ def frame(latest: Latest, width: int = 100, note: str = "") -> RenderableType:
     nodes = latest.get("nodes") or {}
     measured = _found_verdict(latest).get("measured") or {}
     moment = latest.get("time")
-    clock = datetime.fromtimestamp(moment).strftime("%H:%M:%S") if isinstance(moment, int | float) else "--:--:--"
+    clock = _clock(moment) if isinstance(moment, int | float) else "--:--:--"
     up = sum(bool(node.get("up")) for node in nodes.values())
     parts: list[RenderableType] = [
         Text.assemble(

@@ -148,33 +148,31 @@ def runners(tmp_path: Path) -> Any:
     return salt.loader.runner(opts)
 
 
-@pytest.fixture
-def fired(runners: Any, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
-    found: list[tuple[str, dict[str, Any]]] = []
-    namespace = runners["telemetry.aggregate"].__globals__
-    monkeypatch.setitem(namespace, "_fire", lambda data, tag: found.append((tag, data)))
-    return found
-
-
 def window(index: int) -> dict[str, Any]:
     start = run_builder.STARTED + 10 * index
     return {"window": str(index), "start": start, "end": start + 10, "nodes": list(run_builder.NODES)}
 
 
-def test_a_window_becomes_a_verdict_and_only_a_change_is_told(runners: Any, fired: list[Any], tmp_path: Path) -> None:
+def test_a_window_becomes_a_verdict_that_knows_since_when_it_is_this_one(runners: Any, tmp_path: Path) -> None:
     first = runners["telemetry.aggregate"](window(0))
-    assert first["class"] and first["changed"] is True
-    again = runners["telemetry.aggregate"](window(0))
-    assert (again["class"], again["changed"]) == (first["class"], False)
-    assert [tag for tag, _ in fired] == ["cluster/verdict/changed"]
-    assert fired[0][1]["from"] is None and fired[0][1]["to"]["class"] == first["class"]
+    assert first["class"] and (first["since"], first["before"]) == (window(0)["start"], None)
+    again = runners["telemetry.aggregate"](window(1))
+    assert (again["class"], again["since"], again["before"]) == (first["class"], window(0)["start"], None)
     with Store(tmp_path / "store.db") as store:
         latest = store.latest_verdict()
-    assert latest is not None and latest["window"]["deployment"] == "tp2"
-    assert len(runners["telemetry.history"]()["verdicts"]) == 1
+        assert latest is not None and latest["window"]["deployment"] == "tp2"
+        other = {**latest["verdict"], "class": "kv_cache", "where": {"node": "node1", "link": None}}
+        store.put_verdict({**latest["window"], "window": "x", "end": window(1)["end"] + 1}, other)
+    changed = runners["telemetry.aggregate"](window(2))
+    named = {"class": "kv_cache", "node": "node1", "link": None}
+    assert (changed["since"], changed["before"]) == (window(2)["start"], named)
+    late = {**window(2), "window": "late", "start": window(2)["start"] + 1, "end": window(2)["end"] + 1}
+    following = runners["telemetry.aggregate"](late)
+    assert (following["class"], following["since"], following["before"]) == (changed["class"], changed["since"], named)
+    assert len(runners["telemetry.history"]()["verdicts"]) == 5
 
 
-def test_a_start_that_waits_for_storage_is_named_while_it_lasts(runners: Any, fired: list[Any], tmp_path: Path) -> None:
+def test_a_start_that_waits_for_storage_is_named_while_it_lasts(runners: Any, tmp_path: Path) -> None:
     began = run_builder.STARTED + 2000.0
     record = {**deployment_record(load_profile(run_builder.PROFILE), "tp2"), "began": began}
     (tmp_path / "starting.json").write_text(json.dumps(record))
@@ -188,8 +186,8 @@ def test_a_start_that_waits_for_storage_is_named_while_it_lasts(runners: Any, fi
             store.put_batch(batch)
     before, first, second_window = (runners["telemetry.aggregate"](each) for each in windows)
     assert before["class"] is None, "it had not begun when the window did"
-    assert (first["class"], first["where"]["node"]) == ("weight_loading", "node0") and first["changed"]
-    assert not second_window["changed"]
+    assert (first["class"], first["node"]) == ("weight_loading", "node0")
+    assert second_window["since"] == first["since"] == began
     with Store(tmp_path / "store.db") as store:
         latest = store.latest_verdict()
     assert latest is not None and latest["verdict"]["interval"]["start"] == began, "all of the start so far"
@@ -197,9 +195,8 @@ def test_a_start_that_waits_for_storage_is_named_while_it_lasts(runners: Any, fi
     assert runners["telemetry.aggregate"](windows[2])["class"] is None, "it was given up"
 
 
-def test_a_window_without_an_engine_has_no_verdict(runners: Any, fired: list[Any]) -> None:
+def test_a_window_without_an_engine_has_no_verdict(runners: Any) -> None:
     assert runners["telemetry.aggregate"](window(1000))["class"] is None
-    assert fired == []
 
 
 @pytest.mark.parametrize("odd", [{}, {"start": "now", "end": 1}, {"start": 0, "end": 1e9}, None])
@@ -251,12 +248,6 @@ def test_every_reaction_has_its_file_and_is_short() -> None:
     ("tag", "data", "function", "arguments"),
     [
         ("cluster/telemetry/window", window(0), "telemetry.aggregate", [{"window": window(0)}]),
-        (
-            "cluster/verdict/changed",
-            {"from": None, "to": {"class": "prefill_compute"}},
-            "telemetry.verdict_changed",
-            [{"change": {"from": None, "to": {"class": "prefill_compute"}}}],
-        ),
         ("cluster/node/lost", {"node": "node0", "since": 1.0}, "telemetry.revive", [{"node": "node0"}]),
         (
             "salt/minion/*/start",

@@ -71,6 +71,7 @@ def test_the_dashboard_uses_only_what_is_exported() -> None:
     dashboard = json.loads(prometheus.dashboard_text())
     shown = {panel["title"]: [target["expr"] for target in panel["targets"]] for panel in dashboard["panels"]}
     assert len(shown) == len(dashboard["panels"]) >= 10
+    shown |= {each["name"]: [each["expr"]] for each in dashboard["annotations"]["list"]}
     for title, expressions in shown.items():
         for expression in expressions:
             names = set(NAME.findall(expression))

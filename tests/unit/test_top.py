@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import random
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -51,6 +52,14 @@ def test_frame_has_verdict_nodes_links_and_engine(latest: Latest) -> None:
     assert "20 Mbit/s" in direct and "65%" in direct
     engine = lines[next(index for index, line in enumerate(lines) if line.startswith("engine")) + 1]
     assert engine.split()[:4] == ["node0", "4", "0", "6%"]
+
+
+def test_frame_says_since_when_the_bottleneck_is_this_one_and_what_was_before(latest: Latest) -> None:
+    assert "since" not in drawn(latest)
+    before = {"class": "cpu_throttling", "node": "node1", "link": None}
+    latest["verdict"]["window"] |= {"since": STARTED, "before": before}
+    moment = datetime.fromtimestamp(STARTED).strftime("%H:%M:%S")
+    assert f"since {moment}; before that: cpu_throttling node1" in drawn(latest)
 
 
 @pytest.mark.parametrize("width", [30, 40, 56, 60, 90, 200])
