@@ -115,10 +115,6 @@ class Link:
         """Return the seconds of an all-reduce."""
         return self.latency_of_allreduce(ranks) + moved_bytes(message_bytes, ranks) / self.bytes_per_second
 
-    def send_seconds(self, message_bytes: float) -> float:
-        """Return the seconds of a message from one rank to the next."""
-        return self.latency_seconds + message_bytes / self.bytes_per_second
-
 
 def link_of(seconds: Mapping[float, float], ranks: int, backend: str) -> Link | None:
     """Return the link under which messages would take what was probed; None without probes.
