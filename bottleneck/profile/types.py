@@ -174,7 +174,8 @@ class Model(Section):
         """Return where the checkpoint is on every node; the name changes with what is in it."""
         if self.source.startswith("/"):
             return self.source
-        return content_directory("models", self.name, self.model_dump(mode="json", by_alias=True))
+        content = self.model_dump(mode="json", by_alias=True, exclude_none=True)
+        return content_directory("models", self.name, content)
 
 
 class Server(Section):
