@@ -11,7 +11,6 @@ from bottleneck.profile.types import Profile
 from netboot.boot import rendering
 from netboot.boot.settings import Settings
 
-LOG_DIRECTORY = "/var/log/cluster"
 PUBLISH_PORT, REQUEST_PORT = 4505, 4506
 PROMETHEUS_ADDRESS = "127.0.0.1:9090"
 

@@ -133,29 +133,13 @@ class Store:
 
     # -- batches
 
-    def put_batch(self, batch: Mapping[str, Any]) -> bool:
-        """Store a batch once.
+    def put_batches(self, batches: Iterable[Mapping[str, Any]]) -> list[tuple[bool, int]]:
+        """Store batches, each once and all of them or none.
 
         Parameters
         ----------
-        batch : mapping
-            With `node`, `boot`, `sequence` (from 1), `t0` and `t1` (unix seconds).
-
-        Returns
-        -------
-        bool
-            True when it is new, False when the store has it.
-
-        Raises
-        ------
-        ValueError
-            When it lacks what identifies it.
-        """
-        ((new, _),) = self.put_batches([batch])
-        return new
-
-    def put_batches(self, batches: Iterable[Mapping[str, Any]]) -> list[tuple[bool, int]]:
-        """Store batches, each once and all of them or none.
+        batches : iterable of mapping
+            Each with `node`, `boot`, `sequence` (from 1), `t0` and `t1` (unix seconds).
 
         Returns
         -------

@@ -15,7 +15,6 @@ import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -333,18 +332,6 @@ class Store:
     def _write(self, path: Path, text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         atomic_files.replace(path, text, durable=True)
-
-
-def active_image(root: Path | str, profile: str, node: str | None = None) -> dict[str, Any] | None:
-    """Return the manifest of the image that a node boots, as JSON has it; None when there is none."""
-    store = Store(root)
-    digest = store.active(profile, node)
-    if digest is None:
-        return None
-    try:
-        return store.manifest(digest).document()
-    except StoreError:
-        return None
 
 
 def cache_directory() -> Path:

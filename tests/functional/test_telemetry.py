@@ -144,7 +144,7 @@ def runners(tmp_path: Path) -> Any:
     (tmp_path / "deployment.json").write_text(json.dumps(record))
     with Store(tmp_path / "store.db") as store:
         for batch in run_builder.batches(SHAPE, "m", random.Random(1)):
-            store.put_batch(batch)
+            store.put_batches([batch])
     return salt.loader.runner(opts)
 
 
@@ -183,7 +183,7 @@ def test_a_start_that_waits_for_storage_is_named_while_it_lasts(runners: Any, tm
             sample = {"t": began + second, "cpu": {"0": [0.2 * second] + [0.0] * 5}, "workers": {"tp2-0": slow}}
             edges = {"t0": began + second, "t1": began + second + 1}
             batch = {"node": "node0", "boot": "s", "sequence": second + 1, "samples": [sample], **edges}
-            store.put_batch(batch)
+            store.put_batches([batch])
     before, first, second_window = (runners["telemetry.aggregate"](each) for each in windows)
     assert before["class"] is None, "it had not begun when the window did"
     assert (first["class"], first["node"]) == ("weight_loading", "node0")

@@ -13,7 +13,7 @@ import pytest
 from netboot.image import operations
 from netboot.image.canary import Canary
 from netboot.image.manifest import MANIFEST
-from netboot.image.store import Store, StoreError, active_image
+from netboot.image.store import Store, StoreError
 from tests.unit.image_store_builder import names, put_image
 
 
@@ -54,8 +54,7 @@ def test_activation_keeps_the_one_before_and_goes_back(store: Store) -> None:
     assert store.previous("embedded") == old.digest
     assert store.rollback("embedded") == (new.digest, old.digest)
     assert (store.active("embedded"), store.previous("embedded")) == (old.digest, new.digest)
-    found = active_image(store.root, "embedded", "node1")
-    assert found is not None and found["digest"] == old.digest and found["schema"] == 1
+    assert store.active("embedded", "node1") == old.digest
 
 
 def test_the_link_is_relative_and_readable_through(store: Store) -> None:
@@ -74,8 +73,8 @@ def test_a_reader_never_sees_no_image_while_it_changes(store: Store) -> None:
 
     def read() -> None:
         while not done.is_set():
-            found = active_image(store.root, "embedded")
-            seen.append(found["digest"] if found else None)
+            digest = store.active("embedded")
+            seen.append(store.manifest(digest).digest if digest else None)
 
     reader = threading.Thread(target=read)
     reader.start()

@@ -16,27 +16,33 @@ def batch(sequence: int, node: str = "node0", boot: str = "b1", **more: Any) -> 
     return {"node": node, "boot": boot, "sequence": sequence, "t0": sequence - 1.0, "t1": float(sequence), **more}
 
 
+def put(store: Store, batch: dict[str, Any]) -> bool:
+    """Store one batch; return whether it is new."""
+    ((new, _),) = store.put_batches([batch])
+    return new
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "deep" / "store.db")
 
 
 def test_a_batch_is_kept_once(store: Store) -> None:
-    assert store.put_batch(batch(1, samples=[{"t": 0.5}])) is True
-    assert store.put_batch(batch(1, samples=[])) is False
+    assert put(store, batch(1, samples=[{"t": 0.5}])) is True
+    assert put(store, batch(1, samples=[])) is False
     assert store.batches(0, 10) == [batch(1, samples=[{"t": 0.5}])]
 
 
 def test_watermark_is_the_highest_number_without_a_gap(store: Store) -> None:
     assert store.watermark("node0", "b1") == 0
     for sequence, expected in ((2, 0), (3, 0), (1, 3), (5, 3), (7, 3), (4, 5), (6, 7)):
-        assert store.put_batch(batch(sequence))
+        assert put(store, batch(sequence))
         assert store.watermark("node0", "b1") == expected
     assert store.watermark("node1", "b1") == 0
 
 
 def test_batches_that_came_together_are_stored_together(store: Store) -> None:
-    store.put_batch(batch(2))
+    put(store, batch(2))
     assert store.put_batches([batch(1), batch(2), batch(4)]) == [(True, 2), (False, 2), (True, 2)]
     with pytest.raises(ValueError, match="sequence"):
         store.put_batches([batch(3), {**batch(5), "sequence": "many"}])
@@ -46,15 +52,15 @@ def test_batches_that_came_together_are_stored_together(store: Store) -> None:
 
 def test_boots_and_nodes_count_for_themselves(store: Store) -> None:
     for one in (batch(1), batch(1, boot="b2"), batch(1, node="node1"), batch(2, node="node1")):
-        assert store.put_batch(one)
+        assert put(store, one)
     assert [store.watermark(*key) for key in (("node0", "b1"), ("node0", "b2"), ("node1", "b1"))] == [1, 1, 2]
     assert store.last_seen() == {"node0": 1.0, "node1": 2.0}
 
 
 def test_batches_of_an_interval_and_of_nodes(store: Store) -> None:
     for sequence in (3, 1, 2, 4):
-        store.put_batch(batch(sequence))
-        store.put_batch(batch(sequence, node="node1"))
+        put(store, batch(sequence))
+        put(store, batch(sequence, node="node1"))
     assert [one["sequence"] for one in store.batches(1.5, 2.5, ["node1"])] == [2, 3]
     assert [one["sequence"] for one in store.batches(2.0, 2.0, ["node0"])] == [2, 3]
     assert len(store.batches(0, 10)) == 8
@@ -64,38 +70,38 @@ def test_batches_of_an_interval_and_of_nodes(store: Store) -> None:
 def test_a_restart_goes_on_where_it_was(tmp_path: Path) -> None:
     with Store(tmp_path / "store.db") as first:
         for sequence in (1, 2, 4):
-            first.put_batch(batch(sequence))
+            put(first, batch(sequence))
     with Store(tmp_path / "store.db") as second:
         assert second.watermark("node0", "b1") == 2
-        assert second.put_batch(batch(2)) is False
-        assert second.put_batch(batch(3)) is True
+        assert put(second, batch(2)) is False
+        assert put(second, batch(3)) is True
         assert second.watermark("node0", "b1") == 4
 
 
 def test_what_was_pruned_does_not_come_back(store: Store) -> None:
     for sequence in range(1, 6):
-        store.put_batch(batch(sequence))
+        put(store, batch(sequence))
     store.put_verdict({"window": "w1", "start": 0, "end": 2}, {"class": "prefill_compute"})
     assert store.prune(4.0) == 3
     assert [one["sequence"] for one in store.batches(0, 10)] == [4, 5]
     assert store.latest_verdict() is None
     assert store.watermark("node0", "b1") == 5
-    assert store.put_batch(batch(2)) is False
+    assert put(store, batch(2)) is False
 
 
 def test_marks_of_gone_boots_are_pruned(store: Store) -> None:
-    store.put_batch(batch(1, boot="old"))
+    put(store, batch(1, boot="old"))
     store.prune(50.0)
     assert store.watermark("node0", "old") == 0
 
 
 def test_a_gap_that_never_fills_can_be_given_up(store: Store) -> None:
     for sequence in (1, 5, 6):
-        store.put_batch(batch(sequence))
+        put(store, batch(sequence))
     assert store.skip("node0", "b1", 5) == 6
     assert store.watermark("node0", "b1") == 6
     assert store.skip("node0", "b1", 2) == 6
-    assert store.put_batch(batch(3)) is False
+    assert put(store, batch(3)) is False
 
 
 @pytest.mark.parametrize(
@@ -112,7 +118,7 @@ def test_a_gap_that_never_fills_can_be_given_up(store: Store) -> None:
 )
 def test_a_batch_without_identity_is_refused(store: Store, wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="batch"):
-        store.put_batch(wrong)
+        put(store, wrong)
     assert store.batches(0, 10) == []
 
 
@@ -136,7 +142,7 @@ def test_two_stores_write_at_once(tmp_path: Path) -> None:
     added: list[bool] = []
 
     def write(store: Store) -> None:
-        added.extend(store.put_batch(batch(sequence)) for sequence in range(1, 101))
+        added.extend(put(store, batch(sequence)) for sequence in range(1, 101))
 
     threads = [threading.Thread(target=write, args=(one,)) for one in stores]
     for thread in threads:
