@@ -59,6 +59,7 @@ def test_beside_another_dhcp_server_it_gives_no_addresses(tmp_path: Path) -> Non
     assert 'pxe-service=tag:ipxe,x86PC,"cluster texts",tftp://10.9.0.1/first.ipxe' in lines
 
 
+@pytest.mark.starts_programs
 @pytest.mark.parametrize("dhcp", ["serve", "proxy"])
 def test_dnsmasq_takes_the_configuration(tmp_path: Path, dhcp: str) -> None:
     settings = settings_of(tmp_path, dhcp=dhcp)
@@ -240,6 +241,7 @@ def test_the_control_node_starts_dnsmasq_in_english() -> None:
     assert dict(dhcp_log.ENVIRONMENT).items() <= unit_environment().items()
 
 
+@pytest.mark.starts_programs
 @pytest.mark.skipif(not shutil.which("dnsmasq"), reason="no dnsmasq on this machine")
 def test_dnsmasq_of_a_german_system_writes_english_with_the_units_environment() -> None:
     german = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", "LANGUAGE": "de", "LANG": "de_DE.UTF-8"}

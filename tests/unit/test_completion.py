@@ -49,6 +49,7 @@ def test_runs_that_are_here_the_newest_first(home: Path) -> None:
     assert run_names("20261123") == ["20261123T2130"]
 
 
+@pytest.mark.starts_programs
 def test_the_shell_is_given_them(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As bash asks: the words so far, and which of them is being written."""
     remember_nodes(load_profile(find_profile("embedded")))

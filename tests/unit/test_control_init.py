@@ -64,6 +64,7 @@ def test_a_connection_lost_under_an_apply_is_answered_by_doing_it_again(
     assert caught.value.next_command == "cluster control init root@nuc"
 
 
+@pytest.mark.starts_programs
 def test_what_is_installed_first_asks_apt_for_nothing_that_is_there(tmp_path: Path) -> None:
     """The text that runs there, before a shell, with programs that stand for Debian's."""
     script = setup._FIRST.replace("/etc/os-release", str(tmp_path / "os-release"))

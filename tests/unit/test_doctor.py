@@ -222,10 +222,17 @@ class FakeControl:
     lab = ""
 
 
-def test_the_command_prints_each_line_and_ends_with_what_was_found(
-    profile: Profile, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+@pytest.fixture
+def well_laptop(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A laptop whose programs are there; nothing of this machine is asked."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.setattr(command, "check_laptop", lambda target: [Check("laptop", "ssh", "ok", "OpenSSH_10.0p2")])
+
+
+@pytest.mark.usefixtures("well_laptop")
+def test_the_command_prints_each_line_and_ends_with_what_was_found(
+    profile: Profile, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(command, "check_reach", lambda target: Check("laptop", "control node", "ok", "yes"))
     monkeypatch.setattr(command, "connect", lambda profile, lab: FakeControl())
     monkeypatch.setattr(command, "inspect", lambda control, profile, target: ({**WELL, "salt": None}, 0.0))
@@ -241,8 +248,8 @@ def test_the_command_prints_each_line_and_ends_with_what_was_found(
     assert "mend: cluster control init" in text
 
 
-def test_a_control_node_out_of_reach_ends_with_4(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+@pytest.mark.usefixtures("well_laptop")
+def test_a_control_node_out_of_reach_ends_with_4(monkeypatch: pytest.MonkeyPatch) -> None:
     gone = Check("laptop", "control node", "failed", "cannot reach root@nuc: No route to host", "cluster doctor")
     monkeypatch.setattr(command, "check_reach", lambda target: gone)
     result = CliRunner().invoke(app, ["--control", "root@nuc", "doctor", "--profile", "arc-a770/v0.1"])

@@ -195,12 +195,14 @@ def script(tmp_path: Path) -> Callable[[str], Program]:
     return make
 
 
+@pytest.mark.starts_programs
 def test_a_program_that_fails_is_quoted_without_this_machines_folders(script: Callable[[str], Program]) -> None:
     with pytest.raises(ProgramError) as raised:
         script("echo /tmp/some/where/file is broken at 127.0.0.1:4711 >&2; exit 3").run("diagnose", "/tmp/other/file")
     assert str(raised.value) == "`asked diagnose file` ended with status 3: file is broken at 127.0.0.1:PORT"
 
 
+@pytest.mark.starts_programs
 def test_a_program_does_not_outlive_its_deadline(
     script: Callable[[str], Program], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -32,6 +32,7 @@ PRINT = [
 ]
 
 
+@pytest.mark.starts_programs
 @settings(max_examples=40, deadline=None)
 @given(words=WORDS)
 def test_a_posix_shell_turns_the_text_back_into_the_words(words: list[str]) -> None:
@@ -100,6 +101,7 @@ def test_a_folder_that_is_not_one_of_its_own(directory: str, tmp_path: Path) -> 
         target(tmp_path, directory=directory)
 
 
+@pytest.mark.starts_programs
 def test_ssh_takes_our_options_over_the_persons(tmp_path: Path, runtime: Path) -> None:
     """Asked of ssh itself: strict host keys of our own file, no prompts, one connection."""
     found = target(tmp_path / "with a space 100%", port=2222, identity=tmp_path / "my key")
@@ -197,6 +199,7 @@ def test_a_link_out_of_the_tree_is_refused(tmp_path: Path) -> None:
         manifest(tmp_path)
 
 
+@pytest.mark.starts_programs
 def test_the_other_side_says_the_same_of_a_tree(tmp_path: Path) -> None:
     """The program that is sent along makes the same manifest, with nothing but Python's own library."""
     tree = manifest(REPOSITORY)

@@ -174,6 +174,7 @@ def test_a_secret_that_others_can_read_is_refused(tmp_path: Path, mode: int) -> 
         power.secret_file("none", tmp_path)
 
 
+@pytest.mark.starts_programs
 def test_a_command_is_run_as_it_is_written(tmp_path: Path) -> None:
     mark = tmp_path / "a b; c"
     assert switch(node(tmp_path, {"by": "command", "cycle": ["touch", str(mark)]}), tmp_path) == []
