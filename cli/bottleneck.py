@@ -23,8 +23,8 @@ from cli.report.page import missing_notes, verdict_of
 from cli.report.series import time_edges
 from cli.report.usage import usage
 from cli.run_folders import open_run
-from cli.scenario import show_live, show_scenario
-from cli.verdict_text import evidence_lines, headline, ledger_table, section, whole_verdict
+from cli.scenario import Shown, show_live, show_scenario
+from cli.verdict_text import evidence_lines, explanation, headline, ledger_table, section, whole_verdict
 
 # Long enough for some requests of a chat, short enough to wait for.
 WATCH_SECONDS = 20.0
@@ -74,6 +74,9 @@ def bottleneck(
         bool,
         typer.Option("--start", help="Instead of a run: what holds the deployment's start back, or held it."),
     ] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show the arithmetic of every cause of which there is a sign.")
+    ] = False,
     causal: Annotated[
         bool,
         typer.Option("--causal", help="Slow one resource at a time under the run's load, and see what follows."),
@@ -106,6 +109,8 @@ def bottleneck(
 
       cluster bottleneck --url http://10.0.0.5:8000 --seconds 20
 
+      cluster bottleneck --explain
+
       cluster bottleneck --start
 
       cluster bottleneck --causal --budget "90 s" --resource cpu --resource link_rate:direct
@@ -113,7 +118,7 @@ def bottleneck(
     if source or url is not None:
         if run is not None or again or causal or start:
             fail("--from takes a scenario file, --url a server: no run, --again, --start, --causal with it", code=USAGE)
-        _judge_metrics(source or [], url, seconds, keep, ceilings, as_json)
+        _judge_metrics(source or [], url, seconds, keep, Shown(ceilings, as_json, explain))
         return
     for option, value in (("--ceilings", ceilings), ("--seconds", seconds), ("--keep", keep)):
         if value is not None:
@@ -133,6 +138,8 @@ def bottleneck(
     def human() -> None:
         out.print(f"[dim]run {escape(recorded.id)}, {escape(recorded.deployment or 'unknown deployment')}[/]")
         out.print(whole_verdict(verdict, uses, notes, out.width, recorded.start))
+        if explain:
+            out.print(explanation(verdict))
         console.print(f"[dim]next:[/] cluster report {recorded.id} --open")
 
     document = {
@@ -146,12 +153,12 @@ def bottleneck(
 
 
 def _judge_metrics(
-    sources: list[Path], url: str | None, seconds: float | None, keep: Path | None, ceilings: Path | None, as_json: bool
+    sources: list[Path], url: str | None, seconds: float | None, keep: Path | None, shown: Shown
 ) -> None:
     if url is not None and sources:
         fail("--url and --from: expected one of them", "cluster bottleneck --help", USAGE)
     if url is not None:
-        show_live(url, seconds or WATCH_SECONDS, ceilings, keep, as_json)
+        show_live(url, seconds or WATCH_SECONDS, keep, shown)
         return
     if keep is not None or len(sources) > 2 or (seconds is not None and len(sources) == 1):
         fail(
@@ -159,7 +166,7 @@ def _judge_metrics(
             "cluster bottleneck --help",
             USAGE,
         )
-    show_scenario(sources, seconds, ceilings, as_json)
+    show_scenario(sources, seconds, shown)
 
 
 def _confirm(recorded: Run, budget: str, resources: list[str] | None, profile: str, lab: str, as_json: bool) -> None:

@@ -21,6 +21,8 @@ from cli.report.usage import Use
 BAR_WIDTH = 20
 # Columns of a terminal that has room for where the numbers are from.
 WIDE = 120
+# Shares nearer than this are printed alike.
+ROUNDED = 5e-4
 
 
 def bar(share: float | None, width: int = BAR_WIDTH) -> str:
@@ -115,6 +117,22 @@ def evidence_lines(verdict: dict[str, Any]) -> RenderableType:
     return Group(*lines) if lines else Text("none", style="dim")
 
 
+def explanation(verdict: dict[str, Any]) -> RenderableType:
+    """Return every cause of which there is a sign, with the terms that its score is made of."""
+    lines: list[RenderableType] = []
+    for each in verdict.get("candidates") or []:
+        line = Text.assemble((f"{each['score']:6.1%}  ", "cyan"), (str(each["class"]), "bold"))
+        for place in (each.get("node"), each.get("link")):
+            line.append(f" {place}" if place else "")
+        line.append(f"  {each['tier']}{', fault' if each.get('fault') else ''}", style="dim")
+        if each["together"] - each["score"] > ROUNDED:
+            line.append(f", {each['together']:.1%} with what the same change mends", style="dim")
+        lines.append(line)
+        terms = [term for term in each.get("terms") or [] if abs(term["share"]) > ROUNDED]
+        lines += [Text(f"{'':8}{term['share']:+.1%} {term['words']}", style="dim") for term in terms]
+    return section("What relief of each would take from an output token's time", Group(*lines))
+
+
 def sentences(lines: Sequence[object], mark: str = "-") -> RenderableType:
     """Return sentences as a list."""
     return Group(*(Text(f"{mark} {line}") for line in lines))
@@ -136,7 +154,7 @@ def whole_verdict(
     """Return everything that `cluster bottleneck` prints; of a start there is no output token to account for."""
     ledger = verdict.get("ledger") or {}
     runners_up = [
-        f"{str(item.get('class')).replace('_', ' ')} {float(item.get('confidence') or 0):.0%}"
+        f"{str(item.get('class')).replace('_', ' ')}, {float(item.get('score') or 0):.0%} of an output token's time"
         for item in verdict.get("runners_up") or []
     ]
     parts = [
@@ -147,7 +165,7 @@ def whole_verdict(
         section("Evidence", evidence_lines(verdict)),
     ]
     if runners_up:
-        parts.append(section("Runners-up", Text(", ".join(runners_up))))
+        parts.append(section("Runners-up", sentences(runners_up)))
     if verdict.get("advice"):
         parts.append(section("What to try next", sentences(verdict["advice"])))
     if notes:
