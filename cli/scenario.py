@@ -81,7 +81,9 @@ def scenario_document(run: Run, verdict: Verdict, uses: list[Use]) -> dict[str, 
 def _show(run: Run, source: str, shown: Shown) -> None:
     verdict = analyse(run)
     uses = usage(run, {}, time_edges(*run.interval))
-    emit(scenario_document(run, verdict, uses), shown.as_json, lambda: _print(run, verdict, uses, source, shown.explain))
+    emit(
+        scenario_document(run, verdict, uses), shown.as_json, lambda: _print(run, verdict, uses, source, shown.explain)
+    )
 
 
 def _print(run: Run, verdict: Verdict, uses: list[Use], source: str, explain: bool) -> None:
