@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bottleneck.diagnosis.attribution.node_time import floor_of
+from bottleneck.diagnosis.attribution.parts import DECODE, PREFILL, Work
+from bottleneck.diagnosis.observations.node import NodeFacts
+from bottleneck.diagnosis.observations.observed import Observations
 from bottleneck.performance.collectives import Link
+<<<<<<< HEAD
 from bottleneck.performance.formats import FORMATS
+=======
+from bottleneck.performance.model import (
+    FORMATS,
+    Attention,
+    Layer,
+    ModelShape,
+    Split,
+    WeightFormat,
+    dense_shape,
+    gated_feed_forward,
+)
+>>>>>>> 9bc5b93 (The ledger's floor of a step is the step model's, to the last digit)
 from bottleneck.performance.roofline import demand, step_floor
 from bottleneck.performance.scheduler import Steps
 from bottleneck.performance.served import Accelerator, Served
 from bottleneck.performance.shape import Attention, Layer, ModelShape, Split, dense_shape, gated_feed_forward
 from bottleneck.performance.step import PARAMETERS, step_parts
+from bottleneck.plan.workers import ServerSettings
+from bottleneck.runs.topology import Group, Topology
 
 NOTHING = np.log([1.0])[0]
 with np.errstate(divide="ignore"):
@@ -129,3 +150,51 @@ def test_the_mean_of_equal_steps_stands_for_all_of_them() -> None:
     four = Steps(*(np.full(4, value) for value in (8.0, 8.0, 4000.0, 0.0, 0.0)))
     one = step_floor(Steps.one(8, 8, 4000), served, 1e12, 1e10).times(4)
     assert one.total[0] == pytest.approx(step_floor(four, served, 1e12, 1e10).total.sum())
+
+
+class _Model:
+    """Stands for a profile's model: it gives its shape and its format."""
+
+    def __init__(self, shape: ModelShape, weights: str) -> None:
+        self._shape, self._weights = shape, weights
+
+    def model_shape(self) -> ModelShape:
+        return self._shape
+
+    def weight_format(self) -> WeightFormat:
+        return FORMATS[self._weights]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_the_ledgers_floor_of_a_step_is_the_step_models(data: st.DataObject) -> None:
+    shape, weights = data.draw(shapes()), data.draw(st.sampled_from(sorted(FORMATS)))
+    tensor, pipeline = data.draw(st.sampled_from([1, 2, 4])), data.draw(st.integers(1, len(shape.layers)))
+    nodes = tuple(f"node{rank}" for rank in range(tensor * pipeline))
+    rank = data.draw(st.integers(0, len(nodes) - 1))
+    memory, peak = data.draw(rates), data.draw(rates)
+    topology = Topology(
+        groups=(Group(nodes[0], nodes),),
+        settings=ServerSettings(tensor_parallel=tensor, pipeline_parallel=pipeline, max_num_batched_tokens=4096),
+        profile=SimpleNamespace(model=_Model(shape, weights)),
+    )
+    facts = NodeFacts(nodes[rank], gemm_interval=(peak / 2, peak), memory_read_interval=(memory / 2, memory))
+    kind, count, tokens = data.draw(st.sampled_from([PREFILL, DECODE])), data.draw(counts), data.draw(counts)
+    found = floor_of(Observations(topology), topology.groups[0], facts, Work(kind, 1.0, count, float(count * tokens)))
+    step = Steps.one(tokens, tokens) if kind == DECODE else Steps.one(tokens, 0.0, prompt_tokens=tokens)
+    parts = step_parts(
+        step,
+        Served(shape, FORMATS[weights], 4096),
+        Accelerator("one", memory, peak, 1e-5),
+        PERFECT,
+        Split(tensor, pipeline),
+        rank // tensor,
+    )
+    assert found is not None
+    for floor, part in (
+        (found.linear, parts.linear),
+        (found.activations, parts.activations),
+        (found.cache, parts.cache),
+        (found.attention, parts.attention),
+    ):
+        assert floor.tolist() == (count * part).tolist()
