@@ -14,20 +14,7 @@ from bottleneck.diagnosis.attribution.parts import DECODE, PREFILL, Work
 from bottleneck.diagnosis.observations.node import NodeFacts
 from bottleneck.diagnosis.observations.observed import Observations
 from bottleneck.performance.collectives import Link
-<<<<<<< HEAD
-from bottleneck.performance.formats import FORMATS
-=======
-from bottleneck.performance.model import (
-    FORMATS,
-    Attention,
-    Layer,
-    ModelShape,
-    Split,
-    WeightFormat,
-    dense_shape,
-    gated_feed_forward,
-)
->>>>>>> 9bc5b93 (The ledger's floor of a step is the step model's, to the last digit)
+from bottleneck.performance.formats import FORMATS, WeightFormat
 from bottleneck.performance.roofline import demand, step_floor
 from bottleneck.performance.scheduler import Steps
 from bottleneck.performance.served import Accelerator, Served
