@@ -298,7 +298,10 @@ def verdict(shape: Shape) -> dict[str, Any]:
                 "source": "samples of node1",
             },
         ],
-        "runners_up": [{"class": "prefill_compute", "confidence": 0.21}, {"class": "straggler", "confidence": 0.04}],
+        "runners_up": [
+            {"class": "prefill_compute", "score": 0.21, "confidence": 0.21},
+            {"class": "straggler", "score": 0.04, "confidence": 0.04},
+        ],
         "advice": [
             "Use a faster link for the deployment, or pipeline instead of tensor parallel: it sends less.",
             "If the link was slowed on purpose: cluster lab throttle --link direct --restore",

@@ -51,7 +51,7 @@ def test_verdict_comes_first_with_evidence_confidence_gain_and_advice(page: str)
     assert re.search(r'<h1 id="verdict-title">Bandwidth of link direct</h1>', page)
     for part in (
         "86 % strong",
-        "Runners-up: prefill compute 21 %, straggler 4 %",
+        "Runners-up: prefill compute 21 % of an output token's time, straggler 4 % of an output token's time",
         "152 ms less per token",
         "moving bytes over direct takes 60% of an output token's time 60.1 %, ledger",
         "19.7 Mbit/s, samples of node0, ceilings.json",

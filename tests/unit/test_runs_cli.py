@@ -121,7 +121,7 @@ def test_bottleneck_prints_ledger_ceilings_evidence_and_advice() -> None:
         "per output token",
         "direct: node0 sends",
         "moving bytes over direct takes 60%",
-        "prefill compute 21%, straggler 4%",
+        "prefill compute, 21% of an output token's time",
         "cluster probe --links direct",
     ):
         assert part in done.stdout, part
