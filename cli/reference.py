@@ -8,7 +8,7 @@ from typer.cli import get_docs_for_click
 
 from bottleneck.diagnosis import causes_page
 from bottleneck.profile import schema
-from bottleneck.telemetry import exporter
+from bottleneck.telemetry import exporter, sample_schema
 
 DOC = Path(__file__).resolve().parents[1] / "doc"
 
@@ -18,6 +18,7 @@ def pages() -> dict[str, str]:
     return {
         "reference/cli.md": command_page(),
         "reference/metrics.md": exporter.reference(),
+        "reference/samples.md": sample_schema.page(),
         "explanation/bottlenecks.md": causes_page.page(),
         **{path.relative_to(DOC).as_posix(): text for path, text in schema.reference_files().items()},
     }

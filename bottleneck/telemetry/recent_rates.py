@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bottleneck.telemetry.batches import engine_readings
 from bottleneck.telemetry.prometheus_text import MetricsText, delta, histogram_delta
+from bottleneck.telemetry.sample_schema import SOME_STALLED
 from bottleneck.telemetry.samples import NodeSamples, node_samples
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def _node(found: NodeSamples, capacities: Mapping[str, float]) -> dict[str, Any]
     return {
         "cores": cores,
         "busy_ratio": sum(known) / len(known) if known else None,
-        "pressure_cpu_ratio": rate("psi", "cpu", 0),
+        "pressure_cpu_ratio": rate("psi", "cpu", SOME_STALLED),
         "throttled_ratio": rate("cgroup", "throttled_s"),
         "quota_cores": found.last("cgroup", "quota_cores"),
         "memory_total_bytes": found.last("mem", "total"),

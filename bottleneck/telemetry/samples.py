@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bottleneck.json_numbers import number
-from bottleneck.telemetry.sample_fields import CORE_FIELDS, LINK_FIELDS
+from bottleneck.telemetry.sample_schema import CORE_FIELDS, LINK_FIELDS
 
 Array = npt.NDArray[np.float64]
 

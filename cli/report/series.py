@@ -14,6 +14,7 @@ from bottleneck.runs.run import Run
 from bottleneck.runs.topology import find_topology
 from bottleneck.telemetry.batches import engine_readings
 from bottleneck.telemetry.prometheus_text import MetricsText
+from bottleneck.telemetry.sample_schema import SOME_STALLED
 from bottleneck.telemetry.samples import NodeSamples, Steps
 from bottleneck.units import rate_text
 
@@ -111,8 +112,8 @@ def node_chart(name: str, samples: NodeSamples, edges: Edges) -> Chart:
         lines = [Line("CPU busy", "cpu", next(iter(cores.values())))]
     quiet = []
     for title, tone, path in (
-        ("CPU pressure", "pressure", ("psi", "cpu", 0)),
-        ("memory pressure", "memory", ("psi", "memory", 0)),
+        ("CPU pressure", "pressure", ("psi", "cpu", SOME_STALLED)),
+        ("memory pressure", "memory", ("psi", "memory", SOME_STALLED)),
         ("throttled", "throttled", ("cgroup", "throttled_s")),
     ):
         line = Line(title, tone, rates(samples.steps(*path), edges))

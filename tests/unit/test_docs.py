@@ -45,7 +45,8 @@ def named(path: Path) -> str:
 
 def written_by_hand() -> list[Path]:
     """Return the pages that are not generated; those come from the program itself."""
-    generated = ("reference/cli.md", "reference/metrics.md", "reference/profile.md", "explanation/bottlenecks.md")
+    references = ("cli", "metrics", "profile", "samples")
+    generated = (*(f"reference/{name}.md" for name in references), "explanation/bottlenecks.md")
     return [path for path in documents() if path not in {DOC / name for name in generated}]
 
 

@@ -1,5 +1,6 @@
 """The sampler: its readers over recorded text and made-up trees; no process, no sleep."""
 
+import json
 import struct
 import sys
 from collections.abc import Callable
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import salt.payload
 
 from tests.tree import write
 
@@ -18,7 +20,15 @@ import control_groups
 import machine
 import memory_bandwidth
 import readers
+import sample_schema
 import thermal_numa
+
+
+def as_lists(found: dict[str, Any]) -> dict[str, Any]:
+    """Return what was read as it is on the wire."""
+    read: dict[str, Any] = json.loads(json.dumps(found))
+    return read
+
 
 STAT = """cpu  62153 0 17232 377024 5290 0 217 238 0 0
 cpu0 26707 5 7324 196695 176 3 58 116 0 0
@@ -52,21 +62,21 @@ PROCESS = (
 
 def test_cores_are_seconds_of_the_allowed_cores_only() -> None:
     found = readers.cores(STAT, {"0", "1"})
-    assert found == {
+    assert as_lists(found) == {
         "0": [pytest.approx(340.97), 267.12, pytest.approx(73.85), 1966.95, 1.76, 1.16],
         "1": [pytest.approx(455.12), 354.45, pytest.approx(100.67), 1803.29, 51.13, 1.21],
     }
 
 
 def test_pressure_is_seconds() -> None:
-    assert readers.pressure(PRESSURE) == [pytest.approx(50.05845), 1.5]
+    assert readers.pressure(PRESSURE) == (pytest.approx(50.05845), 1.5)
     # Before Linux 5.13 there is no "full" line for cpu.
-    assert readers.pressure("some avg10=0.00 avg60=0.00 avg300=0.00 total=250000\n") == [0.25, 0.0]
+    assert readers.pressure("some avg10=0.00 avg60=0.00 avg300=0.00 total=250000\n") == (0.25, 0.0)
 
 
 def test_links_have_the_order_of_the_analysis() -> None:
     found = readers.links(NET, {"eth0": "ethernet", "usb4": "direct", "absent": "spare"})
-    assert found == {
+    assert as_lists(found) == {
         "ethernet": [1600178735, 2184622, 39600, 23566, 1, 3, 2, 4],
         "direct": [5, 9, 6, 10, 7, 11, 8, 12],
     }
@@ -74,7 +84,7 @@ def test_links_have_the_order_of_the_analysis() -> None:
 
 def test_the_cables_of_a_mesh_are_one_link() -> None:
     found = readers.links(NET, {"eth0": "mesh", "usb4": "mesh"})
-    assert found == {"mesh": [1600178740, 2184631, 39606, 23576, 8, 14, 10, 16]}
+    assert as_lists(found) == {"mesh": [1600178740, 2184631, 39606, 23576, 8, 14, 10, 16]}
 
 
 def test_memory_and_disks_are_bytes() -> None:
@@ -133,7 +143,22 @@ def test_limits_add_up_every_level_so_that_a_new_quota_makes_no_jump(tmp_path: P
     assert cgroup.Limits([]).sample() is None
 
 
+def test_parts_that_are_lists_travel_as_lists_in_the_order_of_the_schema() -> None:
+    row = sample_schema.CoreSeconds(busy=1.0, user=2.0, system=3.0, idle=4.0, iowait=5.0, steal=6.0)
+    sent = salt.payload.loads(salt.payload.dumps({"samples": [{"cpu": {"0": row}}]}))
+    assert list(sent["samples"][0]["cpu"]["0"]) == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+    assert sample_schema.CORE_FIELDS == ("busy", "user", "system", "idle", "iowait", "steal"), (
+        "as recorded runs have it"
+    )
+    assert sample_schema.LINK_FIELDS[:2] == ("receive_bytes", "transmit_bytes")
+
+
 # -- accelerators and memory controllers
+
+
+def test_every_counter_of_a_driver_is_in_the_schema() -> None:
+    (fields,) = (set(part.fields) for part in sample_schema.PARTS if part.key == "accelerator")
+    assert {key for files in accelerator.FILES.values() for _, key, _ in files} < fields
 
 
 def test_accelerator_counters_by_driver(tmp_path: Path) -> None:

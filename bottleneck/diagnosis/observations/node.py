@@ -11,6 +11,7 @@ from bottleneck.diagnosis import thresholds
 from bottleneck.runs.ceilings import NodeCeilings
 from bottleneck.runs.run import Run
 from bottleneck.runs.topology import Topology
+from bottleneck.telemetry.sample_schema import SOME_STALLED
 from bottleneck.telemetry.samples import NodeSamples
 
 Span = tuple[float, float]
@@ -201,8 +202,8 @@ def _surroundings(series: NodeSamples, interval: Span) -> dict[str, Any]:
 
     return {
         "disk_read_bytes": series.steps("disk", "read_bytes").increase(start, end),
-        "io_stall_seconds": series.steps("psi", "io", 0).increase(start, end),
-        "memory_stall_seconds": series.steps("psi", "memory", 0).increase(start, end),
+        "io_stall_seconds": series.steps("psi", "io", SOME_STALLED).increase(start, end),
+        "memory_stall_seconds": series.steps("psi", "memory", SOME_STALLED).increase(start, end),
         "memory_available_share": float(np.nanmin(available)) if np.isfinite(available).any() else None,
         "thermal_seconds": series.steps("thermal", "throttled_s").increase(start, end),
         "remote_memory_share": remote / (remote + local)

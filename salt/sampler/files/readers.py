@@ -3,6 +3,8 @@
 import os
 from collections.abc import Collection, Mapping
 
+from sample_schema import CoreSeconds, LinkCounters, StallSeconds
+
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 SECTOR_BYTES = 512
 READ_BYTES = 1 << 16
@@ -47,8 +49,8 @@ class Handle:
             self._descriptor = None
 
 
-def cores(text: str, allowed: Collection[str]) -> dict[str, list[float]]:
-    """Return [busy, user, system, idle, iowait, steal] seconds of each allowed core, from /proc/stat."""
+def cores(text: str, allowed: Collection[str]) -> dict[str, CoreSeconds]:
+    """Return the seconds of each allowed core, from /proc/stat."""
     found = {}
     for line in text.splitlines():
         if not line.startswith("cpu"):
@@ -58,33 +60,49 @@ def cores(text: str, allowed: Collection[str]) -> dict[str, list[float]]:
             continue
         user, nice, system, idle, iowait, interrupt, soft, steal = (int(field) for field in fields[:8])
         user, system = user + nice, system + interrupt + soft
-        found[name[3:]] = [value / TICKS_PER_SECOND for value in (user + system, user, system, idle, iowait, steal)]
+        found[name[3:]] = CoreSeconds(
+            busy=(user + system) / TICKS_PER_SECOND,
+            user=user / TICKS_PER_SECOND,
+            system=system / TICKS_PER_SECOND,
+            idle=idle / TICKS_PER_SECOND,
+            iowait=iowait / TICKS_PER_SECOND,
+            steal=steal / TICKS_PER_SECOND,
+        )
     return found
 
 
-def pressure(text: str) -> list[float]:
-    """Return [some, full] seconds that tasks stood still, from /proc/pressure/*."""
+def pressure(text: str) -> StallSeconds:
+    """Return the seconds that tasks stood still, from /proc/pressure/*."""
     totals = {"some": 0.0, "full": 0.0}
     for line in text.splitlines():
         kind, _, rest = line.partition(" ")
         totals[kind] = int(rest.rpartition("total=")[2]) / 1e6
-    return [totals["some"], totals["full"]]
+    return StallSeconds(some=totals["some"], full=totals["full"])
 
 
-def links(text: str, interfaces: Mapping[str, str]) -> dict[str, list[int]]:
+def links(text: str, interfaces: Mapping[str, str]) -> dict[str, LinkCounters]:
     """Return the counters of each link, from /proc/net/dev.
 
-    ``interfaces`` maps the interface's name to the link's; a link of several interfaces, one a cable, is their sum. The
-    order is received bytes, sent bytes, then packets, errors and drops in the same way.
+    ``interfaces`` maps the interface's name to the link's; a link of several interfaces, one a cable, is their sum.
     """
-    found: dict[str, list[int]] = {}
+    found: dict[str, LinkCounters] = {}
     for line in text.splitlines():
         interface, colon, rest = line.partition(":")
         link = interfaces.get(interface.strip()) if colon else None
         if link is not None:
             value = [int(field) for field in rest.split()]
-            counters = [value[0], value[8], value[1], value[9], value[2], value[10], value[3], value[11]]
-            found[link] = [sum(pair) for pair in zip(counters, found.get(link, [0] * 8), strict=True)]
+            counters = LinkCounters(
+                receive_bytes=value[0],
+                receive_packets=value[1],
+                receive_errors=value[2],
+                receive_dropped=value[3],
+                transmit_bytes=value[8],
+                transmit_packets=value[9],
+                transmit_errors=value[10],
+                transmit_dropped=value[11],
+            )
+            before = found.get(link)
+            found[link] = LinkCounters(*map(sum, zip(counters, before, strict=True))) if before else counters
     return found
 
 

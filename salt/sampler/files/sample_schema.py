@@ -1,0 +1,1 @@
+../../../bottleneck/telemetry/sample_schema.py
