@@ -18,7 +18,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
-from bottleneck.telemetry.prometheus_text import MetricsText, Point, delta, histogram_delta, parse_line
+from bottleneck.telemetry.exposition import Point, parse_line
+from bottleneck.telemetry.prometheus_text import MetricsText, delta, histogram_delta
 
 
 class Recording:

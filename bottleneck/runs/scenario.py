@@ -26,7 +26,8 @@ from bottleneck.runs.reading import lenient
 from bottleneck.runs.run import Run, as_the_engine_says
 from bottleneck.telemetry.batches import Batch
 from bottleneck.telemetry.engine_names import is_engine_sample
-from bottleneck.telemetry.prometheus_text import MetricsText, parse_line
+from bottleneck.telemetry.exposition import parse_line
+from bottleneck.telemetry.prometheus_text import MetricsText
 
 NODE = "server"
 """The name of a scenario's one node."""

@@ -1,46 +1,20 @@
-"""Prometheus text as a table of numbers: parse it, read it, subtract two of it.
+"""Read Prometheus text as a table of numbers, and subtract two of them.
 
-Only what the analysis needs of the exposition format is here, so that this room needs no client library:
-a sample a line, `name{label="value"} number`. Comments, timestamps and lines that are not samples are passed over.
+Only what the analysis needs of the format is here, so that this room needs no client library: samples, whose lines
+`exposition` parses. Comments, timestamps and lines that are not samples are passed over.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import NamedTuple
 
 from bottleneck.json_numbers import number
 from bottleneck.telemetry.engine_names import SHARES, read_once
+from bottleneck.telemetry.exposition import Point, parse_key, raw_samples
 
-_NAME = re.compile(r"^([a-zA-Z_:][a-zA-Z0-9_:]*)")
-_LABEL = re.compile(r'\s*([a-zA-Z_][a-zA-Z0-9_]*)\s*=\s*"((?:[^"\\]|\\.)*)"\s*,?')
-_ESCAPES = {"\\\\": "\\", '\\"': '"', "\\n": "\n"}
 _COUNTER_ENDINGS = ("_total", "_sum", "_count", "_bucket")
-
-Labels = tuple[tuple[str, str], ...]
-
-
-class Point(NamedTuple):
-    """One sample line: a family's member, its labels in order of name, its value."""
-
-    name: str
-    labels: Labels
-    value: float
-
-    def label(self, name: str) -> str | None:
-        """Return the value of one label, or None."""
-        return dict(self.labels).get(name)
-
-    def key(self) -> str:
-        """Return the point as the exposition text writes it, labels sorted by name."""
-        if not self.labels:
-            return self.name
-        inside = ",".join(f'{name}="{_escape(value)}"' for name, value in self.labels)
-        return f"{self.name}{{{inside}}}"
 
 
 @dataclass(frozen=True)
@@ -117,42 +91,6 @@ class Histogram:
         return lower
 
 
-def _escape(value: str) -> str:
-    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-
-
-def _parse_series(text: str) -> tuple[str, Labels, str] | None:
-    """Parse the name and the labels that a text begins with; return them and what follows, or None."""
-    match = _NAME.match(text)
-    if match is None:
-        return None
-    name, position = match.group(1), match.end()
-    labels: dict[str, str] = {}
-    if position < len(text) and text[position] == "{":
-        position += 1
-        while (found := _LABEL.match(text, position)) is not None:
-            labels[found.group(1)] = re.sub(r'\\[\\"n]', lambda part: _ESCAPES[part.group(0)], found.group(2))
-            position = found.end()
-        closing = text.find("}", position)
-        if closing < 0 or text[position:closing].strip():
-            return None
-        position = closing + 1
-    return name, tuple(sorted(labels.items())), text[position:]
-
-
-# The samples of every reading are those of the one before.
-_series = lru_cache(maxsize=4096)(_parse_series)
-
-
-def parse_line(line: str) -> Point | None:
-    """Parse one line of exposition text; None for anything that is not a sample."""
-    series = _parse_series(line.strip())
-    try:
-        return Point(series[0], series[1], float(series[2].split()[0])) if series else None
-    except (IndexError, ValueError):
-        return None
-
-
 @dataclass
 class MetricsText:
     """One reading of a metrics endpoint.
@@ -188,8 +126,7 @@ class MetricsText:
     @classmethod
     def parse(cls, text: str) -> MetricsText:
         """Parse exposition text."""
-        points = (parse_line(line) for line in text.splitlines() if line and not line.startswith("#"))
-        return cls([point for point in points if point is not None])
+        return cls([Point(*series, raw.value) for raw in raw_samples(text) if (series := parse_key(raw.key))])
 
     @classmethod
     def from_flat(cls, flat: Mapping[str, object]) -> MetricsText:
@@ -206,11 +143,11 @@ class MetricsText:
             if isinstance(value, bool) or not isinstance(value, int | float | str):
                 unusable += 1
                 continue
-            series = _series(key)
-            if series is None or series[2].strip():
+            series = parse_key(key)
+            if series is None:
                 unusable += 1
             else:
-                points.append(Point(series[0], series[1], number(value)))
+                points.append(Point(*series, number(value)))
         return cls(points, unusable)
 
     def to_flat(self) -> dict[str, float]:

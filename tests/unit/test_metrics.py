@@ -6,7 +6,8 @@ import math
 
 import pytest
 
-from bottleneck.telemetry.prometheus_text import MetricsText, delta, histogram_delta, parse_line
+from bottleneck.telemetry.exposition import parse_line
+from bottleneck.telemetry.prometheus_text import MetricsText, delta, histogram_delta
 
 TEXT = """# HELP vllm:num_requests_running Number of requests.
 # TYPE vllm:num_requests_running gauge

@@ -8,8 +8,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import exposition
+
+PREFIX = "vllm:"
 KEPT = frozenset(
-    "vllm:" + name
+    PREFIX + name
     for name in (
         "num_requests_running",
         "num_requests_waiting",
@@ -54,12 +57,11 @@ TIMEOUT_SECONDS = 5.0
 
 def keep(text: str) -> dict[str, float]:
     """Return {sample as the exposition text writes it: value} of the kept families."""
-    found = {}
-    for line in text.splitlines():
-        if line.startswith("vllm:") and line.partition("{")[0].partition(" ")[0] in _NAMES:
-            key, _, value = line.rpartition(" ")
-            found[key] = float(value)
-    return found
+    # Most lines are not kept: their name is looked at before they are parsed.
+    ours = (line for line in text.split("\n") if line.startswith(PREFIX))
+    lines = (line for line in ours if line.partition("{")[0].partition(" ")[0] in _NAMES)
+    samples = (exposition.raw_sample(line) for line in lines)
+    return {sample.key: sample.value for sample in samples if sample is not None}
 
 
 def head_address(path: str) -> tuple[str, int] | None:
