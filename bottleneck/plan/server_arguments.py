@@ -92,8 +92,9 @@ def _pairs(words: Sequence[str]) -> Iterator[tuple[str, str]]:
         if not word.startswith("-"):
             continue
         name, equals, value = word.partition("=")
-        if name[:2] == "-O" and name[2:].isdecimal():
-            name, equals, value = "-O", "=", name[2:]
+        if word[:2] == "-O" and word[2:3] in tuple("0123456789{"):
+            # Its value may follow it at once.
+            name, equals, value = "-O", "=", word[2:]
         key, dot, part = name.partition(".")
         key = _SHORT.get(key, key.removeprefix("--").replace("_", "-"))
         if dot and key in ("optimization-level", "compilation-config"):

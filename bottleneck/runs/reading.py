@@ -39,12 +39,13 @@ def lenient(model: type[Model], document: object, name: str) -> tuple[Model | No
             return model.model_validate(content), problems[:MOST_PROBLEMS]
         except ValidationError as error:
             found = error.errors(include_url=False)
-        places = set()
+        places: dict[tuple[int | str, ...], str] = {}
         for each in found:
             at = ".".join(str(part) for part in each["loc"]) or "all of it"
             seen = "missing" if each["type"] == "missing" else f"{each['input']!r:.60}"
-            problems.append(f"{name}: {at}: {seen}: {each['msg']}; left out")
-            places.add(_existing(content, each["loc"]))
+            # What is left out whole is named for the first of its faults.
+            places.setdefault(_existing(content, each["loc"]), f"{name}: {at}: {seen}: {each['msg']}; left out")
+        problems += places.values()
         if () in places:
             return None, problems[:MOST_PROBLEMS]
         # The last of a list first: those before it keep their places.
@@ -74,6 +75,17 @@ def _remove(content: Any, place: tuple[int | str, ...]) -> None:
         content = content[part]
     if _holds(content, place[-1]):
         content.pop(place[-1])
+
+
+def read_object(path: Path, problems: list[str], needed: bool = True) -> dict[str, Any] | None:
+    """Return the object that a JSON file holds, as `read_json`; what is no object is a problem too."""
+    said = len(problems)
+    found = read_json(path, problems, needed)
+    if isinstance(found, dict):
+        return found
+    if len(problems) == said and path.exists():
+        problems.append(f"{path.name}: a {type(found).__name__}; expected an object")
+    return None
 
 
 def read_json(path: Path, problems: list[str], needed: bool = True) -> Any:

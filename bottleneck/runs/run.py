@@ -19,7 +19,7 @@ from bottleneck.plan.workers import DeploymentRecord, ServerSettings, Worker
 from bottleneck.profile.yaml_lines import ProfileError
 from bottleneck.runs.ceilings import SCHEMA as CEILINGS_SCHEMA
 from bottleneck.runs.ceilings import Ceilings
-from bottleneck.runs.reading import lenient, read_json
+from bottleneck.runs.reading import lenient, read_json, read_object
 from bottleneck.telemetry.batches import Batch, flat_readings, read_batches
 from bottleneck.telemetry.prometheus_text import MetricsText
 
@@ -246,10 +246,10 @@ def _read_client(folder: Path, problems: list[str]) -> ClientResult | None:
 
 
 def _read_ceilings(path: Path, problems: list[str]) -> Ceilings:
-    document = read_json(path, problems)
+    document = read_object(path, problems)
     if document is None:
         return Ceilings()
-    if isinstance(document, dict) and document.get("schema") != CEILINGS_SCHEMA:
+    if document.get("schema") != CEILINGS_SCHEMA:
         problems.append(f"{path.name}: schema {document.get('schema')!r}, expected {CEILINGS_SCHEMA}; not used")
         return Ceilings()
     found, trouble = lenient(Ceilings, document, path.name)
@@ -271,6 +271,7 @@ def _read_profile(folder: Path, problems: list[str]) -> Profile | None:
         return None
 
 
+_BESIDE = ("versions.json", "verdict.json")
 _FILES = ("run.json", "samples.jsonl.gz", "client.json", "client.json.gz")
 
 
@@ -293,8 +294,9 @@ def load_run(folder: Path | str) -> Run:
     if not is_run(folder):
         raise RunError(f"{folder}: not a run folder: none of {', '.join(_FILES)} is in it; see cluster run list")
     problems: list[str] = []
-    head = _dictionary(read_json(folder / "run.json", problems))
-    _check_schema(folder / "run.json", head)
+    found = read_object(folder / "run.json", problems)
+    _check_schema(folder / "run.json", found)
+    head = found or {}
     samples = folder / "samples.jsonl.gz"
     batches, trouble = read_batches(samples) if samples.exists() else ([], ["samples.jsonl.gz: missing"])
     problems += trouble
@@ -303,29 +305,27 @@ def load_run(folder: Path | str) -> Run:
     record = _read_record(folder, head, profile, problems)
     client = None if start else _read_client(folder, problems)
     ceilings = _read_ceilings(folder / "ceilings.json", problems)
-    versions, verdict = (
-        _dictionary(read_json(folder / name, problems, needed=False)) for name in ("versions.json", "verdict.json")
-    )
+    versions, verdict = (read_object(folder / name, problems, needed=False) for name in _BESIDE)
     stems = ("engine_before", "engine_after")
     before, after = ({} if start else _read_engine(folder, stem, problems) for stem in stems)
     deployed = _deployed(record) or {"deployment": str(head.get("deployment", ""))}
     if record is not None:
-        deployed["settings"] = record.settings.model_copy(update={"engine_version": _engine_version(versions)})
+        deployed["settings"] = record.settings.model_copy(update={"engine_version": _engine_version(versions or {})})
     run = Run(
         id=str(head.get("id", folder.name)),
         kind="start" if start else "recorded",
-        interval=_interval(head, batches),
+        interval=_interval(head, batches, problems),
         profile=profile,
         workload=None if start or not head else _read_load(head, problems),
         status=str(head.get("status", "partial")),
         note=str(head.get("note", "")),
-        versions=versions,
+        versions=versions or {},
         ceilings=ceilings,
         batches=tuple(batches),
         engine_before=before,
         engine_after=after,
         client=client,
-        verdict=verdict or None,
+        verdict=verdict,
         problems=tuple(problems),
         folder=folder,
         **deployed,
@@ -333,10 +333,10 @@ def load_run(folder: Path | str) -> Run:
     return _with_readings(run)
 
 
-def _check_schema(path: Path, head: dict[str, Any]) -> None:
-    if head and head.get("schema") != SCHEMA:
+def _check_schema(path: Path, document: dict[str, Any] | None) -> None:
+    if document is not None and document.get("schema") != SCHEMA:
         raise RunError(
-            f"{path}: schema {head.get('schema')!r}, expected {SCHEMA}: the run is of another version of this program; "
+            f"{path}: schema {document.get('schema')!r}, expected {SCHEMA}: it is of another version of this program; "
             "record it anew with: cluster bench"
         )
 
@@ -346,9 +346,9 @@ def _read_record(
 ) -> DeploymentRecord | None:
     """Return what was deployed: from plan.json, else from the profile and what was changed of it."""
     path, record = folder / "plan.json", None
-    document = read_json(path, problems, needed=False)
+    document = read_object(path, problems, needed=False)
+    _check_schema(path, document)
     if document is not None:
-        _check_schema(path, document if isinstance(document, dict) else {"schema": None})
         record, trouble = lenient(DeploymentRecord, document, path.name)
         problems += trouble
         if record is not None and not trouble:
@@ -371,12 +371,21 @@ def _engine_version(versions: dict[str, Any]) -> str | None:
     return None
 
 
-def _interval(head: dict[str, Any], batches: list[Batch]) -> tuple[float, float]:
+# No run lasts longer: what says so is broken.
+_LONGEST_SECONDS = 7 * 86400.0
+
+
+def _interval(head: dict[str, Any], batches: list[Batch], problems: list[str]) -> tuple[float, float]:
+    """Return start and end as run.json has them, else those of the samples."""
     start, end = number(head.get("started")), number(head.get("ended"))
+    if 0 <= end - start <= _LONGEST_SECONDS:
+        return start, end
+    if head:
+        seen = f"started {head.get('started')!r:.40}, ended {head.get('ended')!r:.40}"
+        problems.append(f"run.json: {seen}: not the bounds of a run; those of the samples stand in")
     times = [moment for batch in batches for moment in (number(batch.get("t0")), number(batch.get("t1")))]
     times = [moment for moment in times if math.isfinite(moment)]
-    if not math.isfinite(start):
-        start = min(times, default=0.0)
-    if not math.isfinite(end) or end < start:
-        end = max([moment for moment in times if moment >= start], default=start)
-    return start, end
+    first, last = min(times, default=0.0), max(times, default=0.0)
+    # What of the two can be right is kept.
+    first, last = start if first <= start <= last else first, end if first <= end <= last else last
+    return (first, last) if last - first <= _LONGEST_SECONDS else (first, first)

@@ -61,6 +61,8 @@ def read_batches(path: Path) -> tuple[list[Batch], list[str]]:
                     broken += 1
     except (EOFError, OSError, zlib.error) as error:
         problems.append(f"{path.name}: cut short after {len(batches)} batches ({error})")
+    if not batches and not problems:
+        problems.append(f"{path.name}: no batch in it")
     if broken:
         problems.append(f"{path.name}: {broken} lines are not batches")
     return batches, problems

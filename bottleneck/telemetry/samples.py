@@ -6,6 +6,7 @@ that step says nothing), or a sample is missing in between (then the step is lon
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -107,7 +108,9 @@ class NodeSamples:
             found = [_follow(sample, path) if path[0] in sample else math.nan for sample in self.samples]
             return np.array(found, dtype=np.float64)
         if all(type(value) is float or type(value) is int for value in column):
-            return np.array(column, dtype=np.float64)
+            # A whole number may be larger than any float.
+            with contextlib.suppress(OverflowError):
+                return np.array(column, dtype=np.float64)
         return np.array([number(value) for value in column], dtype=np.float64)
 
     def last(self, *path: str | int) -> float | None:

@@ -6,6 +6,7 @@ import gzip
 import json
 import math
 import shutil
+from dataclasses import FrozenInstanceError
 from pathlib import Path
 
 import pytest
@@ -155,3 +156,70 @@ def test_a_window_takes_its_readings_from_its_batches() -> None:
     before, after = window.engine_before["node0"], window.engine_after["node0"]
     name = "vllm:generation_tokens_total"
     assert (before.value(name) or 0) < (after.value(name) or 0)
+
+
+@pytest.mark.parametrize("name", ["run.json", "plan.json"])
+def test_a_run_of_another_form_is_refused_with_the_next_command(tmp_path: Path, name: str) -> None:
+    folder = write_folder(tmp_path / "r")
+    (folder / name).write_text(json.dumps({"schema": 1, "workers": []}))
+    with pytest.raises(RunError, match=rf"{name}: schema 1, expected 2: .*cluster bench"):
+        load_run(folder)
+
+
+def test_a_run_holds_what_was_in_force_and_is_frozen(tmp_path: Path) -> None:
+    run = load_run(write_folder(tmp_path / "r"))
+    assert run.settings.max_num_seqs == 16 and run.settings.quantization == "w4a16"
+    assert [worker.node for worker in run.workers] == ["node0", "node1"]
+    assert run.overrides == {"max_num_seqs": 16, "enforce_eager": False}
+    assert run.workload is not None and run.workload.requests == 8
+    with pytest.raises(FrozenInstanceError):
+        run.note = "x"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("plan", [None, "[]", '{"schema": 2, "deployment": 3}'])
+def test_without_its_plan_a_run_is_what_its_profile_and_its_changes_make(tmp_path: Path, plan: str | None) -> None:
+    folder = write_folder(tmp_path / "r")
+    whole = load_run(folder)
+    if plan is None:
+        (folder / "plan.json").unlink()
+    else:
+        (folder / "plan.json").write_text(plan)
+    run = load_run(folder)
+    assert (run.settings, run.overrides) == (whole.settings, whole.overrides)
+    assert [worker.node for worker in run.workers] == ["node0", "node1"]
+    assert analyse(run).name == analyse(whole).name
+
+
+def test_results_are_read_compressed_and_a_sweep_in_its_order(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "r")
+    plain = load_run(folder).client
+    content = (folder / "client.json").read_bytes()
+    (folder / "client.json").unlink()
+    (folder / "client.json.gz").write_bytes(gzip.compress(content))
+    assert load_run(folder).client == plain
+    (folder / "client.json.gz").unlink()
+    (folder / "client").mkdir()
+    for index in range(1, 12):
+        document = {**DETAILED, "max_concurrency": index}
+        (folder / "client" / f"{index}.json").write_text(json.dumps(document))
+    swept = load_run(folder).client
+    assert swept is not None and [point["max_concurrency"] for point in swept.points] == list(range(1, 12))
+
+
+def test_times_and_tokens_that_are_none_are_counted_and_said(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "r")
+    document = {**DETAILED, "ttfts": [0.5, -1, 1e300], "output_lens": [3, 2, 1e300], "itls": [[0.1, "x"], [0.3], []]}
+    (folder / "client.json").write_text(json.dumps(document))
+    run = load_run(folder)
+    assert run.client is not None and run.client.good == [] and run.client.broken == 3
+    assert any("client.json: 3 requests have times or tokens that are not numbers" in each for each in run.problems)
+
+
+def test_bounds_that_no_run_has_are_those_of_the_samples(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "r")
+    whole = load_run(folder)
+    head = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**head, "started": 0}))
+    run = load_run(folder)
+    assert run.interval[0] == EPOCH and run.interval[1] == whole.interval[1]
+    assert any("run.json: started 0, ended" in each for each in run.problems)
