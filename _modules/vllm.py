@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import engine_environment
+import exposition
 import failure_reasons
 import node_files
 import vllm_failures
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 WORKER_FILE = "/run/cluster/worker.json"
 UNIT_PREFIX = "vllm-"
+# The engine's metric -> what it counts.
+REQUESTS = {"vllm:num_requests_running": "running", "vllm:num_requests_waiting": "waiting"}
 
 # What the engine's log says when a stage begins; the last one that matches holds.
 STAGES = (
@@ -163,10 +166,10 @@ def requests(worker: Mapping[str, Any] | None = None) -> dict[str, float]:
         return {}
     text = _get(worker, "/metrics") or ""
     found: dict[str, float] = {}
-    for line in text.splitlines():
-        if line.startswith(("vllm:num_requests_running{", "vllm:num_requests_waiting{")):
-            key = line.partition("{")[0].rpartition("_")[2]
-            found[key] = found.get(key, 0.0) + float(line.rpartition(" ")[2])
+    for sample in exposition.raw_samples(text):
+        key = REQUESTS.get(sample.name)
+        if key:
+            found[key] = found.get(key, 0.0) + sample.value
     return found
 
 

@@ -26,8 +26,9 @@ def salt_factories_config(tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """Return a copy of the tree that nodes are served, laid out as here: links to folders beside it."""
-    for name in ("_modules", "_states", "_utils"):
-        shutil.copytree(REPOSITORY / name, tmp_path / "tree" / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("_modules", "_states", "_utils", "bottleneck"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(REPOSITORY / name, tmp_path / "tree" / name, symlinks=True, ignore=ignored)
     (tmp_path / "tree" / "salt").mkdir()
     for name in ("_modules", "_states", "_utils"):
         (tmp_path / "tree" / "salt" / name).symlink_to(f"../{name}")
@@ -65,7 +66,8 @@ def on_node(salt_factories: Any, tree: Path) -> Iterator[Any]:
 def test_shared_code_comes_with_a_sync_and_a_changed_one_is_used_at_once(on_node: Any, tree: Path) -> None:
     synced = on_node("saltutil.sync_all")
     assert {"utils.node_files", "utils.unit_keeper"} <= set(synced["utils"]), synced
-    assert on_node("supervise.units") == {}
+    assert "utils.exposition" in synced["utils"], "a link to the analysis' own file"
+    assert on_node("vllm.requests") == {} and on_node("telemetry.status")["running"] is False
     shared = tree / "_utils" / "control_groups.py"
     (tree / "_modules" / "shown.py").write_text(
         "import control_groups\n\n\ndef unlimited():\n    return list(control_groups.UNLIMITED)\n"

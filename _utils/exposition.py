@@ -1,0 +1,1 @@
+../bottleneck/telemetry/exposition.py
