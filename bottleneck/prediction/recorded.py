@@ -72,6 +72,9 @@ def _one(run: Run) -> Recorded:
         raise SweepError(
             f"{run.id}: run.json: deployment {run.deployment!r}; expected one of {', '.join(profile.deployments)}"
         )
+    # The link, too, may be another than the profile's.
+    link = next((worker.link for worker in run.workers if worker.link), deployment.link)
+    deployment = deployment.model_copy(update={"link": link})
     ceilings = run.ceilings
     if not ceilings.known:
         raise SweepError(f"{run.id}: ceilings.json: nothing was measured: run cluster probe, then cluster bench")

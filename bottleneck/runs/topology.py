@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any
 
 from bottleneck.plan.workers import ServerSettings
+from bottleneck.profile.types import Model, Profile
 from bottleneck.runs.run import Run
 from bottleneck.telemetry.prometheus_text import MetricsText
 
@@ -49,8 +49,15 @@ class Topology:
     link: str | None = None
     cores: Mapping[str, float] = field(default_factory=dict)
     link_rate_bytes_per_second: float | None = None
-    profile: Any = None
+    profile: Profile | None = None
     deployment: str = ""
+
+    @property
+    def model(self) -> Model:
+        """The model that is served; ValueError where no profile has it."""
+        if self.profile is None:
+            raise ValueError(f"no profile has deployment {self.deployment!r}: its model is not known")
+        return self.profile.model
 
     @property
     def tensor_parallel(self) -> int:

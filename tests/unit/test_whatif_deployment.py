@@ -188,13 +188,16 @@ def test_a_run_with_changed_settings_is_read_as_it_ran(tmp_path: Path) -> None:
     """A deployment with --set max_num_seqs=1 answers one request at a time, whatever the profile says."""
     folder = shutil.copytree(TESTS / "data" / "runs" / "healthy", tmp_path / "run")
     profile = load_profile(folder / "profile.yaml")
-    record = deployment_record(profile, "tp2", {"max_num_seqs": 1, "max_num_batched_tokens": 64})
+    changed = {"max_num_seqs": 1, "max_num_batched_tokens": 64, "link": "ethernet"}
+    record = deployment_record(profile, "tp2", changed)
     (folder / "plan.json").write_text(json.dumps({"schema": 2, **record}))
-    assert recorded([load_run(TESTS / "data" / "runs" / "healthy")]).base.batch == 4
+    before = recorded([load_run(TESTS / "data" / "runs" / "healthy")]).base
+    assert before.batch == 4 and before.split.link is not None
     run = load_run(folder)
-    assert run.overrides == {"max_num_seqs": 1, "max_num_batched_tokens": 64}
+    assert run.overrides == changed
     base = recorded([run]).base
     assert base.batch == 1 and base.served.max_num_batched_tokens == 64
+    assert base.split.link is not None and base.split.link.latency_seconds != before.split.link.latency_seconds
 
 
 def test_a_run_without_ceilings_names_the_next_command() -> None:

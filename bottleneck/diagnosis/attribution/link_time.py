@@ -34,7 +34,7 @@ def link_parts(seen: Observations, group: Group, work: Work, both: Both) -> list
 
 def messages_of_a_step(seen: Observations) -> int:
     """Return how many messages between ranks follow each other in a step."""
-    shape, split = seen.topology.profile.model.model_shape(), split_of(seen)
+    shape, split = seen.topology.model.model_shape(), split_of(seen)
     return allreduces(shape, split).count + sends(shape, split).count
 
 
@@ -45,4 +45,4 @@ def split_of(seen: Observations) -> Split:
 
 def _expected_bytes(seen: Observations, tokens: float) -> float:
     """Return the bytes that the busiest rank sends for some tokens."""
-    return tokens * sent_bytes_per_token(seen.topology.profile.model.model_shape(), split_of(seen))
+    return tokens * sent_bytes_per_token(seen.topology.model.model_shape(), split_of(seen))

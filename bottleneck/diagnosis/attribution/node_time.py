@@ -79,7 +79,7 @@ def floor_of(seen: Observations, group: Group, facts: NodeFacts, work: Work) -> 
 
 def served_of(seen: Observations) -> Served:
     """Return the profile's model as it is served."""
-    model, budget = seen.topology.profile.model, seen.topology.max_num_batched_tokens
+    model, budget = seen.topology.model, seen.topology.max_num_batched_tokens
     return Served(model.model_shape(), model.weight_format(), budget or server_defaults().batched_tokens)
 
 
