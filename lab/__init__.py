@@ -1,4 +1,4 @@
-"""The lab: a whole cluster on this machine, each node a set of namespaces."""
+"""Make a whole cluster on this machine, each node a set of namespaces."""
 
 from lab.layout import LabError
 from lab.lifecycle import down, names, up

@@ -1,1 +1,1 @@
-"""The road from a switched-off board to an enrolled node: images, and the service that boots them."""
+"""Bring a switched-off board to an enrolled node: images, the service that boots them, reprovisioning."""

@@ -1,1 +1,1 @@
-"""The whole road on this machine, in virtual machines: `make rehearsal`."""
+"""Rehearse the whole road to bare metal in virtual machines of this machine: `make rehearsal`."""

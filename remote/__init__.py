@@ -1,1 +1,1 @@
-"""The control node reached over ssh: one connection, commands on it, files to it."""
+"""Reach a control node over ssh: one connection, commands on it, files to it."""

@@ -1,1 +1,1 @@
-"""The named bottleneck: rules score every class from the ledger and the signals, the judge weighs them."""
+"""Name the bottleneck: what was observed, where the time went, how every cause scores, and which one it is."""

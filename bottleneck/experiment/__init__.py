@@ -1,1 +1,1 @@
-"""Causal confirmation: slow one resource at a time, see what follows, say what an upgrade would give."""
+"""Confirm a bottleneck: slow one resource at a time, see what follows, and predict what an upgrade would give."""

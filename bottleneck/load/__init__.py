@@ -1,1 +1,1 @@
-"""The load generator: what it is told, how it runs, and what it recorded of every request."""
+"""Generate load: the workload, how it is sent, and what was recorded of every request."""

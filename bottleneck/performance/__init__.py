@@ -1,1 +1,1 @@
-"""One model of performance: what a step costs in bytes, operations and messages, and how that is calibrated."""
+"""Model performance: what a step costs in bytes, operations and messages, and how that is calibrated."""

@@ -1,1 +1,1 @@
-"""From a profile to what is done with it: what every node, every probe and Prometheus is told."""
+"""Plan from a profile: workers, probes, each node's slice, the settings of the Salt master and Prometheus."""

@@ -1,4 +1,4 @@
-"""The profile: what a cluster is made of, read from YAML, checked, in base SI units.
+"""Read and check a profile: what a cluster is made of, in base SI units.
 
 `types` and what it draws on say what may be written, `loading` reads it, `checks` compares its parts; what a model
 needs is worked out in `bottleneck.performance`. Other rooms take the names below from here; the modules of this room

@@ -1,4 +1,4 @@
-"""What the nodes' samplers and engines report: batches, the store, time series, live state, exported metrics.
+"""Take in what samplers and engines report: samples, batches, the store, live state, exported metrics.
 
-The engine process on the control node imports from here; `live`, `store` and `exposition` need no NumPy.
+The engine process on the control node imports from here: `cluster_state`, `store` and `exporter` need no NumPy.
 """

@@ -1,1 +1,1 @@
-"""The boot service on the control node: scripts, files, the record of every boot, enrolment."""
+"""Serve boots on the control node: scripts, files, the record of every boot, enrolment."""

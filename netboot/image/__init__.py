@@ -1,1 +1,1 @@
-"""The Linux image that every node boots: declared, built to the same bytes, kept by digest, made active."""
+"""Build and keep the Linux image that every node boots: declared, the same bytes every time, kept by digest."""

@@ -35,8 +35,8 @@ SHELLS = ("", "bash", "sh", "console")
 
 
 def documents() -> list[Path]:
-    """Return README.md and every page below doc/."""
-    return [ROOT / "README.md", *sorted(DOC.rglob("*.md"))]
+    """Return the pages at the root and every one below doc/."""
+    return [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")), *sorted(DOC.rglob("*.md"))]
 
 
 def named(path: Path) -> str:
