@@ -1,1 +1,1 @@
-"""Read what was recorded: a run, or a scenario from elsewhere; the ceilings beside it; two sets of runs compared."""
+"""Read what was recorded as a typed, frozen run: a folder, a while of it, a scenario; ceilings; two sets compared."""

@@ -150,7 +150,9 @@ def enrolled(service: Bench) -> None:
     assert boot.id == "node0"
 
 
-def test_jobs_and_deployments_become_stages(engine: ModuleType, tmp_path: Path) -> None:
+def test_jobs_and_deployments_become_stages(
+    engine: ModuleType, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with bench(tmp_path) as service:
         opts = {"cluster_directory": str(tmp_path), "publish_port": 4505}
         master = engine.Master(opts, service.settings)
@@ -167,6 +169,12 @@ def test_jobs_and_deployments_become_stages(engine: ModuleType, tmp_path: Path) 
         (tmp_path / "deployment.json").write_text(json.dumps(record))
         service.do(master.see_deployment())
         assert service.reached()[-2:] == ["engine_ready", "first_token"]
+        (tmp_path / "deployment.json").write_text("{")
+        for _ in range(3):
+            service.do(master.see_deployment())
+        (told,) = [each.getMessage() for each in caplog.records if "deployment.json" in each.getMessage()]
+        assert "cluster undeploy, then cluster deploy" in told, "once, with the file and the next command"
+        assert service.reached()[-1] == "first_token", "what was known stays"
 
 
 class Minions:
