@@ -2,21 +2,23 @@
 Confirm a bottleneck by making it worse: slow one resource at a time while a load runs.
 
 Drives the experiment that ``bottleneck.experiment`` lays out: waves of requests, resources slowed
-by the nodes' ``perturb`` modules, whose dead-man timers undo it when this process does not.
+by the nodes' ``perturb`` modules, whose watchdogs undo it when this process does not.
 """
 
 import contextlib
 import threading
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from salt.exceptions import CommandExecutionError, SaltException
 
-from bottleneck.experiment.blocks import Block, BlockError, measurement
+from bottleneck.experiment.blocks import Block, BlockError, Measurement, measurement
 from bottleneck.experiment.predict import Circumstances, measured_gain, predict, report
 from bottleneck.experiment.resources import (
     ARRIVALS,
     SEQUENCES,
+    Resource,
     allowed_sequences,
     candidates,
     exchanging_pairs,
@@ -32,6 +34,10 @@ from control.nodes import Nodes, profile_of, progress
 if TYPE_CHECKING:
     from loader_dunders import __opts__, __salt__
 
+    from bottleneck.load.workload import Load
+    from bottleneck.plan.workers import DeploymentRecord
+    from bottleneck.profile import Profile
+
 LEASE_SECONDS = 45.0
 RENEW_SECONDS = 15.0
 CALL_SECONDS = 15
@@ -43,14 +49,14 @@ LEAST_INPUT_TOKENS, LEAST_OUTPUT_TOKENS = 16, 4
 
 
 def run(
-    budget=BUDGET_SECONDS,
-    tolerance=TOLERANCE,
-    resources=None,
-    upgrades=None,
-    upgrade_rounds=UPGRADE_ROUNDS,
-    load=None,
-    probe=True,
-):
+    budget: float = BUDGET_SECONDS,
+    tolerance: float = TOLERANCE,
+    resources: list[str] | None = None,
+    upgrades: dict[str, float] | None = None,
+    upgrade_rounds: int = UPGRADE_ROUNDS,
+    load: dict[str, Any] | None = None,
+    probe: bool = True,
+) -> dict[str, Any]:
     """
     Slow the resources of what is deployed one at a time; return how much the load depends on each.
 
@@ -84,7 +90,7 @@ def run(
         driver.put_back()
 
 
-def undo():
+def undo() -> dict[str, Any]:
     """
     Put back on every node what an experiment slowed.
 
@@ -97,7 +103,7 @@ def undo():
     return Nodes(__opts__).ask("perturb.undo", timeout=CALL_SECONDS)
 
 
-def _metrics(head):
+def _metrics(head: str) -> str:
     """Return a head's metrics as text; empty when it does not answer."""
     try:
         return engine.ask(f"http://{head}/metrics", None, METRICS_SECONDS)
@@ -108,16 +114,27 @@ def _metrics(head):
 class _Driver:
     """One experiment while it runs; the loader leaves it alone because of its name."""
 
-    def __init__(self, profile, record, load):
+    def __init__(self, profile: "Profile", record: "DeploymentRecord", load: "Load") -> None:
         self.profile, self.record, self.load = profile, record, load
         self.nodes = record.nodes
         self.hostnames = {node: profile.nodes[node].hostname for node in self.nodes}
         self.heads = [f"{each.api_address}:{each.api_port}" for each in record.heads]
         self.begun = time.monotonic()
         self.input_tokens, self.output_tokens = load.input_tokens, load.output_tokens
-        self.problems, self.slowed, self.armed = [], False, False
+        self.problems: list[str] = []
+        self.slowed = self.armed = False
+        self.session_begun = self.begun
 
-    def run(self, budget, tolerance, names, upgrades, upgrade_rounds, probe):
+    def run(
+        self,
+        budget: float,
+        tolerance: float,
+        names: Sequence[str] | None,
+        upgrades: Mapping[str, float],
+        upgrade_rounds: int,
+        probe: bool,
+    ) -> dict[str, Any]:
+        """Carry the experiment out; return its report."""
         self.report("looking", "what there is to slow")
         if probe and exchanging_pairs(self.record):
             self.measure_link()
@@ -165,7 +182,7 @@ class _Driver:
             "seconds": round(time.monotonic() - self.begun, 1),
         }
 
-    def shorten(self, excess):
+    def shorten(self, excess: float) -> None:
         """Cut the waves' prompts and answers in proportion when they take `excess` times what they may."""
         if excess <= 1:
             return
@@ -178,10 +195,14 @@ class _Driver:
                 f"{whole[1]}: with a longer --budget they are cut less"
             )
 
-    def elapsed(self):
+    def elapsed(self) -> float:
+        """Return the seconds since the first block that counts."""
         return time.monotonic() - self.session_begun
 
-    def choose(self, found, names, upgrades):
+    def choose(
+        self, found: list[Resource], names: Sequence[str] | None, upgrades: Mapping[str, float]
+    ) -> list[Resource]:
+        """Return the resources to slow; one that is not there is an error."""
         known = {resource.name: resource for resource in found}
         unknown = [name for name in [*(names or []), *upgrades] if name not in known]
         if unknown:
@@ -190,16 +211,16 @@ class _Driver:
             )
         return [known[name] for name in names] if names else found
 
-    def groups(self):
+    def groups(self) -> list[list[str]]:
         """Return the nodes that wait for each other in every step: those of one tensor parallel replica."""
         if self.record.settings.pipeline_parallel > 1:
             return []
-        members = {}
+        members: dict[int, list[str]] = {}
         for worker in self.record.workers:
             members.setdefault(worker.replica, []).append(worker.node)
         return [group for group in members.values() if len(group) > 1]
 
-    def look(self):
+    def look(self) -> dict[str, dict[str, Any]]:
         """Return what every node's actuators find, by node."""
         found = {}
         link = self.record.workers[0].link
@@ -207,13 +228,14 @@ class _Driver:
             interface = self.profile.nodes[node].links[link].interface
             named = getattr(self.profile.engine_of(node), "actuators", {})
             settings = {name: setting.commands() for name, setting in named.items()}
-            answer = self.tell("actuator.look", [interface, settings], [node])[node]
+            answer = self.ask("actuator.look", [interface, settings], [node])[node]
             if not isinstance(answer, dict):
-                raise CommandExecutionError(f"{node} does not say what can be slowed: {answer or 'silent'}")
+                raise CommandExecutionError(f"{node} does not answer what can be slowed: {answer or 'silent'}")
             found[node] = answer
         return found
 
-    def ceilings(self):
+    def ceilings(self) -> ceilings_file.Ceilings:
+        """Return the ceilings that were measured last; none where they cannot be read."""
         try:
             known = ceilings_file.load(records.path_of(__opts__, records.CEILINGS))
         except ceilings_file.CeilingsError as error:
@@ -221,12 +243,13 @@ class _Driver:
             known = None
         return known or ceilings_file.Ceilings()
 
-    def cached_requests(self):
-        """Return how many whole requests of the load the KV caches hold; None when an engine does not tell."""
+    def cached_requests(self) -> int | None:
+        """Return how many whole requests of the load fit into the KV caches; None when an engine does not report it."""
         readings = [MetricsText.parse(_metrics(head)) for head in self.heads]
         return requests_in_cache(readings, self.load.input_tokens + self.load.output_tokens)
 
-    def measure_link(self):
+    def measure_link(self) -> None:
+        """Measure the links between the nodes; without it the experiment goes on, and reports that."""
         try:
             __salt__["probe.fresh"]()
         except SaltException as error:
@@ -234,7 +257,7 @@ class _Driver:
 
     # Blocks --------------------------------------------------------------------------------
 
-    def measure(self, block):
+    def measure(self, block: Block) -> Measurement:
         """Slow what the block slows, send a wave, and return what it measured."""
         self.slow(block)
         started = self.elapsed()
@@ -243,15 +266,15 @@ class _Driver:
         except BlockError as error:
             raise CommandExecutionError(f"{error}: cluster logs {self.nodes[0]}") from error
 
-    def slow(self, block):
+    def slow(self, block: Block) -> None:
         """Have every node make exactly the block's changes, and nothing else."""
         changes = block.resource.changes_at(block.slowdown) if block.resource else {}
-        told = {self.hostnames[node]: [change] for node, change in changes.items()}
-        if not told and not self.slowed:
+        by_minion = {self.hostnames[node]: [change] for node, change in changes.items()}
+        if not by_minion and not self.slowed:
             return
-        # Before the call: one whose answer is lost may have been heard.
+        # Before the call: one whose answer is lost may have arrived.
         self.slowed = self.armed = True
-        answers = self.tell("perturb.set", [told, LEASE_SECONDS])
+        answers = self.ask("perturb.set", [by_minion, LEASE_SECONDS])
         wrong = {node: answer for node, answer in answers.items() if not isinstance(answer, dict)}
         if wrong:
             reasons = [
@@ -259,13 +282,15 @@ class _Driver:
                 for node, answer in wrong.items()
             ]
             raise CommandExecutionError(f"{block.label} could not be made: {'; '.join(reasons)}")
-        self.slowed = bool(told)
+        self.slowed = bool(by_minion)
 
-    def tell(self, function, arguments, names=None):
+    def ask(self, function: str, arguments: Sequence[Any], names: Sequence[str] | None = None) -> dict[str, Any]:
+        """Call a function on nodes; return what each answered."""
         # A client for each call: leases are renewed from a thread of their own.
         return Nodes(__opts__, self.profile).ask(function, arguments, names or self.nodes, CALL_SECONDS)
 
-    def wave(self, block):
+    def wave(self, block: Block) -> list[dict[str, Any]]:
+        """Send one wave of requests; return what became of each."""
         load, slots, rate = self.load, None, self.load.rate_per_second
         if block.resource is not None and block.resource.kind == SEQUENCES:
             slots = max(1, round(block.resource.at(block.slowdown)))
@@ -273,7 +298,7 @@ class _Driver:
             rate = block.resource.at(block.slowdown)
         shape = self.profile.model.shape
         with self.renewed():
-            return __salt__["burst_load.send"](
+            results: list[dict[str, Any]] = __salt__["burst_load.send"](
                 self.heads,
                 self.profile.model.name,
                 shape.vocabulary_size,
@@ -286,22 +311,23 @@ class _Driver:
                 seed=load.seed + block.index + 1,
                 temperature=load.temperature,
             )
+        return results
 
-    def wave_requests(self):
+    def wave_requests(self) -> int:
         """Return the requests of one wave: one round of a closed loop, a few arrivals of an open one."""
         if self.load.rate_per_second:
             return min(self.load.requests, 4)
         return self.load.concurrency or 1
 
     @contextlib.contextmanager
-    def renewed(self):
-        """Keep the nodes' dead-man timers from acting while a wave takes long."""
+    def renewed(self) -> Iterator[None]:
+        """Renew the nodes' leases while a wave takes long, so that their watchdogs do not act."""
         ended = threading.Event()
 
-        def renew():
+        def renew() -> None:
             while not ended.wait(RENEW_SECONDS):
                 with contextlib.suppress(SaltException):
-                    self.tell("perturb.renew", [LEASE_SECONDS])
+                    self.ask("perturb.renew", [LEASE_SECONDS])
 
         thread = threading.Thread(target=renew, daemon=True)
         if self.slowed:
@@ -313,10 +339,12 @@ class _Driver:
             if self.slowed:
                 thread.join(CALL_SECONDS)
 
-    def upgrade(self, session, name, factor, rounds):
+    def upgrade(self, session: Session, name: str, factor: float, rounds: int) -> dict[str, Any]:
         """Make an upgrade that was predicted, in turns with the baseline, and compare."""
         resource = next(each for each in session.resources if each.name == name)
-        before, after, gains = [], [], {}
+        before: list[Measurement] = []
+        after: list[Measurement] = []
+        gains: dict[str, Any] = {}
         for number in range(rounds):
             pair = [Block(1000 + 2 * number), Block(1001 + 2 * number, resource, 1.0 / factor)]
             for block in pair if number % 2 == 0 else reversed(pair):
@@ -341,17 +369,18 @@ class _Driver:
             "waves": [each.to_json() for each in waves],
         }
 
-    def put_back(self):
-        """Undo everything; a node that does not answer undoes it itself when its timer runs out."""
+    def put_back(self) -> None:
+        """Undo everything; a node that does not answer undoes it itself when its lease has expired."""
         if not self.armed:
             return
         self.report("putting back", "what was slowed")
-        answers = self.tell("perturb.undo", [])
+        answers = self.ask("perturb.undo", [])
         silent = sorted(node for node, each in answers.items() if not isinstance(each, list))
         if silent:
             self.problems.append(
-                f"{', '.join(silent)} did not answer: its timer puts everything back within {LEASE_SECONDS:.0f} s"
+                f"{', '.join(silent)} did not answer: its watchdog puts everything back within {LEASE_SECONDS:.0f} s"
             )
 
-    def report(self, stage, detail, **more):
+    def report(self, stage: str, detail: str, **more: Any) -> None:
+        """Report a step as progress."""
         progress(stage, "", detail, self.begun, **more)
