@@ -16,7 +16,7 @@ from salt.exceptions import CommandExecutionError, SaltException
 from bottleneck.load import results, workload
 from bottleneck.load.generator import Generator, GeneratorError
 from bottleneck.plan import probing
-from control import engine
+from control import engine, records
 from control.nodes import Nodes, progress
 from control.recording import Recording, write_json
 
@@ -286,9 +286,7 @@ def _deployed(profile, deployment):
 
 def _longest(profile, record):
     """Return the most tokens of one sequence that the server takes, as it was deployed."""
-    changed = (record.get("overrides") or {}).get("max_model_len")
-    limit = changed or profile.deployments[record["deployment"]].server.max_model_len
-    return limit or profile.model.shape.context_length
+    return records.deployment(record).settings.max_model_len or profile.model.shape.context_length
 
 
 def _check_ready(nodes, record):

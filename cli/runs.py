@@ -140,6 +140,8 @@ def show(run: RunArgument, as_json: JsonOption = False) -> None:
         "status": recorded.status,
         "note": recorded.note,
         "profile": {"name": recorded.profile.name, "version": recorded.profile.version} if recorded.profile else None,
+        "overrides": recorded.overrides,
+        "settings": recorded.settings.model_dump(exclude_none=True),
         "workload": _load(recorded),
         "versions": recorded.versions,
         "batches": batches,
@@ -167,6 +169,8 @@ def _facts(run: Run, figures: Figures | None, batches: dict[str, int]) -> list[t
         ),
         ("batches", ", ".join(f"{node} {count}" for node, count in sorted(batches.items())) or "none"),
     ]
+    if run.overrides:
+        rows.append(("changed", ", ".join(f"{name} {value}" for name, value in run.overrides.items())))
     if run.note:
         rows.append(("note", run.note))
     if figures is None:

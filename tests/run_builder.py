@@ -328,6 +328,7 @@ def build_run(
     shape: Shape | None = None,
     degraded: bool = False,
     with_verdict: bool = True,
+    overrides: dict[str, Any] | None = None,
 ) -> Path:
     """Write a run folder under `root` and return it.
 
@@ -365,7 +366,7 @@ def build_run(
     if not degraded:
         documents["ceilings.json"] = ceilings(shape)
         documents["versions.json"] = {"cluster": "0.1.0", "salt": "3008.3", "vllm": "0.32.0+cpu", "kernel": "6.1.0"}
-        documents["plan.json"] = {"schema": SCHEMA, **deployment_record(load_profile(PROFILE), "tp2")}
+        documents["plan.json"] = {"schema": SCHEMA, **deployment_record(load_profile(PROFILE), "tp2", overrides)}
         documents["client.json"] = client(shape, model, rng)
         if with_verdict:
             documents["verdict.json"] = verdict(shape)

@@ -126,7 +126,7 @@ def page(runs: Sequence[Run]) -> dict[str, Any]:
         "latencies": [cdf_picture(item) for item in figures.latencies] if figures else [],
         "points": _points(run),
         "comparison": comparison_table(runs) if len(runs) > 1 else None,
-        "settings": _settings(run),
+        "settings": configuration(run),
         "workers": run.workers,
         "notes": missing_notes(run, verdict, [chart.note for chart in charts]),
     }
@@ -184,7 +184,7 @@ def _points(run: Run) -> list[dict[str, str]]:
     return rows
 
 
-def _settings(run: Run) -> list[tuple[str, list[tuple[str, str]]]]:
+def configuration(run: Run) -> list[tuple[str, list[tuple[str, str]]]]:
     """Return the configuration as groups of names and values."""
     groups: list[tuple[str, list[tuple[str, str]]]] = [
         (
@@ -199,22 +199,19 @@ def _settings(run: Run) -> list[tuple[str, list[tuple[str, str]]]]:
             ],
         )
     ]
-    deployment = run.profile.deployments.get(run.deployment) if run.profile else None
     rows = [("name", run.deployment or "unknown")]
-    if run.profile and deployment:
-        model = run.profile.model
+    if run.profile:
+        shape = run.profile.model.shape
+        rows += [("model", run.profile.model.name), ("shape", f"{shape.layers} layers of {shape.hidden_size}")]
+    if run.workers:
+        links = dict.fromkeys(worker.link for worker in run.workers if worker.link)
         rows += [
-            ("model", model.name),
-            ("weights", f"{model.quantization.bits} bit"),
-            ("shape", f"{model.shape.layers} layers of {model.shape.hidden_size}"),
-            ("nodes", ", ".join(deployment.nodes)),
-            ("tensor parallel", str(deployment.tensor_parallel)),
-            ("pipeline parallel", str(deployment.pipeline_parallel)),
-            ("replicas", str(deployment.replicas)),
-            ("link between ranks", deployment.link),
+            ("nodes", ", ".join(dict.fromkeys(worker.node for worker in run.workers))),
+            ("link between ranks", ", ".join(links) or "none"),
         ]
-        server = deployment.server.model_dump(exclude_defaults=True)
-        rows += [(name.removesuffix("_bytes"), _plain(name, value)) for name, value in server.items()]
+        known = run.settings.model_dump(exclude_none=True)
+        rows += [(name.removesuffix("_bytes"), _plain(name, value)) for name, value in known.items()]
+    rows += [(f"changed: {name}", _plain(name, value)) for name, value in run.overrides.items()]
     groups.append(("Deployment", rows))
     load = run.workload.to_json() if run.workload else {}
     groups.append(("Workload", [(name, _plain(name, value)) for name, value in load.items()]))

@@ -13,6 +13,7 @@ from bottleneck.diagnosis.verdict import analyse
 from bottleneck.runs.run import load_run
 from cli import bottleneck as bottleneck_module
 from cli import output, runs
+from cli.report.page import configuration
 from tests.run_builder import Shape, build_run
 
 SLOW, FAST, DEAD = "20261123T213000Z-tp2-a1b2", "20261123T223000Z-tp2-beef", "20261123T220000Z-tp2-dead"
@@ -72,6 +73,18 @@ def test_show_by_unique_beginning() -> None:
     assert "Bandwidth of link direct   confidence 86% (strong)" in done.stdout
     document = json.loads(runner.invoke(app, ["run", "show", SLOW, "--json"]).stdout)
     assert document["batches"] == {"node0": 37, "node1": 37}
+
+
+def test_show_and_report_tell_what_was_in_force(tmp_path: Path) -> None:
+    changed = build_run(tmp_path, overrides={"max_num_seqs": 3, "link": "ethernet"})
+    done = runner.invoke(app, ["run", "show", str(changed)])
+    assert "max_num_seqs 3, link ethernet" in done.stdout, done.output
+    document = json.loads(runner.invoke(app, ["run", "show", str(changed), "--json"]).stdout)
+    assert document["overrides"] == {"max_num_seqs": 3, "link": "ethernet"}
+    assert document["settings"]["max_num_seqs"] == 3 and document["settings"]["max_num_batched_tokens"] == 2048
+    rows = dict(dict(configuration(load_run(changed)))["Deployment"])
+    assert (rows["max_num_seqs"], rows["link between ranks"], rows["tensor_parallel"]) == ("3", "ethernet", "2")
+    assert rows["changed: max_num_seqs"] == "3"
 
 
 def test_show_of_a_damaged_run_names_what_is_missing() -> None:
