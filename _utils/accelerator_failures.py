@@ -1,5 +1,5 @@
 """
-What an accelerator, its driver or torch's build for it reports: CUDA, ROCm, Intel's GPUs. Rules as data.
+Read what an accelerator, its driver or torch's build for it reports: CUDA, ROCm, Intel's GPUs. Rules as data.
 """
 
 from failure_reasons import Rank, Rule

@@ -1,5 +1,5 @@
 """
-What ends ranks that talk to each other: NCCL, RCCL, Gloo, oneCCL, and torch's store and watchdog. Rules as data.
+Name what ends ranks that talk to each other: NCCL, RCCL, Gloo, oneCCL, and torch's store and watchdog. Rules as data.
 """
 
 from failure_reasons import Rank, Rule

@@ -1,5 +1,5 @@
 """
-What keeps a model from being fetched: the hub's answers, the network, the disk. Rules as data.
+Name what keeps a model from being fetched: the hub's answers, the network, the disk. Rules as data.
 """
 
 from failure_reasons import Rank, Rule, Rules

@@ -1,5 +1,5 @@
 """
-What an engine reports of a checkpoint that it cannot serve: its kind, tokenizer, weights, their number format. Rules as data.
+Read what an engine reports of a checkpoint that it cannot serve: its kind, tokenizer, weights, their number format. Rules as data.
 """
 
 from failure_reasons import Rank, Rule

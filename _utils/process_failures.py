@@ -1,5 +1,5 @@
 """
-What ends any program on a node: memory, disks, ports, permissions, libraries, signals. Rules as data.
+Name what ends any program on a node: memory, disks, ports, permissions, libraries, signals. Rules as data.
 """
 
 from failure_reasons import Rank, Rule

@@ -1,5 +1,5 @@
 """
-What vLLM's own code reports when it cannot start or go on, in the wordings of 0.24 to 0.33. Rules as data.
+Read what vLLM's own code reports when it cannot start or go on, in the wordings of 0.24 to 0.33. Rules as data.
 
 Another engine brings a file like this one, with its own rules before those that it shares.
 """

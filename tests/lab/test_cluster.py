@@ -47,7 +47,7 @@ def test_plan_says_what_apply_then_does(configured: Cluster) -> None:
 
 @pytest.mark.timeout(300)
 def test_a_node_sees_its_own_slice_alone(configured: Cluster) -> None:
-    own = returned_by_salt(configured, "node0", "pillar.get", "node")["node0"]
+    own = returned_by_salt(configured, "node0", "pillar.get", "node", "unmask=True")["node0"]
     assert own["name"] == "node0"
     assert own["links"]["direct"]["address"] == "10.77.1.10"
     assert "10.77.1.11" not in json.dumps(own)
