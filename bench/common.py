@@ -1,4 +1,4 @@
-"""What the side-by-side measurements share: the `cluster` command, pairs, freezing the samplers."""
+"""Share among the side-by-side measurements: the `cluster` command, pairs, freezing the samplers."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""How long a booting node takes to be let in, against a real master with the boot engine: boot after boot of one node.
+"""Measure how long a booting node takes to enrol, against a real master with the boot engine, boot after boot of one.
 
     python bench/enrolment.py [--boots 5]
 

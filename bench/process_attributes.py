@@ -1,4 +1,4 @@
-"""What the kernel treats two processes by: a difference in speed that is none of these is the processes' own."""
+"""Compare what the kernel treats two processes by: a difference in speed that is none of these is their own."""
 
 import os
 from contextlib import suppress

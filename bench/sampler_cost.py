@@ -1,4 +1,4 @@
-"""What does watching cost? Output throughput and CPU time with everything that watches at work, and with it frozen.
+"""Measure what watching costs: output throughput and CPU time with everything that watches at work, and with it frozen.
 
 The deployment serves the profile's workload in a closed loop. Meanwhile the samplers and the control node's `telemetry`
 engine are frozen and thawed, a window (`perf.window`) at a time, in pairs of random order. With them frozen there are

@@ -1,4 +1,4 @@
-"""What a second command on the control node costs, beside a bare multiplexed ssh: pairs in turn, against a real sshd.
+"""Measure what a second command on the control node costs, beside a bare multiplexed ssh: pairs in turn.
 
     python bench/ssh_second_command.py [--pairs 30]
 

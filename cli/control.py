@@ -1,4 +1,4 @@
-"""Which control node a command means: a lab's on this machine, this machine, or one over ssh."""
+"""Find the control node that a command means: a lab's on this machine, this machine, or one over ssh."""
 
 import os
 from pathlib import Path

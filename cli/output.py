@@ -1,4 +1,4 @@
-"""What a command prints: data on stdout, everything for the eye on stderr."""
+"""Print what a command has to show: data on stdout, everything for the eye on stderr."""
 
 import json
 import time

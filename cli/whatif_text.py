@@ -1,4 +1,4 @@
-"""What `cluster whatif` shows a person."""
+"""Show a person the result of `cluster whatif`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which trees of control groups this machine has, and where."""
+"""Find the trees of control groups that this machine has."""
 
 import re
 from pathlib import Path

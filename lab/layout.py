@@ -1,4 +1,4 @@
-"""Where a lab lives on this machine: names, folders, the record, the lock."""
+"""Lay out a lab on this machine: names, folders, the record, the lock."""
 
 import fcntl
 import json

@@ -1,4 +1,4 @@
-"""Which hosts a node may reach through the control node: those that serve packages."""
+"""Hosts that a node may reach through the control node: those that serve packages."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""What a lab needs from this machine, and how it shares the machine out."""
+"""Check what a lab needs from this machine, and share the machine out."""
 
 import os
 import shutil

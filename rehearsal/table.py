@@ -1,4 +1,4 @@
-"""What the rehearsal tells the person: the stage under way, and at the end a table of all."""
+"""Show a person where the rehearsal is: the stage under way, and at the end a table of all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every command asks of a control node, wherever it is: run this, run that runner, give me that folder."""
+"""Ask of a control node what every command needs, wherever it is: run this, run that runner, give me that folder."""
 
 import codecs
 import json

@@ -1,4 +1,4 @@
-"""What a sync means for what already runs on the control node: its master, its states, its nodes."""
+"""Work out what a sync means for what already runs on the control node: its master, its states, its nodes."""
 
 import json
 from dataclasses import dataclass

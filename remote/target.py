@@ -1,4 +1,4 @@
-"""Where the control node is and how ssh gets there: one configuration file for ssh and rsync.
+"""Find a control node by ssh: one configuration file for ssh and rsync.
 
 All options are in a file of ours that is given with `-F`, not on the command line: rsync
 splits its `-e` at spaces, and a home folder may have some. The person's own configuration

@@ -1,4 +1,4 @@
-"""What a program answered, and how an answer is judged against what is known of a scenario.
+"""Read what a program answered, and judge it against what is known of a scenario.
 
 Every finding carries the program's own words and the classes of ours that those words stand for: each class that its
 title, its causes or its advice name, so in doubt more of them. A finding is a symptom when it is true of the scenario

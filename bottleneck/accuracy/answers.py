@@ -1,4 +1,4 @@
-"""What a verdict answered, from its JSON, and whether that is right by what the faults were measured to cost."""
+"""Read what a verdict answered, from its JSON, and whether that is right by what the faults were measured to cost."""
 
 from __future__ import annotations
 

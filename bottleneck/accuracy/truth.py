@@ -1,4 +1,4 @@
-"""What each fault cost, from runs with and without it that were recorded beside each other."""
+"""Work out what each fault cost, from runs with and without it that were recorded beside each other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an upgrade would give, and which cause the experiment confirms."""
+"""Predict what an upgrade would give, and which cause the experiment confirms."""
 
 from __future__ import annotations
 

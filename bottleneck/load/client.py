@@ -1,4 +1,4 @@
-"""What the load generator recorded: requests with their times, from the result files it saves."""
+"""Read what the load generator recorded: requests with their times, from the result files it saves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How weights are stored: bits, scales and zero points of every format that engines load."""
+"""Formats of stored weights: bits, scales and zero points of every format that engines load."""
 
 from __future__ import annotations
 

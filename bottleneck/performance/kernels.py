@@ -1,4 +1,4 @@
-"""What is known of kernels that an engine picks by the size of a step."""
+"""Know the kernels that an engine picks by the size of a step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What kinds of models differ in beside their fields, and which of them are understood."""
+"""Families of models: what they differ in beside their fields, and which of them are understood."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a checkpoint's `quantization_config` says that its weights are stored, module by module."""
+"""Read how a checkpoint's `quantization_config` says that its weights are stored, module by module."""
 
 from __future__ import annotations
 

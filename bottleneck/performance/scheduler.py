@@ -1,4 +1,4 @@
-"""Which steps an engine takes for a batch of equal prompts: vLLM's scheduler, played through.
+"""Work out which steps an engine takes for a batch of equal prompts: vLLM's scheduler, played through.
 
 One step serves sequences that decode first, one token each, then prompts in their order until the step's token budget
 is spent; a prompt may be cut (chunked prefill). So a sequence whose prompt is done early decodes while later prompts

@@ -1,4 +1,4 @@
-"""How long a step takes: floating point operations, bytes and fixed costs over ceilings and efficiencies.
+"""Predict how long a step takes: floating point operations, bytes and fixed costs over ceilings and efficiencies.
 
 ::
 

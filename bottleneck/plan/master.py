@@ -1,4 +1,4 @@
-"""What the Salt master is told, be it a lab's or a control node's: each adds where it keeps its own files."""
+"""Settings of the Salt master, be it a lab's or a control node's: each adds where it keeps its own files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the probes are to measure, worked out from the profile; and when they had better not."""
+"""Plan what the probes measure, from the profile; and refuse when they had better not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is deployed, as it is written on record and read back: workers, and the server's settings in force."""
+"""Write on record what is deployed, and read it back: workers, and the server's settings in force."""
 
 from __future__ import annotations
 

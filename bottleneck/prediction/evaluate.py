@@ -1,4 +1,4 @@
-"""How far off the step model is on a sweep: calibrated on a few random points, held against the others."""
+"""Evaluate how far off the step model is on a sweep: calibrated on a few random points, held against the others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the nodes of a profile boot over the network, and where the profile's numbers are from."""
+"""Types of how a profile's nodes boot over the network, and where the profile's numbers are from."""
 
 from __future__ import annotations
 

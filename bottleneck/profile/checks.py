@@ -1,4 +1,4 @@
-"""What the sections of a profile must agree on.
+"""Check that the sections of a profile agree.
 
 Types are checked one value at a time (`types`); these rules compare values. They
 run on whatever sections are sound, so that one mistake does not hide the others.

@@ -1,4 +1,4 @@
-"""Whether a deployment can run: ranks, divisibility, server settings, memory."""
+"""Check that a deployment can run: ranks, divisibility, server settings, memory."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What differs between two profiles, key by key, in the units a person writes."""
+"""Compare two profiles, key by key, in the units a person writes."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What a profile must say of its hardware: MACs, cables of a mesh, power, and a source for every number.
+"""Check what a profile says of its hardware: MACs, cables of a mesh, power, and a source for every number.
 
 Called from `checks`. What a description may leave open but a deployment may not
 is apart: `open_points`.

@@ -1,4 +1,4 @@
-"""What is known of the machines at hand only: a file beside a profile that is laid over it.
+"""Keep what is known of the machines at hand only: a file beside a profile that is laid over it.
 
 ``arc-a770/v0.1.local.yaml`` holds what ``arc-a770/v0.1.yaml`` leaves open, such as MAC
 addresses. The versioned file stays as it is, and the local one stays out of git.

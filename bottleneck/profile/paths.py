@@ -1,4 +1,4 @@
-"""Where things are: profiles and lock files in the repository, engines and models on the nodes.
+"""Find things: profiles and lock files in the repository, engines and models on the nodes.
 
 A directory on a node carries the digest of what determines its content, so that it is
 made once, never changed, and a node that is behind is seen to be.

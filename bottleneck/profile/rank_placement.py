@@ -1,4 +1,4 @@
-"""Which node runs which rank of a deployment."""
+"""Place the ranks of a deployment on nodes."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""What one value of a profile may be: names, addresses, quantities with their unit.
+"""Types of one value of a profile: names, addresses, quantities with their unit.
 
 The sections of a profile are made of these (`types`, `machine_types`). A
 message says what was seen and what was expected; where it stands is added later.

@@ -1,4 +1,4 @@
-"""How far the clocks of two nodes are apart, from the traffic between them: what one sends, the other receives."""
+"""Estimate how far the clocks of two nodes are apart, from traffic: what one sends, the other receives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the exporter exports: a catalogue of metrics, and their values for a state.
+"""Export metrics: a catalogue of metrics, and their values for a state.
 
 Pure: no HTTP, no client library. `_engines/telemetry.py` serves it, `python -m bottleneck.telemetry.exporter` prints
 the reference page. vLLM's own metrics are not copied: Prometheus reads them from the head itself.

@@ -1,4 +1,4 @@
-"""What goes on right now: the newest batches as rates, for a screen that is drawn every second or two."""
+"""Show what goes on right now: the newest batches as rates, for a screen that is drawn every second or two."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run did over time, as lines on one shared time axis. Rates come from `bottleneck.telemetry.samples`."""
+"""Draw what a run did over time, as lines on one shared time axis. Rates come from `bottleneck.telemetry.samples`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may be a node: the claim of a booting node, its proof, and the judgement of it.
+"""Judge who may be a node: the claim of a booting node, its proof, and the judgement of it.
 
 A boot script carries a nonce that was made for one boot of one node. The node makes its Salt
 key in memory and sends the public half with an HMAC under the nonce; the nonce itself is not

@@ -1,1 +1,1 @@
-"""Where the time of an output token went: by phase, node, link and resource."""
+"""Attribute the time of an output token: by phase, node, link and resource."""

@@ -1,4 +1,4 @@
-"""When some request was under way: by the client's timings, the engine's gauges, or what nodes and link did."""
+"""Find when some request was under way: by the client's timings, the engine's gauges, or what nodes and link did."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How an engine runs, of what the analysis asks: captured graphs, the width of its weights."""
+"""Observe how an engine runs, of what the analysis asks: captured graphs, the width of its weights."""
 
 from __future__ import annotations
 
