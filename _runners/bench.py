@@ -7,9 +7,10 @@ control node. A run that is cut short keeps what it has, with status ``partial``
 
 import shutil
 import time
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from salt.exceptions import CommandExecutionError, SaltException
 
@@ -23,24 +24,27 @@ from control.recording import Recording, write_json
 if TYPE_CHECKING:
     from loader_dunders import __opts__, __salt__
 
+    from bottleneck.load.workload import Load
+    from bottleneck.profile import Profile
+
 STALL_SECONDS = 300.0
 POLL_SECONDS = 0.25
 WARM_UP_REQUESTS = 2
 
 
 def run(
-    deployment=None,
-    concurrency=None,
-    rate=None,
-    input_tokens=None,
-    output_tokens=None,
-    requests=None,
-    seed=None,
-    note="",
-    warmup=True,
-    probe=True,
-    generator=None,
-):
+    deployment: str | None = None,
+    concurrency: list[int] | None = None,
+    rate: list[float] | None = None,
+    input_tokens: int | None = None,
+    output_tokens: int | None = None,
+    requests: int | None = None,
+    seed: int | None = None,
+    note: str = "",
+    warmup: bool = True,
+    probe: bool = True,
+    generator: str | None = None,
+) -> dict[str, Any]:
     """
     Send a workload, or a sweep of them, and return where the run is and its headline numbers.
 
@@ -82,7 +86,9 @@ def run(
 class _Bench:
     """One run while it is made; the loader leaves it alone because of its name."""
 
-    def __init__(self, nodes, record, points, note, server=None):
+    def __init__(
+        self, nodes: Nodes, record: Mapping[str, Any], points: "Sequence[Load]", note: str, server: Path | None = None
+    ) -> None:
         self.server = server
         self.nodes, self.profile, self.record, self.points, self.note = nodes, nodes.profile, record, points, note
         self.heads = [worker for worker in record["workers"] if worker["head"]]
@@ -91,11 +97,14 @@ class _Bench:
         self.id, self.folder, self.final = self.recording.id, self.recording.folder, self.recording.final
         self.engine = self.profile.engine_of(self.heads[0]["node"])
         self.executable = Path(self.engine.directory(), "bin/vllm")
-        self.table, self.problems, self.generators = [], [], {}
-        self.started = self.ended = None
+        self.table: list[dict[str, Any]] = []
+        self.problems: list[str] = []
+        self.generators: dict[str, Generator] = {}
+        self.started = self.ended = 0.0
         self.status = "partial"
 
-    def run(self, warmup, probe):
+    def run(self, warmup: bool, probe: bool) -> dict[str, Any]:
+        """Send every point and record it; return where the run is and its headline numbers."""
         if not self.executable.exists():
             raise CommandExecutionError(
                 f"the load generator is not on the control node ({self.executable} is missing): run cluster apply"
@@ -139,8 +148,8 @@ class _Bench:
 
     # What is known beforehand ------------------------------------------------------------
 
-    def measure_link(self, wanted):
-        """Measure the links between the nodes; without it the run goes on and says so."""
+    def measure_link(self, wanted: bool) -> None:
+        """Measure the links between the nodes; without it the run goes on, and reports that."""
         if not probing.replica_pairs(self.record["workers"]):
             return
         lack = None if wanted else "left out on request"
@@ -154,7 +163,7 @@ class _Bench:
         if lack:
             self.problems.append(f"the link was not measured ({lack}): an older ceiling stands in")
 
-    def warm_up(self):
+    def warm_up(self) -> None:
         """Have each head answer requests of the same lengths; none of them is counted."""
         shape = self.profile.model.shape
         request = workload.warm_up_request(self.points[0], self.profile.model.name, shape.vocabulary_size)
@@ -163,14 +172,16 @@ class _Bench:
             for answer in [pool.submit(engine.ask, url, request, 300.0) for url in urls]:
                 answer.result()
 
-    def snapshot(self, when):
+    def snapshot(self, when: str) -> None:
+        """Write the metrics of each head's engine as they are now."""
         for head in self.heads:
             path = self.folder / f"engine_{when}.{head['node']}.prom"
             path.write_text(engine.ask(f"{_url(head)}/metrics", None, 3.0), encoding="utf-8")
 
     # One point ---------------------------------------------------------------------------
 
-    def send(self, number, load):
+    def send(self, number: int, load: "Load") -> None:
+        """Send one point of the sweep and note what came of it."""
         shares = workload.shares(load, len(self.heads))
         launched, clock = time.time(), time.time() - time.perf_counter()
         for head, share in zip(self.heads, shares, strict=True):
@@ -197,7 +208,8 @@ class _Bench:
         # The generator took its time to start: the run begins with its first request.
         self.started, self.ended = self.table[0]["started"], end
 
-    def start_generator(self, head, share, number):
+    def start_generator(self, head: Mapping[str, Any], share: "Load", number: int) -> Generator:
+        """Start the load generator of one head."""
         try:
             return Generator(
                 self.executable,
@@ -213,11 +225,12 @@ class _Bench:
         except GeneratorError as error:
             raise CommandExecutionError(f"{head['name']}: {error}") from error
 
-    def wait(self, number, load):
+    def wait(self, number: int, load: "Load") -> None:
         """Wait for the point's generators, reporting how far they are."""
         generators = list(self.generators.values())
         total = sum(each.requests for each in generators)
-        seen, changed = None, time.monotonic()
+        seen: int | None = None
+        changed = time.monotonic()
         title = f"point {number}/{len(self.points)}, {load.label}: " if len(self.points) > 1 else ""
         while any(each.is_running for each in generators):
             counts = [count for each in generators if (count := each.requests_done()) is not None]
@@ -232,7 +245,8 @@ class _Bench:
                 )
             time.sleep(POLL_SECONDS)
 
-    def result(self, name, generator):
+    def result(self, name: str, generator: Generator) -> dict[str, Any]:
+        """Return what a generator saved."""
         try:
             return generator.result()
         except GeneratorError as error:
@@ -240,7 +254,7 @@ class _Bench:
 
     # What is known afterwards ------------------------------------------------------------
 
-    def finish(self):
+    def finish(self) -> None:
         """Write what there is."""
         if self.status != "complete":
             self.ended = time.time()
@@ -264,12 +278,13 @@ class _Bench:
         }
         self.recording.close(document)
 
-    def report(self, stage, detail, **more):
+    def report(self, stage: str, detail: str, **more: Any) -> None:
+        """Report a step as progress."""
         progress(stage, "", detail, self.begun, **more)
 
 
-def _deployed(profile, deployment):
-    record = __salt__["cluster.deployment_record"]()
+def _deployed(profile: "Profile", deployment: str | None) -> dict[str, Any]:
+    record: dict[str, Any] = __salt__["cluster.deployment_record"]()
     wanted = deployment or record.get("deployment") or profile.default_deployment
     if wanted not in profile.deployments:
         raise CommandExecutionError(
@@ -284,12 +299,12 @@ def _deployed(profile, deployment):
     return record
 
 
-def _longest(profile, record):
+def _longest(profile: "Profile", record: Mapping[str, Any]) -> int:
     """Return the most tokens of one sequence that the server takes, as it was deployed."""
     return records.deployment(record).settings.max_model_len or profile.model.shape.context_length
 
 
-def _check_ready(nodes, record):
+def _check_ready(nodes: Nodes, record: Mapping[str, Any]) -> None:
     answers = nodes.ask_workers(list(dict.fromkeys(worker["node"] for worker in record["workers"])))
     for worker in record["workers"]:
         answer = answers[worker["node"]]
@@ -304,5 +319,5 @@ def _check_ready(nodes, record):
             )
 
 
-def _url(head):
+def _url(head: Mapping[str, Any]) -> str:
     return f"http://{head['api_address']}:{head['api_port']}"
