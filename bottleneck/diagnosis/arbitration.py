@@ -36,7 +36,9 @@ class Candidate:
     lead : float
         How far it is ahead of the rest of its family, relative to itself, 0 to 1.
     confidence : float
-        How sure the name is, 0 to 1.
+        How sure it is that this one is the largest, 0 to 1.
+    sure : float
+        How sure the name is once it is given, 0 to 1.
     """
 
     cause: Cause
@@ -45,6 +47,7 @@ class Candidate:
     alone: float
     lead: float = 1.0
     confidence: float = 0.0
+    sure: float = 0.0
 
     @property
     def name(self) -> str:
@@ -60,6 +63,11 @@ class Candidate:
     def mendable(self) -> bool:
         """Whether it comes before the limits of the hardware."""
         return (self.cause.tier is Tier.MENDABLE or self.fault) and self.score >= thresholds.MENDABLE
+
+    @property
+    def weight(self) -> float:
+        """What can be had of its score: all of it, or what hardware twice as fast gives."""
+        return self.score if self.mendable else self.score / 2
 
 
 @dataclass(frozen=True)
@@ -102,12 +110,12 @@ def arbitrate(seen: Observations, attribution: Attribution) -> Decision:
     context = context_of(seen, attribution.ledger)
     issues = (*seen.issues, *attribution.issues, *_without_ledger(seen, attribution))
     field = _with_confidence(_together(_found(context)), issues, attribution.host_or_kernels)
-    leaders = sorted(_leaders(field), key=lambda each: (not each.mendable, -each.score))
+    leaders = sorted(_leaders(field), key=lambda each: -each.weight)
     notes = tuple(issue.statement for issue in issues)
     decision = _decide(context, leaders, attribution, notes)
     shown = [each for each in field if each.score >= thresholds.LEAST_SHOWN and each.cause is not decision.cause]
     # As they would be named, did the first not stand before them.
-    shown.sort(key=lambda each: (not each.mendable, -each.alone))
+    shown.sort(key=lambda each: -each.alone * each.weight / each.score)
     largest = sorted(field, key=lambda each: -each.alone)
     return replace(decision, others=tuple(shown[: 2 + 1]), candidates=tuple(largest))
 
@@ -159,26 +167,37 @@ def _with_confidence(field: Sequence[Candidate], issues: Sequence[Issue], host_o
         else:
             weighed = replace(each, score=each.alone)
             rivals = [other.score for other in leaders if other.cause.family is each.cause.family]
-        confidence = _confidence(weighed, max(rivals, default=0.0), issues, host_or_kernels)
-        found.append(replace(each, confidence=confidence))
+        margin = _margin(weighed.score, max(rivals, default=0.0))
+        quality = _quality(each, issues, host_or_kernels)
+        most, risk = float(thresholds.MOST_CONFIDENCE), thresholds.NARROW_RISK
+        sure = min(most, (1.0 - risk * (1.0 - margin)) * quality)
+        found.append(replace(each, confidence=min(most, margin * quality), sure=sure))
     return found
 
 
-def _confidence(candidate: Candidate, rival: float, issues: Sequence[Issue], host_or_kernels: bool) -> float:
-    """Return how sure a name is: its margin, its size, and the quality of the measurements."""
-    weight, score = thresholds.MARGIN_WEIGHT, candidate.score
+def _margin(score: float, rival: float) -> float:
+    """Return how far a score stands out, by its lead over its rival and by its size, 0 to 1.
+
+    It says less than it seems: among recorded runs those that are named by a narrow margin are nearly as often right as
+    the others. So a name that is given loses only a part of what the margin lacks (`NARROW_RISK`).
+    """
+    weight = thresholds.MARGIN_WEIGHT
     lead = weight * (score - rival) / score if score >= rival else 0.0
     carried = (1.0 - weight) * min(1.0, score / rival if rival > 0 else 1.0) + lead
-    size = min(1.0, score / thresholds.ENOUGH)
-    quality = 1.0 - (1.0 - weight) * candidate.finding.inferred
+    return carried * min(1.0, score / thresholds.ENOUGH)
+
+
+def _quality(candidate: Candidate, issues: Sequence[Issue], host_or_kernels: bool) -> float:
+    """Return how far the measurements carry a name, 0 to 1."""
+    quality = 1.0 - (1.0 - thresholds.SLIGHT) * candidate.finding.inferred
     # Within a family the name is surer the further it is ahead; by half as much again it is sure.
-    quality *= thresholds.NOTABLE + (1.0 - thresholds.NOTABLE) * min(1.0, 2 * candidate.lead)
+    quality *= thresholds.SLIGHT + (1.0 - thresholds.SLIGHT) * min(1.0, 2 * candidate.lead)
     if host_or_kernels and candidate.cause.host_or_kernels:
         quality *= thresholds.NOTABLE
     for issue in issues:
         if issue.scope is Scope.ALL or candidate.cause.rests_on_steps:
             quality *= issue.factor
-    return min(float(thresholds.MOST_CONFIDENCE), carried * size * quality)
+    return quality
 
 
 def _without_ledger(seen: Observations, attribution: Attribution) -> list[Issue]:
@@ -204,9 +223,9 @@ def _decide(
     if second is not None and _confused(first, second, attribution):
         return _undecided(context, first, second, notes)
     if second is not None and _tied(first, second):
-        confidence = min(1.0, first.confidence + second.confidence)
+        confidence = max(first.sure, second.sure)
         evidence = (*first.finding.evidence, *second.finding.evidence)
-        if confidence >= thresholds.LEAST_CONFIDENCE:
+        if first.confidence + second.confidence >= thresholds.LEAST_CONFIDENCE:
             finding = Finding(first.score, evidence=evidence, terms=(*first.finding.terms, *second.finding.terms))
             return Decision(CAUSES["balanced"], finding, first.score, confidence, notes=notes)
     if first.confidence < thresholds.LEAST_CONFIDENCE:
@@ -216,7 +235,7 @@ def _decide(
     if first.cause.rests_on_steps and unexplained > 1 / 2:
         words = f"{percent(unexplained)} of the time in steps is not explained by any measurement"
         finding = replace(finding, evidence=(*finding.evidence, line(words, unexplained, "1", "ledger")))
-    return Decision(first.cause, finding, first.score, first.confidence, first.fault, notes=notes)
+    return Decision(first.cause, finding, first.score, first.sure, first.fault, notes=notes)
 
 
 def _confused(first: Candidate, second: Candidate, attribution: Attribution) -> bool:
@@ -252,7 +271,7 @@ def _undecided(context: Context, first: Candidate | None, second: Candidate | No
     if first is not None:
         words = (
             f"the likeliest cause is {first.name}, with {percent(first.score)} of an output token's time; "
-            f"confidence {first.confidence:.2f} does not carry a verdict"
+            f"a margin of {first.confidence:.2f} does not carry a verdict"
         )
         evidence += [line(words, first.score, "1", "ledger"), *first.finding.evidence]
     for phase, words in (("queue", "waiting for the engine"), (PREFILL, "prefill"), (DECODE, "decode")):

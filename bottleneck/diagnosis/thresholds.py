@@ -148,6 +148,10 @@ IMPLAUSIBLE = Number(
     0.08, "1", "Kernels below this share of the ceilings are not believed.", "worst kernel seen: 0.15", SERVERS
 )
 
+HEAD_LOOP = Number(
+    0.01, "s", "The longest that ranks wait for the head's loop in one step.", "healthy runs: a few ms", DEVELOPMENT
+)
+
 # Causes.
 IDLE = Number(
     0.3, "1", "Idle for this share of the time or more: the load is weighed as the limit.", "gaps of a closed loop", LAB
@@ -169,6 +173,9 @@ FRONT_EASY = Number(
     0.6, "1", "A front process that needs less of a core is not what limits.", "one thread, bursts", LAB
 )
 FRONT_FULL = Number(0.9, "1", "One that needs this much of a core is full.", "one thread, bursts", LAB)
+FRONT_HELD = Number(
+    0.3, "1", "One that waits this much longer than its node's others is held back.", "else 0.05", DEVELOPMENT
+)
 MEMORY_STALLED = Number(
     0.1, "1", "Tasks must stall for memory this share of the time.", "kernel's PSI, reclaim is cheap", SERVERS
 )
@@ -219,6 +226,9 @@ MARGIN_WEIGHT = Number(
 )
 ENOUGH = Number(
     0.4, "1", "From this share on the size of a cause takes nothing from its confidence.", "fit as above", DEVELOPMENT
+)
+NARROW_RISK = Number(
+    0.2, "1", "How much of confidence a margin of nothing takes away.", "fit to right and wrong", DEVELOPMENT
 )
 MOST_CONFIDENCE = Number(0.97, "1", "No answer is surer.", DEFINITION, DEFINITION)
 

@@ -7,6 +7,13 @@ from dataclasses import dataclass
 from bottleneck.performance.collectives import moved_bytes
 from bottleneck.performance.model import VALUE_BYTES, ModelShape, Split
 
+STAGE_TRIPS = 8
+"""One-way trips that follow each other whenever a step passes on to the next stage.
+
+Sizes, metadata and tensors one by one, and the token's way back to the head. The slope of a step's time over the link's
+latency in the recorded two-stage runs with a delay of 3 and 10 ms (tests/data/verdicts, pp2-links).
+"""
+
 
 @dataclass(frozen=True)
 class Messages:

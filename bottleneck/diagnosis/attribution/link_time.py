@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bottleneck.diagnosis.attribution.parts import Both, Part, Work
 from bottleneck.diagnosis.observations.observed import Observations
-from bottleneck.performance.messages import allreduces, sends, sent_bytes_per_token
+from bottleneck.performance.messages import STAGE_TRIPS, allreduces, sends, sent_bytes_per_token
 from bottleneck.performance.model import Split
 from bottleneck.runs.topology import Group
 
@@ -33,9 +33,9 @@ def link_parts(seen: Observations, group: Group, work: Work, both: Both) -> list
 
 
 def messages_of_a_step(seen: Observations) -> int:
-    """Return how many messages between ranks follow each other in a step."""
+    """Return how many messages between ranks follow each other in a step; what passes to a stage takes several."""
     shape, split = seen.topology.model.model_shape(), split_of(seen)
-    return allreduces(shape, split).count + sends(shape, split).count
+    return allreduces(shape, split).count + STAGE_TRIPS * sends(shape, split).count
 
 
 def split_of(seen: Observations) -> Split:

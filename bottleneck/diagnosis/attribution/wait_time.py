@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 
+from bottleneck.diagnosis import thresholds
 from bottleneck.diagnosis.attribution.link_time import split_of
 from bottleneck.diagnosis.attribution.parts import Both, Part, Work, total
 from bottleneck.diagnosis.observations.observed import Observations
@@ -27,8 +28,12 @@ def asleep_parts(seen: Observations, group: Group, both: Both) -> dict[str, list
         With the parts of nodes and link filled in.
     """
     found: dict[str, list[Part]] = {work.kind: [] for work in both}
-    asleep = [facts.asleep_share for name in group.nodes if (facts := seen.nodes.get(name)) is not None]
-    known = [share for share in asleep if share is not None]
+    watched = [facts for name in group.nodes if (facts := seen.nodes.get(name)) is not None]
+    known = [
+        facts.asleep_share
+        for facts in watched
+        if facts.asleep_share is not None and facts.covered_share >= thresholds.COVERED
+    ]
     link = seen.link
     if len(group.nodes) < 2 or not known or link is None or not link.capacity_bytes_per_second or not link.sent_bytes:
         # Without the link's part of the sleep nobody can say what the rest of it was for.
@@ -49,11 +54,15 @@ def asleep_parts(seen: Observations, group: Group, both: Both) -> dict[str, list
         slept = left[work.kind] * share
         waking, source = _waking_seconds(seen, work)
         messages = min(slept, waking)
+        loop = min(slept - messages, work.steps * thresholds.HEAD_LOOP)
+        if seen.topology.tensor_parallel > 1:
+            # Ranks wait for the head once a step, for messages dozens of times: what is left was theirs.
+            messages = slept - loop
         if messages > 0:
             found[work.kind].append(Part("message_wait", messages, source, None, seen.topology.link))
-        if slept - messages > 0:
+        if loop > 0:
             words = "its peer slept beyond what link and messages take: it waited for the head's loop"
-            found[work.kind].append(Part("host", slept - messages, f"samples: {words}", group.head or None))
+            found[work.kind].append(Part("host", loop, f"samples: {words}", group.head or None))
     return found
 
 

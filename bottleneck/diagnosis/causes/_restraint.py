@@ -30,9 +30,12 @@ def restrained_share(context: Context, facts: NodeFacts) -> float:
 
 
 def common_wait(context: Context) -> float:
-    """Return the share of the time in steps in which the workers of every node alike waited for a core."""
+    """Return the share of the time in steps in which the workers of every node alike waited for a core.
+
+    Stages of a pipeline take turns: there each one's wait is on the way.
+    """
     waits = [context.seen.busy_share_of(facts.cpu_wait_seconds) for facts in context.seen.nodes.values()]
-    return min(context.share("cpu_wait"), min(waits, default=0.0))
+    return min(context.share("cpu_wait"), context.seen.topology.pipeline_parallel * min(waits, default=0.0))
 
 
 def standing_out(context: Context) -> StandingOut:

@@ -25,6 +25,11 @@ def find(context: Context) -> Finding | None:
             line("hardly anything waited for a slot or for cache", waiting, "1", "engine metrics"),
         )
         return Finding(idle, evidence=evidence, terms=(Term("time without any request", idle),))
+    room = _room(context) * spare
+    if room > outside and not queued:
+        words = f"requests come at their own pace and the engine keeps up: batches could win {percent(room)} of a token"
+        evidence = (line(words, room, "1", "engine metrics: num_requests_running; ledger"), *_load_lines(context))
+        return Finding(room, evidence=evidence, terms=(Term("free slots x what a step does not grow by", room),))
     if outside <= thresholds.LEAST_SHOWN:
         return None
     words = (
@@ -33,6 +38,17 @@ def find(context: Context) -> Finding | None:
     )
     evidence = (line(words, outside, "1", "client timings minus engine: e2e_request_latency"),)
     return Finding(outside, evidence=evidence, terms=(Term("client timings minus the engine's", outside),))
+
+
+def _room(context: Context) -> float:
+    """Return what a token would win in full batches, where requests come whatever the engine does; else 0."""
+    seen, limit = context.seen, context.seen.topology.max_num_seqs
+    running = [engine.running_mean for engine in seen.engines]
+    if seen.client is None or not seen.client.open_loop or not limit or None in running or not running:
+        return 0.0
+    busy = 1.0 - (seen.idle_share or 0.0)
+    used = max(mean or 0.0 for mean in running) * busy / limit
+    return max(0.0, 1.0 - used) * (1.0 - context.growing_share * busy)
 
 
 def _load_lines(context: Context) -> list[Evidence]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from bottleneck.diagnosis import thresholds
 from bottleneck.diagnosis.attribution.ledger import Ledger
 from bottleneck.diagnosis.attribution.parts import DECODE, PREFILL
+from bottleneck.diagnosis.observations.engine import EngineFacts
 from bottleneck.diagnosis.observations.observed import Observations
 
 GROWING = ((PREFILL, ("compute", "memory", "link_transfer", "unwatched")), (DECODE, ("compute", "link_transfer")))
@@ -25,7 +26,7 @@ class Context:
     step_wait_share : float
         Share of the time before the queue, because a step was running.
     front_saturation : float
-        How far the process in front of the engine is saturated, 0 to 1.
+        How far the process in front of the engine is saturated or held back, 0 to 1.
     """
 
     seen: Observations
@@ -103,14 +104,34 @@ def context_of(seen: Observations, ledger: Ledger) -> Context:
             # Right after a preemption the cache looks roomy for a moment: the wait is still for the cache.
             by_cache += engine.waiting.step
         slots, cache, whole = slots + weight * engine.waiting.slots, cache + weight * by_cache, whole + weight
-    front = max((engine.front_need for engine in seen.engines), default=0.0)
-    easy, full = thresholds.FRONT_EASY, thresholds.FRONT_FULL
+    by_slots = max(queue * slots / whole if whole > 0 else 0.0, min(_beyond_slots(seen), queue))
+    front = max((_saturation(engine) for engine in seen.engines), default=0.0)
     return Context(
         seen,
         ledger,
         queue,
-        queue * slots / whole if whole > 0 else 0.0,
-        queue * cache / whole if whole > 0 else 0.0,
+        by_slots,
+        min(queue * cache / whole if whole > 0 else 0.0, queue - by_slots),
         behind,
-        min(1.0, max(0.0, (front - easy) / (full - easy))),
+        front,
     )
+
+
+def _beyond_slots(seen: Observations) -> float:
+    """Return the share of requests that have no slot because there are fewer than clients, 0 to 1.
+
+    Readings are seconds apart and may all fall into a moment that is not typical; that clients which send again at once
+    are more than the slots is always so. What the cache keeps from running shows in the readings.
+    """
+    limit, client = seen.topology.max_num_seqs, seen.client
+    full = any(engine.waiting is not None and engine.waiting.cache > 0 for engine in seen.engines)
+    if not limit or client is None or client.open_loop or not client.concurrency or full:
+        return 0.0
+    return max(0.0, 1.0 - limit * len(seen.engines) / client.concurrency)
+
+
+def _saturation(engine: EngineFacts) -> float:
+    """Return how far the process in front of an engine is saturated, or held back, 0 to 1."""
+    easy, full = thresholds.FRONT_EASY, thresholds.FRONT_FULL
+    needed = (engine.front_need - easy) / (full - easy)
+    return min(1.0, max(needed, (engine.front_wait_share or 0.0) / thresholds.FRONT_HELD))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bottleneck.diagnosis import thresholds
-from bottleneck.diagnosis.causes._restraint import standing_out
+from bottleneck.diagnosis.causes._restraint import common_wait, standing_out
 from bottleneck.diagnosis.causes.base import LAB, Cause, Finding, Term, Tier
 from bottleneck.diagnosis.causes.context import Context
 from bottleneck.diagnosis.evidence import line, percent
@@ -15,20 +15,24 @@ def find(context: Context) -> Finding | None:
     stages = seen.topology.pipeline_parallel
     if stages < 2 or not context.ledger.entries:
         return None
-    # A wait for a core is no work either: a stage that waits for its turn has its core taken more easily. One that a
+    # A wait for a core is no work either: a stage that waits for its turn has its core taken more easily, but where all
+    # of them wait for cores alike it is no wait for a turn. One that a
     # quota restrains waits for nothing else; and for what one slow stage takes longer, the others would not wait.
-    slow = standing_out(context)
+    slow, crowded = standing_out(context), common_wait(context)
     asleep = {}
     for facts in seen.nodes.values():
         if facts.asleep_share is not None:
-            away = facts.asleep_share + seen.busy_share_of(facts.cpu_wait_seconds)
+            away = facts.asleep_share + max(0.0, seen.busy_share_of(facts.cpu_wait_seconds) - crowded)
             waits_for_it = slow.node is not None and (slow.node.node != facts.node or facts.restricted)
             asleep[facts.node] = away - (slow.total if waits_for_it else 0.0)
     running = max((engine.running_mean or 0.0 for engine in seen.engines), default=0.0)
     if not asleep or min(asleep.values()) < thresholds.BUBBLE_ASLEEP or running > 2 * 2 * stages:
         return None
     # What the link takes is no turn of another stage.
-    turns = max(0.0, min(asleep.values()) - context.share("link_transfer", "link_latency"))
+    link = context.share("link_transfer", "link_latency")
+    turns = max(0.0, min(asleep.values()) - link)
+    if link >= turns:
+        return None  # the stages wait for the link rather than for one another
     # One batch in flight leaves every stage idle for all turns but its own: that is the most a bubble can be. It is a
     # share of the time in steps; a request that waits before them waits for something else.
     score = min(1.0, turns * stages / (stages - 1)) * context.steps_share

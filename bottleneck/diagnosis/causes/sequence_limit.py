@@ -16,10 +16,12 @@ def find(context: Context) -> Finding | None:
     """
     engines = context.seen.engines
     seen = max(engines, key=lambda engine: engine.waiting.slots if engine.waiting else 0.0, default=None)
-    if seen is None or seen.waiting is None or seen.waiting.slots <= 0:
+    if seen is None or seen.waiting is None:
         return None
     # No ledger (no token finished): waiting against running requests is the measure of the queue.
     waits = context.slots_share if context.ledger.entries else seen.waiting.slots * waiting_share(seen)
+    if waits <= 0:
+        return None
     growing = context.growing_share
     score = waits * (1.0 - growing)
     source, limit = "engine metrics: num_requests_running, num_requests_waiting_by_reason", seen.inferred_limit

@@ -60,7 +60,7 @@ def _of_engines(seen: Observations, run: Run) -> Iterator[Issue]:
         if not run.live and engine.readings and (engine.watched_share or 0.0) < 1 / 2:
             share = engine.watched_share or 0.0
             words = f"the readings during the load reach over {share:.0%} of it: the rest was not seen"
-            yield Issue(1 / 2 + share, words)
+            yield Issue(thresholds.SLIGHT, words)
         whole, parts = engine.latency_seconds, engine.phases_seconds
         if engine.has_times and whole and not whole / 2 < parts < thresholds.BEYOND * whole:
             words = "the engine's queue, prefill and decode do not add up to its whole latency: counts are lost"

@@ -347,7 +347,10 @@ def _message_latency(
         newer = probe is not None and measured > (probe.measured or math.inf)
         if newer and choices and by_trips[0] > choices[0][0]:
             words = f"{by_trips[1]}; collectives were probed before"
-            return by_trips[0], words, collectives
+            # What their software takes is as it was; bytes and wire are as they are now.
+            software, rate = choices[0][0], probe_rate or math.inf
+            now = {size: software + by_trips[0] + moved_bytes(size, ranks) / rate for size in collectives}
+            return by_trips[0], words, now
         choices.append(by_trips)
     latency, source = min(choices, default=(None, ""))
     return latency, source, collectives
