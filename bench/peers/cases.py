@@ -45,7 +45,7 @@ class PeerCase:
 
 H200 = "h200/ceilings.json"
 # Any of the two properties of one link names the link.
-LINK = ("link_bandwidth", "link_latency")
+LINK = ("link_bandwidth", "link_latency", "unwatched_link")
 
 CASES = (
     PeerCase(

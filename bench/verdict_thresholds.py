@@ -1,0 +1,102 @@
+"""Move every threshold of the verdict by a fifth, up and down, and count the recorded verdicts that change.
+
+    python bench/verdict_thresholds.py --every 4 --write
+
+Writes the table of doc/reference/verdict-accuracy.md; without `--write` it goes to stdout. All runs of the record take
+about an hour on two cores; every fourth a quarter of that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing import get_context
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from bench.verdict_tables import PAGE, RECORD, filled  # noqa: E402 - the path comes first
+from bottleneck.diagnosis import thresholds  # noqa: E402
+from bottleneck.diagnosis.verdict import analyse  # noqa: E402
+from bottleneck.runs.run import Run, load_run  # noqa: E402
+from cli.verify import archive  # noqa: E402
+
+STEP = 0.2
+"""How far each number is moved, as a share of it."""
+
+Named = tuple[str, str | None, str | None]
+Change = tuple[str, float]
+
+
+@contextmanager
+def moved(name: str, factor: float) -> Iterator[None]:
+    """Multiply one threshold by a factor for as long as the block lasts."""
+    old = getattr(thresholds, name)
+    setattr(thresholds, name, thresholds.replaced(name, float(old) * factor))
+    try:
+        yield
+    finally:
+        setattr(thresholds, name, old)
+
+
+def named(run: Run) -> Named:
+    """Return the class and the place that a verdict names."""
+    verdict = analyse(run)
+    return verdict.name, verdict.where["node"], verdict.where["link"]
+
+
+def changes(asked: tuple[Path, int]) -> tuple[int, dict[Change, int]]:
+    """Return how many runs of an archive were judged, and by threshold and factor how many were named otherwise."""
+    path, every = asked
+    counts: dict[Change, int] = {}
+    with archive.unpacked(path) as folders:
+        runs = [load_run(folder) for folder in sorted(folders)[::every]]
+    usual = [named(run) for run in runs]
+    for name in thresholds.all_numbers():
+        for factor in (1.0 - STEP, 1.0 + STEP):
+            with moved(name, factor):
+                counts[name, factor] = sum(named(run) != was for run, was in zip(runs, usual, strict=True))
+    return len(runs), counts
+
+
+def table(results: Sequence[tuple[int, dict[Change, int]]]) -> str:
+    """Return the table, the thresholds on which most hangs first."""
+    whole = sum(count for count, _ in results)
+    rows = []
+    for name, number in thresholds.all_numbers().items():
+        less, more = (sum(counts[name, factor] for _, counts in results) for factor in (1.0 - STEP, 1.0 + STEP))
+        rows.append((max(less, more), f"| `{name}` | {float(number):g} | {number.unit} | {less} | {more} |"))
+    rows.sort(key=lambda row: -row[0])
+    head = (
+        f"{whole} recorded runs; {len(rows)} thresholds, {sum(not largest for largest, _ in rows)} of them with no run "
+        f"that changes. What each decides: `bottleneck/diagnosis/thresholds.py`.\n\n"
+        f"| threshold | value | unit | named otherwise at {1 - STEP:.0%} | at {1 + STEP:.0%} |\n|---|---|---|---|---|\n"
+    )
+    return head + "".join(f"{row}\n" for _, row in rows)
+
+
+def main() -> None:
+    """Move each number, count, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("record", nargs="?", type=Path, default=RECORD, help="folder of the record")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="take every N-th run")
+    parser.add_argument("--write", action="store_true", help=f"into {PAGE.relative_to(ROOT)}")
+    arguments = parser.parse_args()
+    results = []
+    places = sorted((arguments.record / "runs").glob("*.tar.xz"))
+    with get_context("spawn").Pool() as pool:
+        for found in pool.imap_unordered(changes, [(place, arguments.every) for place in places]):
+            results.append(found)
+            print(f"{len(results)} of {len(places)} archives", file=sys.stderr, flush=True)
+    if arguments.write:
+        page = PAGE.read_text(encoding="utf-8")
+        PAGE.write_text(filled(page, {"thresholds": table(results)}), encoding="utf-8")
+    else:
+        print(table(results))
+
+
+if __name__ == "__main__":
+    main()
