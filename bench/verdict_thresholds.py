@@ -33,9 +33,10 @@ Change = tuple[str, float]
 
 @contextmanager
 def moved(name: str, factor: float) -> Iterator[None]:
-    """Multiply one threshold by a factor for as long as the block lasts."""
+    """Multiply one threshold by a factor for as long as the block lasts; a share stays one."""
     old = getattr(thresholds, name)
-    setattr(thresholds, name, thresholds.replaced(name, float(old) * factor))
+    value = float(old) * factor
+    setattr(thresholds, name, thresholds.replaced(name, min(value, 1.0) if old <= 1.0 else value))
     try:
         yield
     finally:
