@@ -177,9 +177,9 @@ def _rows(time: EngineTime, tokens: float) -> list[_Row]:
             continue
         scale = seconds / tokens / work.wall_seconds if work.wall_seconds > 0 else 0.0
         parts = [part.scaled(scale) for part in work.parts]
-        # Not below zero: rounding of a sum that fills the whole time.
-        left = max(0.0, seconds / tokens - total(parts))
-        parts.append(Part("unexplained", left, "what the parts leave of the measured phase"))
+        left = seconds / tokens - total(parts)
+        if left > seconds / tokens * 1e-9:  # less is rounding of a sum that fills the whole time
+            parts.append(Part("unexplained", left, "what the parts leave of the measured phase"))
         rows += [_Row(phase, part, kind) for part in parts if part.seconds > 0]
     return rows
 
