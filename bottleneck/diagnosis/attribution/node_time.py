@@ -27,8 +27,9 @@ def local_parts(seen: Observations, group: Group, node: str, both: Both, index: 
         # Pipeline stages take turns: a node's work has its turn's share of the time, not all of it.
         turns = len(group.nodes) if seen.topology.pipeline_parallel > 1 else 1
         rooms.append(max(0.0, both[each].wall_seconds - total(taken)) / turns)
-    seconds, source = _compute(seen, group, facts, both, index, rooms)
-    bound = floor_of(seen, group, facts, work)
+    floors = [floor_of(seen, group, facts, each) for each in both]
+    seconds, source = _compute(seen, group, facts, both, index, rooms, floors)
+    bound = floors[index]
     # The arithmetic of a prompt is what counts of it; decoding is named by what its roofline says limits it.
     reads = bound is None or float(bound.weights[0]) >= float(bound.arithmetic[0])
     resource = "memory" if work.kind == DECODE and reads else "compute"
@@ -84,7 +85,13 @@ def served_of(seen: Observations) -> Served:
 
 
 def _compute(
-    seen: Observations, group: Group, facts: NodeFacts, both: Both, index: int, rooms: list[float]
+    seen: Observations,
+    group: Group,
+    facts: NodeFacts,
+    both: Both,
+    index: int,
+    rooms: list[float],
+    floors: list[Floor | None],
 ) -> tuple[float, str]:
     """Return a node's own work of one kind in seconds, and the source.
 
@@ -98,9 +105,10 @@ def _compute(
         Which of `both` kinds is asked for.
     rooms : list of float
         What the link and the node's surroundings leave of each kind's wall time.
+    floors : list of Floor or None
+        The least that each kind can take.
     """
-    found = [floor_of(seen, group, facts, each) for each in both]
-    bounds = [0.0 if floor is None else float(floor.linear[0]) for floor in found]
+    bounds = [0.0 if floor is None else float(floor.linear[0]) for floor in floors]
     estimated = "estimated from the model's arithmetic and the node's ceilings: a lower bound"
     measured, source = _measured_cpu(seen, group, facts)
     if measured is None:
