@@ -1,9 +1,9 @@
 """Decide which cause is named, or between which two it cannot be told. Nothing that was found is edited here.
 
 Three steps. Causes that one change mends (a node's work; a link's bytes and messages) stand together, under the name of
-the largest. What is set or works wrong comes before what the hardware limits, from a share on that is no noise: mending
-it costs nothing but doing it. Among each the larger share of an output token's time wins; two limits that are too near
-are balanced.
+the largest. What is set or works wrong counts with all of its share, from a share on that is no noise: mending it costs
+nothing but doing it. What the hardware limits counts with half, which is what hardware twice as fast would give. The
+larger wins; two limits that are too near are balanced.
 """
 
 from __future__ import annotations
@@ -61,13 +61,13 @@ class Candidate:
 
     @property
     def mendable(self) -> bool:
-        """Whether it comes before the limits of the hardware."""
+        """Whether mending it gives all of its share, and the share is no noise."""
         return (self.cause.tier is Tier.MENDABLE or self.fault) and self.score >= thresholds.MENDABLE
 
     @property
-    def weight(self) -> float:
-        """What can be had of its score: all of it, or what hardware twice as fast gives."""
-        return self.score if self.mendable else self.score / 2
+    def obtainable(self) -> float:
+        """Which part of a share can be had: all of it, or what hardware twice as fast gives."""
+        return 1.0 if self.mendable else 1 / 2
 
 
 @dataclass(frozen=True)
@@ -110,12 +110,12 @@ def arbitrate(seen: Observations, attribution: Attribution) -> Decision:
     context = context_of(seen, attribution.ledger)
     issues = (*seen.issues, *attribution.issues, *_without_ledger(seen, attribution))
     field = _with_confidence(_together(_found(context)), issues, attribution.host_or_kernels)
-    leaders = sorted(_leaders(field), key=lambda each: -each.weight)
+    leaders = sorted(_leaders(field), key=lambda each: -each.score * each.obtainable)
     notes = tuple(issue.statement for issue in issues)
     decision = _decide(context, leaders, attribution, notes)
     shown = [each for each in field if each.score >= thresholds.LEAST_SHOWN and each.cause is not decision.cause]
     # As they would be named, did the first not stand before them.
-    shown.sort(key=lambda each: -each.alone * each.weight / each.score)
+    shown.sort(key=lambda each: -each.alone * each.obtainable)
     largest = sorted(field, key=lambda each: -each.alone)
     return replace(decision, others=tuple(shown[: 2 + 1]), candidates=tuple(largest))
 

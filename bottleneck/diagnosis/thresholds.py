@@ -212,7 +212,7 @@ LEAST_SCORE = Number(
 MENDABLE = Number(
     0.12,
     "1",
-    "From this share on, what works or is set wrong is named before what the hardware limits.",
+    "From this share on, what works or is set wrong counts whole; what the hardware limits, half.",
     "false names",
     DEVELOPMENT,
 )
@@ -220,7 +220,7 @@ TIE = Number(0.12, "1", "Two limits nearer than this share of the larger are `ba
 CANNOT_TELL = Number(
     0.35, "1", "Two causes that the measurements confuse, nearer than this, get no name.", "kernels' spread", SERVERS
 )
-LEAST_CONFIDENCE = Number(0.25, "1", "With less confidence the answer is `inconclusive`.", DEFINITION, DEVELOPMENT)
+LEAST_CONFIDENCE = Number(0.25, "1", "Below this margin times quality it is `inconclusive`.", DEFINITION, DEVELOPMENT)
 MARGIN_WEIGHT = Number(
     0.6, "1", "How much of confidence is the lead over the runner-up.", "fit to right and wrong", DEVELOPMENT
 )

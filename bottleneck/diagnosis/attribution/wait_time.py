@@ -2,8 +2,8 @@
 
 A worker of tensor or pipeline parallel sleeps whenever it waits for another. How long it slept is measured; what the
 link takes of that is known. The rest of a step's unexplained time, as far as the worker slept it, is the time from a
-message's arrival until it runs again, as the all-reduce probe of that size finds it; beyond that it waited for the
-head's loop.
+message's arrival until it runs again, as the all-reduce probe of that size finds it. Beyond that it waited for the
+head's loop, once a step and no longer than `HEAD_LOOP`; what even that leaves was the messages' too.
 """
 
 from __future__ import annotations
@@ -53,11 +53,12 @@ def asleep_parts(seen: Observations, group: Group, both: Both) -> dict[str, list
     for work in both:
         slept = left[work.kind] * share
         waking, source = _waking_seconds(seen, work)
-        messages = min(slept, waking)
-        loop = min(slept - messages, work.steps * thresholds.HEAD_LOOP)
-        if seen.topology.tensor_parallel > 1:
-            # Ranks wait for the head once a step, for messages dozens of times: what is left was theirs.
-            messages = slept - loop
+        loop = min(max(0.0, slept - waking), work.steps * thresholds.HEAD_LOOP)
+        # Ranks wait for the head once a step, for messages dozens of times: what is left was theirs.
+        messages = slept - loop if seen.topology.tensor_parallel > 1 else 0.0
+        if messages > waking:
+            words = "the rest by elimination: the peer slept beyond the head's loop"
+            source = "; ".join(filter(None, (source, words)))
         if messages > 0:
             found[work.kind].append(Part("message_wait", messages, source, None, seen.topology.link))
         if loop > 0:

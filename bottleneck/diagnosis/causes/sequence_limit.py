@@ -31,9 +31,15 @@ def find(context: Context) -> Finding | None:
             f"{percent(seen.waiting.slots)} of the readings with requests waiting had all {limit:g} slots taken "
             "and room in the cache"
         )
+    taken = line(words, seen.waiting.slots, "1", source)
+    client, allowed = context.seen.client, context.seen.topology.max_num_seqs
+    if seen.waiting.slots <= 0 and client is not None and client.concurrency and allowed:
+        # No reading fell into such a moment: that there are fewer slots than clients says it.
+        words = f"{client.concurrency} requests at a time were sent to {len(engines) * allowed} slots"
+        taken = line(words, len(engines) * allowed / client.concurrency, "1", "workload; server settings")
     usage = seen.cache_usage_mean
     evidence = [
-        line(words, seen.waiting.slots, "1", source),
+        taken,
         line(f"{seen.waiting_mean or 0:.3g} requests waited on average", seen.waiting_mean, "requests", source),
         line(
             f"the KV cache was {percent(usage or 0)} full on average", usage, "1", "engine metrics: kv_cache_usage_perc"

@@ -48,7 +48,8 @@ class LinkFacts:
     message_latency_seconds : float or None
         Time of one collective with a message so small that bandwidth does not count.
     allreduce_seconds : dict
-        Bytes of a message to the low end of the probed time of one all-reduce of it.
+        Bytes of a message to the low end of the probed time of one all-reduce of it; where the link was probed anew
+        since, to that of its software then on the link as it is now.
     """
 
     name: str
