@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     degraded = load_run(build_run(root, identity="20261123T220000Z-tp2-dead", degraded=True))
     evil = "<script>document.title='owned'</script><img src=https://example.invalid/x>"
     hostile = load_run(build_run(root, identity="20261123T230000Z-tp2-evil", note=evil))
-    hostile.deployment = evil
+    hostile = replace(hostile, deployment=evil)
     found = {}
     for name, runs in {"whole": [whole, fast], "degraded": [degraded], "hostile": [hostile]}.items():
         found[name] = root / f"{name}.html"
