@@ -9,11 +9,12 @@ id. So a batch is measurements and nothing more: it can be wrong, it can never a
 """
 
 import collections
+import contextlib
 import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import salt.client
@@ -21,7 +22,8 @@ import salt.utils.event
 
 from bottleneck.profile import Profile, load_profile
 from bottleneck.telemetry import cluster_state, exporter
-from bottleneck.telemetry.store import Store
+from bottleneck.telemetry.store import Store, StoreDamagedError, StoreError, StoreUnavailableError
+from bottleneck.telemetry.store_recovery import open_or_begin_anew, set_aside
 
 try:
     from prometheus_client import CollectorRegistry, make_wsgi_app, start_http_server
@@ -42,6 +44,8 @@ BATCH_TAG = "cluster/telemetry/batch/"
 TICK_SECONDS = 1.0
 PRUNE_SECONDS = 600.0
 SERVE_AGAIN_SECONDS = 10.0
+# How long to wait for a store that takes nothing, and between two words about it.
+STORE_AGAIN_SECONDS = 10.0
 # A node whose samples came this long before a restart is expected back.
 EXPECTED_SECONDS = 600.0
 VERDICT_SECONDS = 2.0
@@ -62,10 +66,24 @@ def start(address: str | None = None, port: int | None = None) -> None:
         its port; the profile's ``perf.exporter_port`` when left out
     """
     profile = load_profile(__opts__["cluster_profile"])
-    with Store(__opts__["cluster_store"]) as store:
+    with _opened(__opts__["cluster_store"]) as store:
         collector = Collector(__opts__, profile, store)
         collector.listen(address or profile.control.address, port or profile.perf.exporter_port)
         collector.run()
+
+
+def _opened(path: str) -> Store:
+    """Open the store; a full disk is waited for, because an engine that ends is started again and again."""
+    while True:
+        try:
+            store, aside = open_or_begin_anew(path, time.time())
+        except StoreUnavailableError as error:
+            log.error("%s; trying again every %.0f s", error, STORE_AGAIN_SECONDS)
+            time.sleep(STORE_AGAIN_SECONDS)
+            continue
+        if aside is not None:
+            log.error("The store %s was damaged; it is now %s, and a new one begins", path, aside)
+        return store
 
 
 class Collector:
@@ -92,19 +110,52 @@ class Collector:
         self._served = 0.0
         self._bus: Any = None
         self._client: Any = None
+        self._ticked = 0.0
+        self._complained = 0.0
+        self.store_refusals = 0
 
     def run(self) -> None:
         """Take events and let time pass."""
         with salt.utils.event.get_master_event(self._opts, self._opts["sock_dir"], listen=True) as self._bus:
-            ticked = 0.0
             while True:
-                event = self._bus.get_event(wait=TICK_SECONDS, tag=BATCH_TAG, full=True, auto_reconnect=True)
-                if event:
-                    self.take(event["tag"], event["data"])
-                now = self._clock()
-                if not 0.0 <= now - ticked < TICK_SECONDS:
-                    ticked = now
-                    self.tick(now)
+                self.step(self._bus.get_event(wait=TICK_SECONDS, tag=BATCH_TAG, full=True, auto_reconnect=True))
+
+    def step(self, event: Mapping[str, Any] | None) -> None:
+        """Take one event, if there is one, and let time pass."""
+        if event:
+            with self._surviving_its_store():
+                self.take(event["tag"], event["data"])
+        now = self._clock()
+        if not 0.0 <= now - self._ticked < TICK_SECONDS:
+            self._ticked = now
+            with self._surviving_its_store():
+                self.tick(now)
+
+    @contextlib.contextmanager
+    def _surviving_its_store(self) -> Iterator[None]:
+        """Go on when the store is damaged or takes nothing; what was not stored is not acknowledged and comes again."""
+        try:
+            yield
+        except StoreDamagedError as error:
+            self._begin_anew(error)
+        except StoreUnavailableError as error:
+            self.store_refusals += 1
+            now = self._clock()
+            if not 0.0 <= now - self._complained < STORE_AGAIN_SECONDS:
+                self._complained = now
+                log.error("Nothing is stored or acknowledged, the nodes keep it: %s", error)
+
+    def _begin_anew(self, error: StoreDamagedError) -> None:
+        now, path = self._clock(), self._store.path
+        self._store.close()
+        try:
+            aside = set_aside(path, now)
+        except StoreUnavailableError as unmoved:
+            self.store_refusals += 1
+            log.error("%s; %s", error, unmoved)
+            return
+        log.error("%s; it is now %s, and a new one begins", error, aside)
+        self._apply(cluster_state.StoreReplaced(now))
 
     def take(self, tag: str, data: Any) -> None:
         """Take one event: the batches that a node sent together."""
@@ -208,9 +259,12 @@ class Collector:
         """Return the metric families, as the registry asks for them at every scrape."""
         now = self._clock()
         if now - self._latest[0] >= VERDICT_SECONDS:
-            self._latest = (now, self._store.latest_verdict())
+            with contextlib.suppress(StoreError):
+                self._latest = (now, self._store.latest_verdict())
         found = _families()
-        for name, labels, value in exporter.values(self.state, self._latest[1], now, time.process_time()):
+        for name, labels, value in exporter.values(
+            self.state, self._latest[1], now, time.process_time(), self.store_refusals
+        ):
             found[name].add_metric(labels, value)
         return found.values()
 

@@ -162,7 +162,14 @@ class Tick:
     now: float
 
 
-Event = Arrived | Rejected | Asked | Tick
+@dataclass(frozen=True)
+class StoreReplaced:
+    """The store began anew: what was stored and acknowledged is gone, what comes now is all there is."""
+
+    now: float
+
+
+Event = Arrived | Rejected | Asked | Tick | StoreReplaced
 
 
 def begin(settings: Settings, now: float, seen_before: Iterable[str] = ()) -> State:
@@ -196,6 +203,9 @@ def apply(event: Event, state: State) -> State:
             return state
         noted = replace(node, told=event.now) if event.by_job else replace(node, asked=event.now)
         return _with(state, event.node, noted)
+    if isinstance(event, StoreReplaced):
+        emptied = {name: replace(node, watermark=0, above=frozenset()) for name, node in state.nodes.items()}
+        return replace(state, nodes=emptied)
     return _tick(event, state)
 
 

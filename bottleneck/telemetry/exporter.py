@@ -124,6 +124,11 @@ METRICS = (
         "cluster_sampler_ticks_late_total", "counter", "Samples that were not taken because the node was late.", _NODE
     ),
     Metric("cluster_collector_batches_rejected_total", "counter", "Batches refused: malformed, or of another's node."),
+    Metric(
+        "cluster_collector_store_refusals_total",
+        "counter",
+        "Times the store took nothing (a full disk, a lock): the nodes keep their batches and send them again.",
+    ),
     Metric("cluster_collector_windows_total", "counter", "Windows closed and handed to the analysis."),
     Metric("cluster_collector_cpu_seconds_total", "counter", "CPU time of the process that takes the batches."),
     Metric(
@@ -161,7 +166,9 @@ _SAMPLE_METRICS = (
 )
 
 
-def values(state: State, latest: Mapping[str, Any] | None, now: float, cpu_seconds: float) -> Iterator[Value]:
+def values(
+    state: State, latest: Mapping[str, Any] | None, now: float, cpu_seconds: float, store_refusals: int = 0
+) -> Iterator[Value]:
     """Return (metric, label values, value) of everything known.
 
     Parameters
@@ -170,8 +177,11 @@ def values(state: State, latest: Mapping[str, Any] | None, now: float, cpu_secon
         `{"window", "verdict"}` as `Store.latest_verdict` gives it.
     cpu_seconds : float
         CPU time of the exporting process.
+    store_refusals : int
+        How often the store took nothing.
     """
     yield "cluster_collector_batches_rejected_total", (), float(state.rejected)
+    yield "cluster_collector_store_refusals_total", (), float(store_refusals)
     yield "cluster_collector_windows_total", (), float(state.windows)
     yield "cluster_collector_cpu_seconds_total", (), cpu_seconds
     for name, node in sorted(state.nodes.items()):

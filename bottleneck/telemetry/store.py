@@ -8,6 +8,7 @@ it is kept once, by node, boot and sequence number.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import sqlite3
@@ -20,6 +21,8 @@ from types import TracebackType
 from typing import Any
 
 from bottleneck.json_numbers import number
+
+log = logging.getLogger(__name__)
 
 VERSION = 1
 _SCHEMA = """
@@ -43,12 +46,53 @@ class StoreError(Exception):
     """The file is not a store of this version, or cannot be used."""
 
 
+class StoreDamagedError(StoreError):
+    """The file is no database, or parts of it were overwritten: what it holds cannot be relied upon."""
+
+
+class StoreUnavailableError(StoreError):
+    """The file cannot be used now (no space, a lock, no permission): the same may succeed later."""
+
+
+# By SQLite's primary result code. https://www.sqlite.org/rescode.html
+_DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_UNAVAILABLE = frozenset(
+    {
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_READONLY,
+    }
+)
+
+
+@contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    """Turn SQLite's errors into those of this module, where they say something about the file."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code in _DAMAGED:
+            raise StoreDamagedError(f"{path}: is damaged ({error})") from error
+        if code in _UNAVAILABLE:
+            raise StoreUnavailableError(f"{path}: cannot be used now ({error})") from error
+        raise
+
+
 def _pack(document: object) -> bytes:
     return zlib.compress(json.dumps(document, separators=(",", ":")).encode())
 
 
 def _unpack(payload: bytes) -> Any:
-    return json.loads(zlib.decompress(payload))
+    """Return a document; None when its bytes were overwritten (a row has its own checksum, a page has none)."""
+    try:
+        return json.loads(zlib.decompress(payload))
+    except (zlib.error, ValueError):
+        log.warning("A row of the store cannot be read and is left out: parts of its file were overwritten")
+        return None
 
 
 class Store:
@@ -63,8 +107,12 @@ class Store:
 
     Raises
     ------
+    StoreDamagedError
+        When the file is no database, or a damaged one; from any method.
+    StoreUnavailableError
+        When it cannot be used now, for lack of space for one; from any method.
     StoreError
-        When the file is something else.
+        When it is a store of another version.
     """
 
     def __init__(self, path: Path | str, timeout_seconds: float = 30.0) -> None:
@@ -95,40 +143,50 @@ class Store:
         # A connection must not cross a fork (Salt forks its processes): each process opens its own.
         if self._connection is not None and self._process == os.getpid():
             return self._connection
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreUnavailableError(f"{self.path}: cannot be used now ({error})") from error
+        with _translated(self.path):
             connection = sqlite3.connect(
                 self.path, timeout=self._timeout, isolation_level=None, check_same_thread=False
             )
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=NORMAL")
-            version = connection.execute("PRAGMA user_version").fetchone()[0]
-            if version not in (0, VERSION):
-                raise StoreError(
-                    f"{self.path}: store version {version}, expected {VERSION}; move it away to start anew"
-                )
-            if version == 0:
-                connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version={VERSION}; COMMIT;")
-        except sqlite3.Error as error:
-            raise StoreError(f"{self.path}: cannot be used as a store ({error})") from error
+            try:
+                self._prepare(connection)
+            except BaseException:
+                connection.close()
+                raise
         self._connection, self._process = connection, os.getpid()
         return connection
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        connection.execute("PRAGMA journal_mode=WAL")
+        # What was acknowledged must survive a power cut: NORMAL would wait for the disk at checkpoints only.
+        connection.execute("PRAGMA synchronous=FULL")
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version not in (0, VERSION):
+            raise StoreError(f"{self.path}: store version {version}, expected {VERSION}; move it away to start anew")
+        if version == 0:
+            connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version={VERSION}; COMMIT;")
 
     @contextmanager
     def _change(self) -> Iterator[sqlite3.Connection]:
         with self._lock:
             connection = self._open()
-            # Immediate: two writers that both read first would otherwise fail each other.
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield connection
-            except BaseException:
-                connection.execute("ROLLBACK")
-                raise
-            connection.execute("COMMIT")
+            with _translated(self.path):
+                # Immediate: two writers that both read first would otherwise fail each other.
+                connection.execute("BEGIN IMMEDIATE")
+                try:
+                    yield connection
+                    connection.execute("COMMIT")
+                except BaseException:
+                    # On some errors, a full disk for one, SQLite has rolled back by itself.
+                    if connection.in_transaction:
+                        connection.execute("ROLLBACK")
+                    raise
 
     def _rows(self, query: str, values: Sequence[object] = ()) -> list[Any]:
-        with self._lock:
+        with self._lock, _translated(self.path):
             return self._open().execute(query, tuple(values)).fetchall()
 
     # -- batches
@@ -199,7 +257,7 @@ class Store:
 
     def watermark(self, node: str, boot: str) -> int:
         """Return the highest sequence number up to which nothing of a boot is missing; 0 when the first is."""
-        with self._lock:
+        with self._lock, _translated(self.path):
             return self._watermark(self._open(), node, boot)
 
     def skip(self, node: str, boot: str, below: int) -> int:
@@ -224,7 +282,8 @@ class Store:
         """
         wanted = None if nodes is None else set(nodes)
         rows = self._rows("SELECT node, payload FROM batches WHERE t1>=? AND t0<=? ORDER BY t0, node", (start, end))
-        return [_unpack(payload) for node, payload in rows if wanted is None or node in wanted]
+        found = (_unpack(payload) for node, payload in rows if wanted is None or node in wanted)
+        return [batch for batch in found if batch is not None]
 
     def last_seen(self) -> dict[str, float]:
         """Return the end of the newest batch of every node, unix seconds."""
@@ -277,7 +336,8 @@ class Store:
                 -1 if limit is None else limit,
             ),
         )
-        return [{"window": _unpack(described), "verdict": _unpack(payload)} for described, payload in rows]
+        found = ({"window": _unpack(described), "verdict": _unpack(payload)} for described, payload in rows)
+        return [each for each in found if None not in each.values()]
 
     def prune(self, before: float) -> int:
         """Delete what ended before a moment (unix seconds); return how many batches went."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from bottleneck.telemetry.store import Store, StoreError
+from bottleneck.telemetry.store import Store, StoreDamagedError, StoreError, StoreUnavailableError
+from bottleneck.telemetry.store_recovery import open_or_begin_anew, set_aside
 
 
 def batch(sequence: int, node: str = "node0", boot: str = "b1", **more: Any) -> dict[str, Any]:
@@ -162,3 +164,81 @@ def test_a_foreign_file_is_not_touched(tmp_path: Path) -> None:
     newer.close()
     with pytest.raises(StoreError, match="version 9"):
         Store(tmp_path / "newer.db")
+
+
+# -- damage, and disks that take nothing
+
+
+def damaged(path: Path) -> None:
+    """Write a store and overwrite all of its pages but the first few."""
+    with Store(path) as store:
+        store.put_batches([batch(sequence, fill=os.urandom(2000).hex()) for sequence in range(1, 300)])
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        file.seek(4096 * 2)
+        file.write(os.urandom(size - 4096 * 2))
+
+
+def test_a_damaged_store_is_set_aside_and_begun_anew(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    damaged(path)
+    content = path.read_bytes()
+    store, aside = open_or_begin_anew(path, 1_800_000_000.0)
+    assert aside == tmp_path / "store.db.damaged-20270115T080000"
+    assert aside.read_bytes() == content, "a person may still want what is left of it"
+    assert put(store, batch(300)) and len(store.batches(0, 1e9)) == 1
+    store.close()
+    again, nothing = open_or_begin_anew(path, 1_800_000_001.0)
+    assert nothing is None and len(again.batches(0, 1e9)) == 1
+
+
+def test_a_file_that_is_no_database_is_set_aside_as_well(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    path.write_bytes(os.urandom(4096))
+    with pytest.raises(StoreDamagedError, match=r"store\.db"):
+        Store(path)
+    _, aside = open_or_begin_anew(path, 1_800_000_000.0)
+    assert aside is not None and aside.exists()
+
+
+def test_damage_that_shows_later_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    damaged(path)
+    with Store(path) as store, pytest.raises(StoreDamagedError, match="is damaged"):
+        store.put_batches([batch(sequence) for sequence in range(1000, 1100)])
+
+
+def test_a_row_that_was_overwritten_is_left_out(store: Store) -> None:
+    store.put_batches([batch(1), batch(2)])
+    with store._change() as connection:
+        connection.execute("UPDATE batches SET payload=? WHERE sequence=1", (b"overwritten",))
+    assert [one["sequence"] for one in store.batches(0, 10)] == [2]
+
+
+def test_only_the_last_few_damaged_stores_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    for moment in range(6):
+        path.write_bytes(os.urandom(4096))
+        os.utime(path, (moment, moment))
+        set_aside(path, 1_800_000_000.0 + moment // 2)
+    assert sorted(one.name for one in tmp_path.iterdir()) == [
+        "store.db.damaged-20270115T080001-2",
+        "store.db.damaged-20270115T080002",
+        "store.db.damaged-20270115T080002-2",
+    ]
+
+
+def test_what_was_stored_has_reached_the_disk_before_it_is_acknowledged(store: Store) -> None:
+    # 2 is FULL: the write-ahead log is synchronised at every commit. https://www.sqlite.org/pragma.html
+    assert store._rows("PRAGMA synchronous") == [(2,)]
+
+
+def test_a_full_store_says_so_and_goes_on_when_there_is_room(store: Store) -> None:
+    put(store, batch(1))
+    (pages,) = store._rows("PRAGMA page_count")[0]
+    store._rows(f"PRAGMA max_page_count={pages + 1}")
+    with pytest.raises(StoreUnavailableError, match="full"):
+        store.put_batches([batch(sequence, fill=os.urandom(2000).hex()) for sequence in range(2, 30)])
+    assert store.watermark("node0", "b1") == 1, "all of them or none"
+    store._rows("PRAGMA max_page_count=100000")
+    assert put(store, batch(2)) and store.watermark("node0", "b1") == 2
