@@ -7,6 +7,7 @@ the reference page. vLLM's own metrics are not copied: Prometheus reads them fro
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,7 +18,10 @@ from bottleneck.telemetry.cluster_state import NodeState, State
 from bottleneck.telemetry.sample_schema import CORE_FIELDS, LINK_FIELDS
 
 # Labels are bounded by the profile and by the code; a metric with any other label is a mistake.
-LABELS = ("node", "link", "core", "resource", "phase", "class", "deployment")
+LABELS = ("node", "link", "core", "card", "resource", "phase", "class", "deployment")
+# Names that the sampler gives to cards, and how many a node may have: a node cannot make up more series.
+CARD_NAME = re.compile(r"(card|accel|nvidia)\d{1,3}")
+MOST_CARDS = 32
 # A verdict older than this many windows says nothing about now.
 VERDICT_WINDOWS = 5
 
@@ -37,6 +41,7 @@ Value = tuple[str, tuple[str, ...], float]
 _NODE = ("node",)
 _LINK = ("node", "link")
 _CORE = ("node", "core")
+_CARD = ("node", "card")
 _WORKER = ("node", "deployment")
 _PLACE = ("deployment", "phase", "node", "link", "resource")
 _VERDICT = ("class", "node", "link", "deployment")
@@ -108,6 +113,28 @@ METRICS = (
     ),
     Metric("cluster_worker_resident_memory_bytes", "gauge", "Resident memory of a worker's processes.", _WORKER),
     Metric("cluster_worker_processes", "gauge", "Processes of a worker.", _WORKER),
+    Metric("cluster_accelerator_busy_ratio", "gauge", "Share of time in which the card computed, 0 to 1.", _CARD),
+    Metric(
+        "cluster_accelerator_memory_busy_ratio",
+        "gauge",
+        "Share of time in which the card's memory was read or written, 0 to 1.",
+        _CARD,
+    ),
+    Metric("cluster_accelerator_idle_seconds_total", "counter", "Time in which the card slept.", _CARD),
+    Metric("cluster_accelerator_frequency_hertz", "gauge", "Clock of the card's cores.", _CARD),
+    Metric("cluster_accelerator_frequency_limit_hertz", "gauge", "The most that clock can be.", _CARD),
+    Metric("cluster_accelerator_memory_frequency_hertz", "gauge", "Clock of the card's memory.", _CARD),
+    Metric("cluster_accelerator_energy_joules_total", "counter", "Energy the card has used.", _CARD),
+    Metric("cluster_accelerator_power_watts", "gauge", "Power the card draws, where it tells it.", _CARD),
+    Metric("cluster_accelerator_power_limit_watts", "gauge", "The most power it may draw.", _CARD),
+    Metric("cluster_accelerator_temperature_celsius", "gauge", "Temperature of the card.", _CARD),
+    Metric("cluster_accelerator_memory_temperature_celsius", "gauge", "Temperature of its memory.", _CARD),
+    Metric("cluster_accelerator_power_throttled", "gauge", "1 while a limit of power lowers its clock, else 0.", _CARD),
+    Metric("cluster_accelerator_heat_throttled", "gauge", "1 while heat lowers its clock, else 0.", _CARD),
+    Metric("cluster_accelerator_memory_used_bytes", "gauge", "Memory of the card in use.", _CARD),
+    Metric("cluster_accelerator_memory_total_bytes", "gauge", "Memory of the card.", _CARD),
+    Metric("cluster_accelerator_bus_bytes_per_second", "gauge", "Rate of the card's PCIe link now.", _CARD),
+    Metric("cluster_accelerator_bus_limit_bytes_per_second", "gauge", "The most that rate could be.", _CARD),
     Metric("cluster_sampler_cpu_seconds_total", "counter", "CPU time of the node's sampler.", _NODE),
     Metric("cluster_sampler_batches_stored_total", "counter", "Batches of the node that were stored.", _NODE),
     Metric(
@@ -163,6 +190,16 @@ _SAMPLE_METRICS = (
     ("cluster_node_memory_written_bytes_total", ("membw", "write_bytes")),
     ("cluster_node_throttled_seconds_total", ("cgroup", "throttled_s")),
     ("cluster_node_quota_cores", ("cgroup", "quota_cores")),
+)
+
+
+_OF_A_CARD = "cluster_accelerator_"
+# Where a card's metric is in its part of the newest sample, when not under the metric's own name.
+_CARD_KEYS = {"idle_seconds_total": "idle_s", "energy_joules_total": "energy_joules"}
+_CARD_METRICS = tuple(
+    (metric.name, _CARD_KEYS.get(short, short))
+    for metric in METRICS
+    if (short := metric.name.removeprefix(_OF_A_CARD)) != metric.name
 )
 
 
@@ -231,6 +268,12 @@ def _node(name: str, node: NodeState, capacities: Mapping[str, float]) -> Iterat
         if link in capacities:  # the node cannot make up links
             for index, quantity in enumerate(LINK_FIELDS):
                 yield f"cluster_link_{quantity}_total", (name, link), _item(row, index)
+    cards = {
+        str(card): row for card, row in _part(node.sample, "accelerator").items() if CARD_NAME.fullmatch(str(card))
+    }
+    for card in sorted(cards)[:MOST_CARDS]:
+        for metric, key in _CARD_METRICS:
+            yield metric, (name, card), number(_part(cards, card).get(key))
     yield from _workers(name, _part(node.sample, "workers"))
 
 

@@ -136,10 +136,16 @@ PARTS = (
             "busy_ratio",
             "memory_busy_ratio",
             "frequency_hertz",
+            "frequency_limit_hertz",
+            "memory_frequency_hertz",
             "energy_joules",
             "power_watts",
             "power_limit_watts",
             "temperature_celsius",
+            "memory_temperature_celsius",
+            "power_throttled",
+            "heat_throttled",
+            "throttle_reasons",
             "memory_used_bytes",
             "memory_total_bytes",
             "shared_memory_used_bytes",
@@ -147,7 +153,9 @@ PARTS = (
             "bus_limit_bytes_per_second",
         ),
         EVERY_BATCH,
-        "What the card's driver has in files, the rate of its PCIe link and the most that could be.",
+        "What the card's driver tells, the rate of its PCIe link and the most that could be. `memory_busy_ratio` is the"
+        " share of time in which its memory was read or written; `power_throttled` and `heat_throttled` are 1 while it"
+        " lowers its clock for that, else 0, and `throttle_reasons` has the driver's names for it.",
     ),
     Part(
         "thermal",

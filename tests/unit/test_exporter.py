@@ -15,7 +15,7 @@ import pytest
 import salt._logging
 
 from bottleneck.profile import load_profile
-from bottleneck.telemetry import cluster_state, exporter
+from bottleneck.telemetry import cluster_state, exporter, sample_schema
 from bottleneck.telemetry.store import Store
 from tests import run_builder
 from tests.by_file import load
@@ -147,6 +147,27 @@ def test_what_the_samplers_counted_is_exported(collector: Any, clock: Clock) -> 
     assert value(seen, "cluster_worker_storage_read_bytes_total", node=reader, deployment="tp2") == 7e6
     assert len(seen["cluster_worker_storage_read_bytes_total"]) == 1, "where it was not told there is none"
     assert "cluster_node_quota_cores" not in seen  # no quota: nothing is made up
+
+
+def test_accelerators_are_exported_and_a_node_cannot_make_up_names_for_them(collector: Any, clock: Clock) -> None:
+    found = batches()
+    row = {"driver": "xe", "energy_joules": 7.0, "heat_throttled": 1, "throttle_reasons": "thermal", "idle_s": 2.0}
+    found[-1]["samples"][-1]["accelerator"] = {"card0": row, "card0{evil}": row}
+    send(collector, clock, found)
+    seen, node = scrape(collector), found[-1]["node"]
+    assert value(seen, "cluster_accelerator_energy_joules_total", node=node, card="card0") == 7.0
+    assert value(seen, "cluster_accelerator_idle_seconds_total", node=node, card="card0") == 2.0
+    assert value(seen, "cluster_accelerator_heat_throttled", node=node, card="card0") == 1.0
+    assert not seen.get("cluster_accelerator_power_watts"), "what the card does not tell is absent"
+    assert {labels["card"] for labels, _ in seen["cluster_accelerator_heat_throttled"]} == {"card0"}
+
+
+def test_every_part_of_an_accelerator_that_is_a_number_has_a_metric() -> None:
+    (part,) = (part for part in sample_schema.PARTS if part.key == "accelerator")
+    keys = {key for _, key in exporter._CARD_METRICS}
+    # A name, a text, and what an integrated card borrows of main memory, which `mem` counts already.
+    assert set(part.fields) - keys == {"driver", "throttle_reasons", "shared_memory_used_bytes"}
+    assert keys < set(part.fields)
 
 
 def test_labels_come_from_the_profile_only(collector: Any, clock: Clock) -> None:

@@ -14,7 +14,6 @@ from tests.tree import write
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "salt" / "sampler" / "files"))
 
-import accelerator
 import cgroup
 import control_groups
 import machine
@@ -153,50 +152,7 @@ def test_parts_that_are_lists_travel_as_lists_in_the_order_of_the_schema() -> No
     assert sample_schema.LINK_FIELDS[:2] == ("receive_bytes", "transmit_bytes")
 
 
-# -- accelerators and memory controllers
-
-
-def test_every_counter_of_a_driver_is_in_the_schema() -> None:
-    (fields,) = (set(part.fields) for part in sample_schema.PARTS if part.key == "accelerator")
-    assert {key for files in accelerator.FILES.values() for _, key, _ in files} < fields
-
-
-def test_accelerator_counters_by_driver(tmp_path: Path) -> None:
-    card = tmp_path / "card0"
-    (tmp_path / "drivers" / "i915").mkdir(parents=True)
-    write(card / "gt/gt0/rc6_residency_ms", "1500\n")
-    write(card / "gt/gt0/rps_act_freq_mhz", "2400\n")
-    write(card / "device/hwmon/hwmon3/energy1_input", "2500000\n")
-    (card / "device/driver").symlink_to(tmp_path / "drivers" / "i915")
-    (tmp_path / "card0-HDMI-A-1").mkdir()
-    found = accelerator.Accelerators(str(tmp_path)).sample()
-    assert found == {"card0": {"driver": "i915", "idle_s": 1.5, "frequency_hertz": 2.4e9, "energy_joules": 2.5}}
-    assert accelerator.Accelerators(str(tmp_path / "absent")).sample() is None
-
-
-def test_a_file_that_cannot_be_read_is_absent(tmp_path: Path) -> None:
-    card = tmp_path / "card1"
-    (tmp_path / "drivers" / "amdgpu").mkdir(parents=True)
-    write(card / "device/gpu_busy_percent", "")
-    write(card / "device/mem_info_vram_used", "1024\n")
-    (card / "device/driver").symlink_to(tmp_path / "drivers" / "amdgpu")
-    assert accelerator.Accelerators(str(tmp_path)).sample() == {
-        "card1": {"driver": "amdgpu", "memory_used_bytes": 1024}
-    }
-
-
-def test_a_card_on_few_lanes_tells_its_bus(tmp_path: Path) -> None:
-    card = tmp_path / "card0"
-    (tmp_path / "drivers" / "i915").mkdir(parents=True)
-    write(card / "gt/gt0/rc6_residency_ms", "0\n")
-    for name, text in (("current_link_speed", "8.0 GT/s PCIe"), ("current_link_width", "4")):
-        write(card / "device" / name, f"{text}\n")
-    for name, text in (("max_link_speed", "16.0 GT/s PCIe"), ("max_link_width", "16")):
-        write(card / "device" / name, f"{text}\n")
-    (card / "device/driver").symlink_to(tmp_path / "drivers" / "i915")
-    found = accelerator.Accelerators(str(tmp_path)).sample()["card0"]
-    assert (found["bus_bytes_per_second"], found["bus_limit_bytes_per_second"]) == (4e9, 32e9)
-    assert accelerator.bus_rate("Unknown", "16") is None and accelerator.bus_rate(None, "16") is None
+# -- memory controllers and heat
 
 
 def test_heat_and_far_memory_are_read_where_the_kernel_tells_them(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import readers
@@ -28,10 +28,13 @@ Reading = tuple[float, Sample, tuple[Source, ...], list[Any], list[WorkerReading
 class Machine:
     """Reads the node; a source that the machine does not have is left out of every sample.
 
-    ``links`` maps a link's name to its interfaces: one, or on a full mesh one for each cable.
+    ``links`` maps a link's name to its interfaces: one, or on a full mesh one for each cable. ``cards`` names the
+    accelerators that are this node's, where several nodes are on one host.
     """
 
-    def __init__(self, links: Mapping[str, Iterable[str]], supervise_directory: str) -> None:
+    def __init__(
+        self, links: Mapping[str, Iterable[str]], supervise_directory: str, cards: Collection[str] | None = None
+    ) -> None:
         self._stat = Handle("/proc/stat")
         self._fast_pressure = Handle(f"/proc/pressure/{FAST_PRESSURE}")
         self._slow_pressure = [(name, Handle(f"/proc/pressure/{name}")) for name in SLOW_PRESSURES]
@@ -41,7 +44,7 @@ class Machine:
         self._diskstats = Handle("/proc/diskstats")
         self._disks = readers.whole_disks()
         self._bandwidth = MemoryBandwidth()
-        self._accelerators = Accelerators()
+        self._accelerators = Accelerators(cards=cards)
         self._thermal_numa = ThermalNuma()
         self._workers = Workers(supervise_directory)
         self._limits = Limits.of()

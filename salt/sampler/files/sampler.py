@@ -130,7 +130,7 @@ def main(arguments: Sequence[str]) -> None:
     """Sample until asked to end."""
     with open(arguments[0], encoding="utf-8") as file:
         config = json.load(file)
-    machine = Machine(config["links"], config["supervise_directory"])
+    machine = Machine(config["links"], config["supervise_directory"], config.get("cards"))
     if "--once" in arguments:
         (sample,) = machine.parse([machine.read(time.time(), True)])
         json.dump(sample, sys.stdout)
