@@ -12,6 +12,7 @@ import collections
 import contextlib
 import json
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -21,7 +22,7 @@ import salt.client
 import salt.utils.event
 
 from bottleneck.profile import Profile, load_profile
-from bottleneck.telemetry import cluster_state, exporter
+from bottleneck.telemetry import batch_checks, cluster_state, exporter
 from bottleneck.telemetry.store import Store, StoreDamagedError, StoreError, StoreUnavailableError
 from bottleneck.telemetry.store_recovery import open_or_begin_anew, set_aside
 
@@ -49,6 +50,12 @@ STORE_AGAIN_SECONDS = 10.0
 # A node whose samples came this long before a restart is expected back.
 EXPECTED_SECONDS = 600.0
 VERDICT_SECONDS = 2.0
+# A sender that is refused many times a second is named in the log this often.
+REFUSED_LOG_SECONDS = 10.0
+# After an error that is none of a batch's, the next event is waited for; an error at every turn must not take a core.
+FAILED_WAIT_SECONDS = 0.5
+# Nodes that have asked since the last tick.
+MOST_ASKED = 4096
 ACKNOWLEDGED_PATH = "/acknowledged/"
 
 
@@ -103,7 +110,8 @@ class Collector:
             now,
             [node for node, moment in seen.items() if now - moment < EXPECTED_SECONDS],
         )
-        self._asked: collections.deque[str] = collections.deque()
+        self._asked: collections.deque[str] = collections.deque(maxlen=MOST_ASKED)
+        self._refused_logged = -math.inf
         self._latest: tuple[float, dict[str, Any] | None] = (0.0, None)
         self._pruned = 0.0
         self._listen: tuple[str, int] | None = None
@@ -115,10 +123,14 @@ class Collector:
         self.store_refusals = 0
 
     def run(self) -> None:
-        """Take events and let time pass."""
+        """Take events and let time pass, until the process is ended: no event and no error ends it."""
         with salt.utils.event.get_master_event(self._opts, self._opts["sock_dir"], listen=True) as self._bus:
             while True:
-                self.step(self._bus.get_event(wait=TICK_SECONDS, tag=BATCH_TAG, full=True, auto_reconnect=True))
+                try:
+                    self.step(self._bus.get_event(wait=TICK_SECONDS, tag=BATCH_TAG, full=True, auto_reconnect=True))
+                except Exception:
+                    self._failed("the event bus")
+                    time.sleep(FAILED_WAIT_SECONDS)
 
     def step(self, event: Mapping[str, Any] | None) -> None:
         """Take one event, if there is one, and let time pass."""
@@ -133,7 +145,7 @@ class Collector:
 
     @contextlib.contextmanager
     def _surviving_its_store(self) -> Iterator[None]:
-        """Go on when the store is damaged or takes nothing; what was not stored is not acknowledged and comes again."""
+        """Go on after any error; what a damaged or full store did not take is not acknowledged and comes again."""
         try:
             yield
         except StoreDamagedError as error:
@@ -144,6 +156,8 @@ class Collector:
             if not 0.0 <= now - self._complained < STORE_AGAIN_SECONDS:
                 self._complained = now
                 log.error("Nothing is stored or acknowledged, the nodes keep it: %s", error)
+        except Exception:
+            self._failed("an event or a tick")
 
     def _begin_anew(self, error: StoreDamagedError) -> None:
         now, path = self._clock(), self._store.path
@@ -158,13 +172,23 @@ class Collector:
         self._apply(cluster_state.StoreReplaced(now))
 
     def take(self, tag: str, data: Any) -> None:
-        """Take one event: the batches that a node sent together."""
+        """Take one event: the batches that a node sent together. What is not sound is refused and counted."""
         data = data if isinstance(data, dict) else {}
         content, sender = data.get("data"), data.get("id")
         batches = content.get("batches") if isinstance(content, dict) else None
-        # An event without batches is refused, and counted, as one bad batch.
-        found: list[Any] = batches if isinstance(batches, list) and batches else [None]
+        # An event without batches is refused, and counted, as one bad batch; one with far too many, too.
+        usable = isinstance(batches, list) and 0 < len(batches) <= batch_checks.MOST_BATCHES
+        found: list[Any] = batches if usable and isinstance(batches, list) else [None]
         sound = [batch for batch in found if self._is_sound(tag, batch, sender)]
+        try:
+            self._store_all(sound)
+        except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError):
+            # The check let something through. Its neighbours in the event are none the worse for it.
+            self._failed(f"the batches of {tag[:100]}")
+            for batch in sound:
+                self._store_alone(batch)
+
+    def _store_all(self, sound: list[dict[str, Any]]) -> None:
         now = self._clock()
         for batch, (new, mark) in zip(sound, self._store.put_batches(sound), strict=True):
             oldest = batch.get("sampler", {}).get("oldest")
@@ -172,15 +196,29 @@ class Collector:
                 mark = self._store.skip(batch["node"], batch["boot"], oldest)
             self._apply(cluster_state.Arrived(now, batch, new, mark))
 
+    def _store_alone(self, batch: dict[str, Any]) -> None:
+        try:
+            self._store_all([batch])
+        except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError):
+            self._failed(f"a batch of {batch['node']}")
+            self._apply(cluster_state.Rejected(self._clock()))
+
+    def _failed(self, what: str) -> None:
+        """Count an error that was caught and log it with its traceback."""
+        log.exception("The telemetry engine failed on %s, and goes on", what)
+        self._apply(cluster_state.Failed(self._clock()))
+
     def _is_sound(self, tag: str, batch: Any, sender: Any) -> bool:
-        reason = cluster_state.problem(batch, sender, self.state.settings)
+        now = self._clock()
+        reason = batch_checks.problem(batch, sender, self.state.settings, now)
         if reason is None and tag != BATCH_TAG + batch["node"]:
-            reason = f"a batch of {batch['node']} came as {tag[:100]}"
+            reason = f"a batch of {batch['node']} came as {tag[:100]!r}"
         if reason is None:
             return True
-        if self.state.rejected % 100 == 0:
+        if not 0.0 <= now - self._refused_logged < REFUSED_LOG_SECONDS:
+            self._refused_logged = now
             log.warning("Batch refused: %s (%d before it)", reason, self.state.rejected)
-        self._apply(cluster_state.Rejected(self._clock()))
+        self._apply(cluster_state.Rejected(now))
         return False
 
     def tick(self, now: float) -> None:

@@ -21,8 +21,6 @@ WINDOW_PATIENCE_SECONDS = 3.0
 STANDSTILL_SECONDS = 5.0
 # Minions come back some seconds after the master; a node is not lost for that.
 START_GRACE_SECONDS = 20.0
-# More than these in one batch is not from our sampler.
-MOST_SAMPLES, MOST_METRICS = 2000, 5000
 # Missing numbers named in one acknowledgement.
 MOST_MISSING = 100
 # Lives of a node's sampler that are over and still known.
@@ -47,6 +45,7 @@ class Settings:
     lost_after_seconds: float = 10.0
     send_interval_seconds: float = 5.0
     acknowledge_interval_seconds: float = 10.0
+    retention_seconds: float = 86_400.0
 
     @classmethod
     def of(cls, profile: Any) -> Settings:
@@ -61,6 +60,7 @@ class Settings:
             lost_after_seconds=profile.lost_after_seconds,
             send_interval_seconds=profile.sampler.send_interval_seconds,
             acknowledge_interval_seconds=profile.sampler.acknowledge_interval_seconds,
+            retention_seconds=profile.perf.retention_seconds,
         )
 
 
@@ -124,6 +124,7 @@ class State:
     window_start: float | None = None
     windows: int = 0
     rejected: int = 0
+    failures: int = 0
     ticked: float = math.inf
     listens: float = 0.0
     announcements: tuple[tuple[str, dict[str, Any]], ...] = ()
@@ -142,6 +143,13 @@ class Arrived:
 @dataclass(frozen=True)
 class Rejected:
     """A batch was refused."""
+
+    now: float
+
+
+@dataclass(frozen=True)
+class Failed:
+    """Something could not be done with what came, or with the time that passed: an error that was caught and logged."""
 
     now: float
 
@@ -169,7 +177,7 @@ class StoreReplaced:
     now: float
 
 
-Event = Arrived | Rejected | Asked | Tick | StoreReplaced
+Event = Arrived | Rejected | Failed | Asked | Tick | StoreReplaced
 
 
 def begin(settings: Settings, now: float, seen_before: Iterable[str] = ()) -> State:
@@ -197,6 +205,8 @@ def apply(event: Event, state: State) -> State:
         return _arrived(event, state)
     if isinstance(event, Rejected):
         return replace(state, rejected=state.rejected + 1)
+    if isinstance(event, Failed):
+        return replace(state, failures=state.failures + 1)
     if isinstance(event, Asked):
         node = state.nodes.get(event.node)
         if node is None:
@@ -207,45 +217,6 @@ def apply(event: Event, state: State) -> State:
         emptied = {name: replace(node, watermark=0, above=frozenset()) for name, node in state.nodes.items()}
         return replace(state, nodes=emptied)
     return _tick(event, state)
-
-
-def problem(batch: object, sender: object, settings: Settings) -> str | None:
-    """Return why a batch cannot be taken, or None.
-
-    Parameters
-    ----------
-    batch : object
-        What came; it may be anything.
-    sender : object
-        Id of the minion that the master names as the event's sender.
-    """
-    if not isinstance(batch, Mapping):
-        return f"a batch is a mapping, this is {type(batch).__name__}"
-    node = batch.get("node")
-    if not isinstance(node, str) or node not in settings.senders:
-        return f"node {node!r} is not in the profile"
-    if settings.senders[node] != sender:
-        return f"minion {sender!r} sent a batch of {node}, expected it from {settings.senders[node]!r}"
-    if not isinstance(batch.get("boot"), str) or not 0 < len(batch["boot"]) <= 100:
-        return f"{node}: boot {str(batch.get('boot'))[:50]!r}, expected a name"
-    sequence = batch.get("sequence")
-    if not isinstance(sequence, int) or isinstance(sequence, bool) or not 0 < sequence < 1 << 53:
-        return f"{node}: sequence {str(sequence)[:50]!r}, expected a whole number from 1"
-    start, end = number(batch.get("t0")), number(batch.get("t1"))
-    if not start <= end < math.inf:
-        return f"{node}: batch {sequence} from {start} to {end}, expected two moments in order"
-    samples, engine = batch.get("samples"), batch.get("engine")
-    if not isinstance(samples, list) or not 0 < len(samples) <= MOST_SAMPLES:
-        return f"{node}: batch {sequence} has no list of 1 to {MOST_SAMPLES} samples"
-    if not all(isinstance(sample, Mapping) and math.isfinite(number(sample.get("t"))) for sample in samples):
-        return f"{node}: batch {sequence} has a sample without a time"
-    if engine is not None:
-        metrics = engine.get("metrics") if isinstance(engine, Mapping) else None
-        if not isinstance(metrics, Mapping) or len(metrics) > MOST_METRICS:
-            return f"{node}: batch {sequence} has an engine part that is no reading"
-    if not isinstance(batch.get("sampler", {}), Mapping):
-        return f"{node}: batch {sequence} has a sampler part that is no mapping"
-    return None
 
 
 def acknowledgement(state: State, node: str, boot: str) -> dict[str, Any] | None:

@@ -150,7 +150,16 @@ METRICS = (
     Metric(
         "cluster_sampler_ticks_late_total", "counter", "Samples that were not taken because the node was late.", _NODE
     ),
-    Metric("cluster_collector_batches_rejected_total", "counter", "Batches refused: malformed, or of another's node."),
+    Metric(
+        "cluster_collector_batches_rejected_total",
+        "counter",
+        "Batches refused: malformed, too large, of another's node, or of a time that cannot be.",
+    ),
+    Metric(
+        "cluster_collector_failures_total",
+        "counter",
+        "Errors in taking batches or closing windows that were caught; each is in the log with its traceback.",
+    ),
     Metric(
         "cluster_collector_store_refusals_total",
         "counter",
@@ -219,6 +228,7 @@ def values(
     """
     yield "cluster_collector_batches_rejected_total", (), float(state.rejected)
     yield "cluster_collector_store_refusals_total", (), float(store_refusals)
+    yield "cluster_collector_failures_total", (), float(state.failures)
     yield "cluster_collector_windows_total", (), float(state.windows)
     yield "cluster_collector_cpu_seconds_total", (), cpu_seconds
     for name, node in sorted(state.nodes.items()):

@@ -9,6 +9,7 @@ import time
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,9 @@ class Exporter:
         salt._logging.shutdown_temp_handler()
         self.store = Store(folder / "store.db")
         self.collector = engine.Collector({}, load_profile(run_builder.PROFILE), self.store)
+        self.collector.state = replace(
+            self.collector.state, settings=replace(self.collector.state.settings, retention_seconds=math.inf)
+        )
         for batch in run_builder.batches(SHAPE, "m", random.Random(1)):
             self.collector.take(
                 f"cluster/telemetry/batch/{batch['node']}", {"id": batch["node"], "data": {"batches": [batch]}}

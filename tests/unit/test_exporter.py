@@ -197,8 +197,7 @@ def test_an_old_verdict_is_not_exported_as_if_it_were_of_now(collector: Any, clo
 
 def test_what_is_no_number_is_left_out(collector: Any, clock: Clock) -> None:
     found = batches()[:1]
-    found[0]["samples"][-1]["cpu"] = {"0": ["many"], "1": 7}
-    found[0]["samples"][-1]["links"] = [1]
+    found[0]["samples"][-1]["cpu"] = {"0": [None]}
     found[0]["sampler"] = {"cpu_s": None}
     send(collector, clock, found)
     assert "cluster_core_busy_seconds_total" not in scrape(collector)
