@@ -70,12 +70,12 @@ def start(address: str | None = None, port: int | None = None) -> None:
     address
         where the exporter listens; the control node's own address when left out
     port
-        its port; the profile's ``perf.exporter_port`` when left out
+        its port; the profile's ``telemetry.exporter_port`` when left out
     """
     profile = load_profile(__opts__["cluster_profile"])
     with _opened(__opts__["cluster_store"]) as store:
         collector = Collector(__opts__, profile, store)
-        collector.listen(address or profile.control.address, port or profile.perf.exporter_port)
+        collector.listen(address or profile.control.address, port or profile.telemetry.exporter_port)
         collector.run()
 
 
@@ -102,7 +102,7 @@ class Collector:
         self._opts = opts
         self._store = store
         self._clock = clock
-        self._retention = profile.perf.retention_seconds
+        self._retention = profile.telemetry.retention_seconds
         now = clock()
         seen = store.last_seen()
         self.state = cluster_state.begin(

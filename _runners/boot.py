@@ -1,5 +1,5 @@
 """
-Show the record of the nodes' boots, what is under way, what is stuck and why; arm a node, hold it.
+Show the record of the nodes' boots, what is under way, what is stuck and why; arm a node, block it.
 """
 
 import time
@@ -50,7 +50,7 @@ def status(node: str) -> dict[str, Any]:
     return {
         "node": node,
         "armed": found.get("armed", ""),
-        "held": found.get("held", False),
+        "blocked": found.get("blocked", False),
         "boot": boot.get("id"),
         "image": boot.get("image"),
         "began": boot.get("began"),
@@ -97,11 +97,11 @@ def arm(node: str, powered_on: bool = False) -> dict[str, Any]:
         whether its power was switched on just now: its boot is timed from here
     """
     settings = _settings()
-    command_queue.give(_directory(), command_queue.Order("arm", _known(settings, node), bool(powered_on)))
+    command_queue.give(_directory(), command_queue.Command("arm", _known(settings, node), bool(powered_on)))
     return {"node": node, "armed": "reprovision"}
 
 
-def hold(node: str) -> dict[str, Any]:
+def block(node: str) -> dict[str, Any]:
     """
     Give a node no boot script, and void those that it has, until it is armed again.
 
@@ -109,11 +109,11 @@ def hold(node: str) -> dict[str, Any]:
 
     .. code-block:: bash
 
-        salt-run boot.hold node0
+        salt-run boot.block node0
     """
     settings = _settings()
-    command_queue.give(_directory(), command_queue.Order("hold", _known(settings, node)))
-    return {"node": node, "held": True}
+    command_queue.give(_directory(), command_queue.Command("block", _known(settings, node)))
+    return {"node": node, "blocked": True}
 
 
 def discover() -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """
 Confirm a bottleneck by making it worse: slow one resource at a time while a load runs.
 
-Drives the experiment that ``bottleneck.experiment`` lays out: waves of requests, resources slowed
+Drives the experiment that ``bottleneck.experiment`` lays out: bursts of requests, resources slowed
 by the nodes' ``perturb`` modules, whose watchdogs undo it when this process does not.
 """
 
@@ -43,7 +43,7 @@ RENEW_SECONDS = 15.0
 CALL_SECONDS = 15
 METRICS_SECONDS = 5.0
 UPGRADE_ROUNDS = 4
-# An experiment needs about so many waves; where they are too long for that, prompts and answers are cut alike.
+# An experiment needs about so many bursts; where they are too long for that, prompts and answers are cut alike.
 WANTED_BLOCKS = 40
 LEAST_INPUT_TOKENS, LEAST_OUTPUT_TOKENS = 16, 4
 
@@ -150,9 +150,9 @@ class _Driver:
         )
         wanted = self.choose(found, names, upgrades)
         session = Session(wanted, self.groups(), budget_seconds=budget, tolerance=tolerance, seed=self.load.seed)
-        self.report("warming", "one wave that does not count")
+        self.report("warming", "one burst that does not count")
         begun = time.monotonic()
-        self.wave(Block(-1))
+        self.burst(Block(-1))
         allowed, concurrency = allowed_sequences(self.record), self.load.concurrency or 0
         waits_for_cache = cached is not None and cached < concurrency and cached <= (allowed or concurrency)
         if not waits_for_cache:  # shorter requests would fit
@@ -175,7 +175,7 @@ class _Driver:
             "deployment": self.record.deployment,
             "overrides": self.record.overrides,
             "workload": self.load.to_json(),
-            "wave": {"input_tokens": self.input_tokens, "output_tokens": self.output_tokens},
+            "burst": {"input_tokens": self.input_tokens, "output_tokens": self.output_tokens},
             "upgrades": [self.upgrade(session, name, factor, upgrade_rounds) for name, factor in upgrades.items()],
             "problems": self.problems,
             "experiment_seconds": round(seconds, 1),
@@ -183,7 +183,7 @@ class _Driver:
         }
 
     def shorten(self, excess: float) -> None:
-        """Cut the waves' prompts and answers in proportion when they take `excess` times what they may."""
+        """Cut the bursts' prompts and answers in proportion when they take `excess` times what they may."""
         if excess <= 1:
             return
         whole = self.input_tokens, self.output_tokens
@@ -191,7 +191,7 @@ class _Driver:
         self.output_tokens = max(min(LEAST_OUTPUT_TOKENS, whole[1]), round(whole[1] / excess))
         if (self.input_tokens, self.output_tokens) != whole:
             self.problems.append(
-                f"waves of {self.input_tokens} input and {self.output_tokens} output tokens stand for {whole[0]} and "
+                f"bursts of {self.input_tokens} input and {self.output_tokens} output tokens stand for {whole[0]} and "
                 f"{whole[1]}: with a longer --budget they are cut less"
             )
 
@@ -258,11 +258,11 @@ class _Driver:
     # Blocks --------------------------------------------------------------------------------
 
     def measure(self, block: Block) -> Measurement:
-        """Slow what the block slows, send a wave, and return what it measured."""
+        """Slow what the block slows, send a burst, and return what it measured."""
         self.slow(block)
         started = self.elapsed()
         try:
-            return measurement(block, started, self.wave(block))
+            return measurement(block, started, self.burst(block))
         except BlockError as error:
             raise CommandExecutionError(f"{error}: cluster logs {self.nodes[0]}") from error
 
@@ -289,8 +289,8 @@ class _Driver:
         # A client for each call: leases are renewed from a thread of their own.
         return Nodes(__opts__, self.profile).ask(function, arguments, names or self.nodes, CALL_SECONDS)
 
-    def wave(self, block: Block) -> list[dict[str, Any]]:
-        """Send one wave of requests; return what became of each."""
+    def burst(self, block: Block) -> list[dict[str, Any]]:
+        """Send one burst of requests; return what became of each."""
         load, slots, rate = self.load, None, self.load.rate_per_second
         if block.resource is not None and block.resource.kind == SEQUENCES:
             slots = max(1, round(block.resource.at(block.slowdown)))
@@ -302,7 +302,7 @@ class _Driver:
                 self.heads,
                 self.profile.model.name,
                 shape.vocabulary_size,
-                self.wave_requests(),
+                self.burst_requests(),
                 self.input_tokens,
                 self.output_tokens,
                 concurrency=load.concurrency,
@@ -313,15 +313,15 @@ class _Driver:
             )
         return results
 
-    def wave_requests(self) -> int:
-        """Return the requests of one wave: one round of a closed loop, a few arrivals of an open one."""
+    def burst_requests(self) -> int:
+        """Return the requests of one burst: one round of a closed loop, a few arrivals of an open one."""
         if self.load.rate_per_second:
             return min(self.load.requests, 4)
         return self.load.concurrency or 1
 
     @contextlib.contextmanager
     def renewed(self) -> Iterator[None]:
-        """Renew the nodes' leases while a wave takes long, so that their watchdogs do not act."""
+        """Renew the nodes' leases while a burst takes long, so that their watchdogs do not act."""
         ended = threading.Event()
 
         def renew() -> None:
@@ -361,12 +361,12 @@ class _Driver:
                 "real": real.to_json(),
                 "error_points": 100 * (predicted.saved.value - real.saved.value),
             }
-        waves = sorted((*before, *after), key=lambda each: each.started_seconds)
+        bursts = sorted((*before, *after), key=lambda each: each.started_seconds)
         return {
             "resource": name,
             "factor": factor,
             "metrics": gains,
-            "waves": [each.to_json() for each in waves],
+            "bursts": [each.to_json() for each in bursts],
         }
 
     def put_back(self) -> None:

@@ -233,7 +233,7 @@ def _queue_boot(profile: "Profile", specs: Sequence[Spec], what: Literal["deploy
         return
     directory = records.path_of(__opts__, records.BOOT)
     for node in dict.fromkeys(spec["node"] for spec in specs):
-        command_queue.give(directory, command_queue.Order(what, node))
+        command_queue.give(directory, command_queue.Command(what, node))
 
 
 def _refuse_open(profile: "Profile") -> None:

@@ -182,7 +182,7 @@ def status() -> dict[str, Any]:
             for name, age in ages.items()
         },
         "store": {"path": __opts__["cluster_store"], "bytes": os.path.getsize(__opts__["cluster_store"])},
-        "exporter": {"address": profile.control.address, "port": profile.perf.exporter_port},
+        "exporter": {"address": profile.control.address, "port": profile.telemetry.exporter_port},
         "verdict": verdict and {"window": verdict["window"], **_named(verdict["verdict"])},
     }
 

@@ -1,10 +1,10 @@
 """Measure what watching costs: output throughput and CPU time with everything that watches at work, and with it frozen.
 
 The deployment serves the profile's workload in a closed loop. Meanwhile the samplers and the control node's `telemetry`
-engine are frozen and thawed, a window (`perf.window`) at a time, in pairs of random order. With them frozen there are
-no samples, no events, no readings of the engine's metrics and no windows, so no runs of the reactor either; with them
-thawed each comes at the rate it always has. Blocks of one run share its engine, its prompts and the machine's mood,
-which separate runs do not: a difference of 1 % is beyond what those can show.
+engine are frozen and thawed, a window (`telemetry.window`) at a time, in pairs of random order. With them frozen there
+are no samples, no events, no readings of the engine's metrics and no windows, so no runs of the reactor either; with
+them thawed each comes at the rate it always has. Blocks of one run share its engine, its prompts and the machine's
+mood, which separate runs do not: a difference of 1 % is beyond what those can show.
 
 The number of requests under way is fixed, so throughput is the inverse of a request's latency. A block has that of the
 requests that lie in it whole.
@@ -157,7 +157,7 @@ def load_in_blocks(
     requests : list of (start, end)
         The load's requests, on the same clock: the machine's monotonic one, the same in every node of a lab.
     """
-    window = lab.profile.perf.window_seconds
+    window = lab.profile.telemetry.window_seconds
     concurrency = lab.profile.workload.concurrency
     blocks: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:

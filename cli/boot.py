@@ -34,8 +34,8 @@ def _ask(control: Control, function: str, arguments: dict[str, Any] | None = Non
 
 def _stage_line(node: dict[str, Any], now: float) -> Text:
     stuck, under_way = node["stuck"], node["under_way"]
-    if node["held"]:
-        return Text("held: no boot script until it is armed", style="yellow")
+    if node["blocked"]:
+        return Text("blocked: no boot script until it is armed", style="yellow")
     if stuck:
         late = quantity(round(now - stuck["since"]), "s")
         return Text.assemble(("stuck ", "bold red"), (stuck["stage"], "bold red"), f" for {late}: {stuck['cause']}")
@@ -189,7 +189,7 @@ def arm(
 
 
 @app.command()
-def hold(
+def block(
     node: NodeArgument,
     profile: ProfileOption = DEFAULT_PROFILE,
     lab: LabOption = DEFAULT_LAB,
@@ -199,10 +199,10 @@ def hold(
 
     Examples:
 
-      cluster boot hold node1
+      cluster boot block node1
     """
     with step(f"Holding {node}"):
-        result = _ask(connect(profile, lab), "boot.hold", {"node": node})
+        result = _ask(connect(profile, lab), "boot.block", {"node": node})
     emit(result, as_json, lambda: console.print(f"[dim]next:[/] cluster boot arm {node}"))
 
 

@@ -94,7 +94,7 @@ def bottleneck(
     With --start it asks the cluster, while a deployment starts or after that: the samples since the order to deploy
     become a run.
 
-    With --causal the run's load is sent again to what is deployed, in short waves, while one resource at a time is
+    With --causal the run's load is sent again to what is deployed, in short bursts, while one resource at a time is
     slowed; every change is undone at the end, also after Ctrl-C or a crash.
 
     Examples:

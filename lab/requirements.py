@@ -88,8 +88,8 @@ def plan_cores(profile: Profile, available: Sequence[int] | None = None) -> tupl
 def control_cores(plan: Mapping[str, Sequence[int]], available: Iterable[int] | None = None) -> list[int]:
     """Return the control node's cores: those that no node has; where there are none, the last node's.
 
-    The first node is the head of most deployments: its core also has the engine's front and its scheduler, and of all
-    cores the least time to spare.
+    The first node is the head of most deployments: its core also has the API server and the engine's scheduler, and of
+    all cores the least time to spare.
     """
     taken = {core for cores in plan.values() for core in cores}
     spare = sorted(set(os.sched_getaffinity(0) if available is None else available) - taken)

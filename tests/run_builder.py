@@ -31,22 +31,22 @@ class Shape:
     prefill: float = 6.4
     step: float = 0.055
     link_ceiling: float = 2.5e6
-    waves: int = 4
+    bursts: int = 4
     concurrency: int = 4
     output_tokens: int = 32
     input_tokens: int = 256
 
     @property
-    def wave(self) -> float:
+    def burst(self) -> float:
         return self.prefill + self.step * (self.output_tokens - 1) + 0.15
 
     @property
     def seconds(self) -> float:
-        return self.wave * self.waves
+        return self.burst * self.bursts
 
     def phase(self, moment: float) -> str:
-        inside = moment % self.wave
-        if not 0 <= moment < self.seconds or inside > self.wave - 0.15:
+        inside = moment % self.burst
+        if not 0 <= moment < self.seconds or inside > self.burst - 0.15:
             return "idle"
         return "prefill" if inside < self.prefill else "decode"
 
@@ -180,11 +180,11 @@ def engine_metrics(shape: Shape, model: str, moment: float) -> dict[str, float]:
     """The engine's counters `moment` seconds into the run, as the exposition text names them."""
     phase = shape.phase(moment)
     served = min(max(moment, 0.0), shape.seconds)
-    wave, inside = divmod(served, shape.wave)
+    burst, inside = divmod(served, shape.burst)
     decoded = max(0.0, min(shape.output_tokens - 1, (inside - shape.prefill) / shape.step))
-    first = wave * shape.concurrency + (shape.concurrency if inside > shape.prefill else 0)
-    done = wave * shape.concurrency
-    tokens = shape.concurrency * (wave * shape.output_tokens + (decoded + 1 if inside > shape.prefill else 0))
+    first = burst * shape.concurrency + (shape.concurrency if inside > shape.prefill else 0)
+    done = burst * shape.concurrency
+    tokens = shape.concurrency * (burst * shape.output_tokens + (decoded + 1 if inside > shape.prefill else 0))
     found = {
         "num_requests_running": 0.0 if phase == "idle" else float(shape.concurrency),
         "num_requests_waiting": 0.0,
@@ -192,13 +192,13 @@ def engine_metrics(shape: Shape, model: str, moment: float) -> dict[str, float]:
         "num_preemptions_total": 0.0,
         "prompt_tokens_total": first * shape.input_tokens,
         "generation_tokens_total": float(int(tokens)),
-        "iteration_tokens_total_count": wave * shape.output_tokens + decoded + 1,
+        "iteration_tokens_total_count": burst * shape.output_tokens + decoded + 1,
         "iteration_tokens_total_sum": first * shape.input_tokens + tokens,
         "time_to_first_token_seconds_sum": first * shape.prefill,
         "time_to_first_token_seconds_count": first,
         "inter_token_latency_seconds_sum": (tokens - first) * shape.step,
         "inter_token_latency_seconds_count": float(int(tokens - first)),
-        "e2e_request_latency_seconds_sum": done * (shape.wave - 0.15),
+        "e2e_request_latency_seconds_sum": done * (shape.burst - 0.15),
         "e2e_request_latency_seconds_count": done,
         "request_queue_time_seconds_sum": done * 0.004,
         "request_queue_time_seconds_count": done,
@@ -213,11 +213,11 @@ def engine_metrics(shape: Shape, model: str, moment: float) -> dict[str, float]:
 def client(shape: Shape, model: str, rng: random.Random) -> dict[str, Any]:
     """What the load generator saves with --save-detailed."""
     ttfts, itls, starts = [], [], []
-    for wave in range(shape.waves):
+    for burst in range(shape.bursts):
         for _ in range(shape.concurrency):
             ttfts.append(shape.prefill * (1 + rng.gauss(0, 0.03)))
             itls.append([max(0.02, shape.step * (1 + rng.gauss(0, 0.12))) for _ in range(shape.output_tokens - 1)])
-            starts.append(1000 + wave * shape.wave)
+            starts.append(1000 + burst * shape.burst)
     count = len(ttfts)
     return {
         "date": "20261123-213000",
@@ -356,7 +356,7 @@ def build_run(
                 "input_tokens": shape.input_tokens,
                 "output_tokens": shape.output_tokens,
                 "concurrency": shape.concurrency,
-                "requests": shape.concurrency * shape.waves,
+                "requests": shape.concurrency * shape.bursts,
                 "temperature": 0.0,
                 "seed": 1,
             },

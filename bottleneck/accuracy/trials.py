@@ -17,7 +17,7 @@ CLASS_OF = {
     "foreign": "straggler",
     "bursts": "straggler",
     "foreign_all": "host_overhead",
-    "front": "api_server",
+    "api_server": "api_server",
     "slots": "sequence_limit",
     "cache": "kv_cache_capacity",
     "budget": "token_budget",

@@ -169,11 +169,11 @@ BUBBLE_ASLEEP = Number(
 STANDS_OUT = Number(
     0.1, "1", "A straggler stands out from its peers by this share of the busy time.", "noise of run delay", LAB
 )
-FRONT_EASY = Number(
-    0.6, "1", "A front process that needs less of a core is not what limits.", "one thread, bursts", LAB
+API_SERVER_EASY = Number(
+    0.6, "1", "An API server process that needs less of a core is not what limits.", "one thread, bursts", LAB
 )
-FRONT_FULL = Number(0.9, "1", "One that needs this much of a core is full.", "one thread, bursts", LAB)
-FRONT_HELD = Number(
+API_SERVER_FULL = Number(0.9, "1", "One that needs this much of a core is full.", "one thread, bursts", LAB)
+API_SERVER_DELAYED = Number(
     0.3, "1", "One that waits this much longer than its node's others is held back.", "else 0.05", DEVELOPMENT
 )
 MEMORY_STALLED = Number(

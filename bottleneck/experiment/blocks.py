@@ -1,4 +1,4 @@
-"""A block: one wave of requests while one resource, or none, is slowed; and what it measured."""
+"""A block: one burst of requests while one resource, or none, is slowed; and what it measured."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ METRIC_WORDS = {TIME: "time per output token", TTFT: "time to first token", ITL:
 
 
 class BlockError(ValueError):
-    """A wave did not measure what a block needs; the text says what came back."""
+    """A burst did not measure what a block needs; the text says what came back."""
 
 
 @dataclass(frozen=True)
@@ -53,14 +53,14 @@ class Measurement:
     started_seconds
         Since the session began.
     time_seconds
-        Length of the wave per output token of it: the inverse of the throughput.
+        Length of the burst per output token of it: the inverse of the throughput.
     ttft_seconds, itl_seconds
-        Means over the wave's requests and over all gaps between tokens; NaN when there is none.
+        Means over the burst's requests and over all gaps between tokens; NaN when there is none.
     """
 
     block: Block
     started_seconds: float
-    wave_seconds: float
+    burst_seconds: float
     time_seconds: float
     ttft_seconds: float
     itl_seconds: float
@@ -85,7 +85,7 @@ class Measurement:
 
 
 def measurement(block: Block, started_seconds: float, requests: Sequence[dict[str, Any]]) -> Measurement:
-    """Sum a wave up.
+    """Sum a burst up.
 
     Parameters
     ----------
@@ -95,14 +95,14 @@ def measurement(block: Block, started_seconds: float, requests: Sequence[dict[st
     Raises
     ------
     BlockError
-        When a request failed or brought no token: what such a wave took measures something else.
+        When a request failed or brought no token: what such a burst took measures something else.
     """
     failed = [request for request in requests if request.get("error") or not request["token_times"]]
     if failed or not requests:
         reason = failed[0].get("error") or "no token came back" if failed else "no request was sent"
         raise BlockError(f"block {block.index} ({block.label}): {len(failed)} of {len(requests)} failed: {reason}")
     tokens = sum(len(request["token_times"]) for request in requests)
-    wave = max(request["token_times"][-1] for request in requests) - min(request["sent"] for request in requests)
+    burst = max(request["token_times"][-1] for request in requests) - min(request["sent"] for request in requests)
     firsts = [request["token_times"][0] - request["sent"] for request in requests]
     gaps = [
         later - earlier
@@ -112,8 +112,8 @@ def measurement(block: Block, started_seconds: float, requests: Sequence[dict[st
     return Measurement(
         block=block,
         started_seconds=started_seconds,
-        wave_seconds=wave,
-        time_seconds=wave / tokens,
+        burst_seconds=burst,
+        time_seconds=burst / tokens,
         ttft_seconds=math.fsum(firsts) / len(firsts),
         itl_seconds=math.fsum(gaps) / len(gaps) if gaps else math.nan,
         requests=len(requests),

@@ -1,7 +1,7 @@
-"""Model how long a wave takes when a resource is slowed, as a function of a few parameters; and their estimate.
+"""Model how long a burst takes when a resource is slowed, as a function of a few parameters; and their estimate.
 
 The time is a sum of parts, each of which scales with one resource. With everything as it is the time is 1, and a
-resource's share of it, phi, is its part: slowed s times, the wave takes 1 + phi (s - 1). Phi is also the elasticity of
+resource's share of it, phi, is its part: slowed s times, the burst takes 1 + phi (s - 1). Phi is also the elasticity of
 the time to the resource, where everything is as it is.
 
 Processors that wait for each other in every step (tensor parallel) are no sum but a maximum: together they have a

@@ -1,8 +1,8 @@
 """The experiment: which block comes next, when it is enough, and what came out.
 
-Blocks of one wave each, baseline and slowed, in random order within rounds. How much a resource is slowed next
+Blocks of one burst each, baseline and slowed, in random order within rounds. How much a resource is slowed next
 follows from what is known of it: enough for its effect to stand out of the noise, and no more. Pure: whoever drives it
-makes the waves (the runner, or a simulator in a test).
+makes the bursts (the runner, or a simulator in a test).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SCHEMA = 1
 BUDGET_SECONDS = 180.0
 # An interval of a share this narrow (each way) is narrow enough.
 TOLERANCE = 0.04
-# How much longer a slowed wave is to take: with R times the time, the error of a share for the time spent on it goes
+# How much longer a slowed burst is to take: with R times the time, the error of a share for the time spent on it goes
 # with R**1.5 / (R - 1), which is least at 3; at 2 it is hardly more, and the straight line has to reach less far.
 WANTED_EFFECT = 1.0
 LEAST_SLOWDOWN = 1.3
@@ -67,8 +67,8 @@ class Session:
 
     @property
     def baseline_seconds(self) -> float:
-        """The median length of a baseline wave so far, NaN before the first."""
-        seen = [each.wave_seconds for each in self.measurements if each.block.resource is None]
+        """The median length of a baseline burst so far, NaN before the first."""
+        seen = [each.burst_seconds for each in self.measurements if each.block.resource is None]
         return float(np.median(seen)) if seen else math.nan
 
     def add(self, measured: Measurement) -> None:

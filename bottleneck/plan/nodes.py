@@ -258,7 +258,7 @@ def node_pillar(profile: Profile, node_name: str) -> dict[str, Any]:
     return {
         # Stays on the node as a record of what it was configured from.
         "profile": {"name": profile.name, "version": profile.version, "digest": profile.digest},
-        "control": {"address": str(profile.control.address), "exporter_port": profile.perf.exporter_port},
+        "control": {"address": str(profile.control.address), "exporter_port": profile.telemetry.exporter_port},
         "node": {"name": node_name, "links": _links(profile, node_name)},
         "hosts": hosts(profile),
         "engine": {"kind": engine.kind, "directory": engine.directory(), **engine.model_dump(mode="json")},

@@ -44,7 +44,7 @@ def configuration(profile: Profile, deployment: str | None = None) -> dict[str, 
     ProfileError
         When the deployment is unknown.
     """
-    ports = [profile.perf.exporter_port]
+    ports = [profile.telemetry.exporter_port]
     if profile.boot:
         # The boot service tells its own record.
         ports.append(profile.boot.port)

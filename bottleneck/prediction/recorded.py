@@ -20,7 +20,7 @@ from bottleneck.runs.run import Run
 LOOSE = 3.0
 """Factor on the priors' spread: they come from GPUs, and a cluster of other machines may be anything."""
 _IN_STEP = 0.25
-"""Requests belong to one wave when they start within this share of its time to the first token."""
+"""Requests belong to one burst when they start within this share of its time to the first token."""
 
 
 @dataclass(frozen=True)
@@ -116,12 +116,12 @@ def _requests(run: Run) -> tuple[int, list[ClientRequest]]:
 
 
 def _prefill(requests: Sequence[ClientRequest], batch: int) -> float:
-    """Return the median time from a wave's first start to the first token of its last request."""
-    waves = [requests[start : start + batch] for start in range(0, len(requests) - batch + 1, batch)]
+    """Return the median time from a burst's first start to the first token of its last request."""
+    bursts = [requests[start : start + batch] for start in range(0, len(requests) - batch + 1, batch)]
     found: list[float] = []
-    for wave in waves:
-        starts = [request.start_seconds or 0.0 for request in wave]
-        took = max(start + request.ttft_seconds for start, request in zip(starts, wave, strict=True)) - min(starts)
+    for burst in bursts:
+        starts = [request.start_seconds or 0.0 for request in burst]
+        took = max(start + request.ttft_seconds for start, request in zip(starts, burst, strict=True)) - min(starts)
         if not found or max(starts) - min(starts) <= _IN_STEP * took:
             found.append(took)
     return statistics.median(found)

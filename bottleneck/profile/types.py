@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import AfterValidator, AliasChoices, ConfigDict, Field, PrivateAttr, model_validator
 
 from bottleneck.performance.config_form import ConfigError
 from bottleneck.performance.formats import FORMATS, VALUE_BYTES, WeightFormat
@@ -38,7 +38,6 @@ __all__ = [
     "Model",
     "Network",
     "Node",
-    "Perf",
     "Profile",
     "Quantization",
     "Sampler",
@@ -46,6 +45,7 @@ __all__ = [
     "Server",
     "Shape",
     "Source",
+    "Telemetry",
     "Workload",
 ]
 
@@ -264,7 +264,7 @@ class Sampler(Section):
     spool_batches: Count = Field(default=600, description="Batches kept while they are not acknowledged.")
 
 
-class Perf(Section):
+class Telemetry(Section):
     """What the control node makes of the samples."""
 
     window_seconds: Duration = with_unit("15 s", "window", "Length of one window of aggregation.")
@@ -296,7 +296,12 @@ class Profile(Section):
     default_deployment: Name = Field(description="The deployment that is meant when none is named.")
     workload: Workload = Field(default_factory=Workload, description="What the load generator sends.")
     sampler: Sampler = Field(default_factory=Sampler, description="How each node measures itself.")
-    perf: Perf = Field(default_factory=Perf, description="What the control node makes of the samples.")
+    telemetry: Telemetry = Field(
+        default_factory=Telemetry,
+        # The section's name before version 0.1.0: profiles that runs were recorded with have it.
+        validation_alias=AliasChoices("telemetry", "perf"),
+        description="What the control node makes of the samples.",
+    )
     boot: Boot | None = Field(
         default=None, description="How the nodes boot over the network; left out, they boot by themselves."
     )
@@ -323,7 +328,7 @@ class Profile(Section):
     @property
     def lost_after_seconds(self) -> float:
         """How long nothing may come of a node: from one sending to the next, and what is late after that."""
-        return self.sampler.send_interval_seconds + self.perf.heartbeat_deadline_seconds
+        return self.sampler.send_interval_seconds + self.telemetry.heartbeat_deadline_seconds
 
     def problem(self, location: Location, text: str) -> Problem:
         """Return a problem at a location, with the line it is written on."""

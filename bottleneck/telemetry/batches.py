@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import re
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,8 +13,11 @@ from typing import Any
 
 from bottleneck.json_numbers import number
 from bottleneck.telemetry.prometheus_text import MetricsText
+from bottleneck.telemetry.sample_schema import OLDER_KEYS
 
 Batch = dict[str, Any]
+# In the text, before it is parsed: a run has tens of thousands of such keys.
+_OLDER = re.compile(f'"({"|".join(OLDER_KEYS)})"')
 
 
 def engine_readings(batches: Iterable[Batch], start: float, end: float) -> dict[str, list[tuple[float, MetricsText]]]:
@@ -51,7 +55,7 @@ def read_batches(path: Path) -> tuple[list[Batch], list[str]]:
                 if not line.strip():
                     continue
                 try:
-                    batch = json.loads(line)
+                    batch = json.loads(_OLDER.sub(lambda found: f'"{OLDER_KEYS[found[1]]}"', line))
                 except ValueError:
                     broken += 1
                     continue

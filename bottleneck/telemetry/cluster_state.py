@@ -56,7 +56,7 @@ class Settings:
                 name: {link: profile.networks[link].rate_bytes_per_second for link in node.links}
                 for name, node in profile.nodes.items()
             },
-            window_seconds=profile.perf.window_seconds,
+            window_seconds=profile.telemetry.window_seconds,
             lost_after_seconds=profile.lost_after_seconds,
             send_interval_seconds=profile.sampler.send_interval_seconds,
             acknowledge_interval_seconds=profile.sampler.acknowledge_interval_seconds,

@@ -46,6 +46,9 @@ CORE_FIELDS, LINK_FIELDS, STALL_FIELDS = CoreSeconds._fields, LinkCounters._fiel
 # Where in a part of `psi` the seconds are in which some task stood still.
 SOME_STALLED = STALL_FIELDS.index("some")
 
+# Keys as they were written before version 0.1.0 -> as they are: recorded samples are read by both.
+OLDER_KEYS = {"front_cpu_s": "api_server_cpu_s", "front_run_delay_s": "api_server_run_delay_s"}
+
 EVERY_SAMPLE, EVERY_BATCH = "every sample", "first of a batch"
 
 
@@ -111,8 +114,8 @@ PARTS = (
             "run_delay_s",
             "storage_read_bytes",
             "storage_wait_s",
-            "front_cpu_s",
-            "front_run_delay_s",
+            "api_server_cpu_s",
+            "api_server_run_delay_s",
         ),
         EVERY_SAMPLE,
         "A worker's process tree: CPU time, waiting for a core, reading from storage. The last two are of its first"

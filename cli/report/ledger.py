@@ -17,7 +17,7 @@ RESOURCES = {
     "message_wait": "waking up for messages",
     "cpu_wait": "waiting for a core",
     "throttled": "held by a CPU quota",
-    "front": "the server's front process",
+    "api_server": "the API server",
     "queue": "waiting in the queue",
     "step_wait": "waiting for a running step",
     "unexplained": "not explained",

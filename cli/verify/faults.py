@@ -139,15 +139,15 @@ def _works(control: Control, node: str, path: str) -> bool:
 
 
 @contextmanager
-def _front(control: Control, injection: Mapping[str, Any]) -> Iterator[None]:
+def _api_server(control: Control, injection: Mapping[str, Any]) -> Iterator[None]:
     """Hold the process in front of the engine to a little CPU time: a group of its own inside the node's."""
     node, hierarchy = str(injection["node"]), find_hierarchy()
-    front = _front_process(hierarchy, control.lab, node)
-    home, group = hierarchy.home(control.lab, node), hierarchy.directory("cpu", control.lab, node) / "front"
+    api_server = _api_server_process(hierarchy, control.lab, node)
+    home, group = hierarchy.home(control.lab, node), hierarchy.directory("cpu", control.lab, node) / "api_server"
     try:
         group.mkdir(exist_ok=True)
         hierarchy.write_quota(group, float(injection["cores"]), QUOTA_PERIOD_MICROSECONDS * 10)
-        (group / "cgroup.procs").write_text(str(front))
+        (group / "cgroup.procs").write_text(str(api_server))
         yield
     finally:
         for pid in (group / "cgroup.procs").read_text().split() if group.is_dir() else []:
@@ -157,7 +157,7 @@ def _front(control: Control, injection: Mapping[str, Any]) -> Iterator[None]:
             group.rmdir()
 
 
-def _front_process(hierarchy: Hierarchy, name: str, node: str) -> int:
+def _api_server_process(hierarchy: Hierarchy, name: str, node: str) -> int:
     """Return the process that serves the API: `vllm serve` itself, whose name no other process of it has."""
     for pid in hierarchy.processes(name, node):
         with contextlib.suppress(OSError):
@@ -201,7 +201,7 @@ _KINDS: dict[str, Callable[[Control, Mapping[str, Any]], AbstractContextManager[
     "hog": _hog,
     "work": _work,
     "delay": _delay,
-    "front": _front,
+    "api_server": _api_server,
     "cold_disk": _cold_disk,
 }
 

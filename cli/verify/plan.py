@@ -17,7 +17,7 @@ LINKS: tuple[Part, ...] = (("link_rate", None), ("link_delay", None))
 ONE_NODE: tuple[Part, ...] = tuple(
     (kind, node) for kind in ("quota", "foreign", "bursts") for node in ("node0", "node1")
 )
-WHOLE: tuple[Part, ...] = (("foreign_all", None), ("front", None))
+WHOLE: tuple[Part, ...] = (("foreign_all", None), ("api_server", None))
 LIKELY: Mapping[str, tuple[Part, ...]] = {
     "tp2": (*LINKS, *ONE_NODE, *WHOLE),
     "pp2": (*LINKS, *ONE_NODE, *WHOLE),
@@ -65,7 +65,7 @@ def _tp2_nodes_more(rng: random.Random) -> list[Stage]:
 def _tp2_host(rng: random.Random) -> list[Stage]:
     return [Stage("tp2", (
         Block(draw("mixed", rng), (*sweep("foreign_all", repeats=REPEATS - 1), *sweep("low_rate", costs=LOW_RATES))),
-        Block(draw("crowd", rng), (*sweep("front", repeats=REPEATS - 1), *sweep("foreign_all", costs=SHORT))),
+        Block(draw("crowd", rng), (*sweep("api_server", repeats=REPEATS - 1), *sweep("foreign_all", costs=SHORT))),
     ))]  # fmt: skip
 
 
@@ -113,7 +113,7 @@ def _replicas_host(rng: random.Random) -> list[Stage]:
 def _single_host(rng: random.Random) -> list[Stage]:
     return [Stage("single", (
         Block(draw("mixed", rng), (*sweep("foreign_all", repeats=REPEATS - 1), *sweep("low_rate", costs=LOW_RATES))),
-        Block(draw("answers", rng), sweep("front", repeats=REPEATS - 1)),
+        Block(draw("answers", rng), sweep("api_server", repeats=REPEATS - 1)),
         Block(draw("prompts", rng), sweep("foreign_all", costs=SHORT)),
         Block(draw("long", rng), (*sweep("foreign_all", costs=SHORT), *sweep("low_rate", costs=(0.4, 1.6)))),
     ))]  # fmt: skip
@@ -224,7 +224,7 @@ def _together_tp2(rng: random.Random) -> list[Stage]:
 def _together_others(rng: random.Random) -> list[Stage]:
     return [
         Stage("pp2", (Block(draw("mixed", rng), together(("link_rate", None), ("quota", "node1"))),)),
-        Stage("single", (Block(draw("mixed", rng), together(("foreign_all", None), ("front", None))),)),
+        Stage("single", (Block(draw("mixed", rng), together(("foreign_all", None), ("api_server", None))),)),
     ]
 
 

@@ -129,12 +129,12 @@ KINDS: Mapping[str, Kind] = {
         Kind("foreign", "node", 0.05, 3.0, _same, _same),
         Kind("bursts", "node", 0.05, 1.0, _same, _same),
         Kind("foreign_all", "", 0.05, 2.5, _same, _same),
-        Kind("front", "front", 0.2, 0.003, _inverse, _inverse, threshold=True),
+        Kind("api_server", "api_server", 0.2, 0.003, _inverse, _inverse, threshold=True),
         Kind("low_rate", "", 50.0, 0.02, _inverse, _inverse, threshold=True),
     )
 }
-# What the front process of a load like these took of a core, per second, in the lab.
-FRONT_CORES = 0.017
+# What the API server of a load like these took of a core, per second, in the lab.
+API_SERVER_CORES = 0.017
 
 
 def first_size(kind: str, cost: float, deployment: str, load: Load, healthy: Healthy) -> float:
@@ -155,8 +155,8 @@ def first_size(kind: str, cost: float, deployment: str, load: Load, healthy: Hea
         case "bursts":
             # In a burst of two programs the node has a third of its core.
             return shared * 1.5 * cost / (1.0 + cost)
-        case "front":
-            return (1.0 + cost) / FRONT_CORES
+        case "api_server":
+            return (1.0 + cost) / API_SERVER_CORES
         case "low_rate":
             return (1.0 + cost) / healthy.requests_per_second
     raise ValueError(f"{kind}: expected one of {', '.join(KINDS)}")
@@ -204,7 +204,7 @@ def made(kind: Kind, strength: float, node: str | None, rng: random.Random) -> F
     # As many digits as anyone would set.
     strength = float(f"{strength:.4g}")
     link = LINK if kind.place == "link" else None
-    at = {"node": node, "front": "node0"}.get(kind.place)
+    at = {"node": node, "api_server": "node0"}.get(kind.place)
     return Fault(kind.name, strength, at, link, burst)
 
 
@@ -224,8 +224,8 @@ def injections(fault: Fault, nodes: tuple[str, ...]) -> list[dict[str, Any]]:
             return [{"kind": "delay", "link": fault.link, "seconds": strength}]
         case "quota":
             return [{"kind": "slow", "node": fault.node, "cores": strength}]
-        case "front":
-            return [{"kind": "front", "node": fault.node, "cores": strength}]
+        case "api_server":
+            return [{"kind": "api_server", "node": fault.node, "cores": strength}]
         case "cold_disk":
             return [{"kind": "cold_disk", "node": node, "bytes_per_second": strength} for node in nodes]
         case "bursts":

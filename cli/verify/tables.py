@@ -20,7 +20,7 @@ WORDS: Mapping[str, str] = {
     "foreign": "other programs on one node",
     "bursts": "the same, in bursts",
     "foreign_all": "other programs on every node",
-    "front": "the API's process held back",
+    "api_server": "the API's process held back",
     "slots": "fewer slots than clients",
     "cache": "a small KV cache",
     "budget": "a small token budget",
@@ -32,7 +32,7 @@ _UNITS: Mapping[str, tuple[float, str]] = {
     "link_rate": (8e-6, "Mbit/s"),
     "link_delay": (1e3, "ms"),
     "quota": (1.0, "cores"),
-    "front": (1.0, "cores"),
+    "api_server": (1.0, "cores"),
     "foreign": (1.0, "programs"),
     "foreign_all": (1.0, "programs a node"),
     "bursts": (100.0, "% of the time"),
@@ -181,7 +181,7 @@ def cost_words() -> list[str]:
 def fault_words(put: Put) -> str:
     """Return a fault in words, with its strength and place."""
     scale, unit = _UNITS[put.kind]
-    place = f" on {put.node}" if put.node and put.kind != "front" else ""
+    place = f" on {put.node}" if put.node and put.kind != "api_server" else ""
     return f"{put.kind} {put.strength * scale:.3g} {unit}{place}"
 
 

@@ -17,11 +17,11 @@ from cli.verify.strengths import LINK, MEGABIT
 BUDGET_SECONDS = 90.0
 ROUNDS = 3
 GOAL_POINTS = 5.0
-# Short waves, so that there are many of them: by their prompts, and by their answers.
+# Short bursts, so that there are many of them: by their prompts, and by their answers.
 LOADS: Mapping[str, Mapping[str, Any]] = {
     "normal": {"concurrency": 2, "input_tokens": 128, "output_tokens": 12},
     "reading": {"concurrency": 1, "input_tokens": 384, "output_tokens": 2},
-    # Alone: beside another request, one that comes a moment too late for a long step adds a whole step to its wave.
+    # Alone: beside another request, one that comes a moment too late for a long step adds a whole step to its burst.
     "writing": {"concurrency": 1, "input_tokens": 16, "output_tokens": 24},
 }
 
@@ -99,9 +99,9 @@ def made(control: Control, case: Upgrade, seed: int) -> dict[str, Any]:
         "metrics": upgrade["metrics"],
         "seed": seed,
         # What it rests on, in the order in which it ran; those of the upgrade that was made come last.
-        "waves": [
-            [wave["resource"], wave["slowdown"], wave["time_seconds"]]
-            for wave in (*result["blocks"], *upgrade["waves"])
+        "bursts": [
+            [burst["resource"], burst["slowdown"], burst["time_seconds"]]
+            for burst in (*result["blocks"], *upgrade["bursts"])
         ],
         "seconds": result["seconds"],
         "error": "",

@@ -1,4 +1,4 @@
-"""Orders for the boot service, by files in a folder that only root can write to.
+"""Commands for the boot service, by files in a folder that only root can write to.
 
 Not by HTTP, which anyone on the wire can speak, and not by Salt's bus, where every accepted
 minion can send what it likes.
@@ -21,31 +21,31 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Order:
+class Command:
     """What the boot service is to do."""
 
-    what: Literal["arm", "hold", "deploy", "undeploy"]
+    what: Literal["arm", "block", "deploy", "undeploy"]
     node: str
     powered_on: bool = False
 
 
-_order: TypeAdapter[Order] = TypeAdapter(Order)
+_command: TypeAdapter[Command] = TypeAdapter(Command)
 
 
-def give(directory: Path, order: Order) -> None:
-    """Leave an order for the boot service whose record is in `directory`."""
-    folder = directory / "orders"
+def give(directory: Path, command: Command) -> None:
+    """Leave a command for the boot service whose record is in `directory`."""
+    folder = directory / "commands"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    atomic_files.replace(folder / f"{secrets.token_hex(8)}.json", _order.dump_json(order), mode=0o600)
+    atomic_files.replace(folder / f"{secrets.token_hex(8)}.json", _command.dump_json(command), mode=0o600)
 
 
-def take(directory: Path) -> Iterator[Order]:
-    """Return the orders that were left, the oldest first, and remove them."""
-    folder = directory / "orders"
+def take(directory: Path) -> Iterator[Command]:
+    """Return the commands that were left, the oldest first, and remove them."""
+    folder = directory / "commands"
     for path in sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime_ns):
         content = path.read_bytes()
         path.unlink()
         try:
-            yield _order.validate_json(content)
+            yield _command.validate_json(content)
         except ValidationError as error:
-            log.error("An order that cannot be read was left at %s: %s", path, error)
+            log.error("A command that cannot be read was left at %s: %s", path, error)

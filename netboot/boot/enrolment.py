@@ -145,8 +145,8 @@ def judge(claim: Claim, state: State, now: float) -> Admission:
     key = hashlib.sha256(pub.encode()).hexdigest()
     if boot.enrolled_key and not hmac.compare_digest(boot.enrolled_key, key):
         raise ClaimError("nonce used")
-    if state.nodes[node].held:
-        raise ClaimError("node held")
+    if state.nodes[node].blocked:
+        raise ClaimError("node blocked")
     return Admission(node, boot, pub, key, bool(boot.enrolled_key))
 
 

@@ -22,7 +22,7 @@ class Armed:
 
 
 @dataclass(frozen=True)
-class Held:
+class Blocked:
     """A node is not to boot until it is armed again."""
 
     now: float
@@ -127,7 +127,7 @@ class Deploying:
 
 Event = (
     Armed
-    | Held
+    | Blocked
     | DhcpAsked
     | Troubled
     | Delivered

@@ -155,7 +155,7 @@ def _node(name: str, node: NodeState, now: float, limits: Mapping[str, float]) -
     spans = trace(boot) if boot else []
     return {
         "armed": node.armed,
-        "held": node.held,
+        "blocked": node.blocked,
         "stage": boot.last.stage if boot and boot.last else "",
         "under_way": _under_way(node, *found, limits) if found else None,
         "stuck": asdict(late) if late else None,

@@ -18,12 +18,12 @@ from netboot.boot.architectures import unsupported
 from netboot.boot.dhcp_log import Seen
 from netboot.boot.events import (
     Armed,
+    Blocked,
     Delivered,
     Deploying,
     DhcpAsked,
     Enrolled,
     Event,
-    Held,
     Refused,
     ScriptGiven,
     StageReached,
@@ -171,8 +171,8 @@ class BootService:
             return "asked from another address"
         if self._neighbour(source) not in (None, node.mac):
             return "asked with another MAC address"
-        if self.state.nodes[node.name].held:
-            return "the node is held"
+        if self.state.nodes[node.name].blocked:
+            return "the node is blocked"
         if await self.is_alive(node):
             return "the node is alive"
         now = self.clock()
@@ -334,19 +334,19 @@ class BootService:
         if reason == "the node is alive":
             self._announce("cluster/boot/duplicate", {"node": node, "source": source})
 
-    # -- orders and time
+    # -- commands and time
 
     def obey(self) -> None:
-        """Take the orders that were left."""
+        """Take the commands that were left."""
         now = self.clock()
-        for order in command_queue.take(self._directory):
-            if order.what == "hold":
-                self.tell(Held(now, order.node), durable=True)
-            elif order.what in ("deploy", "undeploy"):
-                self.tell(Deploying(now, order.node, now if order.what == "deploy" else None))
+        for command in command_queue.take(self._directory):
+            if command.what == "block":
+                self.tell(Blocked(now, command.node), durable=True)
+            elif command.what in ("deploy", "undeploy"):
+                self.tell(Deploying(now, command.node, now if command.what == "deploy" else None))
             else:
-                self.tell(Armed(now, order.node, "reprovision", order.powered_on), durable=True)
-            log.info("%s: %s", order.what, order.node)
+                self.tell(Armed(now, command.node, "reprovision", command.powered_on), durable=True)
+            log.info("%s: %s", command.what, command.node)
 
     def tick(self) -> None:
         """Say what has become stuck, once, and store what has changed."""

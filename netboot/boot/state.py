@@ -14,12 +14,12 @@ from typing import Any
 from netboot.boot.events import (
     Armed,
     Arming,
+    Blocked,
     Delivered,
     Deploying,
     DhcpAsked,
     Enrolled,
     Event,
-    Held,
     Refused,
     ScriptGiven,
     StageReached,
@@ -113,7 +113,7 @@ class NodeState:
     armed: Arming = "first"
     armed_at: float = 0.0
     powered_on: float | None = None
-    held: bool = False
+    blocked: bool = False
     asking: Asking | None = None
     boots: tuple[Boot, ...] = ()
     notes: tuple[Note, ...] = ()
@@ -193,16 +193,18 @@ def apply(event: Event, state: State) -> State:  # noqa: ARG001 - each event's o
 @apply.register
 def _armed(event: Armed, state: State) -> State:
     since = event.now if event.powered_on else None
-    return _node(state, event.node, armed=event.reason, armed_at=event.now, powered_on=since, held=False, asking=None)
+    return _node(
+        state, event.node, armed=event.reason, armed_at=event.now, powered_on=since, blocked=False, asking=None
+    )
 
 
 @apply.register
-def _held(event: Held, state: State) -> State:
+def _blocked(event: Blocked, state: State) -> State:
     node = state.nodes.get(event.node)
     if node is None:
         return state
     boots = tuple(replace(boot, nonce="") for boot in node.boots)
-    return _node(state, event.node, armed="", held=True, powered_on=None, asking=None, boots=boots)
+    return _node(state, event.node, armed="", blocked=True, powered_on=None, asking=None, boots=boots)
 
 
 @apply.register

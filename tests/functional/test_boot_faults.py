@@ -36,7 +36,7 @@ def service(tmp_path: Path) -> Iterator[Bench]:
 def test_no_dhcp_request(service: Bench) -> None:
     from netboot.boot import command_queue
 
-    command_queue.give(service.folder / "boot", command_queue.Order("arm", "node0", powered_on=True))
+    command_queue.give(service.folder / "boot", command_queue.Command("arm", "node0", powered_on=True))
     service.call(service.service.obey)
     stage, cause = service.stuck(after=301)
     assert stage == "dhcp" and "no DHCP request" in cause
@@ -226,11 +226,11 @@ def test_duplicate_of_a_node_that_is_up(service: Bench) -> None:
     assert ("cluster/boot/duplicate", {"node": "node0", "source": ADDRESSES["node0"]}) in service.announced
 
 
-def test_a_node_that_is_held(service: Bench) -> None:
+def test_a_node_that_is_blocked(service: Bench) -> None:
     from netboot.boot import command_queue
 
     boot = begin(service)
-    command_queue.give(service.folder / "boot", command_queue.Order("hold", "node0"))
+    command_queue.give(service.folder / "boot", command_queue.Command("block", "node0"))
     service.call(service.service.obey)
     claim = json.dumps(boot.claim(hostile.public_key())).encode()
     assert asyncio.run(hostile.post(service.url, claim, ADDRESSES["node0"]))[0] == 403

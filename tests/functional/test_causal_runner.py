@@ -1,4 +1,4 @@
-"""The causal runner drives a whole experiment, with stand-ins for the nodes and for the waves."""
+"""The causal runner drives a whole experiment, with stand-ins for the nodes and for the bursts."""
 
 import json
 from dataclasses import fields, replace
@@ -91,7 +91,7 @@ def causal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return module
 
 
-def test_an_experiment_finds_what_the_waves_depend_on_and_puts_everything_back(causal: Any) -> None:
+def test_an_experiment_finds_what_the_bursts_depend_on_and_puts_everything_back(causal: Any) -> None:
     found = causal.run(budget=60, resources=["link_rate:direct", "cpu"], upgrades={"link_rate:direct": 4})
     assert found["conclusion"]["class"] == "link_bandwidth" and found["conclusion"]["confirmed"]
     shares = {row["resource"]: row["metrics"]["time"]["share"] for row in found["sensitivity"]}
@@ -120,10 +120,10 @@ def test_where_the_cache_holds_fewer_requests_than_are_under_way_fewer_stand_for
     assert (causal.lengths == (256, 32)) == bool(named), "shorter requests would fit"
 
 
-def test_waves_too_long_for_the_budget_are_cut_alike(causal: Any) -> None:
+def test_bursts_too_long_for_the_budget_are_cut_alike(causal: Any) -> None:
     found = causal.run(budget=20, resources=["link_rate:direct"])
-    # A wave of one second, of which 40 are to fit into 20 s.
-    assert found["wave"] == {"input_tokens": 128, "output_tokens": 16} and causal.lengths == (128, 16)
+    # A burst of one second, of which 40 are to fit into 20 s.
+    assert found["burst"] == {"input_tokens": 128, "output_tokens": 16} and causal.lengths == (128, 16)
     assert "stand for 256 and 32" in found["problems"][0]
 
 
@@ -156,7 +156,7 @@ def test_a_node_that_does_not_answer_ends_it_and_is_named(causal: Any) -> None:
     assert causal.nodes.calls[-1] == "perturb.undo", "the other one is put back"
 
 
-def test_a_wave_that_fails_measures_nothing(causal: Any) -> None:
+def test_a_burst_that_fails_measures_nothing(causal: Any) -> None:
     causal.failing = "connection refused"
     with pytest.raises(CommandExecutionError, match=r"4 of 4 failed: connection refused.*cluster logs"):
         causal.run(budget=60)
@@ -170,17 +170,17 @@ def test_what_is_asked_for_must_be_there(causal: Any) -> None:
         causal.run()
 
 
-# Every field of a load another than the profile's; where the wave shows it: a key of what `burst_load.send` is given.
+# Every field of a load another than the profile's; where the burst shows it: a key of what `burst_load.send` is given.
 CLOSED = Load(input_tokens=100, output_tokens=20, requests=11, seed=77, temperature=0.5, concurrency=3)
 OPEN = replace(CLOSED, concurrency=None, rate_per_second=0.25, requests=3)
 
 
 @pytest.mark.parametrize("sent", [CLOSED, OPEN], ids=["closed", "open"])
-def test_every_field_of_a_load_reaches_the_waves(causal: Any, sent: Load) -> None:
-    waves: list[dict[str, Any]] = []
+def test_every_field_of_a_load_reaches_the_bursts(causal: Any, sent: Load) -> None:
+    bursts: list[dict[str, Any]] = []
 
     def send(heads: Any, model: str, vocabulary: int, requests: int, *lengths: int, **load: Any) -> Any:
-        waves.append({"requests": requests, "lengths": lengths, **load})
+        bursts.append({"requests": requests, "lengths": lengths, **load})
         return [{"sent": 0.0, "token_times": [0.1, 0.2], "error": None} for _ in range(requests)]
 
     causal.__salt__["burst_load.send"] = send
@@ -192,7 +192,7 @@ def test_every_field_of_a_load_reaches_the_waves(causal: Any, sent: Load) -> Non
         value = getattr(sent, field.name)
         assert value is None or value != defaults.get(field.name), f"{field.name}: expected another than the default"
         assert found["workload"].get(field.name) == value, field.name
-    first = waves[0]
+    first = bursts[0]
     assert first["lengths"] == (sent.input_tokens, sent.output_tokens)
     assert (first["concurrency"], first["rate"]) == (sent.concurrency, sent.rate_per_second)
     assert (first["temperature"], first["seed"]) == (sent.temperature, sent.seed)

@@ -52,7 +52,7 @@ def profile(folder: Path) -> Path:
     """The embedded profile with everything a little faster, and every path here."""
     described = yaml.safe_load(run_builder.PROFILE.read_text())
     described["sampler"] |= {"send_interval": "1 s", "acknowledge_interval": "1 s", "engine_interval": "1 s"}
-    described["perf"] |= {"window": "3 s", "heartbeat_deadline": "2 s"}
+    described["telemetry"] |= {"window": "3 s", "heartbeat_deadline": "2 s"}
     path = folder / "embedded.yaml"
     path.write_text(yaml.safe_dump(described))
     return path

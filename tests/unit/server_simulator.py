@@ -1,6 +1,6 @@
 """A simulator of one vLLM server on an accelerator: it writes scenario files whose bottleneck is known.
 
-Continuous batching with chunked prefill, a block-less KV cache with preemption by recomputation, one front process. A
+Continuous batching with chunked prefill, a block-less KV cache with preemption by recomputation, one API server. A
 step takes its kernels (roofline over efficiencies of the kernels' own) or its launches, whichever is longer, plus what
 the host does between steps. Nothing here knows the rules; what is shared with them is physics alone.
 
@@ -40,8 +40,8 @@ class Server:
     max_num_seqs: int = 1024
     cache_tokens: int = 490_000
     batched_tokens: int = 8192
-    front_token_seconds: float = 1.5e-5
-    front_request_seconds: float = 5e-4
+    api_server_token_seconds: float = 1.5e-5
+    api_server_request_seconds: float = 5e-4
     client_seconds: float = 0.001
     think_seconds: float = 0.0
     concurrency: int | None = 8
@@ -70,7 +70,7 @@ class Simulation:
 
     def __init__(self, server: Server) -> None:
         self.server, self.random = server, np.random.default_rng(server.seed)
-        self.now = self.idle = self.front = self.front_cpu = self.flops = self.read = 0.0
+        self.now = self.idle = self.api_server = self.api_server_cpu = self.flops = self.read = 0.0
         self.sent = self.steps = self.step_tokens = self.preemptions = 0
         self.waiting: deque[_Request] = deque()
         self.running: list[_Request] = []
@@ -97,9 +97,9 @@ class Simulation:
             return max(1, int(size * self.random.uniform(0.9, 1.1)))
 
         request = _Request(moment, near(self.server.prompt), near(self.server.output))
-        self.front = max(self.front, moment) + self.server.front_request_seconds
-        self.front_cpu += self.server.front_request_seconds
-        request.arrived = self.front
+        self.api_server = max(self.api_server, moment) + self.server.api_server_request_seconds
+        self.api_server_cpu += self.server.api_server_request_seconds
+        request.arrived = self.api_server
         self.coming.append(request)
         self.sent += 1
 
@@ -201,12 +201,12 @@ class Simulation:
             request.first = self.now
         request.last, request.made = self.now, request.made + 1
         request.to_compute = min(request.to_compute, request.computed)
-        self.front = max(self.front, self.now) + self.server.front_token_seconds
-        self.front_cpu += self.server.front_token_seconds
+        self.api_server = max(self.api_server, self.now) + self.server.api_server_token_seconds
+        self.api_server_cpu += self.server.api_server_token_seconds
         if request.made == 1:
-            request.seen_first = self.front + self.server.client_seconds
+            request.seen_first = self.api_server + self.server.client_seconds
         if request.made >= request.output:
-            request.seen_last = self.front + self.server.client_seconds
+            request.seen_last = self.api_server + self.server.client_seconds
             self.running.remove(request)
             self.done.append(request)
             if self.server.rate is None and self.sent < self.server.requests:
@@ -245,7 +245,7 @@ class Simulation:
         for name, values in sums.items():
             numbers[f"{name}_sum"], numbers[f"{name}_count"] = float(np.sum(values)), float(len(values))
         found = series(numbers, MODEL) | inter_token_buckets(self.gaps if end else [], MODEL)
-        return exposition(found | {"process_cpu_seconds_total": 20 + self.front_cpu * scale})
+        return exposition(found | {"process_cpu_seconds_total": 20 + self.api_server_cpu * scale})
 
     def document(self) -> dict[str, Any]:
         """The scenario file."""
@@ -315,5 +315,5 @@ MENDED: dict[str, Callable[[Server], dict[str, Any]]] = {
     "host_overhead": lambda server: {"host_step_seconds": 1e-6, "host_sequence_seconds": 0.0, "eager": False},
     "sequence_limit": lambda server: {"max_num_seqs": 4096},
     "kv_cache_capacity": lambda server: {"cache_tokens": 10**9},
-    "api_server": lambda server: {"front_token_seconds": 1e-9, "front_request_seconds": 1e-9},
+    "api_server": lambda server: {"api_server_token_seconds": 1e-9, "api_server_request_seconds": 1e-9},
 }

@@ -108,11 +108,11 @@ def test_show_says_where_the_time_went_and_fails_for_a_stuck_node(
     assert CliRunner().invoke(app, ["boot", "show", "node9"]).exit_code == 2
 
 
-def test_arm_and_hold_reach_the_control_node(control: Callable[[dict[str, Any]], Answering]) -> None:
-    asked = control({"boot.arm": {"node": "node0"}, "boot.hold": {"node": "node0"}})
+def test_arm_and_block_reach_the_control_node(control: Callable[[dict[str, Any]], Answering]) -> None:
+    asked = control({"boot.arm": {"node": "node0"}, "boot.block": {"node": "node0"}})
     assert CliRunner().invoke(app, ["boot", "arm", "node0", "--powered-on"]).exit_code == 0
-    assert CliRunner().invoke(app, ["boot", "hold", "node0"]).exit_code == 0
-    assert asked.asked == [("boot.arm", {"node": "node0", "powered_on": True}), ("boot.hold", {"node": "node0"})]
+    assert CliRunner().invoke(app, ["boot", "block", "node0"]).exit_code == 0
+    assert asked.asked == [("boot.arm", {"node": "node0", "powered_on": True}), ("boot.block", {"node": "node0"})]
 
 
 def test_discover_lists_strangers(control: Callable[[dict[str, Any]], Answering]) -> None:

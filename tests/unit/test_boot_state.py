@@ -9,10 +9,10 @@ import pytest
 from netboot.boot import progress_report, storage
 from netboot.boot.events import (
     Armed,
+    Blocked,
     Deploying,
     DhcpAsked,
     Enrolled,
-    Held,
     Refused,
     ScriptGiven,
     StageReached,
@@ -176,10 +176,10 @@ def test_one_boot_wins_and_the_others_lose_their_nonce() -> None:
     assert state.nodes["node0"].armed == ""
 
 
-def test_a_held_node_loses_every_nonce() -> None:
-    state = told(script(0.0), Held(1.0, "node0"))
+def test_a_blocked_node_loses_every_nonce() -> None:
+    state = told(script(0.0), Blocked(1.0, "node0"))
     assert [boot.nonce for boot in state.nodes["node0"].boots] == [""]
-    assert not apply(Armed(2.0, "node0", "reprovision"), state).nodes["node0"].held
+    assert not apply(Armed(2.0, "node0", "reprovision"), state).nodes["node0"].blocked
 
 
 def test_memory_is_bounded_whatever_is_sent() -> None:
@@ -204,7 +204,7 @@ def test_events_about_what_is_not_there_change_nothing() -> None:
     for event in (
         StageReached(1.0, "node0", "none", "kernel"),
         Enrolled(1.0, "node1", "b0", "key"),
-        Held(1.0, "nobody"),
+        Blocked(1.0, "nobody"),
         Troubled(1.0, "nobody", "kernel", "x"),
         DhcpAsked(1.0, "nobody"),
     ):

@@ -34,7 +34,7 @@ def core(node: str, cores: float = 1.0) -> Resource:
 
 
 class World:
-    """A cluster whose wave is a sum of parts, with noise and drift: what the driver would measure."""
+    """A cluster whose burst is a sum of parts, with noise and drift: what the driver would measure."""
 
     def __init__(
         self,
@@ -63,10 +63,10 @@ class World:
         return rest + work + link + delay + (self.placebo if name == DELAY.name else 0.0)
 
     def measure(self, block: Block) -> Measurement:
-        wave = self.seconds * self.relative(block.resource, block.slowdown)
-        wave *= math.exp(self.random.normal(0, self.noise) + self.drift * self.now / 180)
-        started, self.now = self.now, self.now + wave
-        return Measurement(block, started, wave, wave / 128, wave / 4, wave / 100, 4)
+        burst = self.seconds * self.relative(block.resource, block.slowdown)
+        burst *= math.exp(self.random.normal(0, self.noise) + self.drift * self.now / 180)
+        started, self.now = self.now, self.now + burst
+        return Measurement(block, started, burst, burst / 128, burst / 4, burst / 100, 4)
 
 
 def experiment(
@@ -198,7 +198,7 @@ def test_a_disturbed_block_does_not_carry_the_estimate_away() -> None:
                 return Measurement(
                     block,
                     found.started_seconds,
-                    found.wave_seconds,
+                    found.burst_seconds,
                     found.time_seconds * 4,
                     found.ttft_seconds,
                     found.itl_seconds,
@@ -267,13 +267,13 @@ def test_the_same_effect_points_to_the_cache_when_it_holds_no_more() -> None:
     assert "a larger cache would save" in found.statement
 
 
-def test_a_wave_is_summed_up() -> None:
-    wave = [
+def test_a_burst_is_summed_up() -> None:
+    burst = [
         {"sent": 10.0, "token_times": [11.0, 11.5, 12.0]},
         {"sent": 10.0, "token_times": [12.0, 12.5, 14.0]},
     ]
-    found = measurement(Block(0), 3.0, wave)
-    assert found.wave_seconds == 4.0 and found.time_seconds == pytest.approx(4 / 6)
+    found = measurement(Block(0), 3.0, burst)
+    assert found.burst_seconds == 4.0 and found.time_seconds == pytest.approx(4 / 6)
     assert found.ttft_seconds == 1.5 and found.itl_seconds == pytest.approx(3 / 4)
     single = measurement(Block(0), 0.0, [{"sent": 0.0, "token_times": [1.0]}])
     assert math.isnan(single.itl_seconds) and single.to_json()["itl_seconds"] is None

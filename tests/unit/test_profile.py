@@ -51,7 +51,7 @@ def test_embedded_is_read_in_base_units() -> None:
     assert profile.deployments["tp2"].server.kv_cache_memory_bytes == 256 * 2**20
     assert profile.sampler.rate_hertz == 10
     assert profile.sampler.batch_interval_seconds == 1
-    assert profile.perf.retention_seconds == 86400
+    assert profile.telemetry.retention_seconds == 86400
     assert profile.engines["cpu"].fallback_index is not None
     assert profile.engine_of("node1").kind == "cpu"
 
@@ -73,9 +73,16 @@ def test_sections_with_defaults_may_be_left_out(write: Write) -> None:
     path.write_text(text[: text.index("workload:")])
     profile = load_profile(path)
     assert profile.workload.output_tokens == 32
-    assert profile.perf.window_seconds == 15
+    assert profile.telemetry.window_seconds == 15
     assert profile.sampler.acknowledge_interval_seconds == 10
-    assert profile.perf.exporter_port == 9477
+    assert profile.telemetry.exporter_port == 9477
+
+
+def test_a_profile_that_calls_its_section_by_the_older_name_is_read(write: Write) -> None:
+    """Recorded runs have such profiles."""
+    path = write(("\ntelemetry:\n", "\nperf:\n"))
+    assert load_profile(path).telemetry == load_profile(write()).telemetry
+    assert load_profile(path).telemetry.model_fields_set
 
 
 def test_a_profile_in_a_runs_folder_uses_the_repositorys_engine_map(tmp_path: Path) -> None:

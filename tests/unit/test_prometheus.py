@@ -43,7 +43,7 @@ def test_the_boot_service_is_scraped_where_nodes_boot() -> None:
     arc = load_profile(find_profile("arc-a770/v0.1"))
     job = next(job for job in prometheus.configuration(arc)["scrape_configs"] if job["job_name"] == "cluster")
     assert arc.boot
-    wanted = [f"{arc.control.address}:{port}" for port in (arc.perf.exporter_port, arc.boot.port)]
+    wanted = [f"{arc.control.address}:{port}" for port in (arc.telemetry.exporter_port, arc.boot.port)]
     assert [config["targets"] for config in job["static_configs"]] == [[target] for target in wanted]
 
 

@@ -137,16 +137,16 @@ def test_a_link_that_became_slower_after_collectives_were_probed_is_its_latency_
     assert analyse(run).ledger.of("link_latency") < 0.1 < verdict.ledger.of("link_latency")
 
 
-def test_a_front_process_that_is_not_let_run_is_named_though_it_uses_hardly_any_cpu() -> None:
-    run = recorded("held-front")
+def test_an_api_server_that_is_not_let_run_is_named_though_it_uses_hardly_any_cpu() -> None:
+    run = recorded("slow-api-server")
     verdict = analyse(run)
     assert (verdict.name, verdict.where["node"]) == ("api_server", "node0")
-    assert verdict.measured["engines"][0]["front_cpu_share"] < 0.1
+    assert verdict.measured["engines"][0]["api_server_cpu_share"] < 0.1
     assert any("ready to run but not let" in item.statement for item in verdict.evidence)
     for batch in run.batches:
         for sample in batch["samples"]:
             for worker in sample.get("workers", {}).values():
-                worker.pop("front_run_delay_s", None)
+                worker.pop("api_server_run_delay_s", None)
     assert analyse(run).name != "api_server", "the engine's own count of its CPU time does not show it"
 
 
@@ -165,7 +165,7 @@ def test_other_programs_on_every_node_are_neither_small_nodes_nor_a_straggler() 
 
 
 def test_a_stage_held_by_a_quota_is_a_straggler_not_a_bubble() -> None:
-    verdict = analyse(recorded("held-stage"))
+    verdict = analyse(recorded("slow-stage"))
     assert (verdict.name, verdict.where["node"]) == ("straggler", "node1")
     assert all(item["class"] != "pipeline_bubble" for item in verdict.runners_up)
 

@@ -88,8 +88,8 @@ def test_a_worker_is_the_tree_below_its_keeper(processes: Processes) -> None:
             "cpu_user_s": pytest.approx(1.03),
             "cpu_system_s": pytest.approx(0.24),
             "run_delay_s": 0.75,
-            "front_cpu_s": pytest.approx(1.2),
-            "front_run_delay_s": 0.75,
+            "api_server_cpu_s": pytest.approx(1.2),
+            "api_server_run_delay_s": 0.75,
             "rss_bytes": 111 * 4096,
             "processes": 2,
             "threads_busy": 2,
@@ -110,8 +110,8 @@ def test_busy_threads_are_read_with_every_sample_others_later(processes: Process
         "cpu_user_s": 1.1,
         "cpu_system_s": 0.0,
         "run_delay_s": 0.5,
-        "front_cpu_s": 1.1,
-        "front_run_delay_s": 0.5,
+        "api_server_cpu_s": 1.1,
+        "api_server_run_delay_s": 0.5,
     }
     found.refresh(106.0)
     assert sample_of(found, False, 100.0)["a-0"]["run_delay_s"] == 9.5

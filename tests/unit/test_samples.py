@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from bottleneck.telemetry.batches import read_batches
 from bottleneck.telemetry.samples import node_samples
 
 
@@ -83,3 +85,14 @@ def test_workers_are_chosen_by_deployment() -> None:
     series = node_samples([{"node": "a", "boot": "x", "sequence": 1, "samples": samples}])["a"]
     assert series.workers("cpu_user_s", 0, 2, "tp2-") == 2.0
     assert series.workers("cpu_user_s", 0, 2) == 20.0
+
+
+def test_keys_of_an_older_version_are_read_by_their_present_names(tmp_path: Path) -> None:
+    path = tmp_path / "samples.jsonl"
+    path.write_text(
+        '{"samples":[{"workers":{"tp2-0":{"front_cpu_s":1.5,"front_run_delay_s":0.5,"cpu_user_s":2.0}}}]}\n'
+    )
+    (found,), problems = read_batches(path)
+    assert not problems
+    worker = {"api_server_cpu_s": 1.5, "api_server_run_delay_s": 0.5, "cpu_user_s": 2.0}
+    assert found["samples"][0]["workers"]["tp2-0"] == worker

@@ -83,7 +83,7 @@ def drawn(seed: int) -> tuple[str, Server]:
             cache_bytes_per_token=3e4,
             concurrency=192,
             requests=400,
-            front_token_seconds=float(random.uniform(1.2e-4, 3e-4)),
+            api_server_token_seconds=float(random.uniform(1.2e-4, 3e-4)),
         )
     elif cause == "client_limited":
         if random.integers(2):

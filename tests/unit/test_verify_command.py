@@ -169,7 +169,7 @@ def test_upgrades_are_predicted_made_and_compared(monkeypatch: pytest.MonkeyPatc
     metrics = {
         "time": {"predicted": {"saved": saved}, "real": {"saved": {**saved, "value": 0.55}}, "error_points": -5.0}
     }
-    result = {"blocks": [], "upgrades": [{"metrics": metrics, "waves": []}], "seconds": 90.0}
+    result = {"blocks": [], "upgrades": [{"metrics": metrics, "bursts": []}], "seconds": 90.0}
     deployed: list[str] = []
     monkeypatch.setattr("cli.verify.command.connect", lambda profile, lab: None)
     monkeypatch.setattr("cli.verify.command.undeploy_model", lambda control: None)

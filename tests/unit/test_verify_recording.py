@@ -132,8 +132,8 @@ def test_a_strength_stays_in_its_range_and_goes_on_where_nothing_was_felt() -> N
     kind = KINDS["link_rate"]
     assert next_strength(kind, 1e-6, "tp2", LOAD, HEALTHY, {}) == kind.weakest
     assert next_strength(kind, 1e6, "tp2", LOAD, HEALTHY, {}) == kind.strongest
-    front = KINDS["front"]
-    assert next_strength(front, 0.4, "tp2", LOAD, HEALTHY, {0.012: 0.0}) < 0.012 / 2
+    api_server = KINDS["api_server"]
+    assert next_strength(api_server, 0.4, "tp2", LOAD, HEALTHY, {0.012: 0.0}) < 0.012 / 2
 
 
 def test_every_fault_is_put_in_by_what_the_lab_can_do() -> None:
@@ -145,7 +145,7 @@ def test_every_fault_is_put_in_by_what_the_lab_can_do() -> None:
         assert bool(done) == (name != "low_rate")
         assert Fault.from_json(json.loads(json.dumps(fault.to_json()))) == fault
         assert [one["node"] for one in done if "node" in one] == (
-            ["node0", "node1"] if name == "foreign_all" else ["node0"] if name == "front" else
+            ["node0", "node1"] if name == "foreign_all" else ["node0"] if name == "api_server" else
             ["node1"] if kind.place == "node" else []
         )  # fmt: skip
     (work,) = injections(Fault("foreign", 2.5, "node1"), ("node0", "node1"))

@@ -136,10 +136,10 @@ def _first_token(
     else:
         return None
     inside = [row.scaled(tokens / requests) for row in inside]
-    front = math.fsum(measured) / requests - total(row.part for row in inside)
-    if len(measured) == len(seen.engines) and front > 0:
+    api_server = math.fsum(measured) / requests - total(row.part for row in inside)
+    if len(measured) == len(seen.engines) and api_server > 0:
         words = "engine: time_to_first_token minus queue and prefill"
-        inside.append(_Row("client", Part("front", front, words, seen.engines[0].head or None)))
+        inside.append(_Row("client", Part("api_server", api_server, words, seen.engines[0].head or None)))
     fitted, notes = _fit(inside, whole, rest)
     return Ledger(whole, _entries(fitted, whole, interval), notes, source, unit=PER_REQUEST)
 

@@ -30,7 +30,7 @@ RESOURCES = {
     "message_handling": "messages in the nodes' kernels",
     "message_wait": "from a message's arrival until the waiting worker runs",
     "queue": "in the engine's queue",
-    "front": "in the server's front process: HTTP, tokenizer, detokenizer",
+    "api_server": "in the API server: HTTP, tokenizer, detokenizer",
     "step_wait": "before the queue, until a running step ends",
     "unwatched": "host or messages between ranks over a link that nobody watched",
     "unexplained": "what no measurement explains",

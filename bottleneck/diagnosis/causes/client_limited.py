@@ -10,7 +10,7 @@ from bottleneck.diagnosis.evidence import Evidence, line, percent
 
 def find(context: Context) -> Finding | None:
     """Find an engine that idles while nothing waits; or requests that are slow at the client alone."""
-    seen, spare = context.seen, 1.0 - context.front_saturation
+    seen, spare = context.seen, 1.0 - context.api_server_saturation
     waiting = max((engine.waiting_share or 0.0 for engine in seen.engines), default=0.0)
     queued = max(waiting, context.slots_share + context.cache_share) > thresholds.QUEUED
     idle = None if seen.idle_share is None else seen.idle_share * spare
@@ -71,11 +71,11 @@ CAUSE = Cause(
     signals=(
         "the engine has no request for much of the time",
         "nothing waits",
-        "or: requests take much longer at the client than at the server, whose front process idles",
+        "or: requests take much longer at the client than at the API server, which idles",
     ),
     neighbours=(
         ("decode_memory_bandwidth", "there a request is always under way, if only one at a time"),
-        ("api_server", "there the server's front process is busy"),
+        ("api_server", "there the API server is busy"),
     ),
     advice=(
         "Send more: cluster bench --concurrency {concurrency} (or a higher --rate), then ask again.",

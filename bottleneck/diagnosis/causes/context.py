@@ -25,7 +25,7 @@ class Context:
         cache, and the rest because a step was running.
     step_wait_share : float
         Share of the time before the queue, because a step was running.
-    front_saturation : float
+    api_server_saturation : float
         How far the process in front of the engine is saturated or held back, 0 to 1.
     """
 
@@ -35,7 +35,7 @@ class Context:
     slots_share: float = 0.0
     cache_share: float = 0.0
     step_wait_share: float = 0.0
-    front_saturation: float = 0.0
+    api_server_saturation: float = 0.0
 
     @property
     def work(self) -> float:
@@ -54,7 +54,7 @@ class Context:
         Where steps become shorter, what waits for their end waits less in proportion: so a part of a step counts as its
         share of this.
         """
-        unseen = self.step_wait_share * (1.0 - self.front_saturation)
+        unseen = self.step_wait_share * (1.0 - self.api_server_saturation)
         behind_steps = unseen + self.queue_share - self.slots_share - self.cache_share
         return max(1.0 - behind_steps, thresholds.LEAST_SHOWN)
 
@@ -105,7 +105,7 @@ def context_of(seen: Observations, ledger: Ledger) -> Context:
             by_cache += engine.waiting.step
         slots, cache, whole = slots + weight * engine.waiting.slots, cache + weight * by_cache, whole + weight
     by_slots = max(queue * slots / whole if whole > 0 else 0.0, min(_beyond_slots(seen), queue))
-    front = max((_saturation(engine) for engine in seen.engines), default=0.0)
+    api_server = max((_saturation(engine) for engine in seen.engines), default=0.0)
     return Context(
         seen,
         ledger,
@@ -113,7 +113,7 @@ def context_of(seen: Observations, ledger: Ledger) -> Context:
         by_slots,
         min(queue * cache / whole if whole > 0 else 0.0, queue - by_slots),
         behind,
-        front,
+        api_server,
     )
 
 
@@ -132,6 +132,6 @@ def _beyond_slots(seen: Observations) -> float:
 
 def _saturation(engine: EngineFacts) -> float:
     """Return how far the process in front of an engine is saturated, or held back, 0 to 1."""
-    easy, full = thresholds.FRONT_EASY, thresholds.FRONT_FULL
-    needed = (engine.front_need - easy) / (full - easy)
-    return min(1.0, max(needed, (engine.front_wait_share or 0.0) / thresholds.FRONT_HELD))
+    easy, full = thresholds.API_SERVER_EASY, thresholds.API_SERVER_FULL
+    needed = (engine.api_server_need - easy) / (full - easy)
+    return min(1.0, max(needed, (engine.api_server_wait_share or 0.0) / thresholds.API_SERVER_DELAYED))

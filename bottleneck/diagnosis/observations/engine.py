@@ -50,9 +50,9 @@ class EngineFacts:
     stuck_share : float or None
         Share of the readings in which requests waited and none ran, where the engine made no token and computed no
         step from the first reading to the last; 0 where it made any.
-    front_cpu_share : float or None
+    api_server_cpu_share : float or None
         How much of a core the process in front of the engine used.
-    front_wait_share : float or None
+    api_server_wait_share : float or None
         How much of the time it was ready to run and not let, beyond what the other processes of its node were.
     """
 
@@ -86,9 +86,9 @@ class EngineFacts:
     flops: float | None = None
     read_bytes: float | None = None
     first_token_seconds: float | None = None
-    front_cpu_seconds: float | None = None
-    front_cpu_share: float | None = None
-    front_wait_share: float | None = None
+    api_server_cpu_seconds: float | None = None
+    api_server_cpu_share: float | None = None
+    api_server_wait_share: float | None = None
 
     @property
     def phases_seconds(self) -> float:
@@ -101,9 +101,9 @@ class EngineFacts:
         return self.requests > 0 and self.prefill_seconds is not None and self.decode_seconds is not None
 
     @property
-    def front_need(self) -> float:
+    def api_server_need(self) -> float:
         """Share of the time in which the process in front of the engine ran or wanted to, 0 to 1."""
-        return min(1.0, (self.front_cpu_share or 0.0) + (self.front_wait_share or 0.0))
+        return min(1.0, (self.api_server_cpu_share or 0.0) + (self.api_server_wait_share or 0.0))
 
     def to_json(self) -> dict[str, Any]:
         """Return the facts as JSON-able data."""
@@ -201,7 +201,7 @@ def _totals(before: MetricsText | None, after: MetricsText | None) -> dict[str, 
         "flops": grown("vllm:estimated_flops_per_gpu_total"),
         "read_bytes": grown("vllm:estimated_read_bytes_per_gpu_total"),
         "first_token_seconds": grown("vllm:time_to_first_token_seconds_sum"),
-        "front_cpu_seconds": grown("process_cpu_seconds_total"),
+        "api_server_cpu_seconds": grown("process_cpu_seconds_total"),
         "preemptions": grown("vllm:num_preemptions_total"),
         "itl": histogram_delta(before, after, "vllm:inter_token_latency_seconds"),
     }

@@ -48,7 +48,7 @@ def gather(run: Run) -> Observations:
     samples = node_samples(run.batches)
     time = busy_seconds(run, topology, engines, client, samples)
     nodes = node_facts(run, topology, samples, time.busy_seconds)
-    engines = [_with_front(engine, nodes, time) for engine in engines]
+    engines = [_with_api_server(engine, nodes, time) for engine in engines]
     settings = engine_settings(run.settings)
     issues: list[Issue] = []
     if run.scenario:
@@ -62,22 +62,22 @@ def gather(run: Run) -> Observations:
     return replace(found, issues=(*issues, *doubts(found, run, samples), *of_link))
 
 
-def _with_front(engine: EngineFacts, nodes: Mapping[str, NodeFacts], time: BusyTime) -> EngineFacts:
+def _with_api_server(engine: EngineFacts, nodes: Mapping[str, NodeFacts], time: BusyTime) -> EngineFacts:
     """Return the facts with what the process in front of the engine used, and how long it was not let run."""
     seconds = engine.counted_seconds or time.span_seconds
     used = None
-    if engine.front_cpu_seconds is not None and seconds > 0 and not engine.reset:
-        used = engine.front_cpu_seconds / seconds
+    if engine.api_server_cpu_seconds is not None and seconds > 0 and not engine.reset:
+        used = engine.api_server_cpu_seconds / seconds
     facts, waited = nodes.get(engine.head), None
-    if facts is not None and facts.front_wait_seconds is not None and time.span_seconds > 0:
-        # A quota of the whole node, or other programs on its cores, delay the front too: then it is the node's. What of
-        # its wait is so, the engine's other processes tell: how long they waited for each second that they ran.
-        throttled, ran = facts.throttled_seconds or 0.0, facts.front_cpu_seconds or 0.0
+    if facts is not None and facts.api_server_wait_seconds is not None and time.span_seconds > 0:
+        # A quota of the whole node, or other programs on its cores, delay the API server too: then it is the node's.
+        # What of its wait is so, the engine's other processes tell: how long they waited for each second that they ran.
+        throttled, ran = facts.throttled_seconds or 0.0, facts.api_server_cpu_seconds or 0.0
         others_ran = (facts.worker_cpu_seconds or 0.0) - ran
-        others_waited = (facts.run_delay_seconds or 0.0) - facts.front_wait_seconds - throttled
+        others_waited = (facts.run_delay_seconds or 0.0) - facts.api_server_wait_seconds - throttled
         shared = throttled + (ran * max(0.0, others_waited) / others_ran if others_ran > 0 else 0.0)
-        waited = min(1.0, max(0.0, facts.front_wait_seconds - shared) / time.span_seconds)
-    return replace(engine, front_cpu_share=used, front_wait_share=waited)
+        waited = min(1.0, max(0.0, facts.api_server_wait_seconds - shared) / time.span_seconds)
+    return replace(engine, api_server_cpu_share=used, api_server_wait_share=waited)
 
 
 def _plausible(

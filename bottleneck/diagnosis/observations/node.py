@@ -52,8 +52,8 @@ class NodeFacts:
     gemm_interval: Span | None = None
     memory_read_bytes_per_second: float | None = None
     memory_read_interval: Span | None = None
-    front_cpu_seconds: float | None = None
-    front_wait_seconds: float | None = None
+    api_server_cpu_seconds: float | None = None
+    api_server_wait_seconds: float | None = None
     disk_read_bytes: float | None = None
     disk_bytes_per_second: float | None = None
     storage_read_bytes: float | None = None
@@ -165,8 +165,8 @@ def _processes(series: NodeSamples, interval: Span, prefix: str, spins: bool, bu
         "asleep_share": asleep,
         "storage_read_bytes": workers("storage_read_bytes"),
         "storage_wait_seconds": workers("storage_wait_s"),
-        "front_cpu_seconds": workers("front_cpu_s"),
-        "front_wait_seconds": workers("front_run_delay_s"),
+        "api_server_cpu_seconds": workers("api_server_cpu_s"),
+        "api_server_wait_seconds": workers("api_server_run_delay_s"),
     }
 
 

@@ -219,8 +219,8 @@ class _Worker:
             counters["storage_read_bytes"] = self.retired[3] + sum(process.read_bytes or 0 for process in processes)
             counters["storage_wait_s"] = storage_wait
         if self.api_server is not None:
-            counters["front_cpu_s"] = self.api_server.user + self.api_server.system
-            counters["front_run_delay_s"] = self.api_server.waited
+            counters["api_server_cpu_s"] = self.api_server.user + self.api_server.system
+            counters["api_server_run_delay_s"] = self.api_server.waited
         return counters
 
     def close(self) -> None:
