@@ -5,10 +5,12 @@ Named ``link`` because Salt's own ``network`` modules write a distribution's fil
 which a node that boots from a shared image does not keep.
 """
 
+import contextlib
 import json
 import shutil
 import subprocess
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import node_commands
@@ -62,7 +64,7 @@ def configure(interface: str, address: str, mtu: int) -> dict[str, Any]:
 
 def mesh(interface: str) -> dict[str, str]:
     """
-    Return what a full mesh's address is reached over: peer address -> interface, or an empty dict.
+    Return what the address of a mesh or ring is reached over: peer address -> interface, or an empty dict.
 
     CLI Example:
 
@@ -70,20 +72,60 @@ def mesh(interface: str) -> dict[str, str]:
 
         salt node0 link.mesh mesh0
     """
+    return {route["dst"]: route["dev"] for route in _routes(interface) if "gateway" not in route}
+
+
+def through(interface: str) -> dict[str, str]:
+    """
+    Return, on a ring, which neighbour passes packets on: address of a far node -> address of the neighbour.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node0 link.through ring0
+    """
+    return {route["dst"]: route["gateway"] for route in _routes(interface) if "gateway" in route}
+
+
+def _routes(interface: str) -> list[dict[str, Any]]:
     own = [address.partition("/")[0] for address in show(interface).get("addresses", [])]
     routes = json.loads(node_commands.output_of(["ip", "-json", "-4", "route", "show"]) or "[]")
-    return {route["dst"]: route["dev"] for route in routes if route.get("prefsrc") in own and route.get("dev")}
+    return [route for route in routes if route.get("prefsrc") in own and route.get("dev")]
 
 
-def configure_mesh(interface: str, address: str, mtu: int, peers: Mapping[str, str]) -> dict[str, str]:
+def forwards(interface: str) -> bool:
     """
-    Give a node one address on a full mesh of cables, and a route to each peer over the cable that leads there.
+    Return whether packets that come in over an interface are passed on.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node0 link.forwards thunderbolt0
+    """
+    with contextlib.suppress(OSError):
+        return _forwarding(interface).read_text().strip() == "1"
+    return False
+
+
+def _forwarding(interface: str) -> Path:
+    return Path("/proc/sys/net/ipv4/conf") / interface / "forwarding"
+
+
+def configure_mesh(
+    interface: str, address: str, mtu: int, peers: Mapping[str, str], through: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """
+    Give a node one address on a mesh or ring of cables, and a route to each peer over the cable that leads there.
 
     CLI Example:
 
     .. code-block:: bash
 
         salt node0 link.configure_mesh mesh0 10.42.1.10 9000 '{"10.42.1.11": "thunderbolt0"}'
+        salt node0 link.configure_mesh ring0 10.42.1.10 9000 '{"10.42.1.11": "eth1", "10.42.1.13": "eth2"}' \\
+            '{"10.42.1.12": "10.42.1.11"}'
 
     interface
         made to hold the address: cables come and go, the address stays
@@ -93,6 +135,9 @@ def configure_mesh(interface: str, address: str, mtu: int, peers: Mapping[str, s
         largest packet in bytes, the same on every cable
     peers
         peer address -> the interface whose cable leads to it
+    through
+        on a ring, address of a far node -> that of the neighbour which passes packets on; this node then passes on
+        what comes over its cables, too, and nothing that comes over other interfaces
     """
     if not show(interface):
         try:
@@ -104,6 +149,11 @@ def configure_mesh(interface: str, address: str, mtu: int, peers: Mapping[str, s
     for peer, cable in sorted(peers.items()):
         _ip("link", "set", "dev", cable, "mtu", str(mtu), "up")
         _ip("route", "replace", f"{peer}/32", "dev", cable, "scope", "link", "src", address)
+    for far, neighbour in sorted((through or {}).items()):
+        cable = peers[neighbour]
+        _ip("route", "replace", f"{far}/32", "via", neighbour, "dev", cable, "onlink", "src", address)
+    for cable in sorted(set(peers.values())) if through else ():
+        _forwarding(cable).write_text("1\n")
     return mesh(interface)
 
 

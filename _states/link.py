@@ -51,9 +51,11 @@ def configured(name: str, address: str, prefix_length: int, mtu: int) -> dict[st
     return ret
 
 
-def meshed(name: str, address: str, mtu: int, peers: Mapping[str, str]) -> dict[str, Any]:
+def meshed(
+    name: str, address: str, mtu: int, peers: Mapping[str, str], through: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """
-    Make sure that the node has its address on a full mesh and a route over each cable.
+    Make sure that the node has its address on a mesh or ring and a route over each cable.
 
     name
         interface that has the address; made when it is not there
@@ -63,7 +65,10 @@ def meshed(name: str, address: str, mtu: int, peers: Mapping[str, str]) -> dict[
         bytes, the same on every cable
     peers
         peer address -> the interface whose cable leads to it
+    through
+        on a ring, address of a far node -> that of the neighbour which passes packets on, as this node does then
     """
+    through = through or {}
     comment = f"{name} has {address} and {len(peers)} cables"
     ret: dict[str, Any] = {"name": name, "changes": {}, "result": True, "comment": comment}
     cables = {interface: __salt__["link.show"](interface) for interface in sorted(set(peers.values()))}
@@ -82,13 +87,20 @@ def meshed(name: str, address: str, mtu: int, peers: Mapping[str, str]) -> dict[
     for peer, interface in sorted(peers.items()):
         if routes.get(peer) != interface:
             changes[peer] = {"old": routes.get(peer), "new": interface}
+    ways = __salt__["link.through"](name) if seen and through else {}
+    for far, neighbour in sorted(through.items()):
+        if ways.get(far) != neighbour:
+            changes[far] = {"old": ways.get(far), "new": f"through {neighbour}"}
+    for interface in cables if through else ():
+        if not __salt__["link.forwards"](interface):
+            changes.setdefault(interface, {"old": {"forwards": False}, "new": {"forwards": True}})
     if not changes:
         return ret
     ret["changes"] = changes
     if __opts__["test"]:
         return {**ret, "result": None, "comment": f"{name} would be configured"}
     try:
-        __salt__["link.configure_mesh"](name, address, mtu, peers)
+        __salt__["link.configure_mesh"](name, address, mtu, peers, through)
     except RuntimeError as error:
         return {**ret, "result": False, "changes": {}, "comment": str(error)}
     ret["comment"] = f"{name} was configured"

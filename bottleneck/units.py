@@ -54,11 +54,17 @@ class Dimension:
         return float(self._exact(value))
 
     def parse_whole(self, value: object) -> int:
-        """Return a quantity that must be a whole number of base units."""
+        """Return a quantity in whole base units: the part of one that is left over (15.9 GiB) is dropped.
+
+        Raises
+        ------
+        ValueError
+            As `parse`, and for less than one base unit.
+        """
         exact = self._exact(value)
-        if exact.denominator != 1:
-            raise ValueError(f"{value} is {float(exact):g} {self.base}; expected a whole number of {self.base}")
-        return exact.numerator
+        if exact < 1:
+            raise ValueError(f"{value} is less than one of {self.base}; expected {self.expected}")
+        return int(exact)
 
     def _exact(self, value: object) -> Fraction:
         if isinstance(value, bool) or not isinstance(value, (str, int, float)):

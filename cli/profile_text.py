@@ -11,6 +11,7 @@ from bottleneck.profile import Profile, profile_name
 from bottleneck.profile.diff import Difference
 from bottleneck.profile.hardware_checks import assumptions, open_points, source_of
 from bottleneck.profile.local_overrides import overlay_path
+from bottleneck.profile.types import Accelerator
 from bottleneck.units import byte_rate_text, duration_text, rate_text, size_text
 from cli.output import console, out
 
@@ -29,9 +30,9 @@ def describe(profile: Profile) -> None:
     out.print(networks)
     nodes = Table("\nnode", "\ncores", "\nmemory", "\naccelerator", "\nlinks", box=None)
     for name, node in profile.nodes.items():
-        accelerator = node.accelerator
         links = ", ".join(f"{network} {link.address}" for network, link in node.links.items())
-        what = f"{accelerator.count} x {accelerator.kind}, {size_text(accelerator.memory_bytes)}"
+        groups = (node.accelerator, *node.further_accelerators)
+        what = " + ".join(f"{each.count} x {each.kind}, {size_text(each.memory_bytes)}" for each in groups)
         nodes.add_row(name, str(node.cores), size_text(node.memory_bytes), what, links)
     out.print(nodes)
     _accelerators(profile)
@@ -57,19 +58,11 @@ def _accelerators(profile: Profile) -> None:
     """Print what is known of each kind of accelerator and its place, with the source of its bandwidth."""
     shown: dict[str, list[str]] = {}
     for name, node in profile.nodes.items():
-        accelerator = node.accelerator
-        parts = [accelerator.model or accelerator.kind]
-        if accelerator.memory_bandwidth_bytes_per_second:
-            bandwidth = byte_rate_text(accelerator.memory_bandwidth_bytes_per_second)
-            source = source_of(profile.sources, f"nodes.{name}.accelerator.memory_bandwidth")
-            basis = profile.sources[source].basis if source else "no source"
-            parts.append(f"memory {bandwidth} on paper ({basis})")
-        if accelerator.pcie:
-            pcie = accelerator.pcie
-            rate = byte_rate_text(pcie.bandwidth_bytes_per_second)
-            parts.append(f"PCIe {pcie.generation}.0 x{pcie.lanes}, {rate} one way")
-        if accelerator.interconnect_bytes_per_second:
-            parts.append(f"between cards {byte_rate_text(accelerator.interconnect_bytes_per_second)} one way")
+        parts = _accelerator(profile, f"nodes.{name}.accelerator", node.accelerator)
+        for index, further in enumerate(node.further_accelerators):
+            parts += _accelerator(profile, f"nodes.{name}.further_accelerators.{index}", further)
+        if node.architecture != "x86_64":
+            parts.append(node.architecture)
         if node.board:
             parts.append(f"board {node.board}")
         if node.unused:
@@ -80,6 +73,22 @@ def _accelerators(profile: Profile) -> None:
     out.print()
     for text, names in shown.items():
         out.print(f"{', '.join(names)}  {escape(text)}", soft_wrap=True)
+
+
+def _accelerator(profile: Profile, key: str, accelerator: Accelerator) -> list[str]:
+    parts = [accelerator.model or accelerator.kind]
+    if accelerator.memory_bandwidth_bytes_per_second:
+        bandwidth = byte_rate_text(accelerator.memory_bandwidth_bytes_per_second)
+        source = source_of(profile.sources, f"{key}.memory_bandwidth")
+        basis = profile.sources[source].basis if source else "no source"
+        parts.append(f"memory {bandwidth} on paper ({basis})")
+    if accelerator.pcie:
+        pcie = accelerator.pcie
+        rate = byte_rate_text(pcie.bandwidth_bytes_per_second)
+        parts.append(f"PCIe {pcie.generation}.0 x{pcie.lanes}, {rate} one way")
+    if accelerator.interconnect_bytes_per_second:
+        parts.append(f"between cards {byte_rate_text(accelerator.interconnect_bytes_per_second)} one way")
+    return parts
 
 
 def _boot(profile: Profile) -> None:

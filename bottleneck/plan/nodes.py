@@ -10,6 +10,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from bottleneck.plan.cables import through
+from bottleneck.plan.environment import deployment_environment
 from bottleneck.plan.server_arguments import read_arguments
 from bottleneck.plan.workers import DeploymentRecord, ServerSettings, Worker, weight_format
 from bottleneck.profile import validation_problems
@@ -101,6 +103,7 @@ def server_settings(profile: Profile, name: str, overrides: Mapping[str, Any] | 
         pipeline_parallel=deployment.pipeline_parallel,
         replicas=deployment.replicas,
         nodes=len(deployment.nodes) // deployment.replicas,
+        stage_layers=tuple(deployment.layers),
         max_num_seqs=server.max_num_seqs,
         max_num_batched_tokens=server.max_num_batched_tokens,
         max_model_len=server.max_model_len,
@@ -186,6 +189,7 @@ def _worker(profile: Profile, name: str, deployment: Deployment, place: Place, d
         "VLLM_CACHE_ROOT": VLLM_CACHE_DIRECTORY,
         # Compiled kernels outlive the node: without it every start compiles them again (15 s on one core).
         "TORCHINDUCTOR_CACHE_DIR": "/var/cache/cluster/inductor",
+        **deployment_environment(engine, deployment, place, link),
     }
     worker = f"{name}-{place.replica}"
     return WorkerSpec(
@@ -275,11 +279,20 @@ def hosts(profile: Profile) -> dict[str, str]:
 
 
 def _peers(profile: Profile, network: str, link: Link) -> dict[str, dict[str, str]]:
-    """Return, on a full mesh, the interface whose cable leads to each other node, and that node's address."""
+    """Return, on a mesh or ring, the interface whose cable leads to each other node, and that node's address."""
     return {
         peer: {"interface": interface, "address": profile.nodes[peer].links[network].address}
         for peer, interface in link.peers.items()
     }
+
+
+def _through(profile: Profile, network: str, node_name: str) -> dict[str, dict[str, str]]:
+    """Return, on a ring, the address of each node that no cable leads to, and that of the neighbour before it."""
+    if profile.networks[network].kind != "ring":
+        return {}
+    links = {name: node.links[network] for name, node in profile.nodes.items() if network in node.links}
+    ways = through({name: list(link.peers) for name, link in links.items()}, node_name)
+    return {far: {"address": links[far].address, "via": links[near].address} for far, near in ways.items()}
 
 
 def _links(profile: Profile, node_name: str) -> dict[str, Any]:
@@ -289,6 +302,7 @@ def _links(profile: Profile, node_name: str) -> dict[str, Any]:
             "address": link.address,
             "prefix_length": profile.networks[name].prefix_length,
             "peers": _peers(profile, name, link),
+            "through": _through(profile, name, node_name),
             "mtu": profile.networks[name].mtu_bytes,
             "kind": profile.networks[name].kind,
         }

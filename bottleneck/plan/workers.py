@@ -43,6 +43,8 @@ class ServerSettings(Recorded):
         Ranks that share every layer; stages; independent copies of the whole.
     nodes
         Hosts that one replica is spread over.
+    stage_layers
+        Layers of each pipeline stage where they were given; empty is the engine's own split.
     kv_block_tokens, kv_cache_blocks
         Tokens of one block of the KV cache; blocks that an engine has, by its own account.
     captured_graphs
@@ -57,6 +59,7 @@ class ServerSettings(Recorded):
     pipeline_parallel: Count = 1
     replicas: Count = 1
     nodes: Count = 1
+    stage_layers: tuple[Count, ...] = ()
     max_num_seqs: Count | None = None
     max_num_batched_tokens: Count | None = None
     max_model_len: Count | None = None

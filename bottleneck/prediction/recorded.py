@@ -102,7 +102,7 @@ def _one(run: Run) -> Recorded:
         batch,
         point.prompt,
         max(2, output),
-        min(profile.nodes[name].accelerator.memory_bytes for name in deployment.nodes),
+        min(card.memory_bytes for name in deployment.nodes for card in profile.nodes[name].cards),
     )
     return Recorded(base, (point,), tuple(notes))
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator
 
 from bottleneck.performance.model import parameters
-from bottleneck.profile.deployment_checks import deployment_problems
+from bottleneck.profile.deployment_checks import deployment_problems, shares_host_memory
 from bottleneck.profile.hardware_checks import hardware_problems
 from bottleneck.profile.sections import Sections, unknown
 from bottleneck.profile.types import Model
@@ -137,12 +137,23 @@ def _nodes(sections: Sections) -> Iterator[Problem]:
         engine = sections.engines.get(accelerator.kind)
         if engine is None:
             yield Problem((*location, "kind"), unknown(accelerator.kind, "kind of accelerator", sections.engines))
-        elif engine.shares_host_memory and accelerator.count * accelerator.memory_bytes > node.memory_bytes:
+            continue
+        for index, further in enumerate(node.further_accelerators):
+            if further.kind != accelerator.kind:
+                text = f"{further.kind} beside {accelerator.kind}; expected one kind a node, whose engine is installed"
+                at: Location = ("nodes", name, "further_accelerators", index, "kind")
+                yield Problem(at, f"{text}: say in `unused` what else there is")
+        shared = [card.memory_bytes for card in node.cards if shares_host_memory(card, engine)]
+        if sum(shared) > node.memory_bytes:
+            alike = f"{len(shared)} x {size_text(shared[0])}"
+            parts = alike if len(set(shared)) == 1 else " + ".join(map(size_text, shared))
             text = (
-                f"{accelerator.count} x {size_text(accelerator.memory_bytes)}, part of main memory;"
-                f" expected at most {size_text(node.memory_bytes)}, the memory of {name}"
+                f"{parts}, part of main memory; expected at most {size_text(node.memory_bytes)}, the memory of {name}"
             )
             yield Problem((*location, "memory"), text)
+        if node.architecture not in engine.architectures:
+            text = f"{node.architecture}, for which the engine of kind {accelerator.kind} has no packages"
+            yield Problem(("nodes", name, "architecture"), f"{text}; expected {' or '.join(engine.architectures)}")
 
 
 def _model(sections: Sections) -> Iterator[Problem]:

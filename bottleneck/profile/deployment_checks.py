@@ -4,8 +4,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from bottleneck.performance.memory import RankMemory, rank_memory
-from bottleneck.profile.rank_placement import placement_problem, places
-from bottleneck.profile.types import Deployment, EngineSpec, Model, Node, Shape, Workload
+from bottleneck.profile.engine_checks import engine_problems, kind_problems
+from bottleneck.profile.rank_placement import card_count, placement_problem, places, taken_cards
+from bottleneck.profile.sections import unknown
+from bottleneck.profile.types import Accelerator, Deployment, EngineSpec, Model, Node, Shape, Workload
 from bottleneck.profile.yaml_lines import Location, Problem
 from bottleneck.units import size_text
 
@@ -17,7 +19,7 @@ class NodeFit:
     Attributes
     ----------
     memory
-        What the largest of its ranks holds.
+        What the rank holds that has the least room.
     limit_bytes, limit_text
         What that rank may take, and why.
     """
@@ -41,36 +43,44 @@ def node_fits(
     shape, weights = model.model_shape(), model.weight_format()
     found = []
     for place in places(deployment):
-        accelerator = nodes[place.node].accelerator
-        engine = engines[accelerator.kind]
-        memories = [
-            rank_memory(
+        node = nodes[place.node]
+        engine = engines[node.accelerator.kind]
+        cards = taken_cards(deployment, place, node)
+        stages = [rank // deployment.tensor_parallel for rank in place.ranks]
+        fits = []
+        # Ranks of one stage on cards that are alike need the same.
+        for stage, card in dict.fromkeys(zip(stages, cards, strict=True)):
+            memory = rank_memory(
                 shape,
                 weights,
-                deployment.limits(model.shape, accelerator, accelerator.kind == "cpu"),
+                deployment.limits(model.shape, card, card.kind == "cpu"),
                 deployment.split,
                 stage,
                 runtime_bytes=engine.runtime_memory_bytes,
                 block_tokens=engine.kv_block_tokens,
                 kv_value_bytes=model.kv_value_bytes,
             )
-            for stage in place.stages(deployment.tensor_parallel)
-        ]
-        limit, text = _limit(deployment, accelerator.memory_bytes, accelerator.kind, engine)
-        largest = max(memories, key=lambda memory: memory.total_bytes)
-        found.append(NodeFit(place.node, place.replica, largest, limit, text))
+            fits.append(NodeFit(place.node, place.replica, memory, *_limit(deployment, card, node, engine)))
+        found.append(max(fits, key=lambda fit: fit.memory.total_bytes / fit.limit_bytes))
     return found
 
 
-def _limit(deployment: Deployment, memory_bytes: int, kind: str, engine: EngineSpec) -> tuple[int, str]:
+def _limit(deployment: Deployment, card: Accelerator, node: Node, engine: EngineSpec) -> tuple[int, str]:
     server = deployment.server
-    whole = f"the memory of its {kind} accelerator"
+    unlike = node.further_accelerators and card.model
+    whole = f"the memory of its {card.model if unlike else card.kind} accelerator"
     # With the cache's size given, vLLM does not look at the share; on a CPU the share is
     # of the machine's memory, which a lab node does not own.
-    if server.kv_cache_memory_bytes or engine.shares_host_memory:
-        return memory_bytes, whole
+    if server.kv_cache_memory_bytes or shares_host_memory(card, engine):
+        return card.memory_bytes, whole
     share = server.gpu_memory_utilization
-    return int(memory_bytes * share), f"gpu_memory_utilization {share:g} of {size_text(memory_bytes)}, {whole}"
+    text = f"gpu_memory_utilization {share:g} of {size_text(card.memory_bytes)}, {whole}"
+    return int(card.memory_bytes * share), text
+
+
+def shares_host_memory(card: Accelerator, engine: EngineSpec) -> bool:
+    """Return whether an accelerator's memory is part of its node's main memory."""
+    return engine.shares_host_memory if card.shares_host_memory is None else card.shares_host_memory
 
 
 def deployment_problems(
@@ -87,7 +97,9 @@ def deployment_problems(
     nodes
         The deployment's nodes, all of them known.
     """
-    problem = placement_problem(deployment, [node.accelerator.count for node in nodes.values()])
+    chosen = list(_cards(deployment, nodes))
+    yield from chosen
+    problem = placement_problem(deployment, [card_count(deployment, name, node) for name, node in nodes.items()])
     if problem:
         yield Problem(("nodes",), problem)
     shape = model.shape
@@ -95,11 +107,11 @@ def deployment_problems(
     yield from splits
     yield from _server(deployment, shape, workload)
     known = all(node.accelerator.kind in engines for node in nodes.values())
-    kinds = sorted({node.accelerator.kind for node in nodes.values()})
-    if known and not problem and len(kinds) > 1 and deployment.replicas < len(deployment.nodes):
-        yield Problem(("nodes",), f"accelerators {', '.join(kinds)}; expected one kind within a replica")
-    if problem or splits or not known:
+    if known:
+        yield from engine_problems(deployment, nodes, engines)
+    if problem or chosen or splits or not known:
         return
+    yield from kind_problems(deployment, nodes)
     for fit in node_fits(deployment, model, nodes, engines):
         if not fit.fits:
             text = (
@@ -108,6 +120,19 @@ def deployment_problems(
             )
             yield Problem((), text)
         yield from _cache_length(deployment, model, fit)
+
+
+def _cards(deployment: Deployment, nodes: Mapping[str, Node]) -> Iterator[Problem]:
+    """Yield where a deployment's choice of accelerators is not one of its nodes'."""
+    for name, chosen in deployment.cards.items():
+        at: Location = ("cards", name)
+        if name not in nodes:
+            yield Problem(at, unknown(name, "node of this deployment", nodes))
+            continue
+        there = len(nodes[name].cards)
+        if not chosen or max(chosen) >= there or len(set(chosen)) < len(chosen):
+            text = f"{', '.join(map(str, chosen)) or 'none'}; expected some of 0 to {there - 1}, each once"
+            yield Problem(at, text)
 
 
 def _splits(deployment: Deployment, model: Model) -> Iterator[Problem]:
@@ -136,7 +161,12 @@ def _splits(deployment: Deployment, model: Model) -> Iterator[Problem]:
         if width // tensor % group:
             text = f"{tensor}, which leaves {width // tensor} of {key} {width} on a rank"
             yield Problem(("tensor_parallel",), f"{text}; expected a multiple of group_size {group}")
-    if deployment.pipeline_parallel > len(shape.layers):
+    layers = deployment.layers
+    if layers and (len(layers), sum(layers)) != (deployment.pipeline_parallel, len(shape.layers)):
+        text = f"{' + '.join(map(str, layers))} = {sum(layers)} layers in {len(layers)} stages"
+        expected = f"the model's {len(shape.layers)} layers in {deployment.pipeline_parallel} stages, pipeline_parallel"
+        yield Problem(("layers",), f"{text}; expected {expected}")
+    elif deployment.pipeline_parallel > len(shape.layers):
         text = f"{deployment.pipeline_parallel} stages; expected at most one for each of {len(shape.layers)} layers"
         yield Problem(("pipeline_parallel",), text)
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, PrivateAttr, model_validator
 
 from bottleneck.profile.paths import ENGINE_MAP, content_directory, lock_file
-from bottleneck.profile.value_types import Count, Name, Section, Size, with_unit
+from bottleneck.profile.value_types import Architecture, Count, Name, Section, Size, with_unit
 from bottleneck.profile.yaml_lines import Problem, ProfileError
 
 # What decides the content of an engine's environment; how a worker is started does not.
@@ -76,6 +76,20 @@ class EngineSpec(Section):
     pipeline_parallel_arguments: list[str] = Field(default=[], description="Added when there are pipeline stages.")
     bind_interface_environment: list[str] = Field(
         default=[], description="Variables that name the interface to talk over."
+    )
+    rdma_environment: list[str] = Field(
+        default=[], description="Variables that name the RDMA devices to talk over; left out, it cannot be told any."
+    )
+    layer_partition_environment: str | None = Field(
+        default=None,
+        description="Variable with the layers of each pipeline stage; left out, it splits them as it likes.",
+    )
+    device_environment: str | None = Field(
+        default=None,
+        description="Variable with the accelerators of a node that it may use; left out, it takes the first ones.",
+    )
+    architectures: list[Architecture] = Field(
+        default=["x86_64"], min_length=1, description="Processors that its packages are built for."
     )
     collective_backend: str | None = Field(
         default=None, description="What torch sends messages between ranks with; measured by `cluster probe`."

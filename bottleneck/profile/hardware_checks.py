@@ -23,6 +23,11 @@ HARDWARE_NUMBERS = (
     "nodes.*.accelerator.memory_bandwidth",
     "nodes.*.accelerator.pcie",
     "nodes.*.accelerator.interconnect",
+    "nodes.*.further_accelerators.*.count",
+    "nodes.*.further_accelerators.*.memory",
+    "nodes.*.further_accelerators.*.memory_bandwidth",
+    "nodes.*.further_accelerators.*.pcie",
+    "nodes.*.further_accelerators.*.interconnect",
     "model.config",
     "model.shape",
     "model.quantization",
@@ -52,22 +57,54 @@ def _macs(sections: Sections) -> Iterator[Problem]:
 def _meshes(sections: Sections) -> Iterator[Problem]:
     for name, network in sections.networks.items():
         members = [node for node, entry in sections.nodes.items() if name in entry.links]
-        if network.kind == "full-mesh" and sections.kind == "lab":
-            yield Problem(("networks", name, "kind"), "full-mesh; expected switch or point-to-point in a lab")
-        if network.kind == "full-mesh" and sections.control and sections.control.network == name:
-            yield Problem(("control", "network"), f"{name}, a full mesh; expected a switch, which nodes boot over")
+        cabled = network.kind in ("full-mesh", "ring")
+        if cabled and sections.kind == "lab":
+            yield Problem(("networks", name, "kind"), f"{network.kind}; expected switch or point-to-point in a lab")
+        if cabled and sections.control and sections.control.network == name:
+            what = "a full mesh" if network.kind == "full-mesh" else "a ring"
+            yield Problem(("control", "network"), f"{name}, {what}; expected a switch, which nodes boot over")
         for node in members:
             link = sections.nodes[node].links[name]
             at: Location = ("nodes", node, "links", name, "peers")
-            if network.kind != "full-mesh":
+            if not cabled:
                 if link.peers:
-                    yield Problem(at, f"cables on {name}, of kind {network.kind}; expected none, or kind full-mesh")
+                    kinds = "kind full-mesh or ring"
+                    yield Problem(at, f"cables on {name}, of kind {network.kind}; expected none, or {kinds}")
                 continue
             wanted, seen = set(members) - {node}, set(link.peers)
-            if wanted != seen:
+            if network.kind == "full-mesh" and wanted != seen:
                 text = f"{', '.join(sorted(seen)) or 'none'}; expected one cable to each of {', '.join(sorted(wanted))}"
                 yield Problem(at, text)
             yield from _cables(sections.nodes[node], name, at)
+        if network.kind == "ring":
+            yield from _ring(sections.nodes, name, members)
+
+
+def _ring(nodes: Mapping[str, Node], network: str, members: list[str]) -> Iterator[Problem]:
+    """Each node of a ring is cabled to two others, which are cabled to it, and one way around leads past all."""
+    peers = {name: set(nodes[name].links[network].peers) for name in members}
+    sound = True
+    for name, seen in peers.items():
+        at: Location = ("nodes", name, "links", network, "peers")
+        if len(seen) != 2 or not seen <= set(members) - {name}:
+            sound = False
+            others = ", ".join(sorted(set(members) - {name})) or "none: there is no other"
+            yield Problem(at, f"{', '.join(sorted(seen)) or 'none'}; expected cables to two of {others}")
+            continue
+        for other in sorted(seen):
+            if name not in peers[other]:
+                sound = False
+                yield Problem(at, f"{other}, which has no cable to {name}; expected both ends of it")
+    if not sound or not members:
+        return
+    around, following = [members[0]], min(peers[members[0]])
+    while following != members[0]:
+        (onward,) = peers[following] - {around[-1]}
+        around.append(following)
+        following = onward
+    if len(around) < len(members):
+        text = f"{' - '.join(around)} is a ring without {', '.join(sorted(set(members) - set(around)))}"
+        yield Problem(("networks", network, "kind"), f"{text}; expected one ring, or a network for each")
 
 
 def _cables(node: Node, mesh: str, at: Location) -> Iterator[Problem]:
@@ -89,6 +126,11 @@ def _boot(sections: Sections) -> Iterator[Problem]:
         return
     if sections.kind == "lab":
         yield Problem(("boot",), "a boot section; expected none in a lab, whose nodes do not boot")
+    for name, node in sections.nodes.items():
+        if node.architecture != "x86_64":
+            text = f"{node.architecture} beside a boot section, whose image is for x86_64"
+            at: Location = ("nodes", name, "architecture")
+            yield Problem(at, f"{text}; expected none: let the nodes boot by themselves, and join with salt-minion")
     if sections.control and "interface" not in sections.control.model_fields_set:
         text = f"nothing; expected the one interface that boots the nodes, such as enp3s0, or {UNKNOWN}"
         yield Problem(("control", "interface"), text)

@@ -9,12 +9,14 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from bottleneck.profile.value_types import (
     Address,
+    Architecture,
     Count,
     HostName,
     InterfaceName,
     MacAddress,
     Name,
     Rate,
+    RdmaDevice,
     Section,
     Size,
     Subnet,
@@ -59,8 +61,9 @@ class Control(Section):
 class Network(Section):
     """A network of the cluster."""
 
-    kind: Literal["switch", "point-to-point", "full-mesh"] = Field(
-        description="A switch, a cable between two nodes, or a cable between every two of its nodes."
+    kind: Literal["switch", "point-to-point", "full-mesh", "ring"] = Field(
+        description="A switch, a cable between two nodes, a cable between every two of its nodes, or a ring: each node"
+        " is cabled to two neighbours, which pass on what is for the others."
     )
     subnet: Subnet = Field(description="Every address on it lies in this range.")
     rate_bytes_per_second: Rate = Field(alias="rate", description="What a link of it can carry one way.")
@@ -88,7 +91,12 @@ class Link(Section):
     )
     address: Address = Field(description="Its address, inside the network's subnet.")
     peers: dict[Name, InterfaceName] = Field(
-        default={}, description="On a full mesh: other node -> the interface whose cable leads there."
+        default={}, description="On a full mesh or a ring: other node -> the interface whose cable leads there."
+    )
+    rdma: list[RdmaDevice] = Field(
+        default=[],
+        description="RDMA devices that ranks use on it, such as rocep1s0f0 or mlx5_0:1; a cable may have several. Left"
+        " out, the engine looks for them itself.",
     )
 
 
@@ -117,6 +125,11 @@ class Accelerator(Section):
     pcie: Pcie | None = Field(default=None, description="How it is attached; left out for one on the processor's chip.")
     interconnect_bytes_per_second: Rate | None = Field(
         default=None, alias="interconnect", description="Between the accelerators of one node, one way."
+    )
+    shares_host_memory: bool | None = Field(
+        default=None,
+        description="Whether its memory is part of the node's main memory; left out, as the engine map says of its"
+        " kind.",
     )
     driver: Name | None = Field(default=None, description="The kernel driver that it has to be bound to.")
 
@@ -171,11 +184,22 @@ class Node(Section):
     board: Line = Field(default="", description="Its mainboard or machine, for people.")
     processor: Line = Field(default="", description="Its processor, for people.")
     firmware: Literal["uefi", "bios"] | None = Field(default=None, description="How its firmware boots.")
+    architecture: Architecture = Field(default="x86_64", description="Of its processor.")
     cores: Count = Field(description="CPU cores that are its own.")
     memory_bytes: Size = Field(alias="memory", description="Main memory.")
     accelerator: Accelerator = Field(description="What computes on it.")
+    further_accelerators: list[Accelerator] = Field(
+        default=[],
+        description="Unlike ones of the same kind beside it; all are counted as the driver does, from 0 (NVIDIA: by"
+        " PCI address).",
+    )
     unused: Line = Field(default="", description="What else on it could compute, and why it does not.")
     power: Power | None = Field(
         default=None, description="How it is switched off and on when Salt cannot; left out, by hand."
     )
     links: dict[Name, Link] = Field(min_length=1, description="Network name -> its interface there.")
+
+    @property
+    def cards(self) -> list[Accelerator]:
+        """Every single accelerator, as the driver counts them."""
+        return [each for each in (self.accelerator, *self.further_accelerators) for _ in range(each.count)]

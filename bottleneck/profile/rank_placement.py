@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from bottleneck.profile.types import Deployment
+from bottleneck.profile.types import Accelerator, Deployment, Node
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,19 @@ def placement_problem(deployment: Deployment, accelerators: list[int]) -> str | 
         f" {_counts(accelerators)}"
     )
     if ranks % nodes:
-        return f"{sums}; expected the same number of ranks on every node"
+        return f"{sums}; expected the same number of ranks on every node{_evenly(accelerators)}"
     if nodes % deployment.replicas:
         return f"{sums}; expected whole nodes for every replica"
     if ranks // nodes > min(accelerators):
         return f"{sums}; expected at most one rank for each accelerator"
     return None
+
+
+def _evenly(accelerators: list[int]) -> str:
+    """Return what the nodes can do instead, where they have unequal counts."""
+    if len(set(accelerators)) == 1:
+        return ""
+    return f": vLLM starts as many on each, so {min(accelerators)}, or each node has a deployment of its own"
 
 
 def _counts(accelerators: list[int]) -> str:
@@ -71,3 +78,14 @@ def places(deployment: Deployment) -> list[Place]:
         first = node_rank * ranks_per_node
         found.append(Place(replica, node, node_rank, range(first, first + ranks_per_node)))
     return found
+
+
+def card_count(deployment: Deployment, name: str, node: Node) -> int:
+    """Return how many of a node's accelerators a deployment may take."""
+    return len(deployment.cards.get(name, node.cards))
+
+
+def taken_cards(deployment: Deployment, place: Place, node: Node) -> list[Accelerator]:
+    """Return the accelerator of each of a node's ranks; the deployment's `cards` must be ones that the node has."""
+    chosen = deployment.cards.get(place.node, range(len(place.ranks)))
+    return [node.cards[index] for index in list(chosen)[: len(place.ranks)]]

@@ -25,7 +25,18 @@ from bottleneck.profile.boot_types import Boot, Source
 from bottleneck.profile.engine_types import EngineSpec
 from bottleneck.profile.machine_types import Accelerator, Control, Link, Network, Node
 from bottleneck.profile.paths import content_directory
-from bottleneck.profile.value_types import Count, Duration, Frequency, Name, Port, Section, Size, name_text, with_unit
+from bottleneck.profile.value_types import (
+    Count,
+    Duration,
+    Frequency,
+    Name,
+    Port,
+    Section,
+    Size,
+    VariableName,
+    name_text,
+    with_unit,
+)
 from bottleneck.profile.yaml_lines import Document, Location, Problem
 
 __all__ = [
@@ -207,13 +218,25 @@ class Deployment(Section):
     tensor_parallel: Count = Field(default=1, description="Ranks that share every layer.")
     pipeline_parallel: Count = Field(default=1, description="Stages that take turns on the layers.")
     replicas: Count = Field(default=1, description="Independent copies of the whole.")
+    layers: list[Count] = Field(
+        default=[],
+        description="Layers of each pipeline stage, for unlike accelerators; left out, the engine splits them evenly.",
+    )
+    cards: dict[Name, list[Annotated[int, Field(ge=0)]]] = Field(
+        default={},
+        description="Node name -> which of its accelerators are taken, counted from 0, a rank each; left out, the"
+        " first ones.",
+    )
     link: Name = Field(description="Network that carries the traffic between ranks.")
+    environment: dict[VariableName, str] = Field(
+        default={}, description="Environment of its workers, over what the engine map says; no secrets."
+    )
     server: Server = Field(default_factory=Server, description="Settings of vLLM.")
 
     @property
     def split(self) -> Split:
         """How the model is split over the ranks of a replica."""
-        return Split(self.tensor_parallel, self.pipeline_parallel)
+        return Split(self.tensor_parallel, self.pipeline_parallel, partition=tuple(self.layers))
 
     @property
     def ranks_per_replica(self) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
@@ -45,6 +45,19 @@ def _interface(text: str) -> str:
     # Linux keeps 16 bytes for an interface's name, one of them the terminator.
     if not 0 < len(text.encode()) < 16 or re.search(r"[/\s:]", text) or text in (".", ".."):
         raise ValueError(f"{shown(text)}; expected an interface name of at most 15 characters, such as eth0")
+    return text
+
+
+def _rdma_device(text: str) -> str:
+    # The kernel's limit of such a name is 64 bytes; NCCL_IB_HCA has commas between them and its own signs before.
+    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,63}(:[1-9][0-9]?)?", text):
+        raise ValueError(f"{shown(text)}; expected an RDMA device such as rocep1s0f0, or with its port mlx5_0:1")
+    return text
+
+
+def _variable(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", text):
+        raise ValueError(f"{shown(text)}; expected a variable's name such as NCCL_DEBUG")
     return text
 
 
@@ -103,6 +116,9 @@ Frequency = Annotated[float, _frequency[0], _frequency[1]]
 Name = Annotated[str, AfterValidator(name_text), Field(json_schema_extra={"title": "name"})]
 HostName = Annotated[str, AfterValidator(_host_name), Field(json_schema_extra={"title": "DNS label"})]
 InterfaceName = Annotated[str, AfterValidator(_interface), Field(json_schema_extra={"title": "interface name"})]
+RdmaDevice = Annotated[str, AfterValidator(_rdma_device), Field(json_schema_extra={"title": "RDMA device"})]
+Architecture = Literal["x86_64", "aarch64"]
+VariableName = Annotated[str, AfterValidator(_variable), Field(json_schema_extra={"title": "variable"})]
 MacAddress = Annotated[str, AfterValidator(_mac), Field(json_schema_extra={"title": "MAC address"})]
 Address = Annotated[str, AfterValidator(_address), Field(json_schema_extra={"title": "IPv4 address"})]
 Subnet = Annotated[str, AfterValidator(_subnet), Field(json_schema_extra={"title": "IPv4 subnet"})]

@@ -57,9 +57,10 @@ def _accelerators(name: str, node: Node, seen: list[dict[str, Any]]) -> Iterator
     if wanted.driver and any(each["driver"] == wanted.driver for each in found):
         # Beside the one that computes there may be another of the same vendor, on the processor's chip.
         found = [each for each in found if each["driver"] == wanted.driver]
-    label = wanted.model or wanted.kind
-    if len(found) < wanted.count:
-        text = f"{len(found)} found; expected {wanted.count} {label}"
+    groups = (wanted, *node.further_accelerators)
+    label = " and ".join(f"{each.count} {each.model or each.kind}" for each in groups)
+    if len(found) < len(node.cards):
+        text = f"{len(found)} found; expected {label}"
         yield Check(name, "accelerator", "failed", text, "reseat the card; look at its power and the firmware's setup")
     for each in found:
         yield from _accelerator(name, wanted, each)

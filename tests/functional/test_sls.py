@@ -21,7 +21,8 @@ STATES = sorted(
 IDENTIFIER = re.compile(r"^[a-z0-9]+(-[a-z0-9]+)+$")
 
 
-NODES = [(path, name, node.hostname) for path in list_profiles() for name, node in load_profile(path).nodes.items()]
+PROFILES = [*list_profiles(), REPOSITORY / "tests/data/clusters/four-in-a-ring.yaml"]
+NODES = [(path, name, node.hostname) for path in PROFILES for name, node in load_profile(path).nodes.items()]
 
 
 @pytest.fixture(scope="module", params=NODES, ids=[f"{profile_name(path)}-{name}" for path, name, _ in NODES])

@@ -92,6 +92,22 @@ def test_every_node_of_a_full_mesh_reaches_every_other_over_their_cable(spaces: 
     assert f"{addresses[0]}/32" in call(spaces[0], "link", "show", "mesh0")["addresses"]
 
 
+def test_opposite_nodes_of_a_ring_reach_each_other_through_a_neighbour(spaces: list[str]) -> None:
+    addresses = [f"10.242.1.{number}" for number in range(10, 10 + len(NODES))]
+    for node, space in enumerate(spaces):
+        right, left = (node + 1) % 4, (node - 1) % 4
+        peers = {addresses[right]: f"to{right}", addresses[left]: f"to{left}"}
+        through = {addresses[(node + 2) % 4]: addresses[min(right, left)]}
+        for _ in range(2):
+            assert call(space, "link", "configure_mesh", "ring0", addresses[node], 9000, peers, through) == peers
+        assert call(space, "link", "through", "ring0") == through
+        assert call(space, "link", "forwards", f"to{right}") and not call(space, "link", "forwards", "lo")
+    for node, space in enumerate(spaces):
+        for other, address in enumerate(addresses):
+            if other != node:
+                assert reaches(space, addresses[node], address), f"{node} -> {other}"
+
+
 SERVER = """
 import socket, sys
 server = socket.create_server(("0.0.0.0", 8000))

@@ -16,7 +16,7 @@ SINGLE_PROBLEMS: dict[str, Mistake] = {
         ('mac: "02:77:00:00:00:10", address', 'mac: "02:77:00:00:00:10", adress'),
         "adress",
         "nodes.node0.links.ethernet.adress: unknown key (did you mean address?);"
-        " expected one of interface, mac, address, peers",
+        " expected one of interface, mac, address, peers, rdma",
     ),
     "missing address": (
         (", address: 10.77.0.10}", "}"),

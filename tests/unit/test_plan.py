@@ -161,6 +161,7 @@ def test_a_nodes_slice_is_json_and_complete(profile: Profile) -> None:
         "address": "10.77.1.11",
         "prefix_length": 24,
         "peers": {},
+        "through": {},
         "mtu": 1500,
         "kind": "point-to-point",
     }

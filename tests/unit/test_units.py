@@ -43,8 +43,12 @@ def test_sizes_are_exact_whole_bytes() -> None:
     seen = SIZE.parse_whole("0.1 GB")
     assert seen == 100_000_000
     assert isinstance(seen, int)
-    with pytest.raises(ValueError, match="expected a whole number of bytes"):
+    with pytest.raises(ValueError, match="less than one"):
         SIZE.parse_whole("0.3 B")
+
+
+def test_a_size_as_an_engine_prints_it_loses_the_part_of_a_byte() -> None:
+    assert SIZE.parse_whole("15.9 GiB") == int(15.9 * 2**30) == 17072495001
 
 
 @pytest.mark.parametrize("text", ["1 gbit/s", "1 GBIT/S"])

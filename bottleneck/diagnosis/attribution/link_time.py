@@ -40,7 +40,8 @@ def messages_of_a_step(seen: Observations) -> int:
 
 def split_of(seen: Observations) -> Split:
     """Return how the model is split over ranks."""
-    return Split(seen.topology.tensor_parallel, seen.topology.pipeline_parallel)
+    settings = seen.topology.settings
+    return Split(settings.tensor_parallel, settings.pipeline_parallel, partition=settings.stage_layers)
 
 
 def _expected_bytes(seen: Observations, tokens: float) -> float:
