@@ -1,13 +1,16 @@
 """
-Read a node's hardware from the kernel: accelerators and how they are attached, USB4, firmware, temperatures.
+Read a node's hardware from the kernel: accelerators and how they are attached, USB4, links, firmware, temperatures.
 
-Reads files of ``/sys`` alone, so it needs no tool of a vendor, and reports facts: whether they are
-right is for ``cluster doctor`` to judge, which knows the profile.
+Reads files of ``/sys`` and the kernel's log alone, so it needs no tool of a vendor, and reports
+facts: whether they are right is for ``cluster doctor`` to judge, which knows the profile.
 """
 
+import ctypes
+import mmap
 import os
 import pathlib
 import re
+from collections.abc import Iterator
 from typing import Any
 
 __virtualname__ = "hardware"
@@ -16,6 +19,23 @@ __virtualname__ = "hardware"
 ACCELERATOR_CLASSES = ("0x03", "0x12", "0x1180")
 _DEVICE = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
 _MEMORY_BAR = 0x200
+# PCI class of a USB4 host interface, and where its registers hold how long it holds interrupts back: one word for
+# each of 16 vectors, in steps of 256 ns (drivers/thunderbolt/nhi_regs.h: REG_INT_THROTTLING_RATE, MSIX_MAX_VECS).
+_USB4_HOST_CLASS = "0x0c0340"
+_THROTTLING_OFFSET, _VECTORS, _THROTTLING_STEP_SECONDS = 0x38C00, 16, 256e-9
+_THROTTLING_MASK, _REGISTERS_BYTES = 0xFFFF, 0x40000
+# What drivers log of firmware that is not there: the kernel itself, Debian's kernel, i915 and xe.
+_FIRMWARE_MISSING = (
+    re.compile(r"Direct firmware load for (\S+) failed with error -2"),
+    re.compile(r"firmware: failed to load (\S+) \(-2\)"),
+    re.compile(r"[Ff]irmware (\S+): fetch failed"),
+)
+# What drivers log when they give a device up.
+_DEVICE_GIVEN_UP = re.compile(
+    r"declaring it wedged|Fatal error during GPU init|GuC initialization failed|probe with driver \S+ failed"
+    r"|probe of \S+ failed with error"
+)
+_LOG_BYTES, _MOST_LINES = 8192, 20
 
 
 def __virtual__() -> str:
@@ -39,6 +59,9 @@ def facts(root: str = "/") -> dict[str, Any]:
     return {
         "accelerators": accelerators(root),
         "usb4": usb4(root),
+        "usb4_hosts": usb4_hosts(root),
+        "links": links(root),
+        "kernel_log": kernel_log(root),
         "firmware": firmware(root),
         "numa_nodes": len(list((top / "sys/devices/system/node").glob("node[0-9]*"))) or None,
         "cpus_online": _text(top / "sys/devices/system/cpu/online"),
@@ -101,9 +124,123 @@ def usb4(root: str = "/") -> list[dict[str, Any]]:
                 "host": _text(device / "device_name"),
                 "receive_bits_per_second": _gigabits(device / "rx_speed", device / "rx_lanes"),
                 "transmit_bits_per_second": _gigabits(device / "tx_speed", device / "tx_lanes"),
+                "lanes": min((_number(device / f"{way}_lanes") or 1 for way in ("rx", "tx")), default=1),
             }
         )
     return found
+
+
+def usb4_hosts(root: str = "/") -> list[dict[str, Any]]:
+    """
+    Return the node's own USB4 host interfaces, with how long each holds interrupts back at most.
+
+    ``interrupt_interval_seconds`` is None where the registers cannot be read: without root, on a host
+    that sleeps, or where the kernel keeps the device's memory to its driver.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' hardware.usb4_hosts
+    """
+    found = []
+    for device in _usb4_host_devices(root):
+        driver = device / "driver"
+        words = _throttling(device)
+        found.append(
+            {
+                "address": device.name,
+                "driver": driver.resolve().name if driver.exists() else None,
+                "interrupt_interval_seconds": max(words) * _THROTTLING_STEP_SECONDS if words else None,
+            }
+        )
+    return found
+
+
+def set_usb4_interrupt_interval(seconds: float, root: str = "/") -> list[dict[str, Any]]:
+    """
+    Have every USB4 host interface hold interrupts back no longer than this; return what they say then.
+
+    The kernel sets 128 us when its driver starts or the machine wakes, and has no setting for it; 8 us halve
+    the latency of small messages, for more interrupts. It holds until the driver starts again.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' hardware.set_usb4_interrupt_interval 8e-6
+
+    seconds
+        between 0 (not at all) and 0.016, in steps of 256 ns
+    """
+    steps = round(float(seconds) / _THROTTLING_STEP_SECONDS)
+    if not 0 <= steps <= _THROTTLING_MASK:
+        raise ValueError(f"seconds is {seconds}; expected between 0 and {_THROTTLING_MASK * _THROTTLING_STEP_SECONDS}")
+    devices = _usb4_host_devices(root)
+    if not devices:
+        raise RuntimeError("this node has no USB4 host interface: see hardware.usb4_hosts")
+    for device in devices:
+        if not _throttling(device, steps):
+            raise RuntimeError(
+                f"the registers of {device.name} cannot be written: root, an awake device and a kernel without"
+                " IO_STRICT_DEVMEM or lockdown are needed"
+            )
+    return usb4_hosts(root)
+
+
+def links(root: str = "/") -> dict[str, dict[str, Any]]:
+    """
+    Return the network interfaces by name: largest packet in bytes, state, speed in bits per second, driver.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' hardware.links
+    """
+    found = {}
+    for device in sorted((pathlib.Path(root) / "sys/class/net").glob("*")):
+        if device.name == "lo" or not (device / "mtu").exists():
+            continue
+        driver, megabits = device / "device/driver", _number(device / "speed")
+        found[device.name] = {
+            "mtu_bytes": _number(device / "mtu"),
+            "state": _text(device / "operstate"),
+            # An interface that does not know its speed says -1, or refuses.
+            "bits_per_second": megabits * 1e6 if megabits and megabits > 0 else None,
+            "driver": driver.resolve().name if driver.exists() else None,
+        }
+    return found
+
+
+def kernel_log(root: str = "/") -> dict[str, Any]:
+    """
+    Return firmware files that drivers did not find, and devices they gave up, from the kernel's log.
+
+    ``complete`` is False when the log no longer begins at the boot: then an empty list proves nothing.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' hardware.kernel_log
+    """
+    missing: list[str] = []
+    given_up: list[str] = []
+    first: int | None = None
+    for number, line in _log_lines(pathlib.Path(root) / "dev/kmsg"):
+        first = number if first is None else first
+        for pattern in _FIRMWARE_MISSING:
+            match = pattern.search(line)
+            if match and match[1] not in missing:
+                missing.append(match[1])
+        if _DEVICE_GIVEN_UP.search(line):
+            given_up.append(line)
+    return {
+        "complete": first == 0,
+        "firmware_missing": missing[:_MOST_LINES],
+        "given_up": given_up[:_MOST_LINES],
+    }
 
 
 def firmware(root: str = "/") -> dict[str, Any]:
@@ -139,6 +276,67 @@ def temperatures(root: str = "/") -> dict[str, float]:
             name = _text(chip / "name") or chip.name
             found[name] = max(found.get(name, 0.0), max(values) / 1000)
     return found
+
+
+def _usb4_host_devices(root: str) -> list[pathlib.Path]:
+    devices = sorted((pathlib.Path(root) / "sys/bus/pci/devices").glob("*"))
+    return [device for device in devices if (_text(device / "class") or "") == _USB4_HOST_CLASS]
+
+
+def _throttling(device: pathlib.Path, steps: int | None = None) -> list[int]:
+    """Return each vector's word, after setting them where ``steps`` is given; empty where they cannot be reached."""
+    # A device that sleeps answers every read with ones.
+    if _text(device / "power/runtime_status") in ("suspended", "suspending"):
+        return []
+    try:
+        descriptor = os.open(device / "resource0", os.O_RDONLY if steps is None else os.O_RDWR | os.O_SYNC)
+    except OSError:
+        return []
+    try:
+        protection = mmap.PROT_READ if steps is None else mmap.PROT_READ | mmap.PROT_WRITE
+        with mmap.mmap(descriptor, _REGISTERS_BYTES, mmap.MAP_SHARED, protection) as registers:
+            words = []
+            for vector in range(_VECTORS):
+                offset = _THROTTLING_OFFSET + 4 * vector
+                if steps is not None:
+                    # One store of 32 bits, as the device wants it; a slice would be copied byte by byte.
+                    word = ctypes.c_uint32.from_buffer(registers, offset)
+                    word.value = steps
+                    del word
+                words.append(int.from_bytes(registers[offset : offset + 4], "little"))
+    except (OSError, ValueError):
+        return []
+    finally:
+        os.close(descriptor)
+    return [] if all(word == 0xFFFFFFFF for word in words) else [word & _THROTTLING_MASK for word in words]
+
+
+def _log_lines(path: pathlib.Path) -> Iterator[tuple[int, str]]:
+    """Return each record of the kernel's log: its number and its text; nothing without the right to read it."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return
+    rest = b""
+    try:
+        while True:
+            try:
+                content = os.read(descriptor, _LOG_BYTES)
+            except BrokenPipeError:
+                continue  # a record was overwritten before it was read
+            except OSError:
+                break  # no further record
+            if not content:
+                break
+            # The device gives one record a read; a plain file gives what fits.
+            *lines, rest = (rest + content).split(b"\n")
+            for line in lines:
+                head, semicolon, text = line.decode("utf-8", "replace").partition(";")
+                fields = head.split(",")
+                if semicolon and len(fields) >= 2 and fields[1].isdigit():
+                    yield int(fields[1]), text
+    finally:
+        os.close(descriptor)
 
 
 def _slot_link(device: pathlib.Path) -> dict[str, Any] | None:

@@ -38,3 +38,8 @@ class Check:
 def judged(place: str, what: str, is_well: bool, evidence: str, mend: str, otherwise: Status = "failed") -> Check:
     """Return a check that is ok, or else has its mend."""
     return Check(place, what, "ok" if is_well else otherwise, evidence, "" if is_well else mend)
+
+
+def on_node(hostname: str, command: str) -> str:
+    """Return the words that run a shell's command on a node."""
+    return f"cluster control cmd -- salt {hostname} cmd.run '{command}'"

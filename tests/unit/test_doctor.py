@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from bottleneck.profile import Profile, find_profile, load_profile
 from cli.doctor import command
 from cli.doctor.check import Check
+from cli.doctor.chips import find_chip, table
 from cli.doctor.control import judge_control
 from cli.doctor.inspection import discover, server_of
 from cli.doctor.nodes import judge_node
@@ -141,10 +142,19 @@ CARD: dict[str, Any] = {
     "largest_window_bytes": 16 * 2**30,
     "temperature_celsius": 60.0,
 }
-CABLE = {"name": "0-1", "host": "node1", "receive_bits_per_second": 40e9, "transmit_bits_per_second": 40e9}
+CABLE = {"name": "0-1", "host": "node1", "receive_bits_per_second": 40e9, "transmit_bits_per_second": 40e9, "lanes": 2}
+HOST = {"address": "0000:00:0d.2", "driver": "thunderbolt", "interrupt_interval_seconds": 8e-6}
+INTERFACES: dict[str, Any] = {
+    "eth0": {"mtu_bytes": 1500, "state": "up", "bits_per_second": 2.5e9, "driver": "igc"},
+    "thunderbolt0": {"mtu_bytes": 9000, "state": "up", "bits_per_second": None, "driver": "thunderbolt-net"},
+}
+LOG: dict[str, Any] = {"complete": True, "firmware_missing": [], "given_up": []}
 FACTS: dict[str, Any] = {
     "accelerators": [CARD],
     "usb4": [CABLE],
+    "usb4_hosts": [HOST],
+    "links": INTERFACES,
+    "kernel_log": LOG,
     "firmware": {"board": "MPG", "vendor": "AMI", "version": "1", "date": "2026", "uefi": True},
     "numa_nodes": 1,
     "cpus_online": "0-15",
@@ -158,33 +168,118 @@ def test_a_node_that_is_well(profile: Profile) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "what", "evidence"),
+    ("changes", "what", "evidence", "mend"),
     [
-        ({"accelerators": []}, "accelerator", "0 found; expected 1 Intel Arc A770"),
-        ({"accelerators": [{**CARD, "driver": "xe"}]}, "driver", "bound to xe; expected i915"),
-        ({"accelerators": [{**CARD, "driver": None}]}, "driver", "bound to no driver"),
-        ({"accelerators": [{**CARD, "largest_window_bytes": 2**28}]}, "Resizable BAR", "256 MiB"),
-        ({"accelerators": [{**CARD, "link": {**CARD["link"], "lanes": 4}}]}, "PCIe", "4 lanes"),
+        ({"accelerators": []}, "accelerator", "0 found; expected 1 Intel Arc A770", "reseat"),
+        (
+            {"accelerators": [{**CARD, "driver": "xe"}]},
+            "driver",
+            "bound to xe; expected i915",
+            "echo 0000:03:00.0 > /sys/bus/pci/drivers/i915/bind'; to last: boot.kernel_line of the profile with"
+            " i915.force_probe=56a0",
+        ),
+        ({"accelerators": [{**CARD, "driver": "vfio-pci"}]}, "driver", "bound to vfio-pci", "driver_override"),
+        ({"accelerators": [{**CARD, "driver": None}]}, "driver", "bound to no driver", "modprobe i915"),
+        (
+            {"accelerators": [{**CARD, "largest_window_bytes": 2**28}]},
+            "Resizable BAR",
+            "256 MiB",
+            "Above 4G Decoding",
+        ),
+        (
+            {"accelerators": [{**CARD, "link": {**CARD["link"], "lanes": 4}}]},
+            "PCIe",
+            "4 lanes of generation 1 (at most 16 of generation 4); expected 16 of generation 4",
+            "lspci -vv -s 0000:03:00.0",
+        ),
         (
             {"accelerators": [{**CARD, "link": {**CARD["link"], "most_transfers_per_second": 8e9}}]},
             "PCIe",
             "expected 16",
+            "reseat the card",
         ),
-        ({"accelerators": [{**CARD, "link": None}]}, "PCIe", "tells no link"),
-        ({"accelerators": [{**CARD, "temperature_celsius": 97.0}]}, "accelerator's temperature", "97"),
-        ({"usb4": []}, "USB4", "0 hosts"),
-        ({"usb4": [{**CABLE, "receive_bits_per_second": 5e9}]}, "USB4", "5 Gbit/s"),
-        ({"firmware": {**FACTS["firmware"], "uefi": False}}, "firmware", "booted by bios; expected uefi"),
-        ({"temperatures_celsius": {"nvme": 95.0}}, "temperature", "nvme: 95"),
+        ({"accelerators": [{**CARD, "link": None}]}, "PCIe", "tells no link", "lspci"),
+        ({"accelerators": [{**CARD, "temperature_celsius": 97.0}]}, "accelerator's temperature", "97", "fans"),
+        ({"kernel": "6.1.0-38-amd64"}, "kernel for the chip", "6.1.0-38-amd64; Arc A770 needs 6.2", "image build"),
+        (
+            {"kernel_log": {**LOG, "firmware_missing": ["regulatory.db", "i915/dg2_guc_70.bin"]}},
+            "driver's firmware",
+            "not found: i915/dg2_guc_70.bin",
+            "firmware-intel-graphics",
+        ),
+        (
+            {"kernel_log": {**LOG, "given_up": ["i915 0000:03:00.0: [drm] *ERROR* GT0: GuC initialization failed"]}},
+            "driver's firmware",
+            "given up: i915 0000:03:00.0",
+            "dmesg",
+        ),
+        ({"kernel_log": {**LOG, "complete": False}}, "driver's firmware", "no longer begins at the boot", "journalctl"),
+        ({"usb4": []}, "USB4", "0 hosts", "modprobe thunderbolt_net"),
+        ({"usb4": [{**CABLE, "receive_bits_per_second": 5e9}]}, "USB4", "5 Gbit/s", "certified"),
+        (
+            {"usb4": [{**CABLE, "receive_bits_per_second": 20e9, "transmit_bits_per_second": 20e9}]},
+            "USB4",
+            "20 Gbit/s, 20 Gbit/s over 2 lanes; the profile counts on 10, a cable can carry 40",
+            "unplug Ethernet at both ends",
+        ),
+        ({"usb4_hosts": []}, "USB4 interrupts", "no USB4 host interface", "modprobe thunderbolt"),
+        (
+            {"usb4_hosts": [{**HOST, "interrupt_interval_seconds": 128e-6}]},
+            "USB4 interrupts",
+            "0000:00:0d.2 holds them back for up to 128 us",
+            "salt node0 hardware.set_usb4_interrupt_interval 8e-06",
+        ),
+        ({"usb4_hosts": [{**HOST, "interrupt_interval_seconds": None}]}, "USB4 interrupts", "cannot be read", "again"),
+        (
+            {"links": {**INTERFACES, "thunderbolt0": {**INTERFACES["thunderbolt0"], "mtu_bytes": 1500}}},
+            "link usb4",
+            "packets of 1500 bytes; the profile says 9000",
+            "ip link set thunderbolt0 mtu 9000",
+        ),
+        ({"links": {"eth0": INTERFACES["eth0"]}}, "link usb4", "no thunderbolt0; there are eth0", "plug it in"),
+        (
+            {"links": {**INTERFACES, "eth0": {**INTERFACES["eth0"], "state": "down"}}},
+            "link ethernet",
+            "eth0 is down",
+            "its cable",
+        ),
+        ({"firmware": {**FACTS["firmware"], "uefi": False}}, "firmware", "booted by bios; expected uefi", "boot mode"),
+        ({"temperatures_celsius": {"nvme": 95.0}}, "temperature", "nvme: 95", "fans"),
     ],
 )
 def test_what_is_wrong_on_a_node_is_named_with_its_mend(
-    profile: Profile, changes: dict[str, Any], what: str, evidence: str
+    profile: Profile, changes: dict[str, Any], what: str, evidence: str, mend: str
 ) -> None:
     found = bad(list(judge_node(profile, "node0", {**FACTS, **changes})))
     assert list(found) == [what]
     assert evidence in found[what].evidence
-    assert found[what].mend
+    assert mend in found[what].mend
+
+
+def test_a_link_at_half_its_rate_is_a_warning_while_the_profile_has_what_it_counts_on(profile: Profile) -> None:
+    half = {**CABLE, "receive_bits_per_second": 20e9, "transmit_bits_per_second": 20e9}
+    slow = {**CABLE, "receive_bits_per_second": 5e9, "transmit_bits_per_second": 5e9}
+    assert bad(list(judge_node(profile, "node0", {**FACTS, "usb4": [half]})))["USB4"].status == "warning"
+    assert bad(list(judge_node(profile, "node0", {**FACTS, "usb4": [slow]})))["USB4"].status == "failed"
+
+
+def test_a_ryzen_ai_max_wants_a_later_kernel_than_trixie_has() -> None:
+    planned = load_profile(find_profile("ryzen-ai-max/v0.2"))
+    card = {**CARD, "vendor": "0x1002", "device": "0x1586", "driver": "amdgpu", "link": None}
+    for kernel, well in (("6.12.48+deb13-amd64", False), ("6.18.3", False), ("6.18.4", True), ("7.2.0-amd64", True)):
+        found = bad(list(judge_node(planned, "node0", {**FACTS, "accelerators": [card], "kernel": kernel})))
+        assert ("kernel for the chip" not in found) == well
+
+
+def test_a_module_of_before_says_less_and_is_judged_by_that(profile: Profile) -> None:
+    before = {key: value for key, value in FACTS.items() if key not in ("usb4_hosts", "links", "kernel_log")}
+    assert bad(list(judge_node(profile, "node0", before))) == {}
+
+
+def test_every_chip_is_of_a_vendor_that_a_kind_names() -> None:
+    known = table()
+    assert {chip.vendor for chip in known.chips} <= set(known.vendors.values())
+    assert find_chip("0x8086", "0x56a0") and find_chip(None, None) is None
 
 
 def test_a_chip_on_the_processor_beside_the_card_is_no_second_card(profile: Profile) -> None:

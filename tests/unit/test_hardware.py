@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from types import ModuleType
 
@@ -110,8 +111,99 @@ def test_usb4_tells_hosts_and_their_lanes(hardware: ModuleType, tmp_path: Path) 
         write(devices / "0-1" / name, text)
     (devices / "domain0").mkdir()
     assert hardware.usb4(str(tmp_path)) == [
-        {"name": "0-1", "host": "node1", "receive_bits_per_second": 40e9, "transmit_bits_per_second": 40e9}
+        {
+            "name": "0-1",
+            "host": "node1",
+            "receive_bits_per_second": 40e9,
+            "transmit_bits_per_second": 40e9,
+            "lanes": 2,
+        }
     ]
+
+
+def usb4_host(root: Path, microseconds: float = 128, status: str = "active", registers: bool = True) -> Path:
+    """Make a USB4 host interface whose registers are a plain file, laid out as drivers/thunderbolt/nhi_regs.h says."""
+    host = root / "sys/bus/pci/devices/0000:00:0d.2"
+    write(host / "class", "0x0c0340")
+    write(host / "power/runtime_status", status)
+    content = bytearray(0x40000)
+    for vector in range(16):
+        struct.pack_into("<I", content, 0x38C00 + 4 * vector, round(microseconds * 1000 / 256))
+    if registers:
+        (host / "resource0").write_bytes(content)
+    return host
+
+
+def test_how_long_a_usb4_host_holds_interrupts_back(hardware: ModuleType, tmp_path: Path) -> None:
+    usb4_host(tmp_path)
+    assert hardware.usb4_hosts(str(tmp_path)) == [
+        {"address": "0000:00:0d.2", "driver": None, "interrupt_interval_seconds": pytest.approx(128e-6)}
+    ]
+
+
+def test_it_can_be_told_to_hold_them_back_shorter(hardware: ModuleType, tmp_path: Path) -> None:
+    host = usb4_host(tmp_path)
+    (told,) = hardware.set_usb4_interrupt_interval(8e-6, str(tmp_path))
+    assert told["interrupt_interval_seconds"] == pytest.approx(8e-6, rel=0.05)
+    content = (host / "resource0").read_bytes()
+    assert struct.unpack_from("<16I", content, 0x38C00) == (31,) * 16
+    assert not any(content[:0x38C00]) and not any(content[0x38C40:]), "no other register was touched"
+
+
+@pytest.mark.parametrize("seconds", [-1e-6, 1.0])
+def test_an_interval_out_of_range_is_refused(hardware: ModuleType, tmp_path: Path, seconds: float) -> None:
+    usb4_host(tmp_path)
+    with pytest.raises(ValueError, match=r"expected between 0 and 0\.016"):
+        hardware.set_usb4_interrupt_interval(seconds, str(tmp_path))
+
+
+def test_registers_out_of_reach_are_not_guessed(hardware: ModuleType, tmp_path: Path) -> None:
+    for name, status, registers in (("asleep", "suspended", True), ("kept", "active", False)):
+        usb4_host(tmp_path / name, status=status, registers=registers)
+        (found,) = hardware.usb4_hosts(str(tmp_path / name))
+        assert found["interrupt_interval_seconds"] is None
+        with pytest.raises(RuntimeError, match="cannot be written"):
+            hardware.set_usb4_interrupt_interval(8e-6, str(tmp_path / name))
+    with pytest.raises(RuntimeError, match="no USB4 host interface"):
+        hardware.set_usb4_interrupt_interval(8e-6, str(tmp_path / "none"))
+
+
+def test_links_tell_packets_state_and_speed(hardware: ModuleType, tmp_path: Path) -> None:
+    net = tmp_path / "sys/class/net"
+    for name, mtu, state, speed in (
+        ("lo", 65536, "unknown", ""),
+        ("eth0", 1500, "up", 2500),
+        ("usb0", 9000, "down", -1),
+    ):
+        write(net / name / "mtu", mtu)
+        write(net / name / "operstate", state)
+        write(net / name / "speed", speed)
+    assert hardware.links(str(tmp_path)) == {
+        "eth0": {"mtu_bytes": 1500, "state": "up", "bits_per_second": 2.5e9, "driver": None},
+        "usb0": {"mtu_bytes": 9000, "state": "down", "bits_per_second": None, "driver": None},
+    }
+
+
+LOG = """6,0,0,-;Linux version 6.12.48+deb13-amd64
+3,800,2000001,-;i915 0000:03:00.0: firmware: failed to load i915/dg2_guc_70.bin (-2)
+ SUBSYSTEM=pci
+4,801,2000002,-;i915 0000:03:00.0: Direct firmware load for i915/dg2_guc_70.bin failed with error -2
+3,802,2000003,-;xe 0000:04:00.0: [drm] GuC firmware xe/bmg_guc_70.bin: fetch failed with error -ENOENT
+3,803,2000004,-;i915 0000:03:00.0: [drm] *ERROR* GT0: Failed to initialize GPU, declaring it wedged!
+6,804,2000005,-;amdgpu 0000:c1:00.0: firmware: direct-loading firmware amdgpu/gc_11_5_1_me.bin
+"""
+
+
+def test_the_kernels_log_tells_what_firmware_a_driver_missed(hardware: ModuleType, tmp_path: Path) -> None:
+    write(tmp_path / "dev/kmsg", LOG)
+    assert hardware.kernel_log(str(tmp_path)) == {
+        "complete": True,
+        "firmware_missing": ["i915/dg2_guc_70.bin", "xe/bmg_guc_70.bin"],
+        "given_up": ["i915 0000:03:00.0: [drm] *ERROR* GT0: Failed to initialize GPU, declaring it wedged!"],
+    }
+    write(tmp_path / "dev/kmsg", LOG.split("\n", 1)[1])
+    assert hardware.kernel_log(str(tmp_path))["complete"] is False, "its beginning was overwritten"
+    assert hardware.kernel_log(str(tmp_path / "none")) == {"complete": False, "firmware_missing": [], "given_up": []}
 
 
 def test_firmware_heat_and_numa(hardware: ModuleType, tmp_path: Path) -> None:
