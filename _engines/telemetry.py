@@ -249,10 +249,17 @@ class Collector:
         """Acknowledge by a job what is stored of nodes that do not reach the port to ask."""
         if self._client is None:
             self._client = salt.client.LocalClient(mopts=self._opts)
-        minions = {self.state.settings.senders[node]: answer for node, answer in stored.items()}
+        minions = {
+            self.state.settings.senders[node]: {**answer, "former": self._stored_of_former_lives(node)}
+            for node, answer in stored.items()
+        }
         self._client.cmd_async(list(minions), "telemetry.acknowledge", kwarg={"stored": minions}, tgt_type="list")
         for node in stored:
             self._apply(cluster_state.Asked(now, node, by_job=True))
+
+    def _stored_of_former_lives(self, node: str) -> list[dict[str, Any]]:
+        known = (self._store.stored(node, boot) for boot in self.state.nodes[node].former)
+        return [each for each in known if each is not None]
 
     # What follows is called by the threads of the HTTP server: they read the state, which is a value.
 
@@ -286,6 +293,10 @@ class Collector:
             return metrics(environment, respond)
         node, _, boot = path.removeprefix(ACKNOWLEDGED_PATH).partition("/")
         stored = cluster_state.acknowledgement(self.state, node, boot)
+        if stored is None:
+            # A life that is over, or one from before this process began: the store knows.
+            with contextlib.suppress(StoreError):
+                stored = self._store.stored(node, boot)
         if stored is None:
             respond("404 Not Found", [("Content-Type", "application/json")])
             return [b"{}"]

@@ -285,6 +285,9 @@ class Sampler(Section):
         "10 s", "acknowledge_interval", "How often the control node says which batches it has."
     )
     spool_batches: Count = Field(default=600, description="Batches kept while they are not acknowledged.")
+    spool_bytes: Size = with_unit(
+        "256 MiB", "spool_size", "Room they may take in memory, and once more on the disk; the oldest go first."
+    )
 
 
 class Telemetry(Section):

@@ -88,6 +88,8 @@ class NodeState:
         From the end of the newest batch to its arrival: the way and the difference of the clocks.
     asked, told : float
         When it last asked what is stored, and when it was last told by a job.
+    former : tuple of str
+        Lives of its sampler that are over and of which batches still came, from its journal.
     """
 
     boot: str = ""
@@ -106,6 +108,7 @@ class NodeState:
     repeated: int = 0
     asked: float = 0.0
     told: float = 0.0
+    former: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -262,7 +265,10 @@ def _arrived(event: Arrived, state: State) -> State:
         stored=before.stored + event.new,
         repeated=before.repeated + (not event.new),
     )
-    if boot != node.boot and boot not in node.past:
+    if _of_former_life(batch):
+        if boot not in node.former:
+            node = replace(node, former=(*node.former, boot)[-PAST_BOOTS:])
+    elif boot != node.boot and boot not in node.past:
         past = (*node.past, node.boot)[-PAST_BOOTS:]
         node = replace(node, boot=boot, past=past, sequence=0, watermark=0, above=frozenset())
         node = replace(node, asked=event.now, told=event.now)
@@ -278,6 +284,12 @@ def _arrived(event: Arrived, state: State) -> State:
         width = state.settings.window_seconds
         return replace(state, window_start=math.ceil(number(batch["t0"]) / width) * width)
     return state
+
+
+def _of_former_life(batch: Mapping[str, Any]) -> bool:
+    """Whether a sampler sent what a life of it before this one had left: no news of how the node is."""
+    sampler = batch.get("sampler")
+    return isinstance(sampler, Mapping) and sampler.get("former") == 1
 
 
 def _newest(node: NodeState, batch: Mapping[str, Any], now: float) -> NodeState:

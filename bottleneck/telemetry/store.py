@@ -16,6 +16,7 @@ import threading
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,6 +26,8 @@ from bottleneck.json_numbers import number
 log = logging.getLogger(__name__)
 
 VERSION = 1
+# Missing numbers named in one answer.
+MOST_MISSING = 100
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS batches (
     node TEXT NOT NULL, boot TEXT NOT NULL, sequence INTEGER NOT NULL,
@@ -259,6 +262,20 @@ class Store:
         """Return the highest sequence number up to which nothing of a boot is missing; 0 when the first is."""
         with self._lock, _translated(self.path):
             return self._watermark(self._open(), node, boot)
+
+    def stored(self, node: str, boot: str) -> dict[str, Any] | None:
+        """Return what is stored of a boot, as its sampler is answered; None when nothing is known of it."""
+        known = self._rows("SELECT sequence FROM watermarks WHERE node=? AND boot=?", (node, boot))
+        if not known:
+            return None
+        mark = int(known[0][0])
+        rows = self._rows(
+            "SELECT sequence FROM batches WHERE node=? AND boot=? AND sequence>? ORDER BY sequence", (node, boot, mark)
+        )
+        above = [int(row[0]) for row in rows]
+        present = set(above)
+        gaps = (each for each in range(mark + 1, above[-1] if above else mark) if each not in present)
+        return {"boot": boot, "sequence": mark, "missing": list(islice(gaps, MOST_MISSING))}
 
     def skip(self, node: str, boot: str, below: int) -> int:
         """Give up the batches below a number, which the node no longer has; return the new watermark.

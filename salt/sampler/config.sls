@@ -10,6 +10,7 @@
   'control': {'address': pillar['control']['address'], 'port': pillar['control']['exporter_port']},
   'minion': {'id': grains['id'], 'sock_dir': opts['sock_dir']},
   'directory': '/run/cluster/telemetry',
+  'spool_directory': '/var/lib/cluster/telemetry',
   'worker_file': '/run/cluster/worker.json',
   'supervise_directory': '/run/cluster/supervise',
 } %}

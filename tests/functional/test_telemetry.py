@@ -1,7 +1,9 @@
 """The telemetry module, state, runner and reactor files through Salt's loaders; the sampler is started for real."""
 
 import json
+import os
 import random
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,6 +56,8 @@ def node(loaders: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
         "acknowledge_interval_seconds": 0.5,
         # More than a test can wait for, however slow the machine.
         "spool_batches": 10_000,
+        "spool_bytes": 2**28,
+        "spool_directory": str(tmp_path / "kept"),
     }
     (tmp_path / "sampler.json").write_text(json.dumps(config))
     yield loaders
@@ -97,6 +101,28 @@ def test_the_sampler_runs_keeps_what_nobody_takes_and_ends(node: Any, tmp_path: 
         time.sleep(0.1)
     assert node.modules.telemetry.stop()["running"] is False
     assert "waiting" not in node.modules.telemetry.status()
+
+
+def test_what_a_killed_sampler_has_kept_is_there_in_its_next_life(node: Any, tmp_path: Path) -> None:
+    config = str(tmp_path / "sampler.json")
+    pid = node.modules.telemetry.start(config)["pid"]
+    deadline = time.monotonic() + 120
+    while node.modules.telemetry.status().get("waiting", 0) < 3:
+        assert time.monotonic() < deadline, node.modules.telemetry.status()
+        time.sleep(0.1)
+    before = node.modules.telemetry.status()
+    os.kill(pid, signal.SIGKILL)
+    while node.modules.telemetry.status()["running"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert node.modules.telemetry.start(config)["pid"] != pid
+    while node.modules.telemetry.status().get("waiting", 0) < before["waiting"] + 1:
+        assert time.monotonic() < deadline, node.modules.telemetry.status()
+        time.sleep(0.1)
+    after = node.modules.telemetry.status()
+    assert after["boot"] != before["boot"]
+    assert after["waiting"] >= after["sequence"] + before["sequence"], "all that was numbered, and all that is new"
+    assert after["dropped"] == 0
 
 
 def test_an_acknowledgement_of_another_minion_is_not_taken(node: Any, tmp_path: Path) -> None:

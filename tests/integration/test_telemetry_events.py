@@ -129,6 +129,8 @@ class Sampling:
             "engine_interval_seconds": 1,
             "acknowledge_interval_seconds": 1,
             "spool_batches": 600,
+            "spool_bytes": 2**28,
+            "spool_directory": str(folder / "kept"),
         }
         path = folder / "sampler.json"
         path.write_text(json.dumps(config))

@@ -166,6 +166,15 @@ def test_a_foreign_file_is_not_touched(tmp_path: Path) -> None:
         Store(tmp_path / "newer.db")
 
 
+def test_what_is_stored_of_a_life_is_told_as_its_sampler_asks(store: Store) -> None:
+    assert store.stored("node0", "b1") is None
+    store.put_batches([batch(1), batch(2)])
+    assert store.stored("node0", "b1") == {"boot": "b1", "sequence": 2, "missing": []}
+    store.put_batches([batch(4), batch(7)])
+    assert store.stored("node0", "b1") == {"boot": "b1", "sequence": 2, "missing": [3, 5, 6]}
+    assert store.stored("node1", "b1") is None
+
+
 # -- damage, and disks that take nothing
 
 

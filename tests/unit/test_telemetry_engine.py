@@ -1,5 +1,6 @@
 """The telemetry engine keeps going: no damaged or full store ends it, and nothing unstored is acknowledged."""
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,11 +50,10 @@ def event(*numbers: int, node: str = "node0", boot: str = "b", oldest: int = 1, 
             "node": node,
             "boot": boot,
             "sequence": number,
-            "t0": NOW + number,
-            "t1": NOW + number + 0.9,
-            "samples": [{"t": NOW + number, "fill": os.urandom(2000).hex()}],
-            "sampler": {"oldest": oldest},
-            **more,
+            "t0": NOW - 100 + number,
+            "t1": NOW - 99.1 + number,
+            "samples": [{"t": NOW - 100 + number, "fill": os.urandom(2000).hex()}],
+            "sampler": {"oldest": oldest, **more},
         }
         for number in numbers
     ]
@@ -106,3 +106,30 @@ def test_a_full_store_ends_nothing_and_acknowledges_nothing_until_there_is_room(
     store._rows("PRAGMA max_page_count=1000000")
     collector.step(event(*range(2, 50)))
     assert acknowledged(collector)["sequence"] == 49
+
+
+def answer(collector: Any, node: str, boot: str) -> tuple[str, Any]:
+    said: list[str] = []
+    body = b"".join(
+        collector._respond(
+            lambda *_: [b""], {"PATH_INFO": f"/acknowledged/{node}/{boot}"}, lambda status, _: said.append(status)
+        )
+    )
+    return said[0], json.loads(body)
+
+
+def test_what_a_former_life_left_is_stored_and_acknowledged_and_is_no_news_of_the_node(
+    collector: Any, store: Store
+) -> None:
+    collector.step(event(1, 2, boot="new"))
+    collector.step(event(8, 9, boot="old", oldest=8, former=1))
+    assert collector.state.nodes["node0"].boot == "new"
+    assert acknowledged(collector, boot="new")["sequence"] == 2
+    assert answer(collector, "node0", "old") == ("200 OK", {"boot": "old", "sequence": 9, "missing": []})
+    assert answer(collector, "node0", "unknown")[0] == "404 Not Found"
+    assert len(store.batches(0, 2 * NOW)) == 4
+    # Also when it comes first after a restart of the engine.
+    collector.step(event(1, boot="older", former=1, node="node1"))
+    assert collector.state.nodes["node1"].boot == ""
+    collector.step(event(1, boot="new", node="node1"))
+    assert acknowledged(collector, "node1", "new")["sequence"] == 1

@@ -6,17 +6,21 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+import traceback
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import node_files
-from spool import FRESH_AT_ONCE, Batch, Spool
+from spool import FRESH_AT_ONCE, Batch, Spool, pack
 
 TAG = "cluster/telemetry/batch/"
 ASK_TIMEOUT_SECONDS = 2.0
 RETRY_SECONDS = 1.0
-# Salt trims an event's data above 1 MiB without a word; ten samples of 256 cores are 200 kB.
 BATCHES_PER_EVENT = 5
+# Salt trims an event's data above 1 MiB (`max_event_size`) without a word; what is more goes in further events. As
+# text a batch takes more than as the bytes that Salt makes of it.
+EVENT_BYTES = 768 * 1024
+COMPLAIN_SECONDS = 60.0
 
 
 class Wire(Protocol):
@@ -57,6 +61,23 @@ class Bus:
             self._event = None
 
 
+class Disk(Protocol):
+    """Keeps batches on disk as well."""
+
+    @property
+    def failures(self) -> int:
+        """How often the disk took nothing."""
+
+    def append(self, boot: str, sequence: int, packed: bytes) -> None:
+        """Have a batch written."""
+
+    def synchronise(self) -> None:
+        """Have the storage keep what was written."""
+
+    def forget(self, oldest: dict[str, int]) -> None:
+        """Have removed what is not kept any more."""
+
+
 class Acknowledgements:
     """Where the control node publishes what it has stored.
 
@@ -64,21 +85,21 @@ class Acknowledgements:
     cannot be reached, the control node sends that job, and ``telemetry.acknowledge`` leaves the answer in a file.
     """
 
-    def __init__(self, node: str, boot: str, control: Mapping[str, Any] | None, path: str) -> None:
+    def __init__(self, node: str, control: Mapping[str, Any] | None, path: str) -> None:
         self._control = control
-        self._request = f"/acknowledged/{node}/{boot}"
+        self._node = node
         self._path = path
         self._changed: int | None = None
 
-    def ask(self) -> Any:
-        """Ask the control node; None when it does not answer."""
+    def ask(self, boot: str) -> Any:
+        """Ask the control node about a life of this sampler; None when it does not answer."""
         if not self._control:
             return None
         connection = http.client.HTTPConnection(
             self._control["address"], self._control["port"], timeout=ASK_TIMEOUT_SECONDS
         )
         try:
-            connection.request("GET", self._request)
+            connection.request("GET", f"/acknowledged/{self._node}/{boot}")
             answer = connection.getresponse()
             body = answer.read()
             return json.loads(body) if answer.status == 200 else None
@@ -102,18 +123,22 @@ class Acknowledgements:
 
 
 class Sender(threading.Thread):
-    """Sends what is due. It may wait for the minion or the control node; sampling goes on meanwhile."""
+    """Sends what is due. It may wait for the minion or the control node; sampling goes on meanwhile.
+
+    Time is the kernel's time since boot: a clock that is set stops nothing.
+    """
 
     def __init__(
         self,
         spool: Spool,
         bus: Wire,
         acknowledgements: Acknowledgements,
+        disk: Disk,
         node: str,
         send_seconds: float,
         ask_seconds: float,
         status_path: str,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float],
     ) -> None:
         super().__init__(name="sender", daemon=True)
         self.lock = threading.Lock()
@@ -122,65 +147,147 @@ class Sender(threading.Thread):
         self._spool = spool
         self._bus = bus
         self._acknowledgements = acknowledgements
+        self._disk = disk
         self._tag = TAG + node
         self._send_seconds = send_seconds
         self._ask_seconds = ask_seconds
         self._status_path = status_path
         self._clock = clock
         self._asked = clock()
+        self._complained: float | None = None
+        self._failures = 0
 
     def add(self, batch: Batch, send: bool) -> None:
         """Take a batch from the sampling thread; with ``send`` it and those before it go out now."""
-        with self.lock:
-            self._spool.add(batch)
+        batch.setdefault("sampler", {})["ended_s"] = self._clock()
+        for part in parts(batch, EVENT_BYTES):
+            with self.lock:
+                packed = self._spool.add(part)
+            self._disk.append(part["boot"], part["sequence"], packed)
         if send:
             self.wake.set()
 
     def run(self) -> None:
-        """Send until asked to end."""
+        """Send until asked to end; what goes wrong is said and tried again."""
         done = True
         while not self.ending:
             # Twice: a batch wakes this thread at its time, and is not to be run ahead of.
             self.wake.wait(2 * self._send_seconds if done else RETRY_SECONDS)
             self.wake.clear()
-            done = self.step(self._clock())
-        self.step(self._clock())
+            done = self._attempt()
+        self._attempt()
         self._bus.close()
+
+    def _attempt(self) -> bool:
+        try:
+            return self.step(self._clock())
+        except Exception:  # the only sender of this node: a fault of one round must not end all that come after
+            self._failures += 1
+            self._complain(traceback.format_exc())
+            return False
+
+    def _complain(self, text: str) -> None:
+        now = self._clock()
+        if self._complained is None or now - self._complained >= COMPLAIN_SECONDS:
+            self._complained = now
+            print(f"sampler: {text.rstrip()}", file=sys.stderr, flush=True)
 
     def step(self, now: float) -> bool:
         """Take in acknowledgements, then send what is due; return False when something is left that was due."""
-        stored = self._acknowledgements.look()
         asks = now - self._asked >= self._ask_seconds
+        stored = [self._acknowledgements.look()]
         if asks:
             self._asked = now
-            stored = self._acknowledgements.ask() or stored
-        with self.lock:
-            if stored:
-                self._spool.acknowledge(stored)
-            due = self._spool.due(now)
-        done = True
-        for start in range(0, len(due), BATCHES_PER_EVENT):
-            batches = due[start : start + BATCHES_PER_EVENT]
-            done = self._bus.fire({"batches": batches}, self._tag)
-            if not done:
-                break
             with self.lock:
-                for batch in batches:
-                    self._spool.sent(batch["sequence"], now)
+                boots = self._spool.boots
+            stored += [self._acknowledgements.ask(boot) for boot in boots]
+        with self.lock:
+            for one in stored:
+                self._acknowledge(one)
+            due = self._spool.due(now)
+            oldest = {boot: self._spool.oldest_of(boot) for boot in self._spool.boots}
+        self._disk.synchronise()
+        self._disk.forget(oldest)
+        done = self._send(due, now)
         if asks:
             self._write_status(now)
         return done and len(due) < FRESH_AT_ONCE
 
+    def _acknowledge(self, stored: Any) -> None:
+        self._spool.acknowledge(stored)
+        former = stored.get("former") if isinstance(stored, dict) else None
+        for one in former if isinstance(former, list) else ():
+            self._spool.acknowledge(one)
+
+    def _send(self, due: list[Batch], now: float) -> bool:
+        for batch in due:
+            self._tell_age(batch, now)
+        for batches in self._events(due):
+            if not self._bus.fire({"batches": batches}, self._tag):
+                return False
+            with self.lock:
+                for batch in batches:
+                    self._spool.sent(batch, now)
+        return True
+
+    def _tell_age(self, batch: Batch, now: float) -> None:
+        """Say how long ago a batch ended, by a clock that nobody sets; so a clock that is wrong can be told."""
+        own = batch["sampler"]
+        own.pop("age_s", None)
+        if kernel_boot(batch["boot"]) == kernel_boot(self._spool.boot) and "ended_s" in own:
+            own["age_s"] = round(now - own["ended_s"], 3)
+
+    def _events(self, due: list[Batch]) -> Iterator[list[Batch]]:
+        """Yield what goes into one event each: a few batches, and no more bytes than Salt takes."""
+        together: list[Batch] = []
+        room = EVENT_BYTES
+        for batch in due:
+            with self.lock:
+                size = self._spool.size_of(batch)
+            if together and (size > room or len(together) == BATCHES_PER_EVENT):
+                yield together
+                together, room = [], EVENT_BYTES
+            together.append(batch)
+            room -= size
+        if together:
+            yield together
+
     def _write_status(self, now: float) -> None:
         with self.lock:
             status = {
-                "time": now,
+                "time": time.time(),
+                "uptime": now,
                 "boot": self._spool.boot,
                 "sequence": self._spool.last,
                 "acknowledged": self._spool.acknowledged,
                 "waiting": len(self._spool),
+                "waiting_bytes": self._spool.bytes,
                 "dropped": self._spool.dropped,
                 "resent": self._spool.resent,
+                "failures": self._failures,
+                "disk_failures": self._disk.failures,
                 "cpu_s": time.process_time(),
             }
-        node_files.write_json(self._status_path, status)
+        try:
+            node_files.write_json(self._status_path, status)
+        except OSError as error:
+            self._complain(f"the status cannot be written, sending goes on: {error}")
+
+
+def kernel_boot(boot: str) -> str:
+    """Return the kernel's part of a life's name."""
+    return boot.rpartition("-")[0]
+
+
+def parts(batch: Batch, most_bytes: int) -> list[Batch]:
+    """Split a batch that one event could not take; a hundred samples a second of many cores are more than that.
+
+    A single sample is never split: it is sent as it is. The first sample of a batch is its largest: it is complete.
+    """
+    samples, engine = batch.get("samples") or [], batch.get("engine")
+    if len(samples) < 2 or len(samples) * len(pack(samples[0])) + len(pack(engine or {})) <= most_bytes:
+        return [batch]
+    half = len(samples) // 2
+    first = {**batch, "samples": samples[:half], "t1": samples[half - 1]["t"], "sampler": {**batch["sampler"]}}
+    second = {**batch, "samples": samples[half:], "t0": samples[half]["t"], "sampler": {**batch["sampler"]}}
+    return parts(first, most_bytes) + parts({**second, "engine": None}, most_bytes)

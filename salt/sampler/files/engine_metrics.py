@@ -3,8 +3,10 @@
 import http.client
 import json
 import os
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -71,9 +73,12 @@ def head_address(path: str) -> tuple[str, int] | None:
             worker = json.load(file)
     except (OSError, ValueError):
         return None
-    if not (worker.get("head") and worker.get("api_address")):
+    if not isinstance(worker, dict) or not worker.get("head"):
         return None
-    return worker["api_address"], int(worker["api_port"])
+    address, port = worker.get("api_address"), worker.get("api_port")
+    if not isinstance(address, str) or not address or not isinstance(port, int):
+        return None
+    return address, port
 
 
 class EngineReader(threading.Thread):
@@ -93,7 +98,10 @@ class EngineReader(threading.Thread):
     def run(self) -> None:
         """Read until asked to end."""
         while not self.ending.wait(self._interval):
-            self.read()
+            try:
+                self.read()
+            except Exception:  # an odd answer must not end the reading of all that come after
+                print(f"sampler: {traceback.format_exc().rstrip()}", file=sys.stderr, flush=True)
 
     def read(self) -> None:
         """Read once; what was read is kept until it is taken."""

@@ -9,12 +9,14 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from delivery import Acknowledgements, Bus, Sender
 from engine_metrics import EngineReader
+from journal import Journal, Writer, place
 from machine import Machine, Reading
 from spool import Batch, Spool
 
@@ -23,6 +25,8 @@ NICENESS = 5
 TOLERANCE = 0.01
 # An acknowledgement is late when two have been due; then the batch counts as lost and goes out again.
 RESEND_AFTER_INTERVALS = 2.5
+# Exit status when a part of it has ended by itself (EX_SOFTWARE of sysexits.h).
+DIED = 70
 
 
 class Pacer:
@@ -90,14 +94,16 @@ class Sampler:
         self._clock = clock
         self._cpu = cpu
         self._batch = -1
+        self._taken = 0.0
         self._readings: list[Reading] = []
 
     def take(self) -> None:
         """Read the machine once; hand the batch over when it is full."""
-        if self._readings and self._pacer.batch != self._batch:
-            self.flush()  # ticks were missed across the border
-        self._batch = self._pacer.batch
-        self._readings.append(self._machine.read(self._clock(), not self._readings))
+        now = self._clock()
+        if self._readings and (self._pacer.batch != self._batch or now < self._taken):
+            self.flush()  # ticks were missed across the border, or the clock was set back
+        self._batch, self._taken = self._pacer.batch, now
+        self._readings.append(self._machine.read(now, not self._readings))
         if self._pacer.last_of_batch:
             self.flush()
 
@@ -126,6 +132,11 @@ def boot_identity(now: float) -> str:
         return f"{file.read().strip()}-{int(now * 1000)}"
 
 
+def uptime() -> float:
+    """Return the seconds since the kernel's boot, those that it slept included; nobody sets this clock."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 def main(arguments: Sequence[str]) -> None:
     """Sample until asked to end."""
     with open(arguments[0], encoding="utf-8") as file:
@@ -139,16 +150,21 @@ def main(arguments: Sequence[str]) -> None:
     os.makedirs(config["directory"], exist_ok=True)
     boot = boot_identity(time.time())
     interval, sending = config["acknowledge_interval_seconds"], config["send_interval_seconds"]
+    spool = Spool(boot, config["spool_batches"], RESEND_AFTER_INTERVALS * interval, config["spool_bytes"])
+    journal = Journal(place(config["spool_directory"]))
+    for left in journal.leftovers():
+        spool.inherit(*left)
+    writer = Writer(journal)
     sender = Sender(
-        Spool(boot, config["spool_batches"], RESEND_AFTER_INTERVALS * interval),
+        spool,
         Bus(config["minion"]),
-        Acknowledgements(
-            config["node"], boot, config.get("control"), os.path.join(config["directory"], "acknowledged.json")
-        ),
+        Acknowledgements(config["node"], config.get("control"), os.path.join(config["directory"], "acknowledged.json")),
+        writer,
         config["node"],
         sending,
         interval,
         os.path.join(config["directory"], "status.json"),
+        uptime,
     )
     engine = EngineReader(config["worker_file"], config["engine_interval_seconds"])
     pacer = Pacer(config["rate_hertz"], config["batch_interval_seconds"], sending)
@@ -156,16 +172,26 @@ def main(arguments: Sequence[str]) -> None:
     asked_to_end: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda seen, _: asked_to_end.append(seen))
-    sender.start()
-    engine.start()
+    threads: tuple[threading.Thread, ...] = (writer, sender, engine)
+    for thread in threads:
+        thread.start()
     gc.freeze()  # what is loaded now stays; the collector need not look at it again
     while not asked_to_end:
         time.sleep(pacer.wait_seconds(time.time()))
         sampler.take()
+        dead = [thread.name for thread in threads if not thread.is_alive()]
+        if dead:
+            # A sampler that measures and tells nobody looks alive: better to end, and be started again.
+            print(f"sampler: thread {dead[0]} has ended, so this ends", file=sys.stderr, flush=True)
+            break
     sampler.flush()
     sender.ending = True
     sender.wake.set()
     sender.join(timeout=5.0)
+    writer.end()
+    writer.join(timeout=5.0)
+    if not asked_to_end:
+        sys.exit(DIED)
 
 
 if __name__ == "__main__":
