@@ -60,7 +60,7 @@ class Settings:
             lost_after_seconds=profile.lost_after_seconds,
             send_interval_seconds=profile.sampler.send_interval_seconds,
             acknowledge_interval_seconds=profile.sampler.acknowledge_interval_seconds,
-            retention_seconds=profile.perf.retention_seconds,
+            retention_seconds=profile.telemetry.retention_seconds,
         )
 
 
