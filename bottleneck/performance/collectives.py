@@ -20,7 +20,7 @@ _UNLIMITED = 1e15
 
 @dataclass(frozen=True)
 class Algorithm:
-    """How a backend makes an all-reduce of small messages.
+    """How a backend makes an all-reduce of small messages, and how a step passes on to the next stage over it.
 
     Attributes
     ----------
@@ -28,6 +28,8 @@ class Algorithm:
         Number of ranks -> messages that follow each other.
     trips : int
         Times that something crosses the link for each of them: 2 where the receiver first says that it is ready.
+    stage_trips : int
+        Times that something crosses the link, one after the other, whenever a step passes on to the next stage.
     source : str
         Where that is from.
     """
@@ -35,6 +37,7 @@ class Algorithm:
     name: str
     hops: Callable[[int], int]
     trips: int
+    stage_trips: int
     source: str
 
     def all_trips(self, ranks: int) -> int:
@@ -50,27 +53,37 @@ def _tree(ranks: int) -> int:
     return 2 * math.ceil(math.log2(ranks))
 
 
+_PASSING = (
+    "a stage's tensors follow a size and a description of them, each sent over gloo and announced first, and the token "
+    "goes back to the head (vLLM 0.32, distributed/parallel_state.py, read: isend_tensor_dict)"
+)
+
 ALGORITHMS: dict[str, Algorithm] = {
     "gloo": Algorithm(
         "ring",
         _ring,
         2,
+        8,
         "gloo/allreduce.cc, read: reduce-scatter, then all-gather along a ring, each receive announced to its sender. "
         "Measured: 17 all-reduces of two ranks a step over a link of 5.32 ms one way take (402 - 49) ms, 3.9 trips "
-        "each (tests/data/runs, delayed-link against full-cache)",
+        f"each (tests/data/runs, delayed-link against full-cache). Stages: {_PASSING}; 8 is the slope of a step's time "
+        "over the latency in the recorded two-stage runs with a delay of 3 and 10 ms (tests/data/verdicts, pp2-links)",
     ),
     "nccl": Algorithm(
         "tree",
         _tree,
         1,
+        6,
         "NCCL src/graph/tuning.cc, read: up and down a tree for small messages, 2 log2(nodes); of two ranks the same "
-        "as its ring, 2 (n - 1)",
+        f"as its ring, 2 (n - 1). Stages: {_PASSING}; the tensors in one trip more; not measured",
     ),
     "xccl": Algorithm(
         "ring",
         _ring,
         1,
-        "oneCCL selector_allreduce.cpp, read: a ring between nodes for buffers of an accelerator; not measured",
+        6,
+        "oneCCL selector_allreduce.cpp, read: a ring between nodes for buffers of an accelerator; not measured. "
+        f"Stages: {_PASSING}; the tensors in one trip more; not measured",
     ),
 }
 DEFAULT_BACKEND = "nccl"
@@ -79,7 +92,7 @@ DEFAULT_BACKEND = "nccl"
 
 def algorithm(backend: str) -> Algorithm:
     """Return how a backend makes an all-reduce; one that is not known is taken for a ring without announcements."""
-    return ALGORITHMS.get(backend, Algorithm("ring", _ring, 1, "assumed"))
+    return ALGORITHMS.get(backend, Algorithm("ring", _ring, 1, 6, "assumed"))
 
 
 def moved_bytes(message_bytes: Quantity, ranks: int) -> Quantity:
@@ -110,6 +123,10 @@ class Link:
     def latency_of_allreduce(self, ranks: int) -> float:
         """Return the seconds of an all-reduce without bytes."""
         return algorithm(self.backend).all_trips(ranks) * self.latency_seconds
+
+    def latency_of_passing(self) -> float:
+        """Return the seconds of passing on to the next stage without bytes."""
+        return algorithm(self.backend).stage_trips * self.latency_seconds
 
     def allreduce_seconds(self, message_bytes: float, ranks: int) -> float:
         """Return the seconds of an all-reduce."""

@@ -7,13 +7,6 @@ from dataclasses import dataclass
 from bottleneck.performance.collectives import moved_bytes
 from bottleneck.performance.model import VALUE_BYTES, ModelShape, Split
 
-STAGE_TRIPS = 8
-"""One-way trips that follow each other whenever a step passes on to the next stage.
-
-Sizes, metadata and tensors one by one, and the token's way back to the head. The slope of a step's time over the link's
-latency in the recorded two-stage runs with a delay of 3 and 10 ms (tests/data/verdicts, pp2-links).
-"""
-
 
 @dataclass(frozen=True)
 class Messages:
@@ -45,15 +38,25 @@ def sends(shape: ModelShape, split: Split, stage: int | None = None) -> Messages
     return Messages(split.pipeline_parallel - 1 if stage is None else 1, 2 * shape.hidden_size * VALUE_BYTES)
 
 
-def sent_bytes_per_token(shape: ModelShape, split: Split) -> float:
-    """Return the bytes that the busiest rank sends for one token: its all-reduces, and what it passes on.
+def latency_seconds(shape: ModelShape, split: Split, stage: int | None = None) -> float:
+    """Return the seconds of a forward pass's messages without bytes: they follow each other over the split's link."""
+    if split.link is None:
+        return 0.0
+    reduced, passed = allreduces(shape, split, stage), sends(shape, split, stage)
+    around = reduced.count * split.link.latency_of_allreduce(split.tensor_parallel)
+    return around + passed.count * split.link.latency_of_passing()
+
+
+def sent_bytes_per_token(shape: ModelShape, split: Split, stage: int | None = None) -> float:
+    """Return the bytes that a rank sends for one token: its all-reduces, and what it passes on.
 
     Ranks that share layers each pass on their part of the hidden states (vLLM gathers them behind the link).
+
+    Parameters
+    ----------
+    stage : int or None
+        Pipeline stage of the rank; None adds up a rank of every stage: they take turns.
     """
-
-    def of_stage(stage: int) -> float:
-        reduced, passed = allreduces(shape, split, stage), sends(shape, split, stage)
-        own = reduced.count * moved_bytes(float(reduced.bytes_per_token), split.tensor_parallel)
-        return own + passed.count * passed.bytes_per_token / split.tensor_parallel
-
-    return max(of_stage(stage) for stage in range(split.pipeline_parallel))
+    reduced, passed = allreduces(shape, split, stage), sends(shape, split, stage)
+    own = reduced.count * moved_bytes(float(reduced.bytes_per_token), split.tensor_parallel)
+    return own + passed.count * passed.bytes_per_token / split.tensor_parallel

@@ -6,8 +6,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from bottleneck.performance.collectives import moved_bytes
-from bottleneck.performance.messages import allreduces, sends
+from bottleneck.performance.messages import latency_seconds, sent_bytes_per_token
 from bottleneck.performance.model import (
     WHOLE,
     Split,
@@ -85,12 +84,9 @@ def demand(steps: Steps, served: Served, split: Split = WHOLE, stage: int | None
 def _messages(tokens: Floats, served: Served, split: Split, stage: int | None) -> tuple[Floats, Floats]:
     if split.link is None:
         return np.zeros_like(tokens), np.zeros_like(tokens)
-    reduced, passed = allreduces(served.shape, split, stage), sends(served.shape, split, stage)
-    ranks, link = split.tensor_parallel, split.link
-    latency = reduced.count * link.latency_of_allreduce(ranks) + passed.count * link.latency_seconds
-    sent = reduced.count * moved_bytes(tokens * reduced.bytes_per_token, ranks)
-    sent = sent + passed.count * tokens * passed.bytes_per_token
-    return np.full_like(tokens, latency), sent / link.bytes_per_second
+    sent = tokens * sent_bytes_per_token(served.shape, split, stage)
+    latency = np.full_like(tokens, latency_seconds(served.shape, split, stage))
+    return latency, sent / split.link.bytes_per_second
 
 
 @dataclass(frozen=True)

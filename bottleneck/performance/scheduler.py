@@ -53,7 +53,9 @@ class Steps:
         cls, tokens: float, sequences: float, context: float = 0.0, pairs: float = 0.0, prompt_tokens: float = 0.0
     ) -> Steps:
         """Return a single step, such as the mean of many."""
-        return cls(*(np.array([value]) for value in (tokens, sequences, context, pairs, prompt_tokens)))
+        return cls(
+            *(np.array([value], dtype=np.float64) for value in (tokens, sequences, context, pairs, prompt_tokens))
+        )
 
 
 def padded(tokens: int) -> int:

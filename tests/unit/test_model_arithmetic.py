@@ -1,11 +1,13 @@
 """Memory, traffic and arithmetic of a model against numbers worked out by hand."""
 
+from dataclasses import replace
 from types import ModuleType
 
 import pytest
 
+from bottleneck.performance.collectives import Link
 from bottleneck.performance.memory import RankMemory, rank_memory
-from bottleneck.performance.messages import allreduces, sends, sent_bytes_per_token
+from bottleneck.performance.messages import allreduces, latency_seconds, sends, sent_bytes_per_token
 from bottleneck.performance.model import (
     BF16,
     Matrix,
@@ -109,12 +111,21 @@ def test_messages() -> None:
     assert sends(SMALL, Split()).count == 0
 
 
-def test_the_busiest_rank_sends_its_part_of_every_message() -> None:
+def test_a_rank_sends_its_part_of_every_message() -> None:
     assert sent_bytes_per_token(SMALL, Split(2)) == 17 * 2048
     assert sent_bytes_per_token(SMALL, Split(4)) == 17 * 2048 * 1.5
     assert sent_bytes_per_token(SMALL, Split(1, 2)) == 4096
     # Five all-reduces of the first of four stages, and half of what it passes on.
-    assert sent_bytes_per_token(SMALL, Split(2, 4)) == 5 * 2048 + 2048
+    assert sent_bytes_per_token(SMALL, Split(2, 4), 0) == 5 * 2048 + 2048
+    assert sent_bytes_per_token(SMALL, Split(2, 4)) == 17 * 2048 + 3 * 2048
+
+
+def test_what_a_step_waits_for_the_link_without_bytes() -> None:
+    link = Link(1e-3, 1e9, "gloo")
+    assert latency_seconds(SMALL, Split(2, 1, link)) == pytest.approx(17 * 4e-3)
+    assert latency_seconds(SMALL, Split(1, 4, link)) == pytest.approx(3 * 8e-3)
+    assert latency_seconds(SMALL, Split(1, 4, replace(link, backend="nccl")), 0) == pytest.approx(6e-3)
+    assert latency_seconds(SMALL, Split(1, 4)) == 0.0
 
 
 def test_flops_are_two_for_every_weight() -> None:

@@ -6,14 +6,16 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from bottleneck.diagnosis.attribution.link_time import link_parts
 from bottleneck.diagnosis.attribution.node_time import floor_of
 from bottleneck.diagnosis.attribution.parts import DECODE, PREFILL, Work
+from bottleneck.diagnosis.observations.link import LinkFacts
 from bottleneck.diagnosis.observations.node import NodeFacts
 from bottleneck.diagnosis.observations.observed import Observations
-from bottleneck.performance.collectives import Link
+from bottleneck.performance.collectives import Link, algorithm
 from bottleneck.performance.formats import FORMATS, WeightFormat
 from bottleneck.performance.roofline import demand, step_floor
 from bottleneck.performance.scheduler import Steps
@@ -185,3 +187,36 @@ def test_the_ledgers_floor_of_a_step_is_the_step_models(data: st.DataObject) -> 
         (found.attention, parts.attention),
     ):
         assert floor.tolist() == (count * part).tolist()
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_the_ledgers_link_is_the_step_models(data: st.DataObject) -> None:
+    shape = data.draw(shapes())
+    tensor, pipeline = data.draw(st.sampled_from([1, 2, 4])), data.draw(st.integers(1, len(shape.layers)))
+    assume(tensor * pipeline > 1)
+    nodes = tuple(f"node{rank}" for rank in range(tensor * pipeline))
+    backend, count, tokens = data.draw(st.sampled_from(["gloo", "nccl", "xccl"])), data.draw(counts), data.draw(counts)
+    latency, rate = data.draw(st.floats(1e-6, 0.1)), data.draw(rates)
+    topology = Topology(
+        groups=(Group(nodes[0], nodes),),
+        link="direct",
+        settings=ServerSettings(tensor_parallel=tensor, pipeline_parallel=pipeline),
+        profile=SimpleNamespace(model=_Model(shape, "bf16")),
+    )
+    link = LinkFacts("direct", {}, rate, message_latency_seconds=latency, backend=backend)
+    work = Work(PREFILL, 1e300, count, float(count * tokens))
+    parts = {
+        part.resource: part.seconds
+        for part in link_parts(Observations(topology, link=link), topology.groups[0], work, (work, Work(DECODE, 1.0)))
+    }
+    trips = max(1, algorithm(backend).all_trips(tensor))
+    floor = step_floor(
+        Steps.one(tokens, 0.0, prompt_tokens=tokens),
+        Served(shape, FORMATS["bf16"], 4096),
+        1e12,
+        1e12,
+        Split(tensor, pipeline, Link(latency / trips, rate, backend)),
+    )
+    assert parts["link_latency"] == count * floor.latency[0]
+    assert parts["link_transfer"] == pytest.approx(count * floor.transfer[0], rel=1e-12)

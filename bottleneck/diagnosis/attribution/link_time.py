@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 from bottleneck.diagnosis.attribution.parts import Both, Part, Work
 from bottleneck.diagnosis.observations.observed import Observations
-from bottleneck.performance.messages import STAGE_TRIPS, allreduces, sends, sent_bytes_per_token
+from bottleneck.performance.collectives import Link, algorithm
+from bottleneck.performance.messages import allreduces, latency_seconds, sends, sent_bytes_per_token
 from bottleneck.performance.model import Split
 from bottleneck.runs.topology import Group
 
@@ -25,17 +29,12 @@ def link_parts(seen: Observations, group: Group, work: Work, both: Both) -> list
     if sent and link.capacity_bytes_per_second:
         parts.append(Part("link_transfer", sent * share / link.capacity_bytes_per_second, source, None, link.name))
     if profile is not None and link.message_latency_seconds:
-        messages = messages_of_a_step(seen)
-        seconds = work.steps * messages * link.message_latency_seconds
-        origin = f"{messages} messages a step x {link.message_latency_source}"
+        shape, split = seen.topology.model.model_shape(), linked_split_of(seen)
+        seconds = work.steps * latency_seconds(shape, split)
+        counted = f"{allreduces(shape, split).count} messages and {sends(shape, split).count} passings to a stage"
+        origin = f"{counted} in a step x {link.message_latency_source}"
         parts.append(Part("link_latency", min(seconds, work.wall_seconds), origin, None, link.name))
     return parts
-
-
-def messages_of_a_step(seen: Observations) -> int:
-    """Return how many messages between ranks follow each other in a step; what passes to a stage takes several."""
-    shape, split = seen.topology.model.model_shape(), split_of(seen)
-    return allreduces(shape, split).count + STAGE_TRIPS * sends(shape, split).count
 
 
 def split_of(seen: Observations) -> Split:
@@ -44,6 +43,16 @@ def split_of(seen: Observations) -> Split:
     return Split(settings.tensor_parallel, settings.pipeline_parallel, partition=settings.stage_layers)
 
 
+def linked_split_of(seen: Observations) -> Split:
+    """Return how the model is split, with the link between the ranks as it was observed."""
+    split, link = split_of(seen), seen.link
+    if link is None or link.message_latency_seconds is None:
+        return split
+    trips = max(1, algorithm(link.backend).all_trips(split.tensor_parallel))
+    rate = link.capacity_bytes_per_second or math.inf
+    return replace(split, link=Link(link.message_latency_seconds / trips, rate, link.backend))
+
+
 def _expected_bytes(seen: Observations, tokens: float) -> float:
-    """Return the bytes that the busiest rank sends for some tokens."""
+    """Return the bytes that cross the link one after the other for some tokens."""
     return tokens * sent_bytes_per_token(seen.topology.model.model_shape(), split_of(seen))

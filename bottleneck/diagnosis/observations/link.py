@@ -13,7 +13,7 @@ from bottleneck.diagnosis import thresholds
 from bottleneck.diagnosis.observations.issues import Issue, Scope
 from bottleneck.diagnosis.observations.node import NodeFacts
 from bottleneck.diagnosis.observations.peers import peers_of, slower_by
-from bottleneck.performance.collectives import algorithm, moved_bytes
+from bottleneck.performance.collectives import DEFAULT_BACKEND, algorithm, moved_bytes
 from bottleneck.runs.ceilings import LinkCeilings
 from bottleneck.runs.run import Run
 from bottleneck.runs.topology import Topology
@@ -46,7 +46,9 @@ class LinkFacts:
     plateau_awake_share : float or None
         How much of that time the busiest worker that does not spin was computing.
     message_latency_seconds : float or None
-        Time of one collective with a message so small that bandwidth does not count.
+        Time of one collective with a message so small that bandwidth does not count; between stages alone, of one trip.
+    backend : str
+        What sends messages over it: a key of `ALGORITHMS`.
     allreduce_seconds : dict
         Bytes of a message to the low end of the probed time of one all-reduce of it; where the link was probed anew
         since, to that of its software then on the link as it is now.
@@ -66,6 +68,7 @@ class LinkFacts:
     plateau_awake_share: float | None = None
     message_latency_seconds: float | None = None
     message_latency_source: str = ""
+    backend: str = DEFAULT_BACKEND
     allreduce_seconds: Mapping[float, float] = field(default_factory=dict)
     errors: float = 0.0
     dropped: float = 0.0
@@ -136,6 +139,7 @@ def link_facts(
         probe_bytes_per_second=probed,
         message_latency_seconds=latency,
         message_latency_source=latency_source,
+        backend=_backend(run, topology),
         allreduce_seconds=collectives,
         **traffic,
     )
@@ -315,6 +319,16 @@ def _peak(steps: Steps) -> float:
     return float(np.max((later - total)[inside]) * 2)
 
 
+def _backend(run: Run, topology: Topology) -> str:
+    """Return what sends messages over an engine's link: as it was probed, else as the engine is described."""
+    for probe in (run.ceilings.allreduce, run.ceilings.send_receive):
+        if probe is not None and probe.link == topology.link:
+            return probe.backend
+    profile, head = topology.profile, next(iter(topology.nodes), "")
+    described = profile.engine_of(head).collective_backend if profile and head in profile.nodes else None
+    return described or DEFAULT_BACKEND
+
+
 def _message_latency(
     run: Run, topology: Topology, probe_rate: float | None
 ) -> tuple[float | None, str, dict[float, float]]:
@@ -341,7 +355,7 @@ def _message_latency(
         wire = moved_bytes(size, ranks) / (probe_rate or math.inf)
         choices.append((max(0.0, seconds - wire), f"all-reduce probe, {size:.0f} B over {link}"))
     if ways:
-        made = algorithm(probe.backend if probe else "")
+        made = algorithm(_backend(run, topology))
         trips = made.all_trips(ranks) if ranks > 1 else 1
         one_way, measured = max(ways)
         by_trips = (trips * one_way, f"one-way latency probe of {link}, {trips} trips a message ({made.name})")
