@@ -25,6 +25,7 @@ from bottleneck.profile import Profile, load_profile
 from bottleneck.telemetry import batch_checks, cluster_state, exporter
 from bottleneck.telemetry.store import Store, StoreDamagedError, StoreError, StoreUnavailableError
 from bottleneck.telemetry.store_recovery import open_or_begin_anew, set_aside
+from netboot.boot.rate_limit import Budget
 
 try:
     from prometheus_client import CollectorRegistry, make_wsgi_app, start_http_server
@@ -52,6 +53,8 @@ EXPECTED_SECONDS = 600.0
 VERDICT_SECONDS = 2.0
 # A sender that is refused many times a second is named in the log this often.
 REFUSED_LOG_SECONDS = 10.0
+# A sampler makes one batch a second, and sends what it kept of an outage a few at a time.
+BURST_BATCHES, BATCHES_PER_SECOND = 1200.0, 50.0
 # After an error that is none of a batch's, the next event is waited for; an error at every turn must not take a core.
 FAILED_WAIT_SECONDS = 0.5
 # Nodes that have asked since the last tick.
@@ -112,6 +115,7 @@ class Collector:
         )
         self._asked: collections.deque[str] = collections.deque(maxlen=MOST_ASKED)
         self._refused_logged = -math.inf
+        self._budget = Budget(BURST_BATCHES, BATCHES_PER_SECOND)
         self._latest: tuple[float, dict[str, Any] | None] = (0.0, None)
         self._pruned = 0.0
         self._listen: tuple[str, int] | None = None
@@ -210,7 +214,10 @@ class Collector:
 
     def _is_sound(self, tag: str, batch: Any, sender: Any) -> bool:
         now = self._clock()
-        reason = batch_checks.problem(batch, sender, self.state.settings, now)
+        if self._budget.spend(str(sender)[:100], now):
+            reason = batch_checks.problem(batch, sender, self.state.settings, now)
+        else:
+            reason = f"more than {BATCHES_PER_SECOND:.0f} batches a second from {str(sender)[:100]!r}"
         if reason is None and tag != BATCH_TAG + batch["node"]:
             reason = f"a batch of {batch['node']} came as {tag[:100]!r}"
         if reason is None:
@@ -231,7 +238,7 @@ class Collector:
             self._acknowledge(stored, now)
         if now - self._pruned >= PRUNE_SECONDS:
             self._pruned = now
-            self._store.prune(now - self._retention)
+            self._store.prune(now - self._retention, now + self._retention)
         if self._listen and now - self._served >= SERVE_AGAIN_SECONDS:
             self._serve(now)
 
@@ -309,7 +316,7 @@ class Collector:
         now = self._clock()
         if now - self._latest[0] >= VERDICT_SECONDS:
             with contextlib.suppress(StoreError):
-                self._latest = (now, self._store.latest_verdict())
+                self._latest = (now, self._store.latest_verdict(now + batch_checks.AHEAD_SECONDS))
         found = _families()
         for name, labels, value in exporter.values(
             self.state, self._latest[1], now, time.process_time(), self.store_refusals

@@ -4,6 +4,7 @@ Turn windows of samples into verdicts, export them, show the present rates.
 
 import json
 import logging
+import math
 import os
 import sys
 import time
@@ -17,6 +18,7 @@ from bottleneck.diagnosis.causes import DECIDED
 from bottleneck.diagnosis.verdict import analyse
 from bottleneck.runs import ceilings
 from bottleneck.runs.run import window_run
+from bottleneck.telemetry import batch_checks
 from bottleneck.telemetry.batches import write_batches
 from bottleneck.telemetry.recent_rates import recent
 from bottleneck.telemetry.store import Store, StoreError
@@ -34,6 +36,8 @@ log = logging.getLogger(__name__)
 RECENT_SECONDS = 5.0
 # Readings of the engine just outside a window bound what happened inside it.
 MARGIN_SECONDS = 3.0
+# A window is as long as the profile says; one that was made under the profile before may be longer.
+WIDEST_WINDOWS = 4.0
 # No deploy waits longer: what is on record after that was left by one that was killed.
 LONGEST_START_SECONDS = 900.0
 
@@ -52,8 +56,7 @@ def aggregate(window: Mapping[str, Any]) -> dict[str, Any]:
         ``window`` (its id), ``start`` and ``end`` (unix seconds)
     """
     start, end = _moment(window, "start"), _moment(window, "end")
-    if not 0 < end - start <= 3600:
-        raise CommandExecutionError(f"window from {start} to {end}: expected more than 0 and at most 3600 s")
+    _check_window(start, end, _profile().perf.window_seconds, time.time())
     with _store() as store:
         batches = store.batches(start - MARGIN_SECONDS, end + MARGIN_SECONDS)
         record, starting = records.read(__opts__, records.DEPLOYMENT), _starting(start, end)
@@ -81,7 +84,7 @@ def aggregate(window: Mapping[str, Any]) -> dict[str, Any]:
             "end": end,
             "nodes": window.get("nodes") or [],
             "deployment": record.get("deployment"),
-            **_change(store.latest_verdict(), verdict, start),
+            **_change(store.latest_verdict(_soon()), verdict, start),
         }
         store.put_verdict(described, verdict)
     return {key: value for key, value in described.items() if key != "nodes"} | _named(verdict)
@@ -168,7 +171,7 @@ def status() -> dict[str, Any]:
     """
     profile, now = _profile(), time.time()
     with _store() as store:
-        seen, verdict = store.last_seen(), store.latest_verdict()
+        seen, verdict = store.last_seen(), store.latest_verdict(_soon())
     deadline = profile.lost_after_seconds
     ages = {name: now - seen[name] if name in seen else None for name in profile.nodes}
     return {
@@ -231,7 +234,7 @@ def _latest(store: Store) -> dict[str, Any]:
         for name, moment in store.last_seen().items():
             if name in result["nodes"] and result["nodes"][name]["age_seconds"] is None:
                 result["nodes"][name]["age_seconds"] = now - moment
-    return {**result, "verdict": store.latest_verdict()}
+    return {**result, "verdict": store.latest_verdict(_soon())}
 
 
 def _named(verdict: Mapping[str, Any]) -> dict[str, Any]:
@@ -240,9 +243,23 @@ def _named(verdict: Mapping[str, Any]) -> dict[str, Any]:
     return {"class": verdict.get("class"), "node": where.get("node"), "link": where.get("link")}
 
 
+def _soon() -> float:
+    """Return until when a window may end and be of now."""
+    return time.time() + batch_checks.AHEAD_SECONDS
+
+
+def _check_window(start: float, end: float, width: float, now: float) -> None:
+    """Refuse a window that the telemetry engine of this profile does not make: a wide one, or one of the future."""
+    longest = WIDEST_WINDOWS * width
+    if not 0 < end - start <= longest:
+        raise CommandExecutionError(f"window from {start} to {end}: expected more than 0 and at most {longest:g} s")
+    if end > now + batch_checks.AHEAD_SECONDS:
+        raise CommandExecutionError(f"window from {start} to {end}: it ends {end - now:.0f} s after now ({now:.0f})")
+
+
 def _moment(window: Any, key: str) -> float:
     value = window.get(key) if isinstance(window, dict) else None
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise CommandExecutionError(f"window {window!r}: {key} is no moment, expected unix seconds")
     return float(value)
 

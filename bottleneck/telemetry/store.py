@@ -336,10 +336,19 @@ class Store:
         with self._change() as connection:
             connection.execute("INSERT OR REPLACE INTO verdicts VALUES (?, ?, ?, ?, ?, ?)", row)
 
-    def latest_verdict(self) -> dict[str, Any] | None:
-        """Return the newest window's `{"window": ..., "verdict": ...}`, or None."""
-        found = self.verdict_history(limit=1)
-        return found[0] if found else None
+    def latest_verdict(self, until: float = math.inf) -> dict[str, Any] | None:
+        """Return the newest window's `{"window": ..., "verdict": ...}`, or None.
+
+        Parameters
+        ----------
+        until : float
+            Unix seconds; a window that ends later is none of now, and would stay the newest for ever.
+        """
+        rows = self._rows(
+            "SELECT described, payload FROM verdicts WHERE end<=? ORDER BY end DESC, start DESC LIMIT 1", (until,)
+        )
+        found = [{"window": _unpack(described), "verdict": _unpack(payload)} for described, payload in rows]
+        return found[0] if found and None not in found[0].values() else None
 
     def verdict_history(
         self, start: float | None = None, end: float | None = None, limit: int | None = None
@@ -356,11 +365,11 @@ class Store:
         found = ({"window": _unpack(described), "verdict": _unpack(payload)} for described, payload in rows)
         return [each for each in found if None not in each.values()]
 
-    def prune(self, before: float) -> int:
-        """Delete what ended before a moment (unix seconds); return how many batches went."""
+    def prune(self, before: float, after: float = math.inf) -> int:
+        """Delete what ended before a moment or ends after another (unix seconds); return how many batches went."""
         with self._change() as connection:
-            gone = connection.execute("DELETE FROM batches WHERE t1<?", (before,)).rowcount
-            connection.execute("DELETE FROM verdicts WHERE end<?", (before,))
+            gone = connection.execute("DELETE FROM batches WHERE t1<? OR t1>?", (before, after)).rowcount
+            connection.execute("DELETE FROM verdicts WHERE end<? OR end>?", (before, after))
             connection.execute(
                 "DELETE FROM watermarks WHERE seen<? AND NOT EXISTS "
                 "(SELECT 1 FROM batches WHERE batches.node=watermarks.node AND batches.boot=watermarks.boot)",

@@ -236,7 +236,15 @@ def test_a_window_without_an_engine_has_no_verdict(runners: Any) -> None:
     assert runners["telemetry.aggregate"](window(1000))["class"] is None
 
 
-@pytest.mark.parametrize("odd", [{}, {"start": "now", "end": 1}, {"start": 0, "end": 1e9}, None])
+@pytest.mark.parametrize(
+    "odd",
+    [
+        *({}, None, {"start": "now", "end": 1}, {"start": 0, "end": 1e9}, {"start": 0.0, "end": float("nan")}),
+        {"start": run_builder.STARTED, "end": run_builder.STARTED + 3600},
+        {"start": 4e9, "end": 4e9 + 10},
+        {"start": 1e300, "end": 1e300 + 10},
+    ],
+)
 def test_a_forged_window_is_refused(runners: Any, odd: Any) -> None:
     from salt.exceptions import CommandExecutionError
 

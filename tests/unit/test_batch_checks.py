@@ -216,7 +216,7 @@ def run(engine: Any, store: Store, monkeypatch: pytest.MonkeyPatch, events: list
     """Let the engine's own loop take events until there are no more; return its collector."""
     bus = Bus(events)
     monkeypatch.setattr(engine.salt.utils.event, "get_master_event", lambda *_, **__: bus)
-    monkeypatch.setattr(engine.time, "sleep", lambda _: None)
+    monkeypatch.setattr(engine, "FAILED_WAIT_SECONDS", 0.0)
     made = engine.Collector({"sock_dir": ""}, load_profile(run_builder.PROFILE), store, lambda: NOW + 1.0)
     with pytest.raises(Ended):
         made.run()
@@ -281,6 +281,30 @@ def test_an_event_with_very_many_batches_is_one_refusal(
 ) -> None:
     made = run(engine, store, monkeypatch, [event(*[7] * 100_000)])
     assert made.state.rejected == 1
+
+
+def test_a_node_has_a_budget_of_its_own(engine: Any, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one node sends too much of is refused, and costs another node nothing."""
+    burst = int(engine.BURST_BATCHES)
+    events = [event(*(batch(sequence=first + number) for number in range(50))) for first in range(1, burst + 100, 50)]
+    made = run(engine, store, monkeypatch, [*events, event(batch(node="node1"), sender="node1", node="node1")])
+    assert made.state.nodes["node0"].stored == burst
+    assert made.state.rejected == len(events) * 50 - burst
+    assert made.state.nodes["node1"].stored == 1
+
+
+def test_a_window_of_the_future_is_not_exported_as_the_newest(
+    engine: Any, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verdict = run_builder.verdict(run_builder.Shape())
+    store.put_verdict({"window": "ahead", "start": 4e9, "end": 4e9 + 10, "deployment": "forged"}, verdict)
+    store.put_verdict({"window": "now", "start": NOW - 15, "end": NOW, "deployment": "tp2"}, verdict)
+    made = run(engine, store, monkeypatch, [])
+    registry = prometheus_client.CollectorRegistry()
+    registry.register(made)
+    assert registry.get_sample_value("cluster_verdict_window_end_timestamp_seconds") == NOW
+    made.tick(NOW + 2.0)
+    assert [each["window"]["window"] for each in store.verdict_history()] == ["now"]
 
 
 def test_a_flood_of_refusals_writes_few_lines(

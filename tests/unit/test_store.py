@@ -91,6 +91,20 @@ def test_what_was_pruned_does_not_come_back(store: Store) -> None:
     assert put(store, batch(2)) is False
 
 
+def test_what_lies_far_ahead_is_not_the_newest_and_goes(store: Store) -> None:
+    put(store, {**batch(1), "t0": 1e6, "t1": 1e6 + 1})
+    put(store, batch(2))
+    store.put_verdict({"window": "ahead", "start": 1e6, "end": 1e6 + 10}, {"class": "prefill_compute"})
+    store.put_verdict({"window": "now", "start": 90, "end": 100}, {"class": "link_latency"})
+    latest = store.latest_verdict(until=130.0)
+    assert latest is not None and latest["window"]["window"] == "now"
+    assert store.latest_verdict(until=50.0) is None
+    assert store.prune(0.0, 130.0) == 1
+    assert [one["sequence"] for one in store.batches(0, 1e9)] == [2]
+    newest = store.latest_verdict()
+    assert newest is not None and newest["window"]["window"] == "now"
+
+
 def test_marks_of_gone_boots_are_pruned(store: Store) -> None:
     put(store, batch(1, boot="old"))
     store.prune(50.0)
