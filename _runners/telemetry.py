@@ -56,7 +56,7 @@ def aggregate(window: Mapping[str, Any]) -> dict[str, Any]:
         ``window`` (its id), ``start`` and ``end`` (unix seconds)
     """
     start, end = _moment(window, "start"), _moment(window, "end")
-    _check_window(start, end, _profile().perf.window_seconds, time.time())
+    _check_window(start, end, _profile().telemetry.window_seconds, time.time())
     with _store() as store:
         batches = store.batches(start - MARGIN_SECONDS, end + MARGIN_SECONDS)
         record, starting = records.read(__opts__, records.DEPLOYMENT), _starting(start, end)
