@@ -270,7 +270,7 @@ def _group() -> dict[str, Any]:
     pids = [
         pid
         for unit in __salt__["supervise.units"]()
-        if unit.startswith("vllm-")
+        if unit.startswith("worker-")
         for pid in __salt__["supervise.processes"](unit)
     ]
     pid = str(pids[0]) if pids else "self"

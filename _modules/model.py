@@ -1,5 +1,5 @@
 """
-Put a model's checkpoint in place: made here, copied from a folder, or from the hub.
+Put a model in place: a checkpoint made here, copied from a folder, or from the hub; and the form an engine loads.
 """
 
 import json
@@ -9,8 +9,10 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import engine_environment
 import failure_reasons
 import hub_failures
+import node_files
 import salt.utils.files
 
 if TYPE_CHECKING:
@@ -21,6 +23,8 @@ FETCH_SECONDS = 7200
 # Only what a log can hold; advice for people at a terminal, and what asks the hub beside the checkpoint, is left out.
 FETCH_ENVIRONMENT = {"NO_COLOR": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 ADVICE = "Hint:"
+# In a folder of a converted model: it is whole.
+CONVERTED = ".converted"
 
 
 def __virtual__() -> str:
@@ -96,6 +100,61 @@ def download(directory: str, source: str, engine_directory: str) -> bool:
         shutil.rmtree(directory, ignore_errors=True)
         os.rename(partial, directory)
     return True
+
+
+def convert(directory: str, conversion: Mapping[str, Any], scripts: str) -> bool:
+    """
+    Make a model in the form that an engine loads unless it is there; return whether it was made.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' state.apply model    # the profile says what is made of what
+
+    directory
+        appears whole or not at all
+    conversion
+        ``steps``: programs with {names} in their words; ``names``: what those are; ``engine``: the engine map's entry,
+        whose programs the steps are, but for {python}; ``file``: what has to be there afterwards
+    scripts
+        folder with this project's scripts for models
+    """
+    os.makedirs(os.path.dirname(directory), exist_ok=True)
+    with salt.utils.files.flopen(directory + ".lock", "w"):
+        if os.path.exists(os.path.join(directory, CONVERTED)):
+            return False
+        partial = directory + ".partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        os.makedirs(partial)
+        names = {**conversion["names"], "target": partial, "scripts": scripts}
+        try:
+            for step in conversion["steps"]:
+                words = [word.format_map(names) for word in step]
+                own = step[0] == "{python}"
+                _run(words if own else engine_environment.command(conversion["engine"], words[0], words[1:]))
+            made = os.path.join(partial, conversion["file"])
+            if not os.path.exists(made):
+                raise RuntimeError(f"{made} was not made by the steps of the conversion (engine_interfaces.yaml)")
+            node_files.write_text(os.path.join(partial, CONVERTED), "\n")
+            shutil.rmtree(directory, ignore_errors=True)
+            os.rename(partial, directory)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    return True
+
+
+def converted(directory: str) -> bool:
+    """
+    Return whether a converted model is complete.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' model.converted /var/cache/cluster/models/tiny-gguf-1
+    """
+    return os.path.exists(os.path.join(directory, CONVERTED))
 
 
 def _run(command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:

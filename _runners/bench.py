@@ -1,8 +1,8 @@
 """
 Drive a workload against what is deployed and record everything about it in a run folder.
 
-The load generator is the engine's own (``vllm bench serve``), one for each head, on this
-control node. A run that is cut short keeps what it has, with status ``partial``.
+One load generator for each head, on this control node: that of the engine, or of another
+engine of the profile. A run that is cut short keeps what it has, with status ``partial``.
 """
 
 import shutil
@@ -17,6 +17,8 @@ from salt.exceptions import CommandExecutionError, SaltException
 from bottleneck.load import results, workload
 from bottleneck.load.generator import Generator, GeneratorError
 from bottleneck.plan import probing
+from bottleneck.plan.engines import load_generator
+from bottleneck.profile import ProfileError
 from control import engine, records
 from control.nodes import Nodes, progress
 from control.recording import Recording, write_json
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
     from bottleneck.load.workload import Load
     from bottleneck.profile import Profile
+    from bottleneck.profile.types import EngineSpec
 
 STALL_SECONDS = 300.0
 POLL_SECONDS = 0.25
@@ -95,8 +98,7 @@ class _Bench:
         self.begun = time.monotonic()
         self.recording = Recording(__opts__, nodes, record)
         self.id, self.folder, self.final = self.recording.id, self.recording.folder, self.recording.final
-        self.engine = self.profile.engine_of(self.heads[0]["node"])
-        self.executable = Path(self.engine.directory(), "bin/vllm")
+        self.engine, self.executable = _generator(self.profile, record["deployment"])
         self.table: list[dict[str, Any]] = []
         self.problems: list[str] = []
         self.generators: dict[str, Generator] = {}
@@ -297,6 +299,15 @@ def _deployed(profile: "Profile", deployment: str | None) -> dict[str, Any]:
             f"{record['deployment']} is deployed, not {wanted}: cluster undeploy, then cluster deploy {wanted}"
         )
     return record
+
+
+def _generator(profile: "Profile", deployment: str) -> "tuple[EngineSpec, Path]":
+    """Return the entry of the engine map whose load generator is used, and where that is."""
+    try:
+        engine = load_generator(profile, deployment)
+    except ProfileError as error:
+        raise CommandExecutionError(str(error)) from error
+    return engine, Path(engine.directory(), engine.load_generator or "")
 
 
 def _longest(profile: "Profile", record: Mapping[str, Any]) -> int:

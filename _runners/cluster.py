@@ -33,10 +33,10 @@ PING_SECONDS = 60
 APPLY_SECONDS = 1800
 # How long a rank that only lost another is not believed: the other may be still ending.
 SETTLE_SECONDS = 20.0
-# Of `failure_reasons.Rank`, as `vllm.status` gives it.
+# Of `failure_reasons.Rank`, as `worker.status` gives it.
 UNNAMED, PEER = 1, 3
 
-# How one node's worker is started, as `vllm.start` takes it, and what `vllm.status` answers of one.
+# How one node's worker is started, as `worker.start` takes it, and what `worker.status` answers of one.
 Spec = Mapping[str, Any]
 Worker = Mapping[str, Any]
 
@@ -117,16 +117,13 @@ def deploy(
     starting = {**planned, "began": moments["began"]}
     records.write(__opts__, records.STARTING, starting)
     try:
-        for spec in specs:
-            progress("starting", spec["node"], spec["name"], started)
-            nodes.call(spec["node"], "vllm.start", [spec, engine_slice(profile.engine_of(spec["node"]))])
-        _wait_ready(nodes, specs, started, float(timeout))
+        _start(nodes, specs, started, float(timeout))
         moments["ready"] = time.time()
         _warm(profile, specs, started)
         moments["first_token"] = time.time()
     except BaseException:
         # Nothing half-done stays: not after a failure, nor after Ctrl-C.
-        nodes.ask("vllm.stop", names=[spec["node"] for spec in specs], timeout=60)
+        nodes.ask("worker.stop", names=[spec["node"] for spec in specs], timeout=60)
         _queue_boot(profile, specs, "undeploy")
         records.write(__opts__, records.STARTING, {**starting, "ended": time.time()})
         raise
@@ -147,7 +144,7 @@ def undeploy() -> dict[str, Any]:
 
         salt-run cluster.undeploy
     """
-    answers = Nodes(__opts__).ask("vllm.stop", timeout=90)
+    answers = Nodes(__opts__).ask("worker.stop", timeout=90)
     stopped = {node: sorted(answer) for node, answer in answers.items() if isinstance(answer, dict)}
     silent = sorted(set(answers) - set(stopped))
     records.forget(__opts__, records.DEPLOYMENT)
@@ -188,7 +185,7 @@ def logs(node: str, lines: int = 50, worker: str | None = None) -> dict[str, Any
 
         salt-run cluster.logs node0 lines=100
     """
-    found: dict[str, Any] = Nodes(__opts__).call(node, "vllm.log", [worker, int(lines)])
+    found: dict[str, Any] = Nodes(__opts__).call(node, "worker.log", [worker, int(lines)])
     return found
 
 
@@ -247,6 +244,19 @@ def _check_free(deployment: str, overrides: Mapping[str, Any] | None) -> None:
     record = deployment_record()
     if record and (record["deployment"] != deployment or record["overrides"] != (overrides or {})):
         raise CommandExecutionError(f"{record['deployment']} is deployed: run `cluster undeploy` first")
+
+
+def _start(nodes: Nodes, specs: Sequence[Spec], started: float, timeout: float) -> None:
+    """Start the workers and wait until all are ready; those of a wave are ready before the next one is started."""
+    profile = nodes.profile
+    deadline = started + timeout
+    for wave in sorted({spec.get("wave", 0) for spec in specs}):
+        group = [spec for spec in specs if spec.get("wave", 0) == wave]
+        for spec in group:
+            progress("starting", spec["node"], spec["name"], started)
+            engine = profile.engine_for(profile.deployments[spec["deployment"]], spec["node"])
+            nodes.call(spec["node"], "worker.start", [spec, engine_slice(engine)])
+        _wait_ready(nodes, group, started, max(deadline - time.monotonic(), POLL_SECONDS))
 
 
 def _wait_ready(nodes: Nodes, specs: Sequence[Spec], started: float, timeout: float) -> None:

@@ -213,7 +213,7 @@ def _check_idle(nodes: Nodes, names: Sequence[str]) -> None:
 
 
 def _workers(nodes: Nodes, names: Collection[str]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Return what ``vllm.status`` answers on each of the nodes; a silent one is an error."""
+    """Return what ``worker.status`` answers on each of the nodes; a silent one is an error."""
     answers = nodes.ask_workers(names)
     silent = [name for name, answer in answers.items() if answer is None]
     if silent:

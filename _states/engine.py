@@ -1,5 +1,5 @@
 """
-Keep an inference engine's environment installed.
+Keep an inference engine installed.
 """
 
 from collections.abc import Mapping
@@ -13,14 +13,14 @@ def __virtual__() -> str:
     return "engine"
 
 
-def installed(name: str, requirements: str, engine: Mapping[str, Any]) -> dict[str, Any]:
+def installed(name: str, requirements: str | None, engine: Mapping[str, Any]) -> dict[str, Any]:
     """
     Make sure that the environment at ``name`` is complete.
 
     name
         directory of the environment
     requirements
-        lock file to install it from
+        lock file to install it from; None for a root folder
     engine
         the accelerator's entry of the engine map
     """
@@ -37,7 +37,7 @@ def installed(name: str, requirements: str, engine: Mapping[str, Any]) -> dict[s
             **ret,
             "result": None,
             "changes": {"installed": engine["engine"]},
-            "comment": f"{engine['engine']} would be installed from {engine['lock']}",
+            "comment": f"{engine['engine']} would be installed from {_origin(engine)}",
         }
     try:
         changed = __salt__["engine.install"](name, requirements, engine)
@@ -45,8 +45,13 @@ def installed(name: str, requirements: str, engine: Mapping[str, Any]) -> dict[s
         return {**ret, "result": False, "comment": str(error)}
     if changed:
         ret["changes"] = {"installed": engine["engine"]}
-        ret["comment"] = f"{engine['engine']} was installed from {engine['lock']}"
+        ret["comment"] = f"{engine['engine']} was installed from {_origin(engine)}"
     return ret
+
+
+def _origin(engine: Mapping[str, Any]) -> str:
+    root = engine.get("root_folder")
+    return f"Debian {root['suite']}" if root else str(engine["lock"])
 
 
 def unavailable(name: str, reason: str) -> dict[str, Any]:

@@ -51,3 +51,29 @@ def present(name: str, model: Mapping[str, Any], engine_directory: str, maker: s
         ret["changes"] = {"checkpoint": name}
         ret["comment"] = f"{model['name']} was put in place"
     return ret
+
+
+def converted(name: str, conversion: Mapping[str, Any], scripts: str) -> dict[str, Any]:
+    """
+    Make sure that the model is at ``name`` in the form that an engine loads.
+
+    name
+        folder of the converted model
+    conversion
+        what it is made of and by which steps, from the engine's interface
+    scripts
+        folder with this project's scripts for models
+    """
+    ret: dict[str, Any] = {"name": name, "changes": {}, "result": True, "comment": f"{name} is in place"}
+    if __salt__["model.converted"](name):
+        return ret
+    if __opts__["test"]:
+        return {**ret, "result": None, "changes": {"model": name}, "comment": f"{name} would be made"}
+    try:
+        changed = __salt__["model.convert"](name, conversion, scripts)
+    except RuntimeError as error:
+        return {**ret, "result": False, "comment": str(error)}
+    if changed:
+        ret["changes"] = {"model": name}
+        ret["comment"] = f"{name} was made for {conversion['engine']['engine']}"
+    return ret

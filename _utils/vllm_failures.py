@@ -308,7 +308,7 @@ HANDLED = (
 
 ALIVE = (r"(?:Engine \d+: )?Avg prompt throughput", r"Application startup complete")
 
-VLLM = Rules(
+ENGINE_RULES = Rules(
     (
         *MEMORY,
         *SETTINGS,

@@ -100,8 +100,8 @@ class Nodes:
     def ask_workers(
         self, names: Iterable[str] | None = None, timeout: float = 15
     ) -> dict[str, dict[str, dict[str, Any]] | None]:
-        """Return what ``vllm.status`` answers on each node; None where a node is silent or has no answer."""
-        answers = self.ask("vllm.status", names=names, timeout=timeout)
+        """Return what ``worker.status`` answers on each node; None where a node is silent or has no answer."""
+        answers = self.ask("worker.status", names=names, timeout=timeout)
         return {name: answer if isinstance(answer, dict) else None for name, answer in answers.items()}
 
     def call(self, name: str, function: str, arguments: Sequence[Any] = (), timeout: float = CALL_SECONDS) -> Any:
@@ -154,6 +154,7 @@ def engine_slice(engine: EngineSpec) -> dict[str, Any]:
         "directory": engine.directory(),
         "preload": list(engine.preload),
         "environment": dict(engine.environment),
+        "root_folder": engine.root_folder is not None,
     }
 
 

@@ -21,6 +21,8 @@ from control import records
 from control.nodes import Nodes, Options
 
 KEPT_RUNS = 20
+# On every node, where its own engine is.
+CURRENT_ENGINE = "/opt/cluster/engine"
 # Batches a little outside the interval, so that the first and last step can be cut at its border.
 MARGIN_SECONDS = 3.0
 # How late samples may be beyond the time from one sending to the next.
@@ -72,7 +74,13 @@ class Recording:
 
     def _versions(self) -> dict[str, Any]:
         names = list(dict.fromkeys(worker["node"] for worker in self._record["workers"]))
-        found = self._nodes.ask(["engine.version", "probe.machine"], [[], []], names, timeout=30)
+        profile = self._nodes.profile
+        deployment = profile.deployments[self._record["deployment"]]
+        engine = profile.engine_for(deployment, names[0])
+        directory = engine.directory() if deployment.engine else CURRENT_ENGINE
+        packages = [*engine.interface.version_of, *engine.interface.versions]
+        asked = ["engine.version", "probe.machine"], [[directory, packages], []]
+        found = self._nodes.ask(*asked, names, timeout=30)
         return {
             "schema": SCHEMA,
             "salt": salt.version.__version__,

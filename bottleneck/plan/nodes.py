@@ -1,8 +1,7 @@
-"""From a profile to what every node is told: worker command lines and the pillar slice.
+"""From a profile to what every node is told: its workers and the pillar slice.
 
-A deployment is started the way vLLM starts over several nodes by itself: the same
-`vllm serve` on each, with a node rank; the first node of a replica is its head and
-serves the API, the others are headless.
+The first node of a replica is its head and serves the API, the others follow it. How either is started is data of the
+engine (`bottleneck.plan.engines`).
 """
 
 from collections.abc import Mapping
@@ -11,19 +10,17 @@ from typing import Any
 from pydantic import ValidationError
 
 from bottleneck.plan.cables import through
-from bottleneck.plan.environment import deployment_environment
+from bottleneck.plan.engines import conversion, engine_arguments, launch
+from bottleneck.plan.engines.rendering import API_PORT
 from bottleneck.plan.server_arguments import read_arguments
 from bottleneck.plan.workers import DeploymentRecord, ServerSettings, Worker, weight_format
 from bottleneck.profile import validation_problems
 from bottleneck.profile.deployment_checks import NodeFit, deployment_problems, node_fits
 from bottleneck.profile.rank_placement import Place, places
 from bottleneck.profile.sections import unknown
-from bottleneck.profile.types import Deployment, EngineSpec, Link, Profile, Server
+from bottleneck.profile.types import Deployment, Link, Profile, Server
 from bottleneck.profile.yaml_lines import Location, Problem, ProfileError
 
-API_PORT = 8000
-FIRST_COORDINATOR_PORT = 29500
-VLLM_CACHE_DIRECTORY = "/var/cache/cluster/vllm"
 _LINK_KEY = "link"
 
 
@@ -38,12 +35,22 @@ class WorkerSpec(Worker):
         Where the ranks meet, ``address:port``; None when the replica is on one node.
     log_name
         File under /var/log/cluster.
+    engine
+        The engine's name, as in the engine map.
+    program, watch
+        See `bottleneck.plan.engines.Launch`.
+    wave
+        Those of wave 0 are ready before those of wave 1 are started.
     """
 
     deployment: str
     environment: dict[str, str]
     coordinator: str | None
     log_name: str
+    engine: str
+    program: str
+    watch: dict[str, Any]
+    wave: int
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as plain data, for pillar and JSON."""
@@ -71,8 +78,7 @@ def worker_specs(
     """
     name = deployment_name or profile.default_deployment
     deployment = deployment_with(profile, name, overrides)
-    directory = profile.model.directory()
-    return [_worker(profile, name, deployment, place, directory) for place in places(deployment)]
+    return [_worker(profile, name, deployment, place) for place in places(deployment)]
 
 
 def deployment_record(
@@ -97,7 +103,7 @@ def server_settings(profile: Profile, name: str, overrides: Mapping[str, Any] | 
     The further arguments that the profile and the engine map carry are a person's words: they are read, once, here.
     """
     deployment = deployment_with(profile, name, overrides)
-    server, engine = deployment.server, profile.engine_of(deployment.nodes[0])
+    server, engine = deployment.server, profile.engine_for(deployment, deployment.nodes[0])
     written = ServerSettings(
         tensor_parallel=deployment.tensor_parallel,
         pipeline_parallel=deployment.pipeline_parallel,
@@ -115,7 +121,9 @@ def server_settings(profile: Profile, name: str, overrides: Mapping[str, Any] | 
         quantization=weight_format(profile.model.quantization.bits),
         engine=engine.engine,
     )
-    return read_arguments(_engine_arguments(engine, deployment), written).settings
+    if engine.interface.argument_reader is None:
+        return written
+    return read_arguments(engine_arguments(engine, deployment), written).settings
 
 
 def deployment_with(profile: Profile, name: str, overrides: Mapping[str, Any] | None = None) -> Deployment:
@@ -161,36 +169,13 @@ def deployment_memory(profile: Profile, name: str, overrides: Mapping[str, Any] 
     return node_fits(deployment, profile.model, nodes, profile.engines)
 
 
-def _worker(profile: Profile, name: str, deployment: Deployment, place: Place, directory: str) -> WorkerSpec:
+def _worker(profile: Profile, name: str, deployment: Deployment, place: Place) -> WorkerSpec:
     members = [other for other in places(deployment) if other.replica == place.replica]
-    head, world = members[0].node, len(members)
-    node = profile.nodes[place.node]
-    link = node.links[deployment.link]
+    head = members[0].node
+    link = profile.nodes[place.node].links[deployment.link]
     is_head = place.node == head
-    api_address = profile.nodes[head].links[profile.control.network].address
-    head_address = profile.nodes[head].links[deployment.link].address
-    port = FIRST_COORDINATOR_PORT + place.replica
-    engine = profile.engines[node.accelerator.kind]
-    argv = ["serve", directory, "--served-model-name", profile.model.name]
-    if is_head:
-        argv += ["--host", api_address, "--port", str(API_PORT)]
-    argv += _server_arguments(deployment) + _engine_arguments(engine, deployment)
-    if world > 1:
-        argv += ["--nnodes", str(world), "--node-rank", str(place.node_rank)]
-        argv += ["--master-addr", head_address, "--master-port", str(port)]
-        argv += ["--distributed-executor-backend", "mp"]
-        if not is_head:
-            argv.append("--headless")
-    environment = {
-        **engine.environment,
-        "VLLM_HOST_IP": link.address,
-        **dict.fromkeys(engine.bind_interface_environment, link.interface),
-        "OMP_NUM_THREADS": str(node.cores),
-        "VLLM_CACHE_ROOT": VLLM_CACHE_DIRECTORY,
-        # Compiled kernels outlive the node: without it every start compiles them again (15 s on one core).
-        "TORCHINDUCTOR_CACHE_DIR": "/var/cache/cluster/inductor",
-        **deployment_environment(engine, deployment, place, link),
-    }
+    engine = profile.engine_for(deployment, place.node)
+    started = launch(profile, deployment, place)
     worker = f"{name}-{place.replica}"
     return WorkerSpec(
         node=place.node,
@@ -198,54 +183,23 @@ def _worker(profile: Profile, name: str, deployment: Deployment, place: Place, d
         deployment=name,
         replica=place.replica,
         rank=place.node_rank,
-        world=world,
+        world=len(members),
         head=is_head,
-        api_address=api_address if is_head else None,
+        api_address=profile.nodes[head].links[profile.control.network].address if is_head else None,
         api_port=API_PORT if is_head else None,
-        argv=argv,
-        environment=environment,
+        argv=started.argv,
+        environment=started.environment,
         link=deployment.link,
         interface=link.interface,
         link_address=link.address,
-        coordinator=f"{head_address}:{port}" if world > 1 else None,
-        log_name=f"vllm-{worker}.log",
+        coordinator=started.coordinator,
+        log_name=f"{engine.engine}-{worker}.log",
+        engine=engine.engine,
+        program=started.program,
+        watch=started.watch,
+        # Followers that serve the head are there before it.
+        wave=1 if is_head and engine.interface.followers_first and len(members) > 1 else 0,
     )
-
-
-def _server_arguments(deployment: Deployment) -> list[str]:
-    server = deployment.server
-    arguments = [
-        "--tensor-parallel-size",
-        str(deployment.tensor_parallel),
-        "--pipeline-parallel-size",
-        str(deployment.pipeline_parallel),
-    ]
-    for flag, value in (
-        ("--max-model-len", server.max_model_len),
-        ("--max-num-seqs", server.max_num_seqs),
-        ("--max-num-batched-tokens", server.max_num_batched_tokens),
-        ("--kv-cache-memory-bytes", server.kv_cache_memory_bytes),
-        ("--num-gpu-blocks-override", server.num_gpu_blocks_override),
-        ("--gpu-memory-utilization", f"{server.gpu_memory_utilization:g}"),
-    ):
-        if value is not None:
-            arguments += [flag, str(value)]
-    arguments.append("--enable-prefix-caching" if server.prefix_caching else "--no-enable-prefix-caching")
-    arguments.append("--enable-mfu-metrics")
-    return arguments
-
-
-def _engine_arguments(engine: EngineSpec, deployment: Deployment) -> list[str]:
-    arguments = list(engine.arguments)
-    if deployment.pipeline_parallel > 1:
-        arguments += engine.pipeline_parallel_arguments
-    else:
-        arguments += engine.tensor_parallel_arguments
-    eager = deployment.server.enforce_eager
-    if eager is not None:
-        arguments = [argument for argument in arguments if argument not in ("--enforce-eager", "--no-enforce-eager")]
-        arguments.append("--enforce-eager" if eager else "--no-enforce-eager")
-    return arguments + deployment.server.extra_arguments
 
 
 def node_pillar(profile: Profile, node_name: str) -> dict[str, Any]:
@@ -265,8 +219,14 @@ def node_pillar(profile: Profile, node_name: str) -> dict[str, Any]:
         "control": {"address": str(profile.control.address), "exporter_port": profile.telemetry.exporter_port},
         "node": {"name": node_name, "links": _links(profile, node_name)},
         "hosts": hosts(profile),
-        "engine": {"kind": engine.kind, "directory": engine.directory(), **engine.model_dump(mode="json")},
+        "engine": engine.installation(),
+        "engines": [each.installation() for each in profile.further_engines_of(node_name)],
         "model": {**profile.model.model_dump(mode="json"), "directory": profile.model.directory()},
+        "conversions": [
+            made
+            for each in (engine, *profile.further_engines_of(node_name))
+            if (made := conversion(profile, each)) is not None
+        ],
         "sampler": profile.sampler.model_dump(mode="json"),
     }
 

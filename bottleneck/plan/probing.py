@@ -101,7 +101,8 @@ def message_sizes(profile: Profile, deployment_name: str) -> dict[str, list[int]
     """
     deployment, shape = profile.deployments[deployment_name], profile.model.model_shape()
     accelerator = profile.nodes[deployment.nodes[0]].accelerator
-    largest = deployment.limits(profile.model.shape, accelerator, accelerator.kind == "cpu").batched_tokens
+    on_host = profile.engine_for(deployment, deployment.nodes[0]).host_processor
+    largest = deployment.limits(profile.model.shape, accelerator, on_host).batched_tokens
     tokens = {1, profile.workload.concurrency, min(profile.workload.input_tokens, largest), largest}
     reduced = {count * allreduces(shape, deployment.split).bytes_per_token for count in tokens}
     passed = {count * sends(shape, deployment.split).bytes_per_token for count in tokens}
@@ -149,7 +150,7 @@ def link_seconds(pairs: int) -> int:
 
 
 def requests_under_way(workers: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> float | None:
-    """Return how many requests run or wait, from what `vllm.status` answers by node; None when no head tells."""
+    """Return how many requests run or wait, from what `worker.status` answers by node; None when no head tells."""
     told = [
         status["requests"]
         for found in workers.values()
@@ -167,7 +168,7 @@ def busy_reason(deployment: str | None, workers: Mapping[str, Mapping[str, Mappi
     deployment : str or None
         What is deployed, as far as is known.
     workers : mapping
-        Node to worker name to status (`stage`, `requests`), as `vllm.status` answers.
+        Node to worker name to status (`stage`, `requests`), as `worker.status` answers.
     """
     up = [
         (worker, node, status)

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from bottleneck.performance.memory import RankMemory, rank_memory
+from bottleneck.profile.capability_checks import accelerator_problems, capability_problems
 from bottleneck.profile.engine_checks import engine_problems, kind_problems
 from bottleneck.profile.rank_placement import card_count, placement_problem, places, taken_cards
 from bottleneck.profile.sections import unknown
@@ -44,7 +45,7 @@ def node_fits(
     found = []
     for place in places(deployment):
         node = nodes[place.node]
-        engine = engines[node.accelerator.kind]
+        engine = engines[deployment.engine or node.accelerator.kind]
         cards = taken_cards(deployment, place, node)
         stages = [rank // deployment.tensor_parallel for rank in place.ranks]
         fits = []
@@ -53,7 +54,7 @@ def node_fits(
             memory = rank_memory(
                 shape,
                 weights,
-                deployment.limits(model.shape, card, card.kind == "cpu"),
+                deployment.limits(model.shape, card, engine.host_processor),
                 deployment.split,
                 stage,
                 runtime_bytes=engine.runtime_memory_bytes,
@@ -106,10 +107,20 @@ def deployment_problems(
     splits = list(_splits(deployment, model))
     yield from splits
     yield from _server(deployment, shape, workload)
-    known = all(node.accelerator.kind in engines for node in nodes.values())
+    used = {node.accelerator.kind: deployment.engine or node.accelerator.kind for node in nodes.values()}
+    known = set(used.values()) <= set(engines)
+    if deployment.engine is not None and engines and not known:
+        yield Problem(("engine",), unknown(deployment.engine, "entry of the engine map", engines))
+    refused: list[Problem] = []
     if known:
-        yield from engine_problems(deployment, nodes, engines)
-    if problem or chosen or splits or not known:
+        entries = {kind: engines[name] for kind, name in used.items()}
+        for engine in {each.kind: each for each in entries.values()}.values():
+            refused += capability_problems(deployment, model, engine)
+        if deployment.engine is not None:
+            refused += accelerator_problems(nodes, engines[deployment.engine])
+        yield from refused
+        yield from engine_problems(deployment, nodes, entries)
+    if problem or chosen or splits or refused or not known:
         return
     yield from kind_problems(deployment, nodes)
     for fit in node_fits(deployment, model, nodes, engines):

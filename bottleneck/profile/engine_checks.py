@@ -6,17 +6,13 @@ What an entry of the engine map leaves out, its engine has no way to be told.
 import re
 from collections.abc import Iterator, Mapping
 
+from bottleneck.profile.engine_interface import names_in
 from bottleneck.profile.rank_placement import places
 from bottleneck.profile.types import Deployment, EngineSpec, Node
 from bottleneck.profile.yaml_lines import Location, Problem
 
-# Set for every worker from the profile (`bottleneck.plan.nodes`): variable -> the key that it is set by.
-_SET_BY = {
-    "VLLM_HOST_IP": "link",
-    "OMP_NUM_THREADS": "the node's cores",
-    "VLLM_CACHE_ROOT": "the plan",
-    "TORCHINDUCTOR_CACHE_DIR": "the plan",
-}
+# What a variable of an engine's interface is filled in with -> the key that it is set by.
+_SET_BY = {"link_address": "link", "interface": "link", "cores": "the node's cores"}
 _SECRET = re.compile(r"(?:^|_)(?:TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|CREDENTIALS?)(?:_|$)", re.IGNORECASE)
 
 
@@ -27,7 +23,7 @@ def engine_problems(
     kinds = dict.fromkeys(node.accelerator.kind for node in nodes.values())
     for kind in kinds:
         engine = engines[kind]
-        if deployment.layers and not engine.layer_partition_environment:
+        if deployment.layers and not (engine.layer_partition_environment or engine.interface.unequal_layers):
             text = f"layers of each stage, which the engine of kind {kind} cannot be told; expected none"
             yield Problem(("layers",), f"{text}, or layer_partition_environment in the engine map")
         if deployment.cards and not engine.device_environment:
@@ -39,7 +35,7 @@ def engine_problems(
 
 def _environment(deployment: Deployment, kind: str, engine: EngineSpec) -> Iterator[Problem]:
     set_by = {
-        **_SET_BY,
+        **_of_the_interface(engine),
         **dict.fromkeys(engine.bind_interface_environment, "link"),
         **dict.fromkeys(engine.rdma_environment, "the link's rdma"),
     }
@@ -52,6 +48,15 @@ def _environment(deployment: Deployment, kind: str, engine: EngineSpec) -> Itera
             yield Problem(at, f"a variable that is set by {set_by[name]} for kind {kind}; expected that instead")
         elif _SECRET.search(name):
             yield Problem(at, "a secret by its name; expected none in a profile, which everybody can read")
+
+
+def _of_the_interface(engine: EngineSpec) -> dict[str, str]:
+    """Return the variables that the engine's interface sets for every worker, and by which key."""
+    return {
+        variable: next((_SET_BY[name] for name in sorted(names_in(text)) if name in _SET_BY), "the plan")
+        for role in engine.interface.roles.values()
+        for variable, text in role.environment.items()
+    }
 
 
 def _rdma(deployment: Deployment, nodes: Mapping[str, Node], engines: Mapping[str, EngineSpec]) -> Iterator[Problem]:

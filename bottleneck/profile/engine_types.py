@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, PrivateAttr, model_validator
 
+from bottleneck.profile.engine_interface import EngineInterface, Template
 from bottleneck.profile.paths import ENGINE_MAP, content_directory, lock_file
 from bottleneck.profile.value_types import Architecture, Count, Name, Section, Size, with_unit
 from bottleneck.profile.yaml_lines import Problem, ProfileError
 
 # What decides the content of an engine's environment; how a worker is started does not.
 _ENVIRONMENT_KEYS = ("engine", "python", "lock", "alias_distribution")
+# Of these only what is given: the name of an environment without them stays as it was.
+_FURTHER_KEYS = ("root_folder",)
+# What a node needs nothing of: how a worker is started is worked out on the control node.
+_CONTROL_KEYS = ("runs_on", "host_processor", "device", "conversion_tools", "load_generator", "root_folder")
 
 
 class FallbackIndex(Section):
@@ -52,10 +57,38 @@ class Actuator(Section):
         return {"path": self.path} if self.path else {"read": self.read, "write": self.write}
 
 
+class RootFolder(Section):
+    """Debian packages in a folder of their own, made once from the archive; programs run inside it."""
+
+    suite: Name = Field(description="The release, such as forky.")
+    packages: list[Name] = Field(min_length=1, description="Packages that are installed there, with what they need.")
+    mirror: str = Field(default="http://deb.debian.org/debian", description="The archive.")
+    accept_expired: bool = Field(
+        default=False,
+        description="Take an archive that is past its own date, as a snapshot is; its signatures are still checked.",
+    )
+
+
 class EngineSpec(Section):
     """An entry of engines.yaml: the engine for one kind of accelerator."""
 
-    engine: Literal["vllm", "openvino"] = Field(description="The engine.")
+    engine: Name = Field(description="The engine: an entry of engine_interfaces.yaml.")
+    runs_on: list[Name] = Field(
+        default=[],
+        description="Kinds of accelerator it is for; left out, the kind that the entry is named after. A node has the"
+        " entry of its kind; a deployment may name another one that runs there.",
+    )
+    host_processor: bool = Field(default=False, description="The accelerator is the node's own processor.")
+    device: str | None = Field(default=None, description="The engine's own name of the accelerator, such as GPU.")
+    root_folder: RootFolder | None = Field(
+        default=None, description="The engine is Debian packages in a root folder of its own, not a lock file."
+    )
+    conversion_tools: Name | None = Field(
+        default=None, description="The entry whose Python has what a conversion of the model needs; left out, its own."
+    )
+    load_generator: str | None = Field(
+        default=None, description="The load generator that its environment has: a path below it."
+    )
     python: str = Field(default="python3.11", description="Interpreter of its virtual environment.")
     packages: list[str] = Field(default=[], description="Debian packages it needs.")
     lock: Name | None = Field(
@@ -71,7 +104,11 @@ class EngineSpec(Section):
     alias_distribution: AliasDistribution | None = Field(default=None, description="A second name for the package.")
     preload: list[str] = Field(default=[], description="Libraries to preload, relative to the environment.")
     environment: dict[str, str] = Field(default={}, description="Environment of every worker.")
-    arguments: list[str] = Field(default=[], description="Arguments of every worker.")
+    arguments: list[Template | list[Template]] = Field(
+        default=[],
+        description="Arguments of every worker, where its command line has {arguments}: words with {names}, and lists"
+        " of words that are left out together.",
+    )
     tensor_parallel_arguments: list[str] = Field(default=[], description="Added when there are no pipeline stages.")
     pipeline_parallel_arguments: list[str] = Field(default=[], description="Added when there are pipeline stages.")
     bind_interface_environment: list[str] = Field(
@@ -106,11 +143,35 @@ class EngineSpec(Section):
     )
 
     _kind: str = PrivateAttr(default="")
+    _interface: EngineInterface | None = PrivateAttr(default=None)
 
     @property
     def kind(self) -> str:
-        """The kind of accelerator this entry is for."""
+        """The entry's name, which is the kind of accelerator it is for when `runs_on` names no others."""
         return self._kind
+
+    @property
+    def interface(self) -> EngineInterface:
+        """How the engine is started, watched and spread."""
+        assert self._interface is not None, "set when the engine map is read"
+        return self._interface
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Kinds of accelerator it runs on."""
+        return tuple(self.runs_on) or (self.kind,)
+
+    def installation(self) -> dict[str, Any]:
+        """Return what a node needs to install the engine: its slice of the entry."""
+        written = self.model_dump(mode="json")
+        further = {key: written[key] for key in _FURTHER_KEYS if written[key] is not None}
+        common = {key: value for key, value in written.items() if key not in _CONTROL_KEYS}
+        return {"kind": self.kind, "directory": self.directory(), **common, **further}
+
+    def settings(self) -> set[str]:
+        """Return the server settings that the engine can be given."""
+        used = self.interface.settings()
+        return used | {"enforce_eager"} if self.interface.eager else used
 
     def directory(self) -> str:
         """Return where the environment is on every node; the name changes with what is in it.
@@ -130,4 +191,5 @@ class EngineSpec(Section):
                 raise ProfileError(ENGINE_MAP, [problem]) from None
         written = self.model_dump(mode="json", by_alias=True)
         content = {"lock_text": lock, **{key: written[key] for key in _ENVIRONMENT_KEYS}}
+        content |= {key: written[key] for key in _FURTHER_KEYS if written[key] is not None}
         return content_directory("engines", self.kind, content)

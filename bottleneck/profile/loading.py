@@ -17,9 +17,10 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from bottleneck.profile.checks import check
+from bottleneck.profile.engine_interface import EngineInterface
 from bottleneck.profile.local_overrides import with_overlay
-from bottleneck.profile.paths import find_engine_map
-from bottleneck.profile.sections import Sections
+from bottleneck.profile.paths import find_engine_interfaces, find_engine_map
+from bottleneck.profile.sections import Sections, unknown
 from bottleneck.profile.types import (
     Boot,
     Control,
@@ -91,9 +92,26 @@ def load_profile(path: Path | str) -> Profile:
     return profile
 
 
+def load_interfaces(path: Path) -> dict[str, EngineInterface]:
+    """Read how engines are started, watched and spread: name of the engine -> its interface."""
+    document = read(path)
+    problems = list(document.problems)
+    found = {}
+    for name, entry in document.data.items():
+        try:
+            found[name] = EngineInterface.model_validate(entry)
+            found[name]._name = name
+        except ValidationError as error:
+            problems += validation_problems(EngineInterface, error, document, (name,))
+    if problems:
+        raise ProfileError(path, _in_order(problems))
+    return found
+
+
 def load_engines(path: Path) -> dict[str, EngineSpec]:
     """Read an engine map: kind of accelerator -> engine."""
     document = read(path)
+    interfaces = load_interfaces(find_engine_interfaces(path))
     problems = list(document.problems)
     engines = {}
     for kind, entry in document.data.items():
@@ -103,9 +121,17 @@ def load_engines(path: Path) -> dict[str, EngineSpec]:
         except ValidationError as error:
             problems += validation_problems(EngineSpec, error, document, (kind,))
             continue
-        if engines[kind].lock is None and not engines[kind].untested:
+        engine = engines[kind]
+        if engine.lock is None and engine.root_folder is None and not engine.untested:
             text = "nothing; expected a file in salt/engine/files, or `untested` with what is missing"
             problems.append(document.problem((kind, "lock"), text))
+        if engine.engine not in interfaces:
+            problems.append(document.problem((kind, "engine"), unknown(engine.engine, "engine", interfaces)))
+        engine._interface = interfaces.get(engine.engine)
+    for kind, engine in engines.items():
+        tools = engine.conversion_tools
+        if tools is not None and tools not in engines:
+            problems.append(document.problem((kind, "conversion_tools"), unknown(tools, "entry", engines)))
     if problems:
         raise ProfileError(path, _in_order(problems))
     return engines

@@ -18,6 +18,8 @@ from bottleneck.profile.yaml_lines import Problem, ProfileError
 
 CACHE_DIRECTORY = "/var/cache/cluster"
 ENGINE_MAP = "engines.yaml"
+ENGINE_INTERFACES = "engine_interfaces.yaml"
+_NO_PROFILES = (ENGINE_MAP, ENGINE_INTERFACES)
 _DIGEST_CHARACTERS = 12
 
 
@@ -55,7 +57,7 @@ def list_profiles() -> list[Path]:
         path
         for path in folder.rglob("*.yaml")
         # What ends in .local.yaml is laid over a profile and is none (`overlay`).
-        if path.name != ENGINE_MAP and not path.name.endswith(".local.yaml") and path.is_file()
+        if path.name not in _NO_PROFILES and not path.name.endswith(".local.yaml") and path.is_file()
     )
 
 
@@ -87,7 +89,7 @@ def find_profile(name_or_path: str) -> Path:
     folder = profiles_directory()
     # Not with_suffix: it would take the ".1" of "v0.1" for one.
     named = folder / f"{name_or_path}.yaml"
-    if name_or_path and named.is_file() and named.name != ENGINE_MAP:
+    if name_or_path and named.is_file() and named.name not in _NO_PROFILES:
         return named
     versions = [file for file in list_profiles() if name_or_path and file.parent == folder / name_or_path]
     if versions:
@@ -115,6 +117,12 @@ def find_engine_map(profile: Path) -> Path:
         if (candidate / ENGINE_MAP).is_file():
             return candidate / ENGINE_MAP
     raise ProfileError(folder / ENGINE_MAP, [Problem((), "no such file; expected the engine map beside the profile")])
+
+
+def find_engine_interfaces(engine_map: Path) -> Path:
+    """Return the engines' interfaces beside an engine map, or the repository's."""
+    beside = engine_map.with_name(ENGINE_INTERFACES)
+    return beside if beside.is_file() else repository_directory() / "profiles" / ENGINE_INTERFACES
 
 
 def lock_file(name: str) -> Path:

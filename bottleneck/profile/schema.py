@@ -10,9 +10,11 @@ Usage::
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bottleneck.profile.engine_interface import CONVERSION_NAMES, NAMES, EngineInterface
 from bottleneck.profile.paths import repository_directory
 from bottleneck.profile.types import EngineSpec, Profile
 from bottleneck.units import DURATION, FREQUENCY, RATE, SIZE
@@ -69,7 +71,29 @@ def reference_page() -> str:
         "",
     ]
     lines += _tables("EngineSpec", EngineSpec.model_json_schema(by_alias=True))
+    lines += [
+        "## Engine interfaces",
+        "",
+        "`engine_interfaces.yaml` beside the engine map: name of an engine -> how it is started, watched and spread.",
+        "",
+    ]
+    lines += _tables("EngineInterface", EngineInterface.model_json_schema(by_alias=True))
+    lines += [
+        "### Names in command lines",
+        "",
+        "A word that stands alone or a list of words is left out when one of its names has no value. `{arguments}` is",
+        "where the arguments of the engine map's entry and the deployment's `extra_arguments` go.",
+        "",
+        *_names(NAMES),
+        "### Names in a conversion",
+        "",
+        *_names(CONVERSION_NAMES),
+    ]
     return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def _names(names: Mapping[str, str]) -> list[str]:
+    return [*(f"- `{{{name}}}`: {text}" for name, text in names.items()), ""]
 
 
 def _tables(root: str, schema: dict[str, Any]) -> list[str]:

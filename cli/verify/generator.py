@@ -7,6 +7,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 
+from bottleneck.plan.engines import load_generator
 from cli.control import Control, ControlError
 from lab.layout import REPOSITORY
 
@@ -17,7 +18,7 @@ GENERATOR_SECONDS, GENERATOR_END_SECONDS = 120.0, 5.0
 @contextlib.contextmanager
 def generator(control: Control) -> Iterator[None]:
     """Have a process on the control node that starts load generators at once."""
-    engine = control.profile.engine_of(next(iter(control.profile.nodes)))
+    engine = load_generator(control.profile, control.profile.default_deployment)
     variables = {**engine.environment, "TOKENIZERS_PARALLELISM": "false"}
     program = str(REPOSITORY / "bottleneck" / "load" / "generator_server.py")
     said = bytearray()

@@ -2,12 +2,14 @@
 include:
   - engine
 
-model-init-maker-file-managed:
-  file.managed:
-    - name: /opt/cluster/model-maker/make_model.py
-    - source: salt://model/files/make_model.py
+model-init-maker-file-recurse:
+  file.recurse:
+    - name: /opt/cluster/model-maker
+    - source: salt://model/files
+    - include_pat: '*.py'
+    - dir_mode: '0755'
+    - file_mode: '0644'
     - makedirs: true
-    - mode: '0644'
 
 model-init-checkpoint-model-present:
   model.present:
@@ -16,7 +18,7 @@ model-init-checkpoint-model-present:
     - engine_directory: {{ pillar['engine']['directory'] | json }}
     - maker: /opt/cluster/model-maker/make_model.py
     - require:
-      - file: model-init-maker-file-managed
+      - file: model-init-maker-file-recurse
       - engine: engine-install-environment-engine-installed
 
 model-init-current-file-symlink:
@@ -25,3 +27,16 @@ model-init-current-file-symlink:
     - target: {{ pillar['model']['directory'] | json }}
     - require:
       - model: model-init-checkpoint-model-present
+
+{# The same model in the form of each engine that does not load the checkpoint as it is. #}
+{% for conversion in pillar['conversions'] %}
+model-init-{{ conversion['kind'] }}-model-converted:
+  model.converted:
+    - name: {{ conversion['directory'] | json }}
+    - conversion: {{ conversion | json }}
+    - scripts: /opt/cluster/model-maker
+    - require:
+      - file: model-init-maker-file-recurse
+      - model: model-init-checkpoint-model-present
+      - sls: engine
+{% endfor %}

@@ -80,7 +80,7 @@ class Local:
         pass
 
     def cmd(self, hosts: list[str], function: Any, *arguments: Any, **keywords: Any) -> dict[str, Any]:
-        if function == "vllm.status":
+        if function == "worker.status":
             return {host: {"tp2-0": {"stage": self.stages[host], "reason": "a cause"}} for host in hosts}
         return {host: {"engine.version": {"vllm": "0"}, "probe.machine": {"cores": 1}} for host in hosts}
 

@@ -186,15 +186,15 @@ class Minions:
         self.look, self.stage = look, stage
 
     def cmd_iter(self, targets: list[str], function: str, arguments: list[Any], **_: object) -> Iterator[Any]:
-        assert function == "vllm.start"
+        assert function == "worker.start"
         for target in targets:
             self.specs[target] = arguments[0]
             yield {target: {"ret": True, "retcode": 0}}
 
     def cmd(self, targets: list[str], function: str, *_: object, **__: object) -> dict[str, Any]:
-        if function == "vllm.stop":
+        if function == "worker.stop":
             return {target: [] for target in targets}
-        assert function == "vllm.status"
+        assert function == "worker.status"
         self.asked += 1
         self.look()
         stage = self.stage if self.asked > 1 else "loading"

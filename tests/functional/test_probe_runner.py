@@ -32,7 +32,7 @@ class Local:
 
     def cmd(self, hosts: list[str], function: str, *arguments: Any, **keywords: Any) -> dict[str, Any]:
         self.asked += [(host, function, []) for host in hosts]
-        if function == "vllm.status":
+        if function == "worker.status":
             return dict.fromkeys(hosts, self.workers)
         return {host: [] for host in hosts}
 
@@ -133,7 +133,7 @@ def test_it_refuses_beside_a_deployment_unless_forced(probe: Any) -> None:
     probe.client.workers = {"tp2-0": {"stage": "ready", "requests": {"running": 2.0}}}
     with pytest.raises(CommandExecutionError, match=r"tp2 is deployed with 4 requests .*cluster undeploy first, or"):
         probe.run()
-    assert {name for _, name, _ in probe.client.asked} == {"vllm.status"}
+    assert {name for _, name, _ in probe.client.asked} == {"worker.status"}
     assert probe.run(force=True)["ceilings"]["nodes"]
 
 
@@ -171,7 +171,7 @@ def test_fresh_refuses_while_the_engine_is_not_known_to_be_idle(probe: Any, requ
     deployed(probe, WORKERS, {"tp2-0": {"stage": "ready", "requests": requests}})
     with pytest.raises(CommandExecutionError, match=reason):
         probe.fresh()
-    assert {name for _, name, _ in probe.client.asked} == {"vllm.status"}
+    assert {name for _, name, _ in probe.client.asked} == {"worker.status"}
 
 
 def test_fresh_has_nothing_to_do_without_messages(probe: Any) -> None:

@@ -103,7 +103,7 @@ class Client:
             if host in world.silent:
                 answers[host] = SILENT
                 continue
-            if function == "vllm.status":
+            if function == "worker.status":
                 requests = world.requests if host == "node0" else {}
                 answers[host] = {"pp2-0": {"stage": "stopped", "requests": requests}}
             elif function == "file.read":

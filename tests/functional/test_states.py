@@ -23,7 +23,7 @@ def test_engine_is_made_once(loaders: Any, tmp_path: Path) -> None:
     assert first.result is True and first.changes == {"installed": "vllm"}
     second = loaders.states.engine.installed(str(directory), requirements=str(requirements), engine=engine)
     assert second.result is True and not second.changes
-    assert loaders.modules.engine.version(str(directory)) == {"vllm": "9.9+cpu"}
+    assert loaders.modules.engine.version(str(directory), ["vllm", "absent"]) == {"vllm": "9.9+cpu"}
 
 
 def test_a_failed_install_leaves_nothing(loaders: Any, tmp_path: Path) -> None:
@@ -60,9 +60,17 @@ def test_loopback_is_read(loaders: Any) -> None:
 
 
 def test_a_worker_without_engine_is_refused(loaders: Any, tmp_path: Path) -> None:
-    worker = {"name": "w-0", "argv": [], "environment": {}, "head": False, "api_address": None, "api_port": None}
+    worker = {
+        "name": "w-0",
+        "program": "bin/x",
+        "argv": [],
+        "environment": {},
+        "head": False,
+        "api_address": None,
+        "api_port": None,
+    }
     with pytest.raises(RuntimeError, match="engine is not installed"):
-        loaders.modules.vllm.start(worker, {"directory": str(tmp_path)})
+        loaders.modules.worker.start(worker, {"directory": str(tmp_path)})
 
 
 def test_a_taken_port_is_named(loaders: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,10 +80,10 @@ def test_a_taken_port_is_named(loaders: Any, tmp_path: Path, monkeypatch: pytest
         port = holder.getsockname()[1]
         worker = {
             **{"name": "w-1", "argv": [], "environment": {}, "head": True},
-            **{"api_address": "127.0.0.1", "api_port": port, "world": 1},
+            **{"api_address": "127.0.0.1", "api_port": port, "world": 1, "watch": {"ready": {"path": "/health"}}},
         }
         with pytest.raises(RuntimeError, match=f"127.0.0.1:{port} is taken"):
-            loaders.modules.vllm.start(worker, {"directory": str(tmp_path)})
+            loaders.modules.worker.start(worker, {"directory": str(tmp_path)})
 
 
 @pytest.mark.parametrize(
@@ -101,7 +109,7 @@ def test_a_taken_port_is_named(loaders: Any, tmp_path: Path, monkeypatch: pytest
     ],
 )
 def test_the_reason_of_a_failure_is_one_sentence(loaders: Any, lines: list[str], expected: str | None) -> None:
-    found = loaders.modules.vllm.failure(lines)
+    found = loaders.modules.worker.failure(lines, "vllm_failures")
     assert found == expected or (found and expected and found.startswith(f"{expected}; "))
 
 

@@ -67,7 +67,7 @@ def test_shared_code_comes_with_a_sync_and_a_changed_one_is_used_at_once(on_node
     synced = on_node("saltutil.sync_all")
     assert {"utils.node_files", "utils.unit_keeper"} <= set(synced["utils"]), synced
     assert "utils.exposition" in synced["utils"], "a link to the analysis' own file"
-    assert on_node("vllm.requests") == {} and on_node("telemetry.status")["running"] is False
+    assert on_node("worker.requests") == {} and on_node("telemetry.status")["running"] is False
     shared = tree / "_utils" / "control_groups.py"
     (tree / "_modules" / "shown.py").write_text(
         "import control_groups\n\n\ndef unlimited():\n    return list(control_groups.UNLIMITED)\n"

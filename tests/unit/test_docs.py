@@ -14,7 +14,7 @@ import typer
 import typer.main
 import yaml
 from hub_failures import HUB
-from vllm_failures import VLLM
+from vllm_failures import ENGINE_RULES as VLLM
 
 from bottleneck.diagnosis.causes import CAUSES
 from bottleneck.diagnosis.causes_page import advice_commands

@@ -18,7 +18,7 @@ from failure_reasons import Rank, Rules
 
 DATA = Path(__file__).parents[1] / "data"
 FIELD_CASES = DATA / "field-cases" / "logs"
-VLLM, HUB = vllm_failures.VLLM, hub_failures.HUB
+VLLM, HUB = vllm_failures.ENGINE_RULES, hub_failures.HUB
 
 
 def examples() -> list[Any]:

@@ -63,7 +63,7 @@ def processes(tmp_path: Path) -> Processes:
 @pytest.fixture
 def found(processes: Processes) -> workers.Workers:
     """A unit whose keeper, 50, has one process, 51; seen at 100 s."""
-    processes.unit("vllm-a-0", 50)
+    processes.unit("worker-a-0", 50)
     processes.add(50, 1, {})
     processes.add(51, 50, {51: (0.0, 0.0)})
     found = workers.Workers(str(processes.units), str(processes.proc))
@@ -76,7 +76,7 @@ def test_a_worker_is_the_tree_below_its_keeper(processes: Processes) -> None:
     processes.add(51, 50, {51: (1.0, 0.5), 52: (2.0, 0.25)}, ticks=(100, 20))
     processes.add(60, 51, {60: (0.0, 0.0)}, ticks=(3, 4))
     processes.add(99, 1, {99: (9.0, 9.0)}, ticks=(900, 900))
-    processes.unit("vllm-tp2-0", 50)
+    processes.unit("worker-tp2-0", 50)
     processes.unit("sampler", 99)
     found = workers.Workers(str(processes.units), str(processes.proc))
     assert sample_of(found, True, 100.0) == {}
@@ -98,7 +98,7 @@ def test_a_worker_is_the_tree_below_its_keeper(processes: Processes) -> None:
 
 
 def test_busy_threads_are_read_with_every_sample_others_later(processes: Processes) -> None:
-    processes.unit("vllm-a-0", 50)
+    processes.unit("worker-a-0", 50)
     processes.add(50, 1, {})
     processes.add(51, 50, {51: (1.0, 0.0), 52: (0.0, 0.0)}, ticks=(100, 0))
     found = workers.Workers(str(processes.units), str(processes.proc))
@@ -136,7 +136,7 @@ def test_a_thread_that_hardly_runs_is_not_read_often(processes: Processes, found
 
 
 def test_what_has_ended_stays_counted(processes: Processes) -> None:
-    processes.unit("vllm-a-0", 50)
+    processes.unit("worker-a-0", 50)
     processes.add(50, 1, {})
     processes.add(51, 50, {51: (1.0, 0.5), 52: (1.0, 0.25)}, ticks=(100, 10))
     processes.add(61, 50, {61: (1.0, 1.0)}, ticks=(50, 5))
@@ -164,14 +164,14 @@ def test_a_new_process_is_found_and_an_ended_unit_forgotten(processes: Processes
     assert sample_of(found, True, 100.0)["a-0"]["processes"] == 2
     found.refresh(started + workers.SEARCH_SECONDS)
     assert sample_of(found, True, 100.0)["a-0"]["processes"] == 3
-    processes.unit("vllm-a-0", 50, exit_code=0)
+    processes.unit("worker-a-0", 50, exit_code=0)
     found.refresh(started + workers.SEARCH_SECONDS + 1.0)
     assert sample_of(found, True, 100.0) == {}
 
 
 def test_a_keeper_whose_number_was_given_away_owns_nothing(processes: Processes) -> None:
-    processes.unit("vllm-a-0", 50)
-    (processes.units / "vllm-a-0.json").write_text('{"keeper": 50, "keeper_start": 1, "exit_code": null}')
+    processes.unit("worker-a-0", 50)
+    (processes.units / "worker-a-0.json").write_text('{"keeper": 50, "keeper_start": 1, "exit_code": null}')
     processes.add(50, 1, {})
     processes.add(51, 50, {51: (0.0, 0.0)})
     found = workers.Workers(str(processes.units), str(processes.proc))
@@ -180,7 +180,7 @@ def test_a_keeper_whose_number_was_given_away_owns_nothing(processes: Processes)
 
 
 def test_waiting_for_storage_is_counted_while_a_process_reads(processes: Processes) -> None:
-    processes.unit("vllm-a-0", 50)
+    processes.unit("worker-a-0", 50)
     processes.add(50, 1, {})
     processes.add(51, 50, {51: (0.0, 0.0)})
     processes.reads(51, 1000, "D")

@@ -12,26 +12,26 @@ from tests.by_file import load
 
 
 @pytest.fixture
-def vllm() -> ModuleType:
-    module = load("_modules/vllm.py", "vllm_module")
+def worker() -> ModuleType:
+    module = load("_modules/worker.py", "worker_module")
     module.__opts__ = {"id": "node-a"}
     return module
 
 
 def answer(module: ModuleType, folder: Path, text: str, exit_code: int | None) -> dict[str, Any]:
-    log = folder / "vllm.log"
+    log = folder / "worker.log"
     log.write_text(text)
-    found: dict[str, Any] = module._failed("tp2-0", str(log), exit_code)
+    found: dict[str, Any] = module._failed("tp2-0", str(log), exit_code, "vllm_failures")
     return found
 
 
-def test_names_of_the_node_and_the_deployment_are_filled_in(vllm: ModuleType, tmp_path: Path) -> None:
+def test_names_of_the_node_and_the_deployment_are_filled_in(worker: ModuleType, tmp_path: Path) -> None:
     seen = answer(
-        vllm, tmp_path, "ERROR 11-20 10:00:00 [core.py:1] ValueError: No available memory for the cache blocks.\n", 1
+        worker, tmp_path, "ERROR 11-20 10:00:00 [core.py:1] ValueError: No available memory for the cache blocks.\n", 1
     )
     assert seen["reason"].endswith("next: cluster deploy tp2 --set gpu_memory_utilization=0.95")
     assert seen["failure"]["rank"] == 0 and seen["failure"]["moment"] is not None
-    seen = answer(vllm, tmp_path, "OSError: [Errno 98] Address already in use\n", 1)
+    seen = answer(worker, tmp_path, "OSError: [Errno 98] Address already in use\n", 1)
     assert seen["reason"].endswith("next: cluster salt -- node-a cmd.run 'ss -ltnp'")
 
 
@@ -39,18 +39,18 @@ def test_names_of_the_node_and_the_deployment_are_filled_in(vllm: ModuleType, tm
     ("exit_code", "part"),
     [(-9, "was killed by signal 9"), (137, "was killed by signal 9"), (-11, "ended with signal 11"), (-4, "signal 4")],
 )
-def test_a_worker_that_ended_without_a_word(vllm: ModuleType, tmp_path: Path, exit_code: int, part: str) -> None:
-    seen = answer(vllm, tmp_path, "(EngineCore pid=1) INFO 11-20 10:00:00 [core.py:1] Loading weights\n", exit_code)
+def test_a_worker_that_ended_without_a_word(worker: ModuleType, tmp_path: Path, exit_code: int, part: str) -> None:
+    seen = answer(worker, tmp_path, "(EngineCore pid=1) INFO 11-20 10:00:00 [core.py:1] Loading weights\n", exit_code)
     assert part in seen["reason"] and "tp2-0" in seen["reason"]
 
 
 @pytest.mark.parametrize("exit_code", [0, 1, None])
-def test_a_worker_that_reported_nothing(vllm: ModuleType, tmp_path: Path, exit_code: int | None) -> None:
-    seen = answer(vllm, tmp_path, "all is well\n", exit_code)
+def test_a_worker_that_reported_nothing(worker: ModuleType, tmp_path: Path, exit_code: int | None) -> None:
+    seen = answer(worker, tmp_path, "all is well\n", exit_code)
     assert seen == {"reason": f"the worker ended with exit code {exit_code} and reported nothing", "failure": None}
 
 
-def test_a_cause_is_found_far_above_what_followed(vllm: ModuleType, tmp_path: Path) -> None:
+def test_a_cause_is_found_far_above_what_followed(worker: ModuleType, tmp_path: Path) -> None:
     """Of eight ranks, each with its own long account of the peer that it lost: more than what `log` shows."""
     cause = "(Worker_TP3 pid=3) ERROR 11-20 10:00:00 [m.py:1] ValueError: No available memory for the cache blocks.\n"
     frames = "".join(
@@ -61,5 +61,5 @@ def test_a_cause_is_found_far_above_what_followed(vllm: ModuleType, tmp_path: Pa
     closed = (
         "(Worker pid=1) ERROR 11-20 10:00:01 [m.py:1] RuntimeError: [x/gloo/pair.cc:534] Connection closed by peer\n"
     )
-    seen = answer(vllm, tmp_path, cause + frames + closed, 1)
+    seen = answer(worker, tmp_path, cause + frames + closed, 1)
     assert len(frames) > 250_000 and seen["failure"]["name"] == "kv_cache_no_memory"

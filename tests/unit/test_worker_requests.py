@@ -27,6 +27,6 @@ vllm:num_requests_swapped{engine="0"} 9.0
 def test_requests_are_summed_over_engines(
     monkeypatch: pytest.MonkeyPatch, head: bool, text: str | None, expected: dict[str, float]
 ) -> None:
-    vllm = load("_modules/vllm.py")
-    monkeypatch.setattr(vllm, "_get", lambda worker, path: text)
-    assert vllm.requests({"head": head}) == expected
+    worker = load("_modules/worker.py")
+    monkeypatch.setattr(worker, "_get", lambda worker, path: text)
+    assert worker.requests({"head": head}) == expected

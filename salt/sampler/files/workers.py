@@ -15,7 +15,7 @@ import node_processes
 import readers
 from readers import Handle
 
-UNIT_PREFIX = "vllm-"
+UNIT_PREFIX = "worker-"
 # A worker starts its processes in its first minute or, from slow storage, in its first few; one that ends, and a new
 # unit, are seen at once.
 SEARCH_SECONDS = 10.0

@@ -1,12 +1,13 @@
 """
-Start, stop and report vLLM workers on this node.
+Start, stop and report an inference engine's workers on this node.
 
-A worker is one ``vllm serve`` process tree: the head of a deployment, which serves
-the OpenAI API and ``/metrics``, or a follower (``--headless``). What to start is
+A worker is one process tree of the engine: the head of a deployment, which serves
+the OpenAI API and its metrics, or a follower. What to start, and what it is watched by, is
 worked out on the control node and handed over as a worker specification.
 """
 
 import http.client
+import importlib
 import os
 import re
 import socket
@@ -15,33 +16,30 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import engine_environment
+import engine_names
 import exposition
 import failure_reasons
 import node_files
-import vllm_failures
 
 if TYPE_CHECKING:
     from loader_dunders import __opts__, __salt__
 
+LOG_DIRECTORY = "/var/log/cluster"
 WORKER_FILE = "/run/cluster/worker.json"
-UNIT_PREFIX = "vllm-"
-# The engine's metric -> what it counts.
+UNIT_PREFIX = "worker-"
+# The engine's metric, under the name that the analysis has for it -> what it counts.
 REQUESTS = {"vllm:num_requests_running": "running", "vllm:num_requests_waiting": "waiting"}
-
-# What the engine's log says when a stage begins; the last one that matches holds.
-STAGES = (
-    ("loading", re.compile(r"Starting to load model|Loading weights|Initializing a V1 LLM engine|init_process_group")),
-    ("warming", re.compile(r"Loading weights took|Warming up|KV cache size|init engine|for KV cache on node")),
-)
 # A failure's cause is often far above what every rank then reported of it.
 FAILURE_LINES, FAILURE_BYTES = 20000, 4 * 1024 * 1024
 LOG_BYTES = 200 * 1024
 # A shell's way to say that a signal ended a program.
 SIGNALLED = 128
+# What any process may say of its end, for an engine without rules of its own.
+COMMON_RULES = "common_failures"
 
 
 def __virtual__() -> str | tuple[bool, str]:
-    return "vllm" if sys.platform == "linux" else (False, "workers run on Linux")
+    return "worker" if sys.platform == "linux" else (False, "workers run on Linux")
 
 
 def start(worker: Mapping[str, Any], engine: Mapping[str, Any]) -> dict[str, Any]:
@@ -55,10 +53,11 @@ def start(worker: Mapping[str, Any], engine: Mapping[str, Any]) -> dict[str, Any
         salt-run cluster.deploy tp2    # works out the specifications and calls this on every node
 
     worker
-        specification: ``name``, ``argv`` after the ``vllm`` command, ``environment``, ``head``,
-        ``api_address``, ``api_port``, ``link_address``
+        specification: ``name``, ``program`` and its ``argv``, ``environment``, ``head``, ``api_address``,
+        ``api_port``, ``link_address``, and ``watch``: how is seen that it is ready, its log's stages, rules for its
+        failures, its metrics
     engine
-        the accelerator's entry of the engine map, with ``directory`` and ``preload``
+        the engine map's entry, with ``directory`` and ``preload``
     """
     directory = engine["directory"]
     if not __salt__["engine.installed"](directory):
@@ -69,15 +68,15 @@ def start(worker: Mapping[str, Any], engine: Mapping[str, Any]) -> dict[str, Any
     if taken and not __salt__["supervise.status"](unit)["running"]:
         raise RuntimeError(f"{', '.join(taken)} is taken by another process on this node")
     environment = {**worker["environment"], **engine_environment.preload(engine)}
-    environment["PATH"] = f"{directory}/bin:{os.environ.get('PATH', '/usr/sbin:/usr/bin:/sbin:/bin')}"
+    environment["PATH"] = engine_environment.path(engine)
     os.makedirs(os.path.dirname(WORKER_FILE), exist_ok=True)
-    record = {key: worker[key] for key in ("name", "head", "api_address", "api_port")}
+    record = {key: worker[key] for key in ("name", "head", "api_address", "api_port", "engine", "watch")}
     node_files.write_json(WORKER_FILE, record)
     __salt__["supervise.start"](
         unit,
-        [os.path.join(directory, "bin/vllm"), *worker["argv"]],
+        engine_environment.command(engine, worker["program"], worker["argv"]),
         environment,
-        f"/var/log/cluster/vllm-{worker['name']}.log",
+        os.path.join(LOG_DIRECTORY, worker["log_name"]),
     )
     return status(worker["name"])
 
@@ -90,7 +89,7 @@ def stop(name: str | None = None) -> dict[str, dict[str, Any]]:
 
     .. code-block:: bash
 
-        salt '*' vllm.stop
+        salt '*' worker.stop
     """
     names = [name] if name else _workers()
     for each in names:
@@ -109,7 +108,7 @@ def status(name: str | None = None) -> dict[str, Any]:
 
     .. code-block:: bash
 
-        salt '*' vllm.status
+        salt '*' worker.status
 
     A follower has no health of its own; it is ``ready`` once its weights and KV cache are in
     place. ``reason`` is one sentence from the log when the stage is ``failed``; ``failure`` tells
@@ -129,13 +128,14 @@ def log(name: str | None = None, lines: int = 50) -> dict[str, list[str]]:
 
     .. code-block:: bash
 
-        salt node0 vllm.log lines=100
+        salt node0 worker.log lines=100
     """
     names = [name] if name else _workers()
-    return {each: _tail(f"/var/log/cluster/vllm-{each}.log", int(lines)) for each in names}
+    logs = {each: __salt__["supervise.status"](UNIT_PREFIX + each)["log"] for each in names}
+    return {each: _tail(path, int(lines)) if path else [] for each, path in logs.items()}
 
 
-def failure(lines: Sequence[str]) -> str | None:
+def failure(lines: Sequence[str], rules: str) -> str | None:
     """
     Return the reason of a failure in one sentence, from the lines of a log, or None.
 
@@ -143,11 +143,11 @@ def failure(lines: Sequence[str]) -> str | None:
 
     .. code-block:: bash
 
-        salt node0 vllm.failure '["RuntimeError: no"]'
+        salt node0 worker.failure '["RuntimeError: no"]' vllm_failures
 
-    What messages mean is data: ``vllm_failures`` and the files it names.
+    What messages mean is data: the module ``rules``, which the engine's interface names, and the files it names.
     """
-    found = failure_reasons.reason(lines, vllm_failures.VLLM)
+    found = failure_reasons.reason(lines, _rules(rules))
     return found.sentence if found else None
 
 
@@ -159,15 +159,16 @@ def requests(worker: Mapping[str, Any] | None = None) -> dict[str, float]:
 
     .. code-block:: bash
 
-        salt node0 vllm.requests
+        salt node0 worker.requests
     """
     worker = worker or node_files.read_json(WORKER_FILE)
     if not worker or not worker["head"]:
         return {}
-    text = _get(worker, "/metrics") or ""
+    path = (worker.get("watch") or {}).get("metrics", {}).get("path", "/metrics")
+    text = _get(worker, path) or ""
     found: dict[str, float] = {}
     for sample in exposition.raw_samples(text):
-        key = REQUESTS.get(sample.name)
+        key = REQUESTS.get(engine_names.present_name(sample.name))
         if key:
             found[key] = found.get(key, 0.0) + sample.value
     return found
@@ -194,19 +195,26 @@ def _status(name: str) -> dict[str, Any]:
         result["stage"] = _stage(lines, current)
     elif unit["known"] and not unit["stopped"]:
         result["stage"] = "failed"
-        result.update(_failed(name, log, unit["exit_code"]))
+        rules = (current.get("watch") or {}).get("failures")
+        result.update(_failed(name, log, unit["exit_code"], rules))
     if result["stage"] == "ready" and current.get("head"):
         result["requests"] = requests(current)
     return result
 
 
-def _failed(name: str, log: str | None, exit_code: int | None) -> dict[str, Any]:
+def _rules(name: str | None) -> failure_reasons.Rules:
+    """Return the rules of an engine's failures; without a name, those of any process."""
+    rules: failure_reasons.Rules = importlib.import_module(name or COMMON_RULES).ENGINE_RULES
+    return rules
+
+
+def _failed(name: str, log: str | None, exit_code: int | None, rules: str | None) -> dict[str, Any]:
     """Return the reason of a worker's failure, and where it stands among others'."""
     lines = _tail(log, FAILURE_LINES, FAILURE_BYTES) if log else []
     signal = -exit_code if exit_code is not None and exit_code < 0 else (exit_code or 0) - SIGNALLED
     if signal > 0:
         lines.append(f"Process {name} terminated (exit code: -{signal})")
-    found = failure_reasons.reason(lines, vllm_failures.VLLM)
+    found = failure_reasons.reason(lines, _rules(rules))
     if found is None:
         return {"reason": f"the worker ended with exit code {exit_code} and reported nothing", "failure": None}
     words = {"MINION": __opts__["id"], "DEPLOYMENT": name.rpartition("-")[0] or name}
@@ -215,25 +223,30 @@ def _failed(name: str, log: str | None, exit_code: int | None) -> dict[str, Any]
 
 
 def _stage(lines: Iterable[str], worker: Mapping[str, Any]) -> str:
-    if worker.get("head") and _get(worker, "/health") is not None:
+    watch = worker.get("watch") or {}
+    ready = watch.get("ready") or {}
+    if "path" in ready and _get(worker, ready["path"], ready["status"]) is not None:
         return "ready"
+    if "listening" in ready:
+        address, _, port = ready["listening"].rpartition(":")
+        if _listening(address, int(port)):
+            return "ready"
     stage = "installing" if not lines else "loading"
+    patterns = [(each["name"], re.compile(each["pattern"])) for each in watch.get("stages", [])]
     for line in lines:
-        for name, pattern in STAGES:
+        for name, pattern in patterns:
             if pattern.search(line):
                 stage = name
-    if stage == "warming" and not worker.get("head"):
-        return "ready"
-    return stage
+    return "ready" if stage == ready.get("stage") else stage
 
 
-def _get(worker: Mapping[str, Any], path: str) -> str | None:
+def _get(worker: Mapping[str, Any], path: str, status: int = 200) -> str | None:
     connection = http.client.HTTPConnection(worker["api_address"], worker["api_port"], timeout=2)
     try:
         connection.request("GET", path)
         answer = connection.getresponse()
         body = answer.read().decode()
-        return body if answer.status == 200 else None
+        return body if answer.status == status else None
     except OSError:
         return None
     finally:
@@ -246,6 +259,10 @@ def _ports(worker: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
         if worker.get("world", 1) > 1:
             address, _, port = worker["coordinator"].rpartition(":")
             yield address, int(port)
+    listening = worker["watch"]["ready"].get("listening")
+    if listening:
+        address, _, port = listening.rpartition(":")
+        yield address, int(port)
 
 
 def _listening(address: str, port: int) -> bool:

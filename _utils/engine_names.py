@@ -1,0 +1,1 @@
+../bottleneck/telemetry/engine_names.py

@@ -1,0 +1,12 @@
+"""Render an engine's interface for a deployment: what each node's worker is started with and watched by."""
+
+from bottleneck.plan.engines.rendering import (
+    Launch,
+    conversion,
+    engine_arguments,
+    launch,
+    load_generator,
+    model_directory,
+)
+
+__all__ = ["Launch", "conversion", "engine_arguments", "launch", "load_generator", "model_directory"]

@@ -1,0 +1,208 @@
+"""Work out the names that command lines are filled in with, and how one node's worker is started."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from bottleneck.plan.engines.templates import Values, command_line, environment, filled
+from bottleneck.plan.environment import deployment_environment
+from bottleneck.profile.paths import CACHE_DIRECTORY, ENGINE_MAP, content_directory
+from bottleneck.profile.rank_placement import Place, places
+from bottleneck.profile.types import Deployment, EngineSpec, Profile
+from bottleneck.profile.yaml_lines import Problem, ProfileError
+
+API_PORT = 8000
+FIRST_COORDINATOR_PORT = 29500
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How one worker is started and watched.
+
+    Attributes
+    ----------
+    program
+        A path below the engine's folder, or an absolute one.
+    watch
+        What the node's module watches it by, as plain data: ``ready``, ``stages``, ``failures``, ``metrics``, and the
+        address it listens on.
+    """
+
+    program: str
+    argv: list[str]
+    environment: dict[str, str]
+    coordinator: str | None
+    watch: dict[str, Any]
+
+
+def launch(profile: Profile, deployment: Deployment, place: Place) -> Launch:
+    """Return how the worker of one place of a deployment is started."""
+    engine = profile.engine_for(deployment, place.node)
+    interface = engine.interface
+    values = _values(profile, deployment, place, engine)
+    role = interface.roles["head" if place.node_rank == 0 else "follower"]
+    spread = bool(values["spread"])
+    link = profile.nodes[place.node].links[deployment.link]
+    ready = role.ready.model_dump(mode="json", exclude_none=True)
+    if role.ready.listening:
+        ready["listening"] = f"{link.address}:{interface.peer_port}"
+    return Launch(
+        program=role.program,
+        argv=command_line(role.argv, values, engine_arguments(engine, deployment, values)),
+        environment={
+            **engine.environment,
+            **dict.fromkeys(engine.bind_interface_environment, link.interface),
+            **environment(role.environment, values),
+            **deployment_environment(engine, deployment, place, link),
+        },
+        coordinator=f"{values['head_link_address']}:{values['coordinator_port']}" if spread else None,
+        watch={
+            "ready": ready,
+            "stages": [stage.model_dump(mode="json") for stage in interface.stages],
+            "failures": interface.failures,
+            "metrics": interface.metrics.model_dump(mode="json"),
+        },
+    )
+
+
+def engine_arguments(engine: EngineSpec, deployment: Deployment, values: Values | None = None) -> list[str]:
+    """Return the arguments of the engine map's entry and the deployment's further ones.
+
+    Parameters
+    ----------
+    values
+        For the names in them; left out, words with names are left out too.
+    """
+    written = [*engine.arguments]
+    written += (
+        engine.pipeline_parallel_arguments if deployment.pipeline_parallel > 1 else engine.tensor_parallel_arguments
+    )
+    arguments: list[str] = []
+    for words in written:
+        group = [words] if isinstance(words, str) else words
+        if values is not None:
+            arguments += filled(group, values)
+        elif not any("{" in word for word in group):
+            arguments += group
+    eager, words_of = deployment.server.enforce_eager, engine.interface.eager
+    if eager is not None and words_of is not None:
+        arguments = [argument for argument in arguments if argument not in (words_of.on, words_of.off)]
+        arguments.append(words_of.on if eager else words_of.off)
+    return arguments + deployment.server.extra_arguments
+
+
+def model_directory(profile: Profile, engine: EngineSpec) -> str:
+    """Return the folder with the model in the form that an engine loads."""
+    checkpoint = profile.model.directory()
+    conversion = engine.interface.conversion
+    if conversion is None:
+        return checkpoint
+    content = {
+        "checkpoint": checkpoint,
+        "engine": engine.directory(),
+        "weights": _weights(profile, engine),
+        **conversion.model_dump(mode="json"),
+    }
+    return content_directory("models", f"{profile.model.name}-{conversion.form}", content)
+
+
+def conversion(profile: Profile, engine: EngineSpec) -> dict[str, Any] | None:
+    """Return what a node needs to make the model in the form that an engine loads; None where it loads checkpoints."""
+    made = engine.interface.conversion
+    if made is None:
+        return None
+    tools = profile.engines[engine.conversion_tools or engine.kind]
+    return {
+        "kind": engine.kind,
+        "directory": model_directory(profile, engine),
+        "file": made.file,
+        "steps": made.steps,
+        "engine": engine.installation(),
+        "names": {
+            "checkpoint": profile.model.directory(),
+            "weights": _weights(profile, engine),
+            "root": engine.directory(),
+            "python": f"{tools.directory()}/bin/python",
+            "generated": str(profile.model.source == "generate").lower(),
+        },
+    }
+
+
+def load_generator(profile: Profile, deployment_name: str) -> EngineSpec:
+    """Return the entry of the engine map whose load generator a deployment is sent load with.
+
+    The deployment's own engine comes first, then those of the profile's nodes, which the control node has as well.
+
+    Raises
+    ------
+    ProfileError
+        When none of them has one.
+    """
+    deployment = profile.deployments[deployment_name]
+    own = [profile.engine_for(deployment, node) for node in deployment.nodes]
+    for engine in (*own, *map(profile.engine_of, profile.nodes)):
+        if engine.load_generator:
+            return engine
+    names = ", ".join(sorted({engine.kind for engine in own}))
+    text = f"{names}: none has a load generator; expected `load_generator` at an engine of this profile's nodes"
+    raise ProfileError(ENGINE_MAP, [Problem((), text)])
+
+
+def _weights(profile: Profile, engine: EngineSpec) -> str:
+    bits = str(profile.model.quantization.bits)
+    return next(name for each, name in engine.interface.weights.items() if each == bits)
+
+
+def _values(profile: Profile, deployment: Deployment, place: Place, engine: EngineSpec) -> dict[str, Any]:
+    """Return a value for every name of `engine_interface.NAMES`."""
+    members = [other for other in places(deployment) if other.replica == place.replica]
+    node, head = profile.nodes[place.node], profile.nodes[members[0].node]
+    followers = [profile.nodes[other.node] for other in members[1:]]
+    link, server, interface = node.links[deployment.link], deployment.server, engine.interface
+    is_head, spread = place.node_rank == 0, len(members) > 1
+    made = interface.conversion
+    length = server.max_model_len or profile.model.shape.context_length
+    layers = _node_layers(profile, deployment, members)
+    on_followers = layers[1:]
+    return {
+        "max_model_len": server.max_model_len,
+        "max_num_seqs": server.max_num_seqs,
+        "max_num_batched_tokens": server.max_num_batched_tokens,
+        "kv_cache_memory_bytes": server.kv_cache_memory_bytes,
+        "num_gpu_blocks_override": server.num_gpu_blocks_override,
+        "gpu_memory_utilization": server.gpu_memory_utilization,
+        "prefix_caching": server.prefix_caching,
+        "model": "/".join(filter(None, [model_directory(profile, engine), made.file if made else ""])),
+        "model_name": profile.model.name,
+        "api_address": head.links[profile.control.network].address if is_head else None,
+        "api_port": API_PORT if is_head else None,
+        "link_address": link.address,
+        "interface": link.interface,
+        "head_link_address": head.links[deployment.link].address,
+        "coordinator_port": FIRST_COORDINATOR_PORT + place.replica,
+        "peer_port": interface.peer_port,
+        "peers": _joined(f"{other.links[deployment.link].address}:{interface.peer_port}" for other in followers),
+        "rank": place.node_rank,
+        "world": len(members),
+        "spread": spread,
+        "tensor_parallel": deployment.tensor_parallel,
+        "pipeline_parallel": deployment.pipeline_parallel,
+        "offloaded_layers": sum(on_followers) + 1 if spread else None,
+        "peer_shares": _joined([*on_followers[:-1], on_followers[-1] + 1]) if spread else None,
+        "all_shares": _joined([*on_followers, layers[0] + 1]) if spread else None,
+        "context_tokens": length * (server.max_num_seqs or 1),
+        "cores": node.cores,
+        "cache": CACHE_DIRECTORY,
+        "device": engine.device,
+    }
+
+
+def _node_layers(profile: Profile, deployment: Deployment, members: list[Place]) -> list[int]:
+    """Return how many layers each node of a replica has, in rank order."""
+    counts = deployment.split.stage_layers(profile.model.shape.layers)
+    return [sum(counts[stage] for stage in place.stages(deployment.tensor_parallel)) for place in members]
+
+
+def _joined(parts: Any) -> str | None:
+    return ",".join(map(str, parts)) or None

@@ -1,0 +1,124 @@
+"""An engine's interface: data that is checked when read, refuses what the engine cannot do, and fills in words."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from bottleneck.plan.engines.templates import command_line, environment
+from bottleneck.plan.nodes import worker_specs
+from bottleneck.profile import ProfileError, load_profile, paths
+from bottleneck.profile.engine_interface import EngineInterface
+from bottleneck.profile.loading import load_interfaces
+
+PROFILES = paths.repository_directory() / "profiles"
+SERVER: dict[str, Any] = {
+    "title": "A server",
+    "spreads": ["replicas"],
+    "weights": {"4": "int4"},
+    "roles": {"head": {"program": "bin/serve", "argv": ["{model}"], "ready": {"path": "/health"}}},
+}
+
+
+def changed(folder: Path, name: str, change: Any) -> Path:
+    """Copy the profiles' files, change one of them and return the embedded profile's path."""
+    for each in ("embedded.yaml", paths.ENGINE_MAP, paths.ENGINE_INTERFACES):
+        shutil.copy(PROFILES / each, folder)
+    document = yaml.safe_load((folder / name).read_text(encoding="utf-8"))
+    change(document)
+    (folder / name).write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+    return folder / "embedded.yaml"
+
+
+def words(*groups: Any) -> Any:
+    role = {**SERVER["roles"]["head"], "argv": list(groups)}
+    return EngineInterface.model_validate({**SERVER, "roles": {"head": role}}).roles["head"].argv
+
+
+def test_words_with_a_name_that_has_no_value_are_left_out_together() -> None:
+    argv = words("serve", ["--most", "{max_num_seqs}"], ["--at", "{api_address}:{api_port}"], "{arguments}")
+    values = {"max_num_seqs": None, "api_address": "10.0.0.1", "api_port": 8000}
+    assert command_line(argv, values, ["--more"]) == ["serve", "--at", "10.0.0.1:8000", "--more"]
+
+
+def test_words_depend_on_a_flag() -> None:
+    argv = words({"when": "prefix_caching", "words": ["--reuse"]}, {"unless": "prefix_caching", "words": ["--no"]})
+    assert command_line(argv, {"prefix_caching": True}, []) == ["--reuse"]
+    assert command_line(argv, {"prefix_caching": False}, []) == ["--no"]
+
+
+def test_a_variable_without_a_value_is_left_out() -> None:
+    assert environment({"A": "{cores}", "B": "{device}"}, {"cores": 2, "device": None}) == {"A": "2"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"roles": {"head": {**SERVER["roles"]["head"], "argv": ["{modle}"]}}},
+            r"\{modle\} in '\{modle\}'; expected one",
+        ),
+        ({"roles": {"head": {**SERVER["roles"]["head"], "argv": ["{model!r}"]}}}, r"expected a name alone"),
+        ({"roles": {"head": {**SERVER["roles"]["head"], "ready": {}}}}, "expected one of path, stage and listening"),
+        ({"roles": {"head": {**SERVER["roles"]["head"], "ready": {"stage": "warming"}}}}, "expected it among stages"),
+        ({"roles": {"follower": SERVER["roles"]["head"]}}, "roles without head"),
+        ({"stages": [{"name": "loading", "pattern": "("}]}, "expected a regular expression"),
+        ({"spreads": ["expert"]}, "expected"),
+        ({"failures": "../vllm"}, "expected the name of a module"),
+    ],
+)
+def test_a_mistake_is_named_with_its_key(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    file = tmp_path / paths.ENGINE_INTERFACES
+    file.write_text(yaml.safe_dump({"server": {**SERVER, **change}}), encoding="utf-8")
+    with pytest.raises(ProfileError, match=rf"engine_interfaces.yaml:\d+: server.*{message}"):
+        load_interfaces(file)
+
+
+def test_an_entry_names_an_engine_that_has_an_interface(tmp_path: Path) -> None:
+    path = changed(tmp_path, paths.ENGINE_MAP, lambda map_: map_["cpu"].update(engine="vlm"))
+    with pytest.raises(ProfileError, match=r"cpu.engine: unknown engine vlm \(did you mean vllm\?\)"):
+        load_profile(path)
+
+
+@pytest.mark.parametrize(
+    ("deployment", "key", "message"),
+    [
+        ("tp2", "tensor_parallel", r"2, but A server shares no layer between ranks; expected 1 \(it has replicas\)"),
+        ("pp2", "pipeline_parallel", "2, but A server spreads no model by its layers; expected 1"),
+        ("tp2", "nodes", "2 nodes for 1 replicas, but A server runs on one node each; expected as many replicas"),
+        ("replicas", "server.kv_cache_memory", "268435456, but A server has no such setting; expected it left out"),
+    ],
+)
+def test_what_an_engine_cannot_do_is_refused(tmp_path: Path, deployment: str, key: str, message: str) -> None:
+    changed(tmp_path, paths.ENGINE_INTERFACES, lambda interfaces: interfaces.update(server=SERVER))
+    path = tmp_path / "embedded.yaml"
+    map_ = yaml.safe_load((tmp_path / paths.ENGINE_MAP).read_text(encoding="utf-8"))
+    map_["cpu-server"] = {"engine": "server", "runs_on": ["cpu"], "untested": "made up"}
+    (tmp_path / paths.ENGINE_MAP).write_text(yaml.safe_dump(map_), encoding="utf-8")
+    profile = yaml.safe_load(path.read_text(encoding="utf-8"))
+    profile["deployments"][deployment]["engine"] = "cpu-server"
+    path.write_text(yaml.safe_dump(profile), encoding="utf-8")
+    with pytest.raises(ProfileError, match=rf"deployments.{deployment}.{key}: {message}"):
+        load_profile(path)
+
+
+@pytest.mark.parametrize(
+    ("engine", "message"),
+    [
+        ("xpu", "xpu, but node0 has a cpu; expected accelerators xpu"),
+        ("cpuu", r"unknown entry of the engine map cpuu \(did you mean cpu\?\)"),
+    ],
+)
+def test_an_engine_for_other_accelerators_is_refused(tmp_path: Path, engine: str, message: str) -> None:
+    path = changed(tmp_path, "embedded.yaml", lambda profile: profile["deployments"]["tp2"].update(engine=engine))
+    with pytest.raises(ProfileError, match=f"deployments.tp2.engine: {message}"):
+        load_profile(path)
+
+
+def test_stages_of_unlike_layers_are_what_the_engine_is_started_with(tmp_path: Path) -> None:
+    path = changed(tmp_path, "embedded.yaml", lambda profile: profile["deployments"]["pp2"].update(layers=[5, 3]))
+    for spec in worker_specs(load_profile(path), "pp2"):
+        assert spec.environment["VLLM_PP_LAYER_PARTITION"] == "5,3"
+    assert "VLLM_PP_LAYER_PARTITION" not in worker_specs(load_profile(PROFILES / "embedded.yaml"), "pp2")[0].environment
