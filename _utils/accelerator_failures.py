@@ -25,6 +25,8 @@ RULES = (
             r"(?P<api>CUDA|HIP|XPU|Triton) ?(?:driver )?[Ee]rror(?:[ :]+\[?CUDA\]?)?:? (?:\d+ )?(?:hip|cuda)?(?:ErrorOutOfMemory|out of memory)",
             r"(?P<api>UR_RESULT_ERROR|ZE_RESULT_ERROR)_OUT_OF_(?:DEVICE|HOST)_MEMORY",
             r"level_zero backend failed with error: (?:39|40)\b.*?(?P<api>UR|ZE)_RESULT_ERROR_OUT_OF",
+            r"Native API (?:failed|returns).*?(?P<api>UR|PI|ZE)_(?:RESULT_)?ERROR_OUT_OF_(?:DEVICE_MEMORY|HOST_MEMORY|RESOURCES)",
+            r"(?P<api>UR|PI|ZE)_(?:RESULT_)?ERROR_OUT_OF_RESOURCES",
             r"(?P<api>CUBLAS|CUDNN|HIPBLAS|CUSOLVER)_STATUS_ALLOC_FAILED",
             r"(?:(?:Callback: )?Queue \w+? ?aborting with error ?: )?(?P<api>HSA)_STATUS_ERROR_OUT_OF_RESOURCES",
             r"(?P<api>CUDA|HIP) Error: out of memory",
@@ -51,6 +53,9 @@ RULES = (
             r"Memory access fault by (?P<card>GPU node-\d+)(?: \(Agent handle: \w+\))? on address (?P<address>0x[0-9a-f]+|\(nil\))\. "
             r"Reason: (?P<why>[^.\n]+)",
             r"(?P<card>GPU node-\d+).*?[Mm]emory access fault",
+            r"Memory critical error by (?P<card>agent node-\d+)(?: \(Agent handle: \w+\))? on address "
+            r"(?P<address>0x[0-9a-f]+|\(nil\))\. Reason: (?P<why>[^.\n]+)",
+            r"amdgpu \S+: (?:amdgpu: )?\[(?P<card>\w*hub\d*)\] (?:no-retry |retry )?page fault(?P<why>[^\n]*)",
             r"Segmentation fault from (?P<card>GPU) at (?P<address>0x[0-9a-f]+)(?:.*?type: \d+ \((?P<why>\w+)\))?",
         ),
         "{card} had a memory access fault[ at {address}][: {why}]: a kernel touched memory that is not mapped; the engine's "
@@ -73,17 +78,22 @@ RULES = (
         "accelerator_lost",
         Rank.CAUSE,
         (
-            r"(?:UR|PI|ZE)_(?:RESULT_)?ERROR_DEVICE_LOST",
-            r"level_zero backend failed with error: (?:20|2147483646)\b",
+            r"(?P<why>(?:UR|PI|ZE)_(?:RESULT_)?ERROR_DEVICE_LOST)",
+            r"(?P<why>level_zero backend failed with error: (?:20|2147483646)\b[^\n]*)",
             r"(?:CUDA|HIP) error: (?P<why>(?:uncorrectable ECC error|unspecified launch failure|the launch timed out|"
             r"hardware stack error)[^\n]*)",
             r"(?P<why>GPU (?:is lost|has fallen off the bus)[^\n]*)",
             r"(?P<why>NVML_ERROR_GPU_IS_LOST|GPU is lost|HSA_STATUS_ERROR_EXCEPTION[^\n]*|(?:Callback: )?Queue 0x\w+? ?aborting with error ?: [^\n]*)",
             r"(?P<why>GPU [Hh]ang[^\n]*)",
             r"HSA exception: (?P<why>[^\n]*)",
+            r"HW Exception by (?P<why>GPU node-\d+[^\n]*)",
+            r"amdgpu \S+: (?:amdgpu: )?(?P<why>(?:ring \S+ timeout|GPU reset begin|\S+ queue reset failed|GPU recovery disabled|"
+            r"MODE\d reset)[^\n]*)",
+            r"(?:xe|i915) \S+: (?:\[drm\] )?(?:\*ERROR\* )?(?P<why>(?:GPU HANG|Engine reset|GT\d: (?:GuC |Engine |reset)[^\n]*|"
+            r"Timedout job)[^\n]*)",
             r"NVRM: (?P<why>Xid [^\n]*)",
         ),
-        "the card stopped working: [{why}: ]{text}; a reset by the driver, an error of its memory, power or heat: the kernel's "
+        "the card stopped working: {why}; a reset by the driver, an error of its memory, power or heat: the kernel's "
         "log says which",
         (_KERNEL_LOG,),
     ),
@@ -112,6 +122,7 @@ RULES = (
             r"(?:CUDA|HIP) error: (?P<why>no kernel image is available for execution on the device|invalid device function|"
             r"shared object initialization failed|named symbol not found|device kernel image is invalid)",
             r"(?P<why>no kernel image is available[^\n]*|hipErrorNoBinaryForGpu[^\n]*|HSA_STATUS_ERROR_INVALID_ISA[^\n]*)",
+            r"rocBLAS error: (?P<why>Cannot read [^\n]*TensileLibrary[^\n]*)",
             r"(?P<why>\S+ is not a recognized processor for this target)",
             r"(?P<why>Found [^\n]*? which is too old to be supported by the triton GPU compiler)",
             r"(?P<why>type fp8\w+ not supported in this architecture)",
@@ -133,6 +144,19 @@ RULES = (
         "a kernel needs double precision, which this card lacks: {why}; the driver can emulate it: OverrideDefaultFP64Settings=1 "
         "and IGC_EnableDPEmulation=1 in the environment of the accelerator's entry in the engine map",
         ("cluster apply",),
+    ),
+    Rule(
+        "kernels_for_other_card",
+        Rank.CAUSE,
+        (
+            r"(?P<why>Only (?:XE2|Xe2|BMG|PVC|\w+ GPUs?)[^\n]*?(?:is|are) supported[^\n]*)",
+            r"(?P<why>(?:Xe2|XE2|Xe-HPG|BMG|PVC)[^\n]*? (?:is not supported|are not supported|required|only)[^\n]*)",
+            r"(?P<why>[^\n]*?(?:only supports?|requires?) (?:XE2|Xe2|BMG|PVC|Hopper|Blackwell|Ampere|sm_?\d+|SM\d+|gfx\w+)[^\n]*)",
+            r"(?P<why>No compiled code for this device[^\n]*|The program was built for \d+ devices?[^\n]*)",
+        ),
+        "the engine has no kernels for this card: {why}; it was built for other models of card",
+        (ENGINE,),
+        "exception",
     ),
     Rule(
         "number_format_unsupported",
@@ -196,6 +220,7 @@ RULES = (
             r"[Nn]o (?:supported )?(?:GPU|XPU|NPU|accelerator|device)s? (?:was |were |are )?(?:found|detected|available)",
             r"(?P<kind>ROCm|amdsmi|amdgpu)[^\n]*?(?:not loaded|not found|no (?:GPU|device)s?)",
             r"hipErrorNoDevice",
+            r"(?:Error code:\s*)?(?:\d+ \| )?(?P<kind>AMDSMI)_STATUS_(?:DRIVER_NOT_LOADED|NOT_FOUND|INIT_ERROR|NO_DATA)",
         ),
         "no accelerator was found[ ({kind})]: {text}; the driver is not loaded, the device was not given to the worker, or the "
         "engine is the build for another accelerator",

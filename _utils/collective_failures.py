@@ -58,7 +58,8 @@ RULES = (
         (
             r"NET/IB ?: ?(?:\S+ )?Got completion (?:from peer (?P<peer>\S+) )?with (?:status=|error )(?P<status>\d+).*?"
             r"vendor err(?:or)? (?P<vendor>\d+)",
-            r"Got completion from peer (?P<peer>\S+) with status=(?P<status>\S+)",
+            r"(?:NET/IB ?: ?)?(?:\S+ )?Got completion from peer (?P<peer>\S+) with status=(?P<status>\w+(?:\(\d+\))?)"
+            r"(?:.*?vendor[ _]err(?:or)?[= ](?P<vendor>\d+))?",
         ),
         "NCCL's RDMA transfer failed[ with peer {peer}]: completion status {status}[ (vendor error {vendor})]; status 12 is a "
         "peer that does not answer: a cable, a switch, or a rank that ended",
@@ -79,13 +80,39 @@ RULES = (
             r"no socket interface found",
             r"Could not find (?:any )?interface.*?NCCL_SOCKET_IFNAME",
             r"No interface found in the same subnet as remote address (?P<address>\S+)",
+            r"(?:\S+: )?can't find interface(?: (?P<interface>\S+))? to get host IP",
             r"Unable to find address for: (?P<interface>\S+)",
             r"Unable to find interface for: (?P<address>\S+)",
             r"(?:ifa != nullptr|Unable to resolve).*?(?:interface|address)(?: for)?:? (?P<interface>\S+)",
         ),
         "the interface that ranks are to talk over is not there[: {interface}][ ({address})]: {text}; it is set by the profile's "
-        "link (NCCL_SOCKET_IFNAME, GLOO_SOCKET_IFNAME)",
+        "link (NCCL_SOCKET_IFNAME, GLOO_SOCKET_IFNAME, CCL_KVS_IFACE)",
         (ON_NODE + "'ip -brief address'",),
+    ),
+    Rule(
+        "nccl_no_network",
+        Rank.CAUSE,
+        (
+            r"NET/IB ?: ?No (?:IB )?device found",
+            r"Failed to initialize (?:any )?NET plugin(?: (?P<plugin>\S+))?",
+            r"Error: network (?P<plugin>\S+) not found",
+            r"NET/Plugin: Failed to find ncclNetPlugin(?:_v\d+)? symbol",
+        ),
+        "NCCL was told to use a network that is not there[ ({plugin})]: {text}; RDMA devices are named by the link's rdma (NCCL_IB_HCA), "
+        "and NCCL_NET or NCCL_NET_PLUGIN in the environment choose the network",
+        (ON_NODE + "'ls /sys/class/infiniband'",),
+    ),
+    Rule(
+        "nccl_cards_not_peers",
+        Rank.CAUSE,
+        (
+            r"Cuda failure(?: \d+)? '(?P<why>peer access is not supported between these two devices|"
+            r"peer mapping resources exhausted|invalid resource handle)'",
+            r"(?P<why>peer access is not supported between these two devices)",
+        ),
+        "two cards of the node cannot reach each other's memory: {why}; NCCL_P2P_DISABLE=1 in the deployment's environment, and "
+        "--disable-custom-all-reduce, go through main memory",
+        ("cluster deploy DEPLOYMENT --set extra_arguments='[\"--disable-custom-all-reduce\"]'",),
     ),
     Rule(
         "nccl_same_card",
@@ -125,15 +152,29 @@ RULES = (
             r"Gloo connectFullMesh failed with (?P<why>[^\n]*)",
             r"SO_ERROR: (?P<why>[^\n]*)",
             r"(?P<why>Connect timeout \[[^\n]*)",
+            r"(?:\[[^\]]*gloo/[^\]]*\] )?(?P<why>connect \[[^\n]*)",
         ),
         "the other rank could not be reached: {why}; it ended first, or the link between them is down",
         (OTHER,),
         "exception",
     ),
     Rule(
+        "messages_differ",
+        Rank.CAUSE,
+        (
+            r"\[enforce fail at [^\]]*gloo/[^\]]*\] op\.(?:preamble\.length|nbytes)[^\n]*?\. (?P<one>\d+) vs (?P<other>\d+)",
+            r"Detected mismatch between collectives on ranks[^\n]*",
+            r"(?:Message truncated|Truncated message)[^\n]*",
+        ),
+        "ranks sent each other messages of different sizes[: {one} and {other} bytes]: they do not run the same model, settings "
+        "or version; every node needs the same of all three",
+        ("cluster apply engine",),
+    ),
+    Rule(
         "nccl_peer_gone",
         Rank.PEER,
         (
+            r"(?:bootstrap\w*: ?)?Timeout waiting for (?:connection from )?(?P<peer>rank \d+|peer \S+)",
             r"(?:socket\w+|Net(?:work)?|recv|send)\w*: ?Connection closed by (?:remote )?peer (?P<peer>[^\s.]\S*)",
             r"ncclRemoteError: (?P<why>.*)",
             r"Accept(?:ing)? .*?failed",
@@ -192,6 +233,8 @@ RULES = (
             r"The client socket has timed out after (?P<limit>\d+) ?ms while trying to connect to \((?P<host>[^)]+)\)",
             r"The client socket has failed to connect to (?:any network address of )?\(?(?P<host>[^)\n]+)\)?",
             r"(?:TCPStore|store).*?(?:[Ss]ocket Timeout|timed out)(?:.*?after (?P<limit>\d+) ?ms)?",
+            r"Timed out initializing process group in store based barrier on (?P<here_rank>rank:? \d+).*?world_size=(?P<all>\d+), "
+            r"worker_count=(?P<here>\d+)",
             r"Socket Timeout",
             r"Rank \d+ successfully reached monitoredBarrier, but received errors while waiting for send/recv from rank \d+",
             r"Ranks? [\d, ]+ failed to pass monitoredBarrier(?: in (?P<limit>\d+) ms)?",
@@ -243,6 +286,7 @@ RULES = (
         Rank.CAUSE,
         (
             r"(?:\S+ )?fill_device_fds.*?(?P<why>open failed[^\n]*)",
+            r"(?:oneCCL: )?(?:\S+ )?init_device_fds.*?(?P<why>opendir failed[^\n]*)",
             r"(?:\S+ )?\w*: EXCEPTION: (?P<why>pidfd_\w+[^\n]*)",
         ),
         "oneCCL may not open the card to share its memory between ranks ({why}): /dev/dri is missing or not permitted; "
@@ -259,6 +303,14 @@ RULES = (
         "the other rank could not be reached (oneCCL): {text}",
         (OTHER,),
         "line",
+    ),
+    Rule(
+        "oneccl_peer_gone",
+        Rank.PEER,
+        (r"oneCCL: (?:internal_kvs|kvs|pmi)\S* \w+: EXCEPTION: [^\n]*?(?:connect|refused|timed? ?out)[^\n]*",),
+        "the other rank could not be reached (oneCCL): {text}",
+        (OTHER,),
+        "exception",
     ),
     Rule(
         "oneccl_error",

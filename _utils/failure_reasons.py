@@ -163,7 +163,9 @@ def _since_alive(events: Sequence[log_events.Event], alive: "Sequence[re.Pattern
 
 
 def _named(event: log_events.Event, rules: Rules, libraries: Sequence[log_events.Event]) -> Reason | None:
-    quiet = not event.type and event.level in log_events.QUIET_LEVELS and event.place not in log_events.LIBRARIES
+    # What a library warns of may end its program; what it only tells does not.
+    loud = {"WARNING"} if event.place in log_events.LIBRARIES else set()
+    quiet = not event.type and event.level in set(log_events.QUIET_LEVELS) - loud
     if quiet or event.handled:
         return None
     for pattern in _compiled(rules.wrapped, clauses=True):
@@ -276,7 +278,7 @@ def _shown(value: str, unit: str | None) -> str:
                 return f"{number / size:.1f} {name}"
         return f"{number:.0f} bytes"
     seconds = number / 1000 if unit == "milliseconds" else number
-    return f"{seconds / 60:g} minutes" if seconds >= 120 else f"{seconds:g} s"
+    return f"{seconds / 60:.3g} minutes" if seconds >= 120 else f"{seconds:g} s"
 
 
 def _short(text: str) -> str:

@@ -164,7 +164,9 @@ BETWEEN = (
     Rule(
         "hub_proxy",
         Rank.CAUSE,
-        (r"(?:ProxyError|Unable to connect to proxy|Tunnel connection failed|Proxy Authentication Required)[^\n]*",),
+        (
+            r"(?:407 )?(?:ProxyError|Unable to connect to proxy|Tunnel connection failed|Proxy Authentication Required)[^\n]*",
+        ),
         "the proxy between the node and the hub refuses: {text}",
         (ON_NODE + "'env | grep -i proxy'",),
     ),

@@ -24,6 +24,8 @@ _OUTSIDE = (
     re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:?\d\d)? (?:std(?:out|err) [FP] )?"),
     re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d[.,]\d+ \[\w+\] (?:\(\w+\) )?"),
     re.compile(r"[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d \S+ [\w.@-]+\[\d+\]: "),
+    re.compile(r"(?:[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d \S+ )?kernel: "),
+    re.compile(r"\[ *\d+\.\d+\] |\[[A-Z][a-z]{2} [A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d \d{4}\] "),
     re.compile(r"[\w.-]* *\| (?=\S)(?!CCL_)"),
     re.compile(r"\[\d+\] (?=\[rank)"),
     re.compile(r"\[(?!rank\d)[a-z][\w.-]*\]: "),
@@ -49,7 +51,7 @@ _NCCL = re.compile(
     r"(?: [\d.]+ )? ?"
 )
 _ONECCL = re.compile(
-    r"(?P<year>\d{4}):(?P<month>\d\d):(?P<day>\d\d)-(?P<clock>\d\d:\d\d:\d\d):\( ?(?P<pid>\d+)\) "
+    r"(?P<year>\d{4}):(?P<month>\d\d):(?P<day>\d\d)-(?P<clock>\d\d:\d\d:\d\d):\( *(?P<pid>\d+)\) "
     r"\|CCL_(?P<level>[A-Z]+)\| (?:(?P<place>\S+:\d+) )?"
 )
 _ROCM = re.compile(r":(?P<level>[01]):\S+? *: *\d+ *: *\d+ ?us: *(?:\[pid:\d+ +tid:0x\w+\] *)?")
@@ -169,10 +171,17 @@ class _Reader:
         self._events: list[Event] = []
         self._chains = 0
         self._order = 0
+        self._last = ""
 
     def take(self, line: Line) -> None:
         self._order += 1
         stream = self._streams.setdefault(line.source, _Stream())
+        before = self._streams.get(self._last)
+        if before and before is not stream and before.message and not line.prefix and line.text[:1].isspace():
+            # A collector kept the prefix of a message's first line only.
+            before.message.append(line.text)
+            return
+        self._last = line.source
         if stream.message and self._goes_on(stream, line):
             stream.message.append(line.text)
             return

@@ -67,10 +67,49 @@ RULES = (
             r"(?P<what>\w+Tokenizer\w*) requires the (?P<package>\w+) library",
             r"Error parsing (?:line|tokenizer)[^\n]*tokenizer",
             r"expected value at line \d+ column \d+",
+            r"'(?P<what>\w*Tokenizer\w*)' object has no attribute '\w+'",
+            r"(?:Unable|Failed) to load (?:the )?(?:vocabulary|tokenizer) from (?:file|\S+)[^\n]*",
+            r"Converting from (?:SentencePiece|Tiktoken) and SentencePiece|(?:Error )?[Uu]nable to parse tiktoken",
+            r"not a string$",
         ),
         "the model's tokenizer cannot be loaded[ ({what})][, {package} is missing]: {text}; its files are missing or damaged, or made "
         "by a newer library than the engine's",
         ("cluster apply model",),
+    ),
+    Rule(
+        "config_unreadable",
+        Rank.CAUSE,
+        (
+            r"It looks like the config file at '(?P<where>[^']+)' is not a valid JSON file",
+            r"Can't load the configuration of '(?P<where>[^']+)'",
+            r"Can't load (?:image processor|feature extractor|processor|video processor) for '(?P<where>[^']+)'",
+            r"Unrecognized (?:image |video )?processor in (?P<where>\S+)",
+        ),
+        "a JSON file of the checkpoint at {where} is missing or damaged: {text}; fetch the checkpoint again",
+        ("cluster apply model",),
+    ),
+    Rule(
+        "config_unreadable",
+        Rank.CAUSE,
+        (r"(?:Expecting|Extra data|Invalid|Unterminated|Illegal)[^\n]*: line \d+ column \d+ \(char \d+\)",),
+        "a JSON file of the checkpoint (config.json, generation_config.json, the tokenizer's) is empty or damaged: {text}; fetch it again",
+        ("cluster apply model",),
+        "exception",
+        "JSONDecodeError",
+    ),
+    Rule(
+        "config_incomplete",
+        Rank.CAUSE,
+        (
+            r"'?(?P<kind>\w+Config)'? object has no attribute '(?P<what>\w+)'",
+            r"(?P<kind>\w+Config)\.__init__\(\) (?:missing|got)[^\n]*'(?P<what>\w+)'",
+            r"`?(?P<what>rope_(?:scaling|parameters))`?(?:'s|\['\w+'\])?[^\n]*(?:must|should|missing|requires)[^\n]*",
+            r"Unknown RoPE scaling type (?P<what>\S+)",
+        ),
+        "the model's config.json and the engine do not fit each other ({what}): {text}; the file is of another version of the model, "
+        "or the engine's transformers is older or newer than it wants",
+        ("cluster apply engine",),
+        "exception",
     ),
     Rule(
         "weights_missing",
@@ -108,6 +147,8 @@ RULES = (
             r"Tried to load weights of size (?P<what>\S+) to a parameter of size (?P<model>\S+)",
             r"'(?P<what>(?:model\.|language_model\.|transformer\.)?layers\.\d+\.[\w.]+)'$",
             r"Parameter (?P<what>\S+) not found in (?P<model>\w+)",
+            r"(?P<what>The size of tensor a \(\d+\) must match the size of tensor b \(\d+\)[^\n]*)",
+            r"(?P<what>start \(\d+\) \+ length \(\d+\) exceeds dimension size \(\d+\))",
         ),
         "the checkpoint's weights are not those of the model that its config.json describes[: {what}]: a checkpoint in another form "
         "(quantized otherwise, an adapter), or one that this version of vLLM does not read",
@@ -134,7 +175,8 @@ RULES = (
             r"Current capability: (?P<has>[^.\n]+)",
             r"(?P<dtype>[\w.]+) is not supported for quantization method (?P<method>[\w-]+)\. Supported dtypes: (?P<dtypes>\[[^\]]*\])",
             r"(?P<method>(?:AWQ|GPTQ|FP8|INT8|NVFP4|MXFP4|Marlin|bitsandbytes)\w*) is only supported (?:on|by|for) (?P<why>[^\n]*)",
-            r"(?P<why>Failed to find a kernel that can implement the [^\n]*)",
+            r"(?P<why>Failed to find a kernel that can implement the .{0,300})",
+            r"(?P<why>No (?:valid )?(?P<method>\w+) (?:\w+ )?(?:MoE|linear|GEMM) (?:backend|kernel)[^\n]*)",
             r"(?P<method>[\w-]+) (?:is|are) not supported on (?:this platform|(?P<where>CPU|XPU|ROCm|HIP))",
         ),
         "vLLM cannot run weights quantized this way on this accelerator[: {method}][ ({where})][, capability {needed} is needed and "

@@ -16,11 +16,25 @@ _DEAD = (
     r"worker (?P<who>\S+ )?died \(-(?P<signal>{0})\)",
     r"exitcode *: -(?P<signal>{0})\b",
 )
+# What a shell reports of its child.
+_SHELL = r"(?:\S+: line \d+: +\d+ )?"
 _KILLED = (
-    r"(?:\S+: line \d+: +\d+ )?Killed\b",
+    _SHELL + r"Killed\b",
     r"(?P<who>\S+) (?:was )?(?:terminated|killed) by signal (?:9|SIGKILL)",
     r"was killed by signal: Killed",
     r"Signal (?P<signal>9) \(SIGKILL\) received",
+    # systemd, Slurm and Ray of a process under them.
+    r"\S+\.(?:service|scope): (?:Main process exited, code=killed, status=9|Failed with result 'oom-kill'|A process of this unit "
+    r"has been killed by the OOM killer)",
+    r"(?:slurmstepd: )?error: Detected \d+ oom[_-]kill events?",
+    r"(?:\(raylet\) )?(?:\S+:\d+: )?\d+ Workers \(tasks / actors\) killed due to memory pressure",
+    r"OOMKilled\b",
+)
+# The kernel's own account, where its log is in the program's.
+_OUT_OF_MEMORY = (
+    r"(?:Memory cgroup out of memory|Out of memory)(?: \(\w+\))?: Killed process (?P<pid>\d+) "
+    r"\((?P<who>[^)]*)\)(?:.*?anon-rss:(?P<held>\d+) ?kB)?",
+    r"oom-kill:constraint=\w+.*?task=(?P<who>[^,]+),pid=(?P<pid>\d+)",
 )
 
 
@@ -37,7 +51,7 @@ RULES = (
             r"unable to (?:write to file|allocate shared memory\(shm\) for file|resize file) <(?P<file>/torch_[^>]*)>"
             r".*?(?:No space left on device|to the right size)",
             r"No space left on device: '?(?P<file>/dev/shm/[^']*|/psm_[^']*)",
-            r"(?:Bus error.*insufficient shared memory|insufficient shared memory \(shm\))",
+            r"(?:ERROR: )?(?:Unexpected bus error[^\n]*insufficient shared memory|Bus error.*insufficient shared memory|insufficient shared memory \(shm\))",
         ),
         "/dev/shm is full[ ({file})]: a segment that processes share did not fit; give the node or container more of it "
         "(size= of its mount, --shm-size)",
@@ -177,6 +191,13 @@ RULES = (
         "exception",
         "MemoryError",
     ),
+    Rule(
+        "memory_full",
+        Rank.CAUSE,
+        _OUT_OF_MEMORY,
+        "the node or its control group ran out of memory, and the kernel ended {who} (pid {pid})[, which held {held} kB]",
+        ("cluster profile check --deploy", LOG),
+    ),
     # Libraries and programs.
     Rule(
         "library_too_new",
@@ -218,12 +239,27 @@ RULES = (
         ("cluster apply engine",),
     ),
     Rule(
+        "packages_differ",
+        Rank.CAUSE,
+        (
+            r"cannot import name '?(?P<what>\w+)'? from (?:partially initialized module )?'?(?P<module>[\w.]+)'?",
+            r"(?:[\w.-]+ \S+ )?(?:requires|depends on) (?P<what>[\w.-]+[<>=!~]=?[^\s,]+)[^\n]*?(?:but|found|you have|installed)[^\n]*",
+            r"module '(?P<module>[\w.]+)' has no attribute '(?P<what>\w+)'",
+            r"(?:\w+\.)?__init__\(\) got an unexpected keyword argument '(?P<what>\w+)'",
+        ),
+        "two Python packages of the engine are of versions that do not fit each other: {text}",
+        ("cluster apply engine",),
+        "exception",
+        "ImportError|AttributeError|VersionConflict|TypeError",
+    ),
+    Rule(
         "module_missing",
         Rank.CAUSE,
         (
             r"No module named '?(?P<module>[\w.]+)'?",
             r"(?:[\w ]*requires? (?:the )?)?`?(?P<module>[\w.-]+)`?(?: (?:library|package))?(?: is not (?:available|installed))?[.,] "
             r"[Pp]lease install",
+            r"[Pp]lease install `?(?P<module>[A-Za-z][\w.-]*)",
         ),
         "the engine's environment lacks the Python package {module}",
         ("cluster apply engine",),
@@ -238,6 +274,7 @@ RULES = (
             r"No working C\+\+ compiler found",
             r"InvalidCxxCompiler",
             r"Python\.h: No such file or directory",
+            r"(?:Command|command) '?\[?'[^']*(?:gcc|g\+\+|cc|clang|nvcc|hipcc|icpx)'[^\n]*returned non-zero exit status",
             r"Could not find nvcc",
             r"No such file or directory: '(?:[^']*/)?(?:nvcc|ninja|gcc|g\+\+|cc|c\+\+|clang|hipcc|icpx)'",
             r"ninja: (?:command )?not found",
@@ -246,6 +283,14 @@ RULES = (
         "or start without compiling",
         ("cluster deploy DEPLOYMENT --set enforce_eager=true",),
         "exception",
+    ),
+    Rule(
+        "compiler_missing",
+        Rank.CAUSE,
+        (r"\S+:\d+(?::\d+)?: (?:fatal )?error: (?P<text>\S+\.h: No such file or directory)",),
+        "the engine compiles kernels when it starts and lacks a header for it: {text}; install it, or start without compiling",
+        ("cluster deploy DEPLOYMENT --set enforce_eager=true",),
+        "line",
     ),
     Rule(
         "program_missing",
@@ -267,14 +312,14 @@ RULES = (
     Rule(
         "illegal_instruction",
         Rank.UNNAMED,
-        (*_dead("4"), r"Fatal Python error: Illegal instruction", r"Illegal instruction"),
+        (*_dead("4"), r"Fatal Python error: Illegal instruction", _SHELL + r"Illegal instruction"),
         "[{who} ended with signal 4: ]the engine was built for a processor with instructions that this one does not have",
         (ON_NODE + "'lscpu'",),
     ),
     Rule(
         "bus_error",
         Rank.UNNAMED,
-        (*_dead("7"), r"Fatal Python error: Bus error", r"Bus error"),
+        (*_dead("7"), r"Fatal Python error: Bus error", _SHELL + r"Bus error"),
         "[{who} ended with signal 7: ]a bus error: /dev/shm is full, or a file that was mapped got shorter while it was read",
         (ON_NODE + "'df -h /dev/shm'",),
     ),
@@ -285,7 +330,7 @@ RULES = (
             *_dead("11"),
             r"Fatal Python error: Segmentation fault",
             r"!+ *Segfault encountered",
-            r"Segmentation fault(?! from GPU)",
+            _SHELL + r"Segmentation fault(?! from GPU)",
             r"\*\*\* SIGSEGV",
             r"(?:malloc|free|realloc|munmap_chunk)\(\): ",
             r"(?:double free or corruption|corrupted (?:size|double-linked)|\*\*\* stack smashing)",
@@ -297,7 +342,12 @@ RULES = (
     Rule(
         "aborted",
         Rank.AFTERMATH,
-        (*_dead("6"), r"Fatal Python error: Aborted", r"Aborted(?: \(core dumped\))?$", r"\*\*\* SIGABRT"),
+        (
+            *_dead("6"),
+            r"Fatal Python error: Aborted",
+            _SHELL + r"Aborted(?: +\(core dumped\))?(?:$| )",
+            r"\*\*\* SIGABRT",
+        ),
         "[{who} ended with signal 6: ]compiled code gave up (abort); the lines before it in the log say of what",
         (LOG,),
     ),

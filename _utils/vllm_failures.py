@@ -29,7 +29,7 @@ MEMORY = (
             r"The model's max seq len \((?P<tokens>\d+)\) is larger than the maximum number of tokens that can be stored in KV "
             r"cache \((?P<fits>\d+)\)",
         ),
-        "the KV cache does not fit: [{needed} are needed for {tokens} tokens, {free} are free][; {fits} tokens of {tokens} would "
+        "the KV cache does not fit[: {needed} are needed for {tokens} tokens, {free} are free][; {fits} tokens of {tokens} would "
         "fit]; allow shorter sequences (max_model_len), or a larger share of the memory (gpu_memory_utilization)",
         (SET + "max_model_len={fits}", FIT),
     ),

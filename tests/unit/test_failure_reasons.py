@@ -95,6 +95,23 @@ def reason_of(*lines: str, rules: Rules = VLLM) -> failure_reasons.Reason | None
     return failure_reasons.reason(list(lines), rules)
 
 
+HARMLESS = [text.splitlines() for text in yaml.safe_load((DATA / "harmless_lines.yaml").read_text())]
+
+
+@pytest.mark.parametrize("lines", HARMLESS, ids=lambda lines: lines[0][:60])
+def test_what_only_sounds_like_a_failure(lines: list[str]) -> None:
+    assert reason_of(*lines) is None
+
+
+def test_a_message_whose_first_line_alone_has_a_prefix_is_read_whole() -> None:
+    found = reason_of(
+        "(APIServer pid=1) pydantic_core._pydantic_core.ValidationError: 1 validation error for ModelConfig",
+        "  Value error, No model architectures are specified [type=value_error, input_value=ArgsKwargs((), {})]",
+        "    For further information visit https://errors.pydantic.dev/2.12/v/value_error",
+    )
+    assert found is not None and found.name == "no_architecture"
+
+
 @pytest.mark.parametrize(
     "lines",
     [
