@@ -60,8 +60,9 @@ def node(specifications: Mapping[str, Any], measure: bool = True, seconds: float
         salt-run probe.run    # works out the specifications and calls this on every node
 
     specifications
-        by minion id: ``cores``, the ``collectives`` with this node's rank, and ``engine``: the accelerator's
-        entry of the engine map with ``directory``, ``preload`` and ``environment``
+        by minion id: ``cores``, the ``collectives`` with this node's rank, ``engine``: the accelerator's
+        entry of the engine map with ``directory``, ``preload`` and ``environment``, ``device``: what torch calls
+        the accelerator, or None, and then ``bench``: the engine's own, or nothing measures the accelerator
     measure
         False leaves the node itself out
     seconds
@@ -73,6 +74,8 @@ def node(specifications: Mapping[str, Any], measure: bool = True, seconds: float
         "cores": own["cores"],
         "directory": STATE_DIRECTORY,
         "collectives": own["collectives"],
+        "device": own.get("device"),
+        "bench": own.get("bench"),
         "deadline_seconds": int(seconds),
     }
     os.makedirs(STATE_DIRECTORY, exist_ok=True)
@@ -175,6 +178,9 @@ def _measured(
 def _start(unit: str, arguments: list[str], engine: Mapping[str, Any]) -> dict[str, Any]:
     directory = engine["directory"]
     python = os.path.join(directory, "bin/python")
+    if os.path.isdir(directory) and not os.path.exists(python):
+        # An engine without Python: what is measured without torch needs none of its own.
+        python = sys.executable
     for path, what in ((python, "the engine"), (SCRIPT, "the probe")):
         if not os.path.exists(path):
             raise RuntimeError(f"{what} is not installed ({path} is missing): run state.apply first")

@@ -237,7 +237,7 @@ class _Driver:
     def ceilings(self) -> ceilings_file.Ceilings:
         """Return the ceilings that were measured last; none where they cannot be read."""
         try:
-            known = ceilings_file.load(records.path_of(__opts__, records.CEILINGS))
+            known = ceilings_file.load(records.path_of(__opts__, records.CEILINGS), self.profile)
         except ceilings_file.CeilingsError as error:
             self.problems.append(str(error))
             known = None

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from salt.exceptions import CommandExecutionError
 
 from bottleneck.plan import probing
+from bottleneck.profile import Profile
 from bottleneck.runs import ceilings
 from control import records
 from control.nodes import Nodes, engine_slice, progress
@@ -55,7 +56,7 @@ def run(only: str | None = None, force: bool = False) -> dict[str, Any]:
             new = new.model_copy(update=_nodes(nodes, only, started))
         if only in (None, "links"):
             new = new.model_copy(update={"links": _links(nodes, started)})
-    merged = ceilings.merge(_before(path), new)
+    merged = ceilings.merge(_before(path, profile), new)
     ceilings.store(path, merged)
     return {"ceilings": merged.to_json(), "path": str(path), "seconds": round(time.monotonic() - started, 1)}
 
@@ -91,7 +92,7 @@ def fresh() -> dict[str, Any]:
             links.setdefault(pair[0], {}).update(_link(nodes, pair, FRESH_LOAD_SECONDS, started))
             done += 1
     new = ceilings.Ceilings(measured=time.time(), profile=profile.name, links=links)
-    ceilings.store(path, ceilings.merge(_before(path), new), keep_previous=False)
+    ceilings.store(path, ceilings.merge(_before(path, profile), new), keep_previous=False)
     words = [f"{network}: {one}, {two}" for network, one, two in pairs]
     return {"measured": words[:done], "left": words[done:], "seconds": round(time.monotonic() - started, 1)}
 
@@ -106,7 +107,7 @@ def show() -> dict[str, Any]:
 
         salt-run probe.show
     """
-    found = _before(records.path_of(__opts__, records.CEILINGS))
+    found = _before(records.path_of(__opts__, records.CEILINGS), Nodes(__opts__).profile)
     return found.to_json() if found else {}
 
 
@@ -121,6 +122,7 @@ def _nodes(nodes: Nodes, only: str | None, started: float) -> dict[str, Any]:
         nodes.minion(name): {
             "cores": profile.nodes[name].cores,
             "engine": engine_slice(profile.engine_of(name)),
+            "device": profile.engine_of(name).torch_device,
             "collectives": [part for each in collectives if (part := each.for_node(name))],
         }
         for name in names
@@ -139,7 +141,8 @@ def _nodes(nodes: Nodes, only: str | None, started: float) -> dict[str, Any]:
     measured: dict[str, Any] = {}
     if measure:
         measured["nodes"] = {
-            name: ceilings.node_ceilings(answer["machine"], answer, when) for name, answer in by_name.items()
+            name: ceilings.node_ceilings(answer["machine"], answer, when, ceilings.device_kind(profile, name))
+            for name, answer in by_name.items()
         }
     for each in collectives:
         found = next(result for result in by_name[each.nodes[0]]["collectives"] if result["kind"] == each.kind)
@@ -221,9 +224,9 @@ def _workers(nodes: Nodes, names: Collection[str]) -> dict[str, dict[str, dict[s
     return {name: answer for name, answer in answers.items() if answer is not None}
 
 
-def _before(path: Path) -> ceilings.Ceilings | None:
+def _before(path: Path, profile: Profile) -> ceilings.Ceilings | None:
     try:
-        return ceilings.load(path)
+        return ceilings.load(path, profile)
     except ceilings.CeilingsError as error:
         print(f"{error}; starting anew", file=sys.stderr)
         return None

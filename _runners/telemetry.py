@@ -273,7 +273,7 @@ def _store() -> Store:
 
 def _ceilings() -> ceilings.Ceilings | None:
     try:
-        return ceilings.load(records.path_of(__opts__, records.CEILINGS))
+        return ceilings.load(records.path_of(__opts__, records.CEILINGS), _profile())
     except ceilings.CeilingsError as error:
         raise CommandExecutionError(str(error)) from error
 

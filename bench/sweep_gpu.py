@@ -21,7 +21,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -217,40 +216,21 @@ def _timer(engine: Any, vllm: Any, vocabulary: int) -> Callable[[int, int, int],
 
 
 def ceilings(arguments: argparse.Namespace) -> None:
-    """Measure what the GPU can do: the median of 20 of each."""
+    """Measure what the GPU can do, by the code of the nodes' probe: the median of 20 of each."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "salt" / "probe" / "files"))
+    import device_measures as measures
     import torch
 
-    def seconds(work: Callable[[], object], inner: int = 10) -> float:
-        for _ in range(3):
-            work()
-        found = []
-        for _ in range(20):
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start.record()
-            for _ in range(inner):
-                work()
-            end.record()
-            torch.cuda.synchronize()
-            found.append(start.elapsed_time(end) / 1e3 / inner)
-        return statistics.median(found)
-
-    size = 4 * 10**9
-    # Random bytes: zeros run faster than real data.
-    source = torch.randint(0, 255, (size,), dtype=torch.uint8, device="cuda")
-    target = torch.empty_like(source)
-    document: dict[str, Any] = {"name": torch.cuda.get_device_name(0), "torch": torch.__version__}
-    document["copy_Bps"] = 2 * size / seconds(lambda: target.copy_(source), 2)
-    numbers = torch.randn(size // 4, device="cuda")
-    document["read_Bps"] = size / seconds(lambda: numbers.sum(), 2)
+    device = measures.Device(torch, arguments.device)
+    size, repeats, middle = 4 * 10**9, 20, statistics.median
+    document: dict[str, Any] = {"name": device.name, "torch": torch.__version__}
+    document["copy_Bps"] = middle(measures.memory_copy(device, size, repeats))
+    document["read_Bps"] = middle(measures.memory_read(device, size, repeats))
     for width in (1024, 2048, 4096, 8192):
-        left, right = (torch.randn(width, width, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-        document[f"gemm_bf16_{width}_flops"] = 2 * width**3 / seconds(partial(torch.mm, left, right))
-    host = torch.empty(2**30, dtype=torch.uint8).pin_memory()
-    device = torch.empty(2**30, dtype=torch.uint8, device="cuda")
-    document["h2d_Bps"] = 2**30 / seconds(lambda: device.copy_(host, non_blocking=True), 1)
-    document["d2h_Bps"] = 2**30 / seconds(lambda: host.copy_(device, non_blocking=True), 1)
-    tiny = torch.zeros(1, device="cuda")
-    document["launch_s"] = seconds(lambda: tiny.add_(1), 200)
+        document[f"gemm_bf16_{width}_flops"] = middle(measures.products(device, "bf16", width, repeats))
+    there, back = measures.host_copies(device, 2**30, repeats)
+    document["h2d_Bps"], document["d2h_Bps"] = middle(there), middle(back)
+    document["launch_s"] = middle(measures.launches(device, repeats))
     arguments.output.write_text(json.dumps(document, indent=1) + "\n")
     print(json.dumps(document), file=sys.stderr)
 
@@ -261,6 +241,7 @@ def main() -> None:
     verbs = parser.add_subparsers(dest="verb", required=True)
     parts = verbs.add_parser("ceilings", help="what the GPU can do")
     parts.add_argument("output", type=Path)
+    parts.add_argument("--device", default="cuda", help="torch's name of it: cuda (AMD as well), xpu")
     parts.set_defaults(run=ceilings)
     points = verbs.add_parser("sweep", help="prefill and decode step times over batch and prompt length")
     points.add_argument("output", type=Path)

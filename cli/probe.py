@@ -4,6 +4,7 @@ from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from bottleneck.units import duration_text, rate_text, size_text
@@ -68,18 +69,44 @@ def probe(
 def node_table(ceilings: dict[str, Any]) -> Table:
     """Return one row for each resource, one column for each node."""
     rows = (
-        ("memory read", "memory_read_bytes_per_second", lambda value: f"{value / 1e9:.3g} GB/s"),
-        ("bf16 product", "gemm_bf16_flops_per_second", lambda value: f"{value / 1e9:.3g} GFLOP/s"),
-        ("f32 product", "gemm_f32_flops_per_second", lambda value: f"{value / 1e9:.3g} GFLOP/s"),
+        ("memory read", "memory_read_bytes_per_second", _gigabytes),
+        ("memory copy", "memory_copy_bytes_per_second", _gigabytes),
+        ("bf16 product", "gemm_bf16_flops_per_second", _operations),
+        ("f32 product", "gemm_f32_flops_per_second", _operations),
+        ("fp8 product", "gemm_fp8_flops_per_second", _operations),
+        ("int8 product", "gemm_int8_flops_per_second", _operations),
+        ("prompt, by the engine", "engine_prompt_flops_per_second", _operations),
+        ("host to device", "host_to_device_bytes_per_second", _gigabytes),
+        ("device to host", "device_to_host_bytes_per_second", _gigabytes),
         ("disk read", "disk_read_bytes_per_second", lambda value: f"{value / 1e6:.3g} MB/s"),
         ("process launch", "process_launch_seconds", duration_text),
         ("tiny operation", "kernel_dispatch_seconds", duration_text),
     )
     nodes = dict(sorted(ceilings.get("nodes", {}).items()))
     table = Table("resource", *nodes)
+    table.add_row("measured on", *(_device(node) for node in nodes.values()))
     for title, key, text in rows:
-        table.add_row(title, *(_estimate(node.get(key), text) for node in nodes.values()))
+        # A kind of accelerator has some of them.
+        if any(node.get(key) for node in nodes.values()):
+            table.add_row(title, *(_estimate(node.get(key), text) for node in nodes.values()))
     return table
+
+
+def _device(node: dict[str, Any]) -> str:
+    """Return what the accelerator's measures were made on, or why there are none."""
+    device = node.get("device")
+    if device is None:
+        return escape(node.get("notes", {}).get("accelerator", "-"))
+    name = device.get("name") or node.get("machine", {}).get("cpu_model") or "?"
+    return escape(f"{name} ({device['kind']})")
+
+
+def _gigabytes(value: float) -> str:
+    return f"{value / 1e9:.3g} GB/s"
+
+
+def _operations(value: float) -> str:
+    return f"{value / 1e9:.3g} GFLOP/s" if value < 1e12 else f"{value / 1e12:.3g} TFLOP/s"
 
 
 def link_table(ceilings: dict[str, Any]) -> Table:

@@ -6,7 +6,6 @@ import random
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from salt.exceptions import CommandExecutionError
 
 from bottleneck.profile.local_overrides import copy_profile
 from bottleneck.profile.paths import commit, find_engine_map
+from bottleneck.runs import ceilings
 from bottleneck.runs.run import SCHEMA
 from bottleneck.telemetry.batches import read_batches
 from control import records
@@ -69,8 +69,17 @@ class Recording:
         plan = {key: self._record[key] for key in ("deployment", "overrides", "settings", "workers")}
         write_json(self.folder / "plan.json", {"schema": SCHEMA, **plan})
         write_json(self.folder / "versions.json", self._versions())
-        with suppress(FileNotFoundError):
-            shutil.copy(records.path_of(self._opts, records.CEILINGS), self.folder)
+        self._write_ceilings(records.path_of(self._opts, records.CEILINGS))
+
+    def _write_ceilings(self, source: Path) -> None:
+        """Keep what was measured of the profile's own accelerators; a broken file goes as it is, to be said later."""
+        try:
+            found = ceilings.load(source, self._nodes.profile)
+        except ceilings.CeilingsError:
+            shutil.copy(source, self.folder)
+            return
+        if found is not None:
+            write_json(self.folder / source.name, found.to_json())
 
     def _versions(self) -> dict[str, Any]:
         names = list(dict.fromkeys(worker["node"] for worker in self._record["workers"]))

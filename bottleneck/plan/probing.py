@@ -66,6 +66,8 @@ def collectives(profile: Profile) -> list[Collective]:
 def _first(profile: Profile, names: list[str], kind: str, port: int) -> Collective | None:
     for name in names:
         sizes = message_sizes(profile, name)[kind]
+        if profile.engine_of(profile.deployments[name].nodes[0]).torch_device is None:
+            continue  # its messages are the engine's own, and no library is there to time
         workers = [worker for worker in worker_specs(profile, name) if worker.replica == 0]
         if sizes and len(workers) > 1:
             return _collective(profile, kind, workers, sizes, port)

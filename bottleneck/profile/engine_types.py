@@ -131,6 +131,11 @@ class EngineSpec(Section):
     collective_backend: str | None = Field(
         default=None, description="What torch sends messages between ranks with; measured by `cluster probe`."
     )
+    torch_device: str | None = Field(
+        default=None,
+        description="What torch calls the accelerator: cpu, cuda (of AMD as well), xpu; left out when the engine has no"
+        " torch for it. `cluster probe` measures there and nowhere else.",
+    )
     shares_host_memory: bool = Field(
         default=False, description="The accelerator's memory is part of the node's main memory."
     )

@@ -17,9 +17,25 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from bottleneck import atomic_files
 from bottleneck.estimate import estimate
+from bottleneck.profile.types import Profile
 
 SCHEMA = 1
 KEPT = 10
+# What torch calls the processor.
+HOST_DEVICE = "cpu"
+# Measures of the accelerator; the others are of the machine around it.
+ACCELERATOR_MEASURES = (
+    "memory_read_bytes_per_second",
+    "memory_copy_bytes_per_second",
+    "gemm_bf16_flops_per_second",
+    "gemm_f32_flops_per_second",
+    "gemm_fp8_flops_per_second",
+    "gemm_int8_flops_per_second",
+    "engine_prompt_flops_per_second",
+    "kernel_dispatch_seconds",
+    "host_to_device_bytes_per_second",
+    "device_to_host_bytes_per_second",
+)
 
 
 class CeilingsError(Exception):
@@ -74,18 +90,38 @@ class Machine(_Document):
     machine_id_digest: str = ""
 
 
+class MeasuredDevice(_Document):
+    """What the measures of the accelerator were made on, and by what.
+
+    Attributes
+    ----------
+    kind
+        Torch's name of it (`cpu`, `cuda`, `xpu`); of the engine's own bench, `engine`, or `host` on the processor.
+    """
+
+    kind: str
+    name: str = ""
+    by: str = ""
+
+
 class NodeCeilings(_Document):
     """What one node can do; base SI units."""
 
     machine: Machine = Field(default_factory=Machine)
     measured: float | None = None
+    device: MeasuredDevice | None = None
     memory_read_bytes_per_second: Spread | None = None
+    memory_copy_bytes_per_second: Spread | None = None
     gemm_bf16_flops_per_second: Spread | None = None
     gemm_f32_flops_per_second: Spread | None = None
+    gemm_fp8_flops_per_second: Spread | None = None
+    gemm_int8_flops_per_second: Spread | None = None
+    engine_prompt_flops_per_second: Spread | None = None
     disk_read_bytes_per_second: Spread | None = None
     process_launch_seconds: Spread | None = None
     kernel_dispatch_seconds: Spread | None = None
-    host_copy_bytes_per_second: Spread | None = None
+    host_to_device_bytes_per_second: Spread | None = None
+    device_to_host_bytes_per_second: Spread | None = None
     notes: dict[str, str] = {}
 
 
@@ -135,10 +171,47 @@ def spread(values: Iterable[float]) -> Spread | None:
     return Spread(**found.to_json()) if found else None
 
 
-def node_ceilings(machine: Mapping[str, Any], measured: Mapping[str, Any], when: float) -> NodeCeilings:
-    """Make a node's ceilings of what its probe returned: the raw repeats by name, and notes."""
+def device_kind(profile: Profile, node: str) -> str:
+    """Return what the measures of a node's accelerator have to be made on, as `MeasuredDevice.kind` has it."""
+    engine = profile.engine_of(node)
+    if engine.torch_device is not None:
+        return engine.torch_device
+    return "host" if engine.host_processor else "engine"
+
+
+def node_ceilings(
+    machine: Mapping[str, Any], measured: Mapping[str, Any], when: float, kind: str = HOST_DEVICE
+) -> NodeCeilings:
+    """Make a node's ceilings of what its probe returned: the raw repeats by name, the device, and notes.
+
+    Parameters
+    ----------
+    kind : str
+        What the accelerator's measures have to be made on; those of anything else are left out, and a note says so.
+    """
     values = {name: spread(repeats) for name, repeats in measured["values"].items()}
-    return NodeCeilings(machine=Machine(**machine), measured=when, notes=dict(measured.get("notes") or {}), **values)
+    device = measured.get("device")
+    found = NodeCeilings(
+        machine=Machine(**machine),
+        measured=when,
+        device=MeasuredDevice(**device) if device else None,
+        notes=dict(measured.get("notes") or {}),
+        **values,
+    )
+    return _of_its_device(found, kind)
+
+
+def _of_its_device(node: NodeCeilings, kind: str) -> NodeCeilings:
+    """Return a node's ceilings without measures of its accelerator that were made on another device.
+
+    Files of before there were devices in them have the processor's figures, whatever the node's accelerator is.
+    """
+    seen = node.device.kind if node.device else HOST_DEVICE
+    wrong = [name for name in ACCELERATOR_MEASURES if getattr(node, name) is not None]
+    if seen == kind or not wrong:
+        return node
+    note = f"left out, being measured on {seen} and not on {kind}: {', '.join(wrong)}"
+    return node.model_copy(update={**dict.fromkeys(wrong), "notes": {**node.notes, "accelerator": note}})
 
 
 def link_ceilings(own: str, peer: str, measured: Mapping[str, Any], when: float) -> dict[str, LinkCeilings]:
@@ -210,8 +283,13 @@ def parse(document: Mapping[str, Any]) -> Ceilings:
         raise CeilingsError(f"ceilings: {where}: {first['msg']}: run cluster probe") from error
 
 
-def load(path: Path) -> Ceilings | None:
+def load(path: Path, profile: Profile | None = None) -> Ceilings | None:
     """Read a file of ceilings; None when there is none.
+
+    Parameters
+    ----------
+    profile : Profile, optional
+        The cluster's: measures of a node's accelerator that were made on another device are left out.
 
     Raises
     ------
@@ -226,7 +304,14 @@ def load(path: Path) -> Ceilings | None:
         raise CeilingsError(f"{path}: {error}") from error
     if not isinstance(document, dict):
         raise CeilingsError(f"{path}: expected a mapping")
-    return parse(document)
+    found = parse(document)
+    if profile is None:
+        return found
+    nodes = {
+        name: _of_its_device(node, device_kind(profile, name)) if name in profile.nodes else node
+        for name, node in found.nodes.items()
+    }
+    return found.model_copy(update={"nodes": nodes})
 
 
 def store(path: Path, ceilings: Ceilings, keep_previous: bool = True) -> None:

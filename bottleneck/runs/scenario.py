@@ -37,7 +37,7 @@ _MATMUL, _READ = "gemm_", "read_Bps"
 _SHORT = {
     "memory_read_bytes_per_second": _READ,
     "kernel_dispatch_seconds": "launch_s",
-    "host_copy_bytes_per_second": "h2d_Bps",
+    "host_to_device_bytes_per_second": "h2d_Bps",
 }
 _LOAD = {
     "input_tokens": "L",

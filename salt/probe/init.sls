@@ -4,9 +4,12 @@ probe-init-packages-pkg-installed:
     - pkgs: [iperf3]
     - refresh: false
 
-probe-init-script-file-managed:
-  file.managed:
-    - name: /opt/cluster/probe/probe.py
-    - source: salt://probe/files/probe.py
+probe-init-scripts-file-recurse:
+  file.recurse:
+    - name: /opt/cluster/probe
+    - source: salt://probe/files
+    - include_pat: '*.py'
+    - clean: true
+    - dir_mode: '0755'
+    - file_mode: '0644'
     - makedirs: true
-    - mode: '0644'

@@ -63,7 +63,7 @@ class _Salt(dict[str, Any]):
 
 def told(tmp_path: Path, cores: int = 1) -> dict[str, Any]:
     engine = {"directory": str(tmp_path / "engine"), "preload": [], "environment": {"FLAG": "on"}}
-    return {"node0": {"cores": cores, "collectives": [{"kind": "all_reduce"}], "engine": engine}}
+    return {"node0": {"cores": cores, "collectives": [{"kind": "all_reduce"}], "engine": engine, "device": "cpu"}}
 
 
 def left(tmp_path: Path) -> list[str]:
@@ -80,6 +80,8 @@ def test_a_node_is_told_its_own_part_and_says_what_it_is(probe: Any, tmp_path: P
         "cores": 1,
         "directory": str(tmp_path / "state"),
         "collectives": [{"kind": "all_reduce"}],
+        "device": "cpu",
+        "bench": None,
         "deadline_seconds": 60,
     }
     machine = found["machine"]
@@ -121,3 +123,13 @@ def test_serving_returns_when_it_listens_and_stops_when_told(probe: Any, tmp_pat
     assert probe.stop() == ["probe-serve"]
     assert left(tmp_path) == ["ceilings.json"]
     assert probe.stop() == []
+
+
+def test_an_engine_without_python_is_probed_by_the_minions(probe: Any, tmp_path: Path) -> None:
+    (tmp_path / "engine" / "bin" / "python").unlink()
+    specifications = told(tmp_path)
+    specifications["node0"] |= {"device": None, "collectives": []}
+    assert probe.node(specifications, measure=False)["command"] == "node"
+    specifications["node0"]["engine"]["directory"] = str(tmp_path / "nowhere")
+    with pytest.raises(RuntimeError, match=r"run state\.apply first"):
+        probe.node(specifications, measure=False)

@@ -26,6 +26,7 @@ class Local:
     asked: list[tuple[str, str, list[Any]]]
     workers: dict[str, Any]
     failing: str | None = None
+    measured_on = "cpu"
 
     def __init__(self, mopts: Any) -> None:
         pass
@@ -51,7 +52,13 @@ class Local:
             found = [
                 {"kind": each["kind"], "sizes": size} for each, size in zip(told["collectives"], sizes, strict=True)
             ]
-            return {"values": VALUES if arguments[1] else {}, "notes": {}, "collectives": found, "machine": MACHINE}
+            return {
+                "values": VALUES if arguments[1] else {},
+                "notes": {},
+                "collectives": found,
+                "machine": MACHINE,
+                "device": {"kind": self.measured_on, "name": "", "by": "torch"},
+            }
         if function == "probe.link":
             return {
                 "latency_seconds": [5e-5],
@@ -95,6 +102,15 @@ def test_everything_is_measured_and_kept(probe: Any, tmp_path: Path) -> None:
     assert asked(probe, "probe.serve") == asked(probe, "probe.stop") == ["node1", "node1"]
     engine = next(arguments for _, name, arguments in probe.client.asked if name == "probe.node")[0]["node0"]["engine"]
     assert engine["directory"].startswith("/var/cache/cluster/engines/cpu-") and engine["preload"]
+
+
+def test_a_figure_of_another_device_is_no_ceiling_of_this_one(probe: Any) -> None:
+    probe.client.measured_on = "cuda"
+    node = probe.run()["ceilings"]["nodes"]["node0"]
+    assert "memory_read_bytes_per_second" not in node and "gemm_bf16_flops_per_second" not in node
+    assert node["notes"]["accelerator"].startswith("left out, being measured on cuda and not on cpu")
+    told = next(arguments for _, name, arguments in probe.client.asked if name == "probe.node")[0]["node0"]
+    assert told["device"] == "cpu", "the engine map says where torch is to measure"
 
 
 def test_a_part_alone_keeps_the_rest(probe: Any) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from bottleneck.profile import find_profile, load_profile
 from bottleneck.runs import ceilings
 
 MACHINE = {"cpu_model": "x", "cores": 1, "memory_bytes": 2**30, "kernel": "6.1", "machine_id_digest": "aa"}
@@ -15,6 +16,44 @@ MACHINE = {"cpu_model": "x", "cores": 1, "memory_bytes": 2**30, "kernel": "6.1",
 def node(flops: float, **machine: Any) -> ceilings.NodeCeilings:
     measured = {"values": {"gemm_bf16_flops_per_second": [flops] * 3}, "notes": {"disk_read": "direct"}}
     return ceilings.node_ceilings({**MACHINE, **machine}, measured, 5.0)
+
+
+def test_a_ceiling_is_of_the_device_it_was_measured_on_or_is_none() -> None:
+    values = {
+        "gemm_bf16_flops_per_second": [1e12] * 3,
+        "kernel_dispatch_seconds": [2e-6],
+        "disk_read_bytes_per_second": [1e9],
+    }
+    card = {"kind": "xpu", "name": "Intel(R) Arc(TM) A770 Graphics", "by": "torch 2.14.0+xpu"}
+    for device, kind, well in ((card, "xpu", True), (card, "cuda", False), (None, "xpu", False), (None, "cpu", True)):
+        found = ceilings.node_ceilings(MACHINE, {"values": values, "device": device}, 5.0, kind)
+        assert (found.gemm_bf16_flops_per_second is not None) == well
+        assert (found.kernel_dispatch_seconds is not None) == well
+        assert found.disk_read_bytes_per_second is not None, "the machine's own"
+        assert ("accelerator" in found.notes) != well
+
+
+def test_a_file_of_before_has_no_ceilings_of_a_card(tmp_path: Path) -> None:
+    profile = load_profile(find_profile("arc-a770/v0.1"))
+    before = ceilings.Ceilings(profile=profile.name, nodes={"node0": node(1e12), "stranger": node(1e12)})
+    ceilings.store(tmp_path / "ceilings.json", before)
+    found = ceilings.load(tmp_path / "ceilings.json", profile)
+    assert found is not None and found.nodes["node0"].gemm_bf16_flops_per_second is None
+    assert "measured on cpu and not on xpu" in found.nodes["node0"].notes["accelerator"]
+    assert found.nodes["stranger"].gemm_bf16_flops_per_second, "it is not known what it has"
+    assert ceilings.load(tmp_path / "ceilings.json") == before
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("embedded", "cpu"), ("arc-a770/v0.1", "xpu"), ("ryzen-ai-max/v0.2", "cuda")]
+)
+def test_the_engine_map_says_what_is_measured(name: str, kind: str) -> None:
+    profile = load_profile(find_profile(name))
+    assert ceilings.device_kind(profile, next(iter(profile.nodes))) == kind
+
+
+def test_every_measure_of_an_accelerator_is_a_field() -> None:
+    assert set(ceilings.ACCELERATOR_MEASURES) < set(ceilings.NodeCeilings.model_fields)
 
 
 def link(bandwidth: float) -> dict[str, ceilings.LinkCeilings]:

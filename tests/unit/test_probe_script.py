@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import sys
 import threading
 from pathlib import Path
 from types import ModuleType
@@ -10,6 +11,10 @@ from types import ModuleType
 import pytest
 
 from tests.by_file import load
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "salt" / "probe" / "files"))
+
+import device_measures
 
 REPOSITORY = Path(__file__).parents[2]
 DATA = REPOSITORY / "tests" / "data" / "bench"
@@ -57,20 +62,20 @@ def test_repeats_fit_the_budget(probe: ModuleType) -> None:
     assert all(count % 2 for count in counts), "an odd number of repeats has a median among them"
 
 
-def test_array_is_larger_than_the_cache_and_leaves_memory_free(probe: ModuleType) -> None:
+def test_array_is_larger_than_the_cache_and_leaves_memory_free() -> None:
     gib = 2**30
-    assert probe.array_bytes(32 * 2**20, 16 * gib) == 256 * 2**20
-    assert probe.array_bytes(512 * 2**20, 64 * gib) == 2 * gib
-    assert probe.array_bytes(512 * 2**20, 1 * gib) == gib // 4
-    assert probe.array_bytes(8 * gib, 1024 * gib) == 4 * gib
+    assert device_measures.array_bytes(32 * 2**20, 16 * gib) == 256 * 2**20
+    assert device_measures.array_bytes(512 * 2**20, 64 * gib) == 2 * gib
+    assert device_measures.array_bytes(512 * 2**20, 1 * gib) == gib // 4
+    assert device_measures.array_bytes(8 * gib, 1024 * gib) == 4 * gib
 
 
-def test_last_cache_is_the_largest(probe: ModuleType, tmp_path: Path) -> None:
+def test_last_cache_is_the_largest(tmp_path: Path) -> None:
     for index, size in enumerate(("32K", "1024K", "32M", "odd")):
         (tmp_path / f"index{index}").mkdir()
         (tmp_path / f"index{index}" / "size").write_text(size + "\n")
-    assert probe.last_cache_bytes(str(tmp_path)) == 32 * 2**20
-    assert probe.last_cache_bytes(str(tmp_path / "missing")) == 0
+    assert device_measures.last_cache_bytes(str(tmp_path)) == 32 * 2**20
+    assert device_measures.last_cache_bytes(str(tmp_path / "missing")) == 0
 
 
 def test_disk_is_read_and_nothing_is_left(probe: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

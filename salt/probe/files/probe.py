@@ -1,7 +1,8 @@
 """Measure what a node and its links can do; raw repeats go out, nothing is averaged here.
 
 Run by the engine's own Python, so that arithmetic and collectives are those of the
-engine's torch, which is imported once. Needs nothing else of this repository.
+engine's torch, which is imported once. Needs nothing else of this repository than the
+files beside it.
 
     probe.py node SPECIFICATION OUTPUT     this node, then the collectives it takes part in
     probe.py serve SPECIFICATION           answer link probes until asked to end
@@ -12,9 +13,7 @@ SPECIFICATION is JSON. OUTPUT appears whole or not at all.
 
 import contextlib
 import ctypes
-import functools
 import json
-import math
 import mmap
 import os
 import signal
@@ -26,8 +25,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-REPEATS = 7
-REPEAT_SECONDS = 0.06
+import engine_bench
+from device_measures import REPEAT_SECONDS, REPEATS, Device, NoDeviceError, calls_for, measure
+
 BLOCK_BYTES = 2**20
 PING_BYTES = 64
 INTERVAL = "0.2"
@@ -61,11 +61,6 @@ def repeat_seconds(
     return [_timed(operation, calls) / calls for _ in range(repeats)]
 
 
-def calls_for(seconds: float, least_seconds: float) -> int:
-    """Return how many calls of this length make a repeat of the least length."""
-    return max(1, math.ceil(least_seconds / max(seconds, 1e-9)))
-
-
 def _timed(operation: Callable[[], object], calls: int) -> float:
     started = time.perf_counter()
     for _ in range(calls):
@@ -84,6 +79,16 @@ def node(specification: Mapping[str, Any]) -> dict[str, Any]:
         # Before torch: a small process starts others as a shell would.
         values["process_launch_seconds"] = process_launch()
         values["disk_read_bytes_per_second"], notes["disk_read"] = disk_read(specification["directory"])
+    found: dict[str, Any] = {"values": values, "notes": notes, "collectives": [], "device": None, "torch": None}
+    if specification.get("device"):
+        _by_torch(specification, found)
+    elif specification["measure"]:
+        _by_the_engine(specification, found)
+    return found
+
+
+def _by_torch(specification: Mapping[str, Any], found: dict[str, Any]) -> None:
+    """Add what the engine's torch measures on the device of the engine map, never on another."""
     cores = specification["cores"]
     # Read when torch's libraries are loaded.
     os.environ["OMP_NUM_THREADS"] = str(cores)
@@ -92,14 +97,37 @@ def node(specification: Mapping[str, Any]) -> dict[str, Any]:
     import torch
 
     torch.set_num_threads(cores)
+    found["torch"] = torch.__version__
+    try:
+        device = Device(torch, specification["device"])
+    except NoDeviceError as error:
+        found["notes"]["accelerator"] = f"not measured: {error}"
+        if specification["collectives"]:
+            raise  # the other ranks would wait for this one
+        return
+    found["device"] = {"kind": device.kind, "name": device.name, "by": f"torch {torch.__version__}"}
     with torch.inference_mode():
         if specification["measure"]:
-            values["memory_read_bytes_per_second"] = memory_read(torch)
-            values["gemm_bf16_flops_per_second"] = matrix_multiply(torch, torch.bfloat16)
-            values["gemm_f32_flops_per_second"] = matrix_multiply(torch, torch.float32)
-            values["kernel_dispatch_seconds"] = kernel_dispatch(torch)
-        collectives = [collective(torch, each) for each in specification["collectives"]]
-    return {"values": values, "notes": notes, "collectives": collectives, "torch": torch.__version__}
+            values, notes = measure(device)
+            found["values"].update(values)
+            found["notes"].update(notes)
+        found["collectives"] = [collective(device, each) for each in specification["collectives"]]
+
+
+def _by_the_engine(specification: Mapping[str, Any], found: dict[str, Any]) -> None:
+    """Add what the engine's own bench measures, or a note on why nothing measures the accelerator."""
+    bench = specification.get("bench")
+    if not bench:
+        found["notes"]["accelerator"] = "not measured: the engine has neither torch for it nor a bench of its own"
+        return
+    try:
+        measured = engine_bench.run(bench["argv"], os.environ, bench["seconds"], bench.get("host", False))
+    except engine_bench.NotMeasuredError as error:
+        found["notes"]["accelerator"] = f"not measured: {error}"
+        return
+    found["values"].update(measured["values"])
+    found["notes"].update(measured["notes"])
+    found["device"] = measured["device"]
 
 
 def process_launch() -> list[float]:
@@ -169,61 +197,11 @@ def _read_repeats(descriptor: int, size: int, buffer: mmap.mmap, drop: bool, sec
     return rates
 
 
-def memory_read(torch: Any) -> list[float]:
-    """Return bytes per second that a reduction reads from memory the caches cannot hold."""
-    size = array_bytes(last_cache_bytes(), available_bytes())
-    array = torch.ones(size // 4, dtype=torch.float32)
-    return [size / seconds for seconds in repeat_seconds(array.sum)]
-
-
-def array_bytes(cache_bytes: int, free_bytes: int) -> int:
-    """Return a size several times the last cache, at least 256 MiB, at most a quarter of what is free."""
-    return min(max(256 * 2**20, 4 * cache_bytes), 4 * 2**30, max(64 * 2**20, free_bytes // 4)) // 64 * 64
-
-
-def last_cache_bytes(root: str = "/sys/devices/system/cpu/cpu0/cache") -> int:
-    """Return the size of the largest cache of a core, 0 when the kernel does not list them."""
-    sizes = [0]
-    if os.path.isdir(root):
-        for index in os.listdir(root):
-            with contextlib.suppress(OSError, ValueError, KeyError):
-                with open(os.path.join(root, index, "size"), encoding="ascii") as file:
-                    text = file.read().strip()
-                sizes.append(int(text[:-1]) * {"K": 2**10, "M": 2**20, "G": 2**30}[text[-1]])
-    return max(sizes)
-
-
-def available_bytes() -> int:
-    """Return the memory that is free to use without swapping."""
-    with open("/proc/meminfo", encoding="ascii") as file:
-        found = next(line for line in file if line.startswith("MemAvailable:"))
-    return int(found.split()[1]) * 1024
-
-
-def matrix_multiply(torch: Any, dtype: Any) -> list[float]:
-    """Return floating point operations per second of square products that take 50 to 200 ms."""
-    size, seconds = 128, 0.0
-    while seconds < 0.04 and size < 8192:
-        size *= 2
-        left, right = (torch.randn(size, size).to(dtype) for _ in range(2))
-        product = torch.empty(size, size, dtype=dtype)
-        torch.mm(left, right, out=product)
-        seconds = _timed(functools.partial(torch.mm, left, right, out=product), 1)
-    repeats = [_timed(lambda: torch.mm(left, right, out=product), 1) for _ in range(REPEATS)]
-    return [2 * size**3 / seconds for seconds in repeats]
-
-
-def kernel_dispatch(torch: Any) -> list[float]:
-    """Return seconds of an operation with next to nothing to compute."""
-    one = torch.ones(1)
-    return repeat_seconds(lambda: torch.add(one, one, out=one))
-
-
 # Collectives -----------------------------------------------------------------------------
 
 
-def collective(torch: Any, specification: Mapping[str, Any]) -> dict[str, Any]:
-    """Time one kind of message over all ranks; return seconds of each repeat by message size."""
+def collective(device: Device, specification: Mapping[str, Any]) -> dict[str, Any]:
+    """Time one kind of message over all ranks, on the device's memory; return seconds of each repeat by size."""
     import datetime
 
     import torch.distributed as distributed
@@ -242,10 +220,10 @@ def collective(torch: Any, specification: Mapping[str, Any]) -> dict[str, Any]:
         sizes = {}
         for size in specification["sizes_bytes"]:
             # bfloat16, as the engine sends its activations.
-            tensor = torch.ones(size // 2, dtype=torch.bfloat16)
+            tensor = device.torch.ones(size // 2, dtype=device.torch.bfloat16, device=device.kind)
             operation, messages = _message(distributed, specification["kind"], tensor, rank)
-            sizes[str(size)] = [each / messages for each in _agreed_repeats(torch, distributed, operation, rank)]
-        distributed.barrier()
+            sizes[str(size)] = [each / messages for each in _agreed_repeats(device, distributed, operation, rank)]
+        _meet(device, distributed)
         return {"kind": specification["kind"], "rank": rank, "sizes": sizes}
     finally:
         distributed.destroy_process_group()
@@ -267,22 +245,39 @@ def _message(distributed: Any, kind: str, tensor: Any, rank: int) -> tuple[Calla
 
 
 def _agreed_repeats(
-    torch: Any, distributed: Any, operation: Callable[[], object], rank: int, budget_seconds: float = 0.7
+    device: Device, distributed: Any, operation: Callable[[], object], rank: int, budget_seconds: float = 0.7
 ) -> list[float]:
     """Repeat as often as rank 0 decides; other ranks must make exactly as many calls."""
-    operation()
-    distributed.barrier()
-    seconds = _timed(operation, 1)
+
+    def timed(calls: int) -> float:
+        device.wait()
+        started = time.perf_counter()
+        for _ in range(calls):
+            operation()
+        # A collective is queued like any other work: its end is what counts.
+        device.wait()
+        return time.perf_counter() - started
+
+    timed(1)
+    _meet(device, distributed)
+    seconds = timed(1)
     calls = calls_for(seconds, REPEAT_SECONDS)
     repeats = repeats_for(seconds * calls, budget_seconds)
-    agreed = torch.tensor([calls, repeats], dtype=torch.int64)
+    agreed = device.torch.tensor([calls, repeats], dtype=device.torch.int64, device=device.kind)
     distributed.broadcast(agreed, 0)
     calls, repeats = (int(value) for value in agreed)
     found = []
     for _ in range(repeats):
-        distributed.barrier()
-        found.append(_timed(operation, calls) / calls)
+        _meet(device, distributed)
+        found.append(timed(calls) / calls)
     return found if rank == 0 else []
+
+
+def _meet(device: Device, distributed: Any) -> None:
+    """Return when all ranks are here and their devices have nothing left to do."""
+    # Not the barrier: some backends want to be told a device for it.
+    distributed.all_reduce(device.torch.ones(1, device=device.kind))
+    device.wait()
 
 
 def repeats_for(seconds: float, budget_seconds: float) -> int:
