@@ -11,7 +11,7 @@ from rich.table import Table
 from cli.completion import node_names
 from cli.control import Control, ControlError, Progress, connect
 from cli.options import DEFAULT_LAB, DEFAULT_PROFILE, JsonOption, LabOption, ProfileOption
-from cli.output import Step, console, emit, fail, out, step
+from cli.output import Step, console, emit, fail, out, plain, step
 
 
 @contextlib.contextmanager
@@ -213,7 +213,7 @@ def logs(
             console.print(f"{node} has started no worker yet")
         for name, content in found.items():
             out.rule(name)
-            typer.echo("\n".join(content))
+            plain("\n".join(content))
 
     emit({"node": node, "logs": found}, as_json, human)
 

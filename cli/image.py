@@ -13,7 +13,7 @@ from bottleneck.units import DURATION, size_text
 from cli.cluster import runner_step, shown
 from cli.control import ControlError, Progress, connect
 from cli.options import DEFAULT_LAB, DEFAULT_PROFILE, JsonOption, LabOption, ProfileOption
-from cli.output import USAGE, console, emit, fail, out
+from cli.output import USAGE, console, emit, fail, out, plain
 from netboot.image import operations
 from netboot.image.commands import BuildError
 from netboot.image.store import Store, StoreError
@@ -191,7 +191,7 @@ def show(
     images = images_of(profile, lab, store)
     if lock:
         lines = _ask(images, "Reading the image", "image.lock", {"image": image})
-        emit(lines, as_json, lambda: typer.echo("\n".join(lines["lines"])))
+        emit(lines, as_json, lambda: plain("\n".join(lines["lines"])))
         return
     found = _ask(images, "Reading the image", "image.show", {"image": image, "verify": verify})
 

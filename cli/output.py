@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import typer
-from rich.console import Console
 
 from cli import SCHEMA_VERSION
+from cli.safe_console import SafeConsole, visible
 
-console = Console(stderr=True, highlight=False)
-out = Console(highlight=False)
+console = SafeConsole(stderr=True, highlight=False)
+out = SafeConsole(highlight=False)
 
 FAILED, USAGE, UNREACHABLE = 1, 2, 4
 
@@ -24,6 +24,11 @@ def emit(data: Any, as_json: bool, human: Callable[[], None]) -> None:
         return
     document = data if isinstance(data, dict) else {"items": data}
     typer.echo(json.dumps({"schema": SCHEMA_VERSION, **document}, indent=2, default=str))
+
+
+def plain(text: str, nl: bool = True) -> None:
+    """Print a text on stdout as it is, but for what a terminal would obey."""
+    typer.echo(visible(text), nl=nl)
 
 
 def fail(message: str, next_command: str | None = None, code: int = FAILED) -> NoReturn:
@@ -49,7 +54,7 @@ class Step:
 def step(title: str) -> Iterator[Step]:
     """Show a spinner while the block runs, then how long it took; plain lines without a terminal."""
     started = time.monotonic()
-    status = console.status(title) if console.is_terminal else None
+    status = console.status(console.render_str(title)) if console.is_terminal else None
     last = ""
 
     def show(text: str) -> None:
@@ -58,7 +63,7 @@ def step(title: str) -> Iterator[Step]:
             return
         last = text
         if status:
-            status.update(f"{title}  [dim]{_escape(text)}[/]")
+            status.update(console.render_str(f"{title}  [dim]{_escape(text)}[/]"))
         else:
             console.print(f"  {_escape(text)}", style="dim")
 

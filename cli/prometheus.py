@@ -8,7 +8,7 @@ import typer
 from bottleneck.plan import prometheus
 from bottleneck.profile import Profile, ProfileError, find_profile, load_profile
 from cli.options import DEFAULT_PROFILE, ProfileOption
-from cli.output import USAGE, console, fail
+from cli.output import USAGE, console, fail, plain
 
 app = typer.Typer()
 
@@ -26,7 +26,7 @@ def _profile(name: str) -> Profile:
 
 def _give(text: str, output: Path | None) -> None:
     if output is None:
-        typer.echo(text, nl=False)
+        plain(text, nl=False)
         return
     try:
         output.write_text(text, encoding="utf-8")

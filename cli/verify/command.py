@@ -19,7 +19,7 @@ from bottleneck.json_numbers import finite
 from cli.cluster import deploy_model, undeploy_model
 from cli.control import Control, connect
 from cli.options import DEFAULT_LAB, DEFAULT_PROFILE, JsonOption, LabOption, ProfileOption
-from cli.output import USAGE, console, emit, fail, out
+from cli.output import USAGE, console, emit, fail, out, plain
 from cli.verify import judging, tables
 from cli.verify import upgrades as upgrade_cases
 from cli.verify.groups import Group, dealt
@@ -142,7 +142,7 @@ def _judge(folder: Path, again: bool, as_json: bool) -> None:
     found = figures(judging.judged(trials, answers))
 
     def human() -> None:
-        typer.echo(tables.whole(found))
+        plain(tables.whole(found))
 
     emit(document(found), as_json, human)
 
@@ -181,7 +181,7 @@ def _list(chosen: Sequence[Group | Upgrade], as_json: bool) -> None:
         for one in chosen
     ]
     lines = [f"{row['name']}: {row['runs']} runs, {row['seconds']} s" if "runs" in row else row["name"] for row in rows]
-    emit({"groups": rows}, as_json, lambda: typer.echo("\n".join(lines)))
+    emit({"groups": rows}, as_json, lambda: plain("\n".join(lines)))
 
 
 def _set_aside(lab: str, text: str) -> None:
@@ -226,4 +226,4 @@ def _upgrade_all(
     text = upgrade_cases.markdown(found)
     record.path.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     record.path.with_suffix(".md").write_text(text, encoding="utf-8")
-    emit({"seed": seed, **found}, as_json, lambda: typer.echo(text))
+    emit({"seed": seed, **found}, as_json, lambda: plain(text))
