@@ -13,7 +13,6 @@ import contextlib
 import json
 import logging
 import math
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -25,10 +24,11 @@ from bottleneck.profile import Profile, load_profile
 from bottleneck.telemetry import batch_checks, cluster_state, exporter
 from bottleneck.telemetry.store import Store, StoreDamagedError, StoreError, StoreUnavailableError
 from bottleneck.telemetry.store_recovery import open_or_begin_anew, set_aside
+from control import http_server
 from netboot.boot.rate_limit import Budget
 
 try:
-    from prometheus_client import CollectorRegistry, make_wsgi_app, start_http_server
+    from prometheus_client import CollectorRegistry, make_wsgi_app
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
     HAS_CLIENT = True
@@ -120,6 +120,7 @@ class Collector:
         self._pruned = 0.0
         self._listen: tuple[str, int] | None = None
         self._served = 0.0
+        self._server: http_server.BoundedServer | None = None
         self._bus: Any = None
         self._client: Any = None
         self._ticked = 0.0
@@ -282,15 +283,16 @@ class Collector:
         address, port = self._listen
         registry = CollectorRegistry()
         registry.register(self)
+        metrics = make_wsgi_app(registry)
         try:
-            server, _ = start_http_server(port, address, registry)
+            self._server = http_server.serve(
+                address, port, lambda environment, respond: self._respond(metrics, environment, respond)
+            )
         except OSError as error:
             log.error("The exporter cannot listen on %s:%s: %s", address, port, error)
             return
-        metrics = make_wsgi_app(registry)
-        server.set_app(lambda environment, respond: self._respond(metrics, environment, respond))
         self._listen = None
-        log.info("The exporter listens on %s:%s (%d threads)", address, port, threading.active_count())
+        log.info("The exporter listens on %s:%s", address, port)
 
     def _respond(
         self, metrics: Callable[..., Iterable[bytes]], environment: Mapping[str, Any], respond: Callable[..., Any]
