@@ -59,7 +59,7 @@ def rooms(root: Path = ROOT) -> list[Room]:
     shared = {path.stem: "_utils" for path in (root / "_utils").glob("*.py")}
     others = []
     for name, only in loader.items():
-        own = {path.stem for path in (root / name).glob("*.py")}
+        own = {path.stem for path in (root / name).glob("*.py")} | {Path(name).name}
         others.append(Room(name, _imports(root / name, own, shared), only=frozenset(only)))
     return packages + others
 
