@@ -53,7 +53,6 @@ class FakePipeline:
         self.stepping = threading.Event()
         self.broken: str | None = None
         self.refused: str | None = None
-        self.cancelled: list[int] = []
         self.most_together = 0
         self._sequences: dict[int, _Sequence] = {}
         self._scheduled = 0
@@ -64,7 +63,6 @@ class FakePipeline:
         self._sequences[request] = _Sequence(tokens, sampling, len(tokens))
 
     def cancel(self, request: int) -> None:
-        self.cancelled.append(request)
         self._sequences.pop(request, None)
 
     def step(self) -> None:
@@ -85,6 +83,11 @@ class FakePipeline:
             if not sequence.left:
                 sequence.news.append((sum(sequence.tokens) + sequence.made) % VOCABULARY)
                 sequence.made += 1
+
+    @property
+    def held(self) -> int:
+        """Requests that it has and that have not ended."""
+        return len(self._sequences)
 
     def news(self) -> tuple[list[Progress], list[int]]:
         found = []
