@@ -6,6 +6,7 @@ nodes' modules; measures and decides nothing itself.
 """
 
 import json
+import logging
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ from salt.exceptions import CommandExecutionError
 from bottleneck.plan.nodes import deployment_record as plan_deployment
 from bottleneck.profile import ProfileError
 from bottleneck.profile.hardware_checks import refuse_open
-from control import records
+from control import node_starts, records
 from control.nodes import Nodes, engine_slice, progress
 from netboot.boot import command_queue
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from loader_dunders import __opts__
 
     from bottleneck.profile import Profile
+
+log = logging.getLogger(__name__)
 
 POLL_SECONDS = 2.0
 # A minion beside a busy engine takes its time.
@@ -69,12 +72,20 @@ def apply(test: bool = False, states: str | None = None, only: list[str] | None 
     nodes = Nodes(__opts__)
     if not test:
         _refuse_open(nodes.profile)
-    return _apply(nodes, list(only or nodes.names), test, states)
+    names = list(only or nodes.names)
+    if test:
+        return _apply(nodes, names, True, states)
+    # The reactor may be configuring a node that has just come up: that is waited for.
+    with node_starts.alone(__opts__, names):
+        return _apply(nodes, names, False, states)
 
 
 def node_started(minion: str) -> dict[str, Any]:
     """
     Configure a node that has just come up (called by the reactor; touches no keys).
+
+    The event is any minion's to send: the node is configured once after each boot that the
+    boot service has on record, and where it keeps none, at most three times in ten minutes.
 
     CLI Example:
 
@@ -88,8 +99,16 @@ def node_started(minion: str) -> dict[str, Any]:
         return {"applied": False, "reason": f"{minion} is not a node of this profile"}
     if not __opts__.get("cluster_apply_on_start", True):
         return {"applied": False, "reason": "cluster_apply_on_start is off"}
-    results = _apply(nodes, names, False, None)
-    return {"applied": True, "failed": [name for name, result in results.items() if result["failed"]]}
+    (name,) = names
+
+    def apply() -> dict[str, Any]:
+        results = _apply(nodes, names, False, None)
+        return {"failed": [name for name, result in results.items() if result["failed"]]}
+
+    outcome = node_starts.act_on(__opts__, name, nodes.profile.boot is not None, time.time(), apply)
+    if not outcome["applied"]:
+        log.info("A start of %s led to nothing: %s", name, outcome["reason"])
+    return dict(outcome)
 
 
 def deploy(
@@ -337,7 +356,7 @@ def _apply(nodes: Nodes, names: Sequence[str], test: bool, states: str | None) -
         raise CommandExecutionError(
             f"{', '.join(silent)} did not answer in {PING_SECONDS} s: is the minion up? (cluster status)"
         )
-    # The reactor may be configuring a node that has just come up: wait for it, do not fail.
+    # Another may have given the minion a state to apply, as a person with Salt's own command: wait for it, do not fail.
     keywords: dict[str, Any] = {"test": bool(test), "state_events": True, "queue": True}
     if states:
         # Only a highstate brings our modules to the node by itself.
