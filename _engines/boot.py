@@ -92,7 +92,7 @@ async def _run(settings: "Settings", images: pathlib.Path, dhcp_log: pathlib.Pat
         keys=SaltKeys(__opts__),
         connection=master.connection,
         alive=master.alive,
-        neighbour=kernel_tables.neighbour_mac,
+        mac_of=kernel_tables.mac_of,
         announce=master.announce,
     )
     master.service = service

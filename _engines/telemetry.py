@@ -234,7 +234,7 @@ class Collector:
         while self._asked:
             self._apply(cluster_state.Asked(now, self._asked.popleft()))
         self._apply(cluster_state.Tick(now))
-        stored = cluster_state.to_tell(self.state, now)
+        stored = cluster_state.to_acknowledge(self.state, now)
         if stored:
             self._acknowledge(stored, now)
         if now - self._pruned >= PRUNE_SECONDS:

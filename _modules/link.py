@@ -149,9 +149,9 @@ def configure_mesh(
     for peer, cable in sorted(peers.items()):
         _ip("link", "set", "dev", cable, "mtu", str(mtu), "up")
         _ip("route", "replace", f"{peer}/32", "dev", cable, "scope", "link", "src", address)
-    for far, neighbour in sorted((through or {}).items()):
-        cable = peers[neighbour]
-        _ip("route", "replace", f"{far}/32", "via", neighbour, "dev", cable, "onlink", "src", address)
+    for far, next_hop in sorted((through or {}).items()):
+        cable = peers[next_hop]
+        _ip("route", "replace", f"{far}/32", "via", next_hop, "dev", cable, "onlink", "src", address)
     for cable in sorted(set(peers.values())) if through else ():
         _forwarding(cable).write_text("1\n")
     return mesh(interface)

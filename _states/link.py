@@ -88,9 +88,9 @@ def meshed(
         if routes.get(peer) != interface:
             changes[peer] = {"old": routes.get(peer), "new": interface}
     ways = __salt__["link.through"](name) if seen and through else {}
-    for far, neighbour in sorted(through.items()):
-        if ways.get(far) != neighbour:
-            changes[far] = {"old": ways.get(far), "new": f"through {neighbour}"}
+    for far, next_hop in sorted(through.items()):
+        if ways.get(far) != next_hop:
+            changes[far] = {"old": ways.get(far), "new": f"through {next_hop}"}
     for interface in cables if through else ():
         if not __salt__["link.forwards"](interface):
             changes.setdefault(interface, {"old": {"forwards": False}, "new": {"forwards": True}})

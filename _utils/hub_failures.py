@@ -152,7 +152,7 @@ RULES = (
 )
 
 # What stands between a program and the hub; before the hub's own answers, which it may quote.
-BETWEEN = (
+ON_THE_WAY = (
     Rule(
         "hub_certificate",
         Rank.CAUSE,
@@ -206,7 +206,7 @@ NETWORK = (
 HUB = Rules(
     (
         *(rule for rule in PROCESS_RULES if rule.name in ("disk_full", "read_only_files", "not_permitted", "killed")),
-        *BETWEEN,
+        *ON_THE_WAY,
         *RULES,
         *NETWORK,
         *(rule for rule in PROCESS_RULES if rule.name not in ("peer_unreachable", "no_route", "name_unknown")),

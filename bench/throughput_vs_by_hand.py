@@ -68,11 +68,11 @@ def main() -> None:
     )
     lab.run("undeploy")
     chooser = random.Random(options.seed)
-    said = {"deployment": options.deployment, "watched": options.watched, "point": point.to_json()}
+    described = {"deployment": options.deployment, "watched": options.watched, "point": point.to_json()}
     rounds = []
     for number in range(options.rounds):
         rounds.append(one_round(lab, options, point, chooser, number))
-        document = {**said, "rounds": rounds, "ratio": ratio_over_rounds(rounds)}
+        document = {**described, "rounds": rounds, "ratio": ratio_over_rounds(rounds)}
         if options.output:
             write(document, options.output)
     pairs = [pair for each in rounds for pair in each["pairs"]]

@@ -54,12 +54,12 @@ def plain(sweep: Sweep, points: int, seed: int) -> tuple[float, float]:
     chosen, others = ([sweep.points[index] for index in part] for part in (order[:points], order[points:]))
     errors = []
     for index, name in enumerate(("prefill_seconds", "decode_step_seconds")):
-        measured, held = (np.array([getattr(point, name) for point in part]) for part in (chosen, others))
+        measured, unseen = (np.array([getattr(point, name) for point in part]) for part in (chosen, others))
         columns = features(chosen, sweep.output_tokens)[index] / measured[:, None]
         scale = columns.max(axis=0)
         weights, _ = optimize.nnls(columns / scale, np.ones(len(chosen)))
         predicted = features(others, sweep.output_tokens)[index] @ (weights / scale)
-        errors.append(float(np.abs(predicted / held - 1).mean()))
+        errors.append(float(np.abs(predicted / unseen - 1).mean()))
     return errors[1], errors[0]
 
 

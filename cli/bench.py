@@ -45,12 +45,12 @@ def record_run(control: Control, settings: dict[str, Any] | None = None, title: 
         Arguments of the `bench.run` runner: deployment, concurrency, rate, input_tokens, output_tokens, requests,
         seed, note, warmup, probe.
     """
-    told: dict[str, Any] = {}
+    reported: dict[str, Any] = {}
     try:
         with runner_step(title or "Sending the workload") as current:
-            result: dict[str, Any] = control.runner("bench.run", settings or {}, _follow(current, told))
+            result: dict[str, Any] = control.runner("bench.run", settings or {}, _follow(current, reported))
     except (KeyboardInterrupt, typer.Exit):
-        _keep_partial(control, told)
+        _keep_partial(control, reported)
         raise
     folder = runs_directory() / str(result["run"])
     with runner_step("Fetching the run", f"cluster bench{control.options}"):
@@ -173,27 +173,27 @@ def _latency(values: dict[str, float] | None) -> str:
     return f"{duration_text(values['median'])} [dim]({duration_text(values['p99'])})[/]" if values else "-"
 
 
-def _follow(current: Step, told: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
+def _follow(current: Step, reported: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
     """Return a callback that shows a bench's progress and notes which run it is."""
 
     def follow(report: dict[str, Any]) -> None:
         if "run" in report:
-            told.update(report)
+            reported.update(report)
         else:
             current.detail(f"{report['stage']}: {report['detail']}")
 
     return follow
 
 
-def _keep_partial(control: Control, told: dict[str, Any]) -> None:
+def _keep_partial(control: Control, reported: dict[str, Any]) -> None:
     """Fetch what a run that was cut short left, if it came so far."""
-    if "run" not in told:
+    if "run" not in reported:
         return
-    folder = runs_directory() / str(told["run"])
+    folder = runs_directory() / str(reported["run"])
     try:
-        control.fetch(told["folder"], folder)
+        control.fetch(reported["folder"], folder)
     except (ControlError, OSError) as error:
-        console.print(f"[yellow]note:[/] what there was of run {told['run']} could not be fetched: {error}")
+        console.print(f"[yellow]note:[/] what there was of run {reported['run']} could not be fetched: {error}")
         return
     console.print(f"kept what there is, as a partial run: {folder}", soft_wrap=True)
     with contextlib.suppress(RunError):

@@ -101,7 +101,7 @@ def demo(
         if not keep:
             with story.chapter("lab down"), step("Taking everything down"):
                 lab_module.down(DEMO_LAB)
-    _tell(story, report, time.monotonic() - started)
+    _summarize(story, report, time.monotonic() - started)
 
 
 def _measure_twice(control: Control, story: Story, throttled_rate: float, rate: str) -> None:
@@ -134,7 +134,7 @@ def _bench(control: Control, story: Story, title: str, requests: int) -> None:
     show_verdict(recorded.verdict)
 
 
-def _tell(story: Story, report: Path, seconds: float) -> None:
+def _summarize(story: Story, report: Path, seconds: float) -> None:
     """Print what was seen, and fail when the verdict did not turn to the link."""
     table = Table("run", "output tokens/s", "first token", "per token", "verdict", "confidence", title="What was seen")
     for title, recorded in story.runs:

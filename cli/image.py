@@ -61,9 +61,9 @@ class Here:
         if function == "image.build":
             started = time.monotonic()
 
-            def report(said: dict[str, object]) -> None:
+            def report(progress: dict[str, object]) -> None:
                 if on_progress:
-                    on_progress({**said, "node": "", "seconds": round(time.monotonic() - started, 1)})
+                    on_progress({**progress, "node": "", "seconds": round(time.monotonic() - started, 1)})
 
             return operations.build(store, self.profile, report, **given)
         if function == "image.list":

@@ -82,14 +82,14 @@ def _nodes(nodes: dict[str, Any], width: int) -> RenderableType:
         used = "-"
         if total and free is not None:
             used = f"{size_text(total - free)} of {size_text(total)}" if wide else _share(1 - free / total)
-        held = isinstance(throttled, int | float) and throttled > 0.01
+        limited = isinstance(throttled, int | float) and throttled > 0.01
         rows.append(
             [
                 Text(name, style="bold"),
                 _share(busy),
                 _meter(busy, 16 if wide else 6),
                 _share(node.get("pressure_cpu_ratio")),
-                Text(_share(throttled), style="red" if held else ""),
+                Text(_share(throttled), style="red" if limited else ""),
                 used,
             ]
         )

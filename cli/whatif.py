@@ -174,7 +174,7 @@ def _from_runs(names: Sequence[str]) -> _Start:
     except SweepError as error:
         fail(str(error), "cluster run list")
     calibration = known.calibration()
-    return _Start(known.base, calibration, (*known.notes, *_doubts(calibration)))
+    return _Start(known.base, calibration, (*known.notes, *_calibration_notes(calibration)))
 
 
 def _from_sweep(path: Path, ceilings: Path | None, base: str | None) -> _Start:
@@ -183,7 +183,7 @@ def _from_sweep(path: Path, ceilings: Path | None, base: str | None) -> _Start:
     middle = sorted(sweep.points, key=lambda point: (point.batch * point.prompt, point.batch))[len(sweep.points) // 2]
     batch, prompt = (middle.batch, middle.prompt) if base is None else _pair(base)
     start = Scenario(sweep.served, accelerator, WHOLE, 1, batch, prompt, sweep.output_tokens)
-    return _Start(start, calibration, (*sweep.notes, *_doubts(calibration)))
+    return _Start(start, calibration, (*sweep.notes, *_calibration_notes(calibration)))
 
 
 def _pair(text: str) -> tuple[int, int]:
@@ -193,7 +193,7 @@ def _pair(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def _doubts(calibration: Calibration) -> list[str]:
+def _calibration_notes(calibration: Calibration) -> list[str]:
     if calibration.scale < _BAD_FIT:
         return []
     return [

@@ -76,9 +76,9 @@ def write_layer(spec: NodeSpec, files: Mapping[str, tuple[str, int]]) -> None:
         relative = path.relative_to(upper)
         host = Path("/") / relative
         if path.is_dir() and host.is_dir() and not f"/{relative}".startswith(HIDDEN):
-            held = host.stat()
-            os.chown(path, held.st_uid, held.st_gid)
-            path.chmod(held.st_mode & 0o7777)
+            attributes = host.stat()
+            os.chown(path, attributes.st_uid, attributes.st_gid)
+            path.chmod(attributes.st_mode & 0o7777)
 
 
 def start(spec: NodeSpec, hierarchy: Hierarchy, deadline: float) -> int:
@@ -122,9 +122,9 @@ def start(spec: NodeSpec, hierarchy: Hierarchy, deadline: float) -> int:
     process.wait()
     assert process.stdout
     with process.stdout as stdout:
-        said = _first_words(stdout.fileno(), deadline)
-    if said.strip() != "ready":
-        raise LabError(f"could not start node {spec.name}: {said.strip() or 'it said nothing in time'}")
+        words = _first_words(stdout.fileno(), deadline)
+    if words.strip() != "ready":
+        raise LabError(f"could not start node {spec.name}: {words.strip() or 'it words nothing in time'}")
     found = find_init(hierarchy, spec.lab, spec.name)
     if found is None:
         raise LabError(f"node {spec.name} ended as soon as it had started")

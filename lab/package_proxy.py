@@ -41,8 +41,8 @@ def parse_request(head: bytes) -> tuple[str, str, int, str]:
 
 def origin_head(head: bytes, method: str, rest: str) -> bytes:
     """Return the head as the origin expects it: path only, one request per connection."""
-    between_hops = (b"proxy-", b"connection:")
-    lines = [line for line in head.split(b"\r\n")[1:] if line and not line.lower().startswith(between_hops)]
+    hop_by_hop = (b"proxy-", b"connection:")
+    lines = [line for line in head.split(b"\r\n")[1:] if line and not line.lower().startswith(hop_by_hop)]
     return b"\r\n".join([f"{method} {rest} HTTP/1.1".encode("latin-1"), *lines, b"Connection: close", b"", b""])
 
 

@@ -120,7 +120,7 @@ class ControlMachine:
         text = self.console.read_text(errors="replace") if self.console.exists() else ""
         return "soft lockup" in text or "self-detected stall" in text
 
-    def said(self) -> str:
+    def output_text(self) -> str:
         """Return the end of what it wrote to its console and what QEMU said."""
         texts = [path.read_text(errors="replace")[-1500:] for path in (self._log, self.console) if path.exists()]
         return "\n".join(texts)
@@ -148,17 +148,17 @@ def new_disk(debian: Path, disk: Path, authorized_keys: Path, host_key: Path) ->
     """Make the disk of a machine that was installed with an ssh key of its own and the laptop's public key."""
     copy_disk(debian / DISK, disk)
     # Written as root into the file system, without a mount.
-    orders = disk.with_suffix(".orders")
+    script = disk.with_suffix(".orders")
     files = {
         authorized_keys: "/root/.ssh/authorized_keys",
         host_key: "/etc/ssh/ssh_host_ed25519_key",
         host_key.with_suffix(".pub"): "/etc/ssh/ssh_host_ed25519_key.pub",
     }
-    orders.write_text("".join(f"write {path} {place}\n" for path, place in files.items()))
+    script.write_text("".join(f"write {path} {place}\n" for path, place in files.items()))
     try:
-        done = subprocess.run(["debugfs", "-w", "-f", orders, disk], capture_output=True, text=True, check=True)
+        done = subprocess.run(["debugfs", "-w", "-f", script, disk], capture_output=True, text=True, check=True)
     finally:
-        orders.unlink()
+        script.unlink()
     failed = [line for line in done.stderr.splitlines() if "File not found" in line or "already exists" in line]
     if failed:
         raise RuntimeError(f"the disk could not be written: {failed[0]}")

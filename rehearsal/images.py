@@ -53,8 +53,8 @@ def build_all(profile: Profile, say: Callable[[str], None]) -> tuple[Store, dict
         key = recipe_digest(recipe)
         if key not in known:
 
-            def report(said: dict[str, object], name: str = name) -> None:
-                say(f"{name} image: {said.get('detail') or said['stage']}")
+            def report(progress: dict[str, object], name: str = name) -> None:
+                say(f"{name} image: {progress.get('detail') or progress['stage']}")
 
             known[key] = build(recipe, store, report, profile=profile.name).digest
         digests[name] = known[key]

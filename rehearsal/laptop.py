@@ -110,7 +110,7 @@ class Laptop:
                 raise CommandError(f"{shown}: not within {timeout:.0f} s; {log.read()[-300:]}") from None
             log.write(f"{finished.stdout}= {finished.returncode}\n")
             log.seek(began)
-            said = [line for line in log.read().splitlines() if line.strip() and not line.startswith("= ")]
+            output = [line for line in log.read().splitlines() if line.strip() and not line.startswith("= ")]
         if finished.returncode not in expected:
-            raise CommandError(f"{shown} ended with status {finished.returncode}: {' '.join(said[-2:])[-600:]}")
+            raise CommandError(f"{shown} ended with status {finished.returncode}: {' '.join(output[-2:])[-600:]}")
         return finished.stdout

@@ -150,7 +150,7 @@ class Machine:
 
     def gave_up(self) -> bool:
         """Return whether its firmware has tried everything and waits for somebody to press a key."""
-        return self.uefi and "Shell>" in self.said()
+        return self.uefi and "Shell>" in self.output_text()
 
     def power_cycle(self) -> None:
         """Switch it off and on, as whoever stands before it would."""
@@ -164,7 +164,7 @@ class Machine:
             end(self._process, patience=5.0)
             self._process = None
 
-    def said(self) -> str:
+    def output_text(self) -> str:
         """Return what it wrote to its serial line."""
         return self.console.read_text(errors="replace") if self.console.exists() else ""
 

@@ -97,7 +97,7 @@ class Rehearsal:
 
     def _answers(self) -> bool:
         if not self.control.runs():
-            raise CommandError(f"the machine has ended: {self.control.said()}")
+            raise CommandError(f"the machine has ended: {self.control.output_text()}")
         probe = f"import socket; print(socket.create_connection(('{CONTROL_ADDRESS}', 22), 5).recv(4))"
         return "SSH-" in self.laptop.network.run(sys.executable, "-c", probe, check=False).stdout
 
@@ -107,27 +107,27 @@ class Rehearsal:
 
     def boot_kept(self) -> str:
         """A control node that has been set up before boots; its key is made known."""
-        said = self.boot_control()
+        shown = self.boot_control()
         self.laptop.cluster("control", "trust", HOST, "--fingerprint", self._fingerprint(), timeout=2 * MINUTE)
         wait_for(self._services, 5 * MINUTE, "the control node's services are back", 5.0)
-        return said
+        return shown
 
     def init(self) -> str:
         """`cluster control init` over ssh."""
         trust = ("--fingerprint", self._fingerprint())
-        lost, said = 0, ""
+        lost, shown = 0, ""
         ends = (0, 1, 4)
-        while not said and lost <= LOST_CONNECTIONS:
-            said = self.laptop.cluster("control", "init", HOST, *trust, "--json", timeout=30 * MINUTE, expected=ends)
-            if not said:
+        while not shown and lost <= LOST_CONNECTIONS:
+            shown = self.laptop.cluster("control", "init", HOST, *trust, "--json", timeout=30 * MINUTE, expected=ends)
+            if not shown:
                 # A machine that this one gives no time to for 15 s looks gone; the remedy is to do it again.
                 lost += 1
                 wait_for(self._answers, 6 * MINUTE, "the control node answers ssh again", 2.0)
-        if not said:
+        if not shown:
             raise CommandError(
                 f"it ended {lost} times without a result, as when the connection is lost; the log says how"
             )
-        found = json.loads(said)
+        found = json.loads(shown)
         if found["failed"]:
             raise CommandError("; ".join(f"{state['id']}: {state['comment']}" for state in found["failed"]))
         again = f", after {lost} lost connections" if lost else ""
@@ -200,19 +200,19 @@ class Rehearsal:
         return found
 
     def _until_stage(self, stage: str, seconds: float) -> None:
-        said = ""
+        shown = ""
 
         def reached() -> bool:
-            nonlocal said
+            nonlocal shown
             for machine in self.nodes.values():
                 if machine.gave_up():
                     # Under emulation the firmware's TFTP times out now and then; nothing of ours runs by then.
                     machine.power_cycle()
             view = self._view()
-            said = ", ".join(f"{name}: {node['stage'] or 'nothing'}" for name, node in view.items())
+            shown = ", ".join(f"{name}: {node['stage'] or 'nothing'}" for name, node in view.items())
             stuck = [f"{name}: {node['stuck']['cause']}" for name, node in view.items() if node["stuck"]]
-            said = "; ".join([said, *stuck])
-            self.say(said)
+            shown = "; ".join([shown, *stuck])
+            self.say(shown)
             return all(
                 stage in [each["stage"] for each in (node["boot"] or {}).get("stages", [])] for node in view.values()
             )
@@ -220,15 +220,15 @@ class Rehearsal:
         try:
             wait_for(reached, seconds, f"both nodes reach {stage}", 5.0)
         except AssertionError as error:
-            raise CommandError(f"{error}; last seen: {said}") from None
+            raise CommandError(f"{error}; last seen: {shown}") from None
 
     def apply(self) -> str:
         """`cluster apply`, then Salt's own highstate through `cluster salt`, which changes nothing."""
         first = self.laptop.cluster_json("apply", timeout=15 * MINUTE)["nodes"]
         # Salt's own 5 s of patience are short for emulated machines.
         salt = ("salt", "--", "-t", "300", "*")
-        said = self.laptop.cluster(*salt, "state.apply", "--out=json", "--static", timeout=10 * MINUTE)
-        second = json.loads(said)
+        shown = self.laptop.cluster(*salt, "state.apply", "--out=json", "--static", timeout=10 * MINUTE)
+        second = json.loads(shown)
         if set(second) != set(NODES):
             raise CommandError(f"state.apply was answered by {sorted(second)}")
         changed = {
@@ -279,8 +279,8 @@ class Rehearsal:
 
     def explain(self) -> str:
         """Return what the machines said last."""
-        parts = [f"control: {self.control.said()[-1500:]}"] if hasattr(self, "control") else []
-        parts += [f"{name}: {machine.said()[-1200:]}" for name, machine in self.nodes.items()]
+        parts = [f"control: {self.control.output_text()[-1500:]}"] if hasattr(self, "control") else []
+        parts += [f"{name}: {machine.output_text()[-1200:]}" for name, machine in self.nodes.items()]
         return "\n".join(parts)
 
 

@@ -21,7 +21,7 @@ class Outcome:
     title: str
     seconds: float
     passed: bool
-    said: str
+    detail: str
 
 
 class Stages:
@@ -54,16 +54,16 @@ class Stages:
         console.print(f"[bold]{name}[/] {escape(title)} ...")
         started = time.monotonic()
         try:
-            said, passed = work(), True
+            detail, passed = work(), True
         except (Exception, subprocess.TimeoutExpired) as error:
-            said, passed = str(error) or type(error).__name__, False
+            detail, passed = str(error) or type(error).__name__, False
         except BaseException:
             self._outcomes.append(Outcome(title, time.monotonic() - started, False, "cut off"))
             raise
         seconds = time.monotonic() - started
-        self._outcomes.append(Outcome(title, seconds, passed, said))
+        self._outcomes.append(Outcome(title, seconds, passed, detail))
         mark = "[green]✓[/]" if passed else "[red]✗[/]"
-        console.print(f"{mark} {escape(name)} in {seconds:.0f} s: {escape(said)}", soft_wrap=True)
+        console.print(f"{mark} {escape(name)} in {seconds:.0f} s: {escape(detail)}", soft_wrap=True)
         return passed and name != self._until
 
     def show(self, seconds: float, log: Path) -> None:
@@ -72,7 +72,7 @@ class Stages:
         table.columns[2].justify = "right"
         for outcome in self._outcomes:
             mark = "[green]✓[/]" if outcome.passed else "[red]✗[/]"
-            table.add_row(outcome.title, mark, f"{outcome.seconds:.0f}", escape(outcome.said[:300]))
+            table.add_row(outcome.title, mark, f"{outcome.seconds:.0f}", escape(outcome.detail[:300]))
         out.print(table)
         out.print(
             f"{'failed' if self.failed else 'passed'} after {seconds / 60:.1f} minutes; every command is in {log}"

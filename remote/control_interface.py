@@ -167,7 +167,7 @@ class ProgressLines:
         self._on_progress = on_progress
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._rest = ""
-        self._said: list[str] = []
+        self._stderr: list[str] = []
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes."""
@@ -179,7 +179,7 @@ class ProgressLines:
         """Return the lines that were no progress reports."""
         self._take(self._rest)
         self._rest = ""
-        return self._said
+        return self._stderr
 
     def _take(self, line: str) -> None:
         if line.startswith(PROGRESS_MARK):
@@ -188,7 +188,7 @@ class ProgressLines:
                 if self._on_progress:
                     self._on_progress(report)
         elif line.strip():
-            self._said.append(line.rstrip())
+            self._stderr.append(line.rstrip())
 
 
 def _ended(running: Running, timeout: float | None) -> int:
@@ -212,7 +212,7 @@ def _text(data: bytes) -> str:
     return data.decode("utf-8", "replace")
 
 
-def _result(function: str, returncode: int, output: str, said: list[str]) -> Any:
+def _result(function: str, returncode: int, output: str, lines: list[str]) -> Any:
     try:
         result = json.loads(output) if output.strip() else None
     except ValueError:
@@ -220,12 +220,12 @@ def _result(function: str, returncode: int, output: str, said: list[str]) -> Any
     # Ours return data; a text is Salt's own complaint, which it ends with status 0 at times.
     if returncode == 0 and not isinstance(result, str):
         return result
-    raise ControlError(_sentence(result, said) or f"{function} ended with status {returncode}")
+    raise ControlError(_sentence(result, lines) or f"{function} ended with status {returncode}")
 
 
-def _sentence(result: Any, said: list[str]) -> str:
+def _sentence(result: Any, lines: list[str]) -> str:
     """Pick the reason out of what a failed runner printed."""
-    text = result if isinstance(result, str) else "\n".join(said)
+    text = result if isinstance(result, str) else "\n".join(lines)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     reasons = [line.split(": ", 1)[1] for line in lines if "CommandExecutionError: " in line]
     if reasons:

@@ -36,8 +36,8 @@ def run(argv: list[str], seconds: int = 20) -> tuple[int, str, str]:
 
 def is_ours(directory: Path) -> bool:
     """Tell whether the unit runs, and runs the master of our own environment."""
-    code, said, _ = run(["systemctl", "show", "--property=ActiveState", "--property=ExecStart", UNIT])
-    return code == 0 and "ActiveState=active" in said and f"path={directory}/venv/bin/salt-master " in said
+    code, output, _ = run(["systemctl", "show", "--property=ActiveState", "--property=ExecStart", UNIT])
+    return code == 0 and "ActiveState=active" in output and f"path={directory}/venv/bin/salt-master " in output
 
 
 def obstacle() -> str:
@@ -74,9 +74,9 @@ def restart(directory: Path) -> tuple[str, str]:
     if reason:
         return "busy", reason
     # The unit has started when the master listens, so this returns when it does, or when it will not.
-    code, said, complained = run(["systemctl", "restart", UNIT], RESTART_TIMEOUT_SECONDS)
+    code, output, complained = run(["systemctl", "restart", UNIT], RESTART_TIMEOUT_SECONDS)
     if code or not is_ours(directory):
-        lines = [*said.splitlines(), *complained.splitlines()] or [f"status {code}"]
+        lines = [*output.splitlines(), *complained.splitlines()] or [f"status {code}"]
         return "failed", lines[-1]
     return "restarted", ""
 
@@ -85,8 +85,8 @@ def fire(directory: Path, tag: str) -> bool:
     """Fire an event without data on the master's bus."""
     argv = [f"{directory}/venv/bin/salt-run", "--out=json", "--log-level=error", "event.send", tag]
     # On its error output Salt has more to say than errors.
-    code, said, _ = run(argv, EVENT_TIMEOUT_SECONDS)
-    return code == 0 and said.splitlines()[-1:] == ["true"]
+    code, output, _ = run(argv, EVENT_TIMEOUT_SECONDS)
+    return code == 0 and output.splitlines()[-1:] == ["true"]
 
 
 def main() -> None:

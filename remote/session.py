@@ -48,35 +48,35 @@ class MarkFilter:
 
     def __init__(self, mark: str, give: Callable[[bytes], None]) -> None:
         self._mark, self._give = mark.encode(), give
-        self._held = b""
+        self._pending = b""
         self.pid: int | None = None
         self.status: int | None = None
         self.started = threading.Event()
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes of the stream."""
-        self._held += data
+        self._pending += data
         while True:
-            before, found, after = self._held.partition(self._mark)
+            before, found, after = self._pending.partition(self._mark)
             if not found:
                 break
             line, newline, rest = after.partition(b"\n")
             if not newline:
                 self._pass_on(before)
-                self._held = found + after
+                self._pending = found + after
                 return
             self._pass_on(before)
             self._note(line)
-            self._held = rest
-        keep = next((n for n in range(len(self._mark) - 1, 0, -1) if self._held.endswith(self._mark[:n])), 0)
-        cut = len(self._held) - keep
-        self._pass_on(self._held[:cut])
-        self._held = self._held[cut:]
+            self._pending = rest
+        keep = next((n for n in range(len(self._mark) - 1, 0, -1) if self._pending.endswith(self._mark[:n])), 0)
+        cut = len(self._pending) - keep
+        self._pass_on(self._pending[:cut])
+        self._pending = self._pending[cut:]
 
     def close(self) -> None:
         """The stream has ended: pass on what was held back."""
-        self._pass_on(self._held)
-        self._held = b""
+        self._pass_on(self._pending)
+        self._pending = b""
 
     def _note(self, line: bytes) -> None:
         word, _, number = line.decode("ascii", "replace").strip().partition(" ")
@@ -164,7 +164,7 @@ class Session:
         self._unwatch()
         # ssh's background process may hold the stream open; the last line of ours ends it too.
         self._pump.join(1.0 if self._filter.status is not None else 5.0)
-        log = self._said()
+        log = self._log_text()
         if self._filter.status is not None:
             return self._filter.status
         raise _failure(self._target, code, log, started=self._filter.pid is not None)
@@ -204,7 +204,7 @@ class Session:
         self.process.kill()
         self.process.wait()
         self._unwatch()
-        self._said()
+        self._log_text()
 
     def follow(self) -> int:
         """Wait; Ctrl-C goes to the command, and the third one gives up on it."""
@@ -232,7 +232,7 @@ class Session:
             self._watch.wait()
             self._watch = None
 
-    def _said(self) -> str:
+    def _log_text(self) -> str:
         """Return what ssh itself said, and remove it."""
         try:
             return self._log.read_text(errors="replace").strip()

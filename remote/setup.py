@@ -55,8 +55,8 @@ def first_packages(target: Target) -> list[str]:
     except subprocess.TimeoutExpired:
         raise RemoteError(f"{target.host} did not install its packages in {FIRST_TIMEOUT_SECONDS:.0f} s") from None
     if finished.returncode:
-        said = finished.stderr.strip().splitlines() or ["it gave no reason"]
-        raise RemoteError(f"{target.host}: {said[-1]}", f"cluster control cmd -- apt-get update  (on {target.host})")
+        reasons = finished.stderr.strip().splitlines() or ["it gave no reason"]
+        raise RemoteError(f"{target.host}: {reasons[-1]}", f"cluster control cmd -- apt-get update  (on {target.host})")
     return finished.stdout.split()
 
 
@@ -90,13 +90,13 @@ def apply_states(target: Target, profile: str, test: bool, report: Report) -> di
     except BaseException:
         running.interrupt()
         raise
-    said = lines.close()
+    reasons = lines.close()
     try:
         returned = json.loads(output)["local"]
     except (ValueError, KeyError):
         returned = None
     if not isinstance(returned, dict):
-        reason = returned[0] if isinstance(returned, list) and returned else (said or [f"status {code}"])[-1]
+        reason = returned[0] if isinstance(returned, list) and returned else (reasons or [f"status {code}"])[-1]
         raise ControlError(f"the control node's states could not be applied: {reason}", "cluster control shell")
     return summary(returned)
 

@@ -91,8 +91,8 @@ def wait(pid: int, lifeline: bool) -> None:
 
 def main() -> None:
     """Start the command, wait for it, say how it ended."""
-    mark, held, path, *argv = sys.argv[1:]
-    lifeline = held == "1"
+    mark, has_lifeline, path, *argv = sys.argv[1:]
+    lifeline = has_lifeline == "1"
     if path:
         os.environ["PATH"] = f"{path}:{os.environ.get('PATH', '/usr/local/bin:/usr/bin:/bin')}"
     signal.signal(signal.SIGHUP, signal.SIG_IGN)

@@ -113,8 +113,8 @@ def _rsync(target: Target, folder: Path, destination: str, every_file: bool) -> 
         check=False,
     )
     if finished.returncode:
-        said = finished.stderr.strip().splitlines()
-        reason = next((line for line in said if "not found" in line), said[-1] if said else "it said nothing")
+        errors = finished.stderr.strip().splitlines()
+        reason = next((line for line in errors if "not found" in line), errors[-1] if errors else "it said nothing")
         hint = f"cluster control init {target.host}" if "not found" in reason else "cluster doctor"
         raise RemoteError(f"rsync to {target.host} ended with status {finished.returncode}: {reason}", hint)
 

@@ -11,7 +11,7 @@ from remote.session import Session
 from remote.target import Target
 from remote.tree import Difference
 
-_TAKEUP = Path(__file__).with_name("master_reload.py")
+_MASTER_RELOAD = Path(__file__).with_name("master_reload.py")
 PROFILE_CHANGED = "cluster/profile/changed"
 # What a running master has loaded: its engines, the runners that its reactor calls, what those import, the profile.
 # States, pillar, reactor and the nodes' modules are read anew at each use.
@@ -59,7 +59,7 @@ def take_up(target: Target, needed: Consequences) -> dict[str, Any]:
     """
     if not needed.restart and not needed.profile:
         return {"master": "untouched", "reason": "", "event": False}
-    source = _TAKEUP.read_text(encoding="utf-8")
+    source = _MASTER_RELOAD.read_text(encoding="utf-8")
     tag = PROFILE_CHANGED if needed.profile else ""
     errors = bytearray()
     argv = [PYTHON, "-I", "-S", "-c", source, target.directory, "1" if needed.restart else "0", tag]

@@ -51,7 +51,7 @@ class Bench:
     def __init__(self, folder: Path, images: bool = True, **boot: object) -> None:
         self.folder = folder
         self.keys = FakeKeys()
-        self.neighbours: dict[str, str] = {}
+        self.macs_seen: dict[str, str] = {}
         self.connections: dict[str, int] = {}
         self.alive: set[str] = set()
         self.master_down = False
@@ -101,7 +101,7 @@ class Bench:
                 keys=self.keys,
                 connection=self._connection,
                 alive=self._is_alive,
-                neighbour=self.neighbours.get,
+                mac_of=self.macs_seen.get,
                 announce=lambda tag, data: self.announced.append((tag, data)),
                 clock=lambda: self.now,
             )

@@ -49,9 +49,11 @@ class Boot:
 
     def claim(self, pub: str, **changed: str) -> dict[str, str]:
         """Return a claim; what is `changed` is what the proof is made over, too."""
-        said = {"boot": self.boot, "id": self.id, "mac": self.mac, "image": self.image, "pub": pub, **changed}
-        proof = claim_proof(self.nonce, said["boot"], said["id"], said["mac"], said["image"], said["pub"])
-        return {**said, "proof": changed.get("proof", proof)}
+        content = {"boot": self.boot, "id": self.id, "mac": self.mac, "image": self.image, "pub": pub, **changed}
+        proof = claim_proof(
+            self.nonce, content["boot"], content["id"], content["mac"], content["image"], content["pub"]
+        )
+        return {**content, "proof": changed.get("proof", proof)}
 
 
 @dataclass

@@ -35,11 +35,11 @@ class Recording:
     def text(self, passed: float) -> str:
         """Return the text of `/metrics` when the share `passed` (0 to 1) of the scenario is over."""
         row = min(self._rows, key=lambda each: abs(each[0] - passed * self._seconds))
-        between = {
+        interpolated = {
             series: self._before.get(series, 0.0) + (last - self._before.get(series, 0.0)) * passed
             for series, last in self._after.items()
         }
-        return "".join(f"{series} {value!r}\n" for series, value in {**between, **samples(row[1:])}.items())
+        return "".join(f"{series} {value!r}\n" for series, value in {**interpolated, **samples(row[1:])}.items())
 
 
 class Replay(BaseHTTPRequestHandler):

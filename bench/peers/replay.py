@@ -47,7 +47,7 @@ class Recording:
             if point is None:
                 lines.append(line)
             elif point.name not in read:
-                lines.append(f"{line.rsplit(' ', 1)[0]} {_between(earlier, point, share)!r}")
+                lines.append(f"{line.rsplit(' ', 1)[0]} {_interpolated(earlier, point, share)!r}")
         lines += [f"{point.key()} {point.value!r}" for point in gauges]
         return "\n".join(lines) + "\n"
 
@@ -90,7 +90,7 @@ def _labels(selector: str | None) -> dict[str, str]:
     return dict(re.findall(r'(\w+)="([^"]*)"', selector or ""))
 
 
-def _between(earlier: dict[str, float], point: Point, share: float) -> float:
+def _interpolated(earlier: dict[str, float], point: Point, share: float) -> float:
     start = earlier.get(point.key())
     if start is None:
         # A labelled series that began during the load.

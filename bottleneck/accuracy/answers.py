@@ -50,7 +50,7 @@ class Answer:
     first: Named
     fault: bool
     confidence: float
-    between: tuple[str, ...] = ()
+    undecided: tuple[str, ...] = ()
     runners_up: tuple[Named, ...] = ()
 
     @classmethod
@@ -62,7 +62,7 @@ class Answer:
             first,
             bool(verdict.get("fault")),
             float(verdict.get("confidence") or 0.0),
-            tuple(str(name) for name in verdict.get("between") or ()),
+            tuple(str(name) for name in verdict.get("undecided") or ()),
             tuple(_runner_up(each) for each in verdict.get("runners_up") or ()),
         )
 
@@ -80,7 +80,7 @@ class Answer:
             Named(**document["first"]),
             bool(document["fault"]),
             float(document["confidence"]),
-            tuple(document.get("between") or ()),
+            tuple(document.get("undecided") or ()),
             tuple(Named(**each) for each in document.get("runners_up") or ()),
         )
 
@@ -171,8 +171,8 @@ def place_of(put: Put, deployment: str, answer: Answer) -> str:
     if first.name == expected and _is_there(first, node, put.link):
         return FIRST
     # Between two properties of one link, or of one node, that link or that node is named.
-    of_one = (set(answer.between) <= OF_A_LINK and put.link is not None) or node is not None
-    if expected in answer.between and of_one and _is_there(first, node, put.link):
+    of_one = (set(answer.undecided) <= OF_A_LINK and put.link is not None) or node is not None
+    if expected in answer.undecided and of_one and _is_there(first, node, put.link):
         return FIRST
     for other in answer.runners_up:
         if other.name == expected and _is_there(other, node, put.link):

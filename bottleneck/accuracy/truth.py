@@ -17,7 +17,7 @@ PRIOR_DIFFERENCES = 4
 # are compared over a start. Assumed: no case records it.
 START_SCATTER = 0.03
 # Runs beside a run: the last without the fault before it, the first after it.
-NEIGHBOURS = 2
+NEAREST = 2
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def _beside(trial: Trial, runs: Sequence[Trial], faults: tuple[Put, ...]) -> lis
     before = [each for each in same if each.began < trial.began]
     after = [each for each in same if each.began > trial.began]
     near = [*before[-1:], *after[:1]]
-    return near if len(near) == NEIGHBOURS else [*before[-NEIGHBOURS:], *after[:NEIGHBOURS]]
+    return near if len(near) == NEAREST else [*before[-NEAREST:], *after[:NEAREST]]
 
 
 def _ratio(trial: Trial, without: Sequence[Trial], noise: float) -> Measured | None:

@@ -80,8 +80,8 @@ class Decision:
         A cause, or an answer that comes from weighing them.
     score : float
         Share of an output token's time.
-    between : tuple of str
-        For `inconclusive`: the causes between which it cannot be told.
+    undecided : tuple of str
+        For `inconclusive`: the causes that cannot be told apart.
     others : tuple of Candidate
         Runners-up, the likeliest first.
     candidates : tuple of Candidate
@@ -93,7 +93,7 @@ class Decision:
     score: float
     confidence: float
     fault: bool = False
-    between: tuple[str, ...] = ()
+    undecided: tuple[str, ...] = ()
     others: tuple[Candidate, ...] = ()
     candidates: tuple[Candidate, ...] = ()
     notes: tuple[str, ...] = ()
@@ -105,7 +105,7 @@ def arbitrate(seen: Observations, attribution: Attribution) -> Decision:
     Parameters
     ----------
     seen, attribution : Observations, Attribution
-        What was measured, and the ledger with its doubts.
+        What was measured, and the ledger with its issues.
     """
     context = context_of(seen, attribution.ledger)
     issues = (*seen.issues, *attribution.issues, *_without_ledger(seen, attribution))
@@ -253,9 +253,9 @@ def _tied(first: Candidate, second: Candidate) -> bool:
 def _undecided(context: Context, first: Candidate | None, second: Candidate | None, notes: tuple[str, ...]) -> Decision:
     """Return `inconclusive` with what can still be said: between which two it is, where it is between two."""
     evidence: list[Evidence] = []
-    between: tuple[str, ...] = ()
+    undecided: tuple[str, ...] = ()
     if first is not None and second is not None and second.score >= thresholds.LEAST_SCORE:
-        between = (first.name, second.name)
+        undecided = (first.name, second.name)
         words = (
             f"not sure: {first.name} ({percent(first.score)} of the time in steps) or {second.name} "
             f"({percent(second.score)}); run --causal: slowing each a little while the load runs tells"
@@ -288,9 +288,8 @@ def _undecided(context: Context, first: Candidate | None, second: Candidate | No
         notes = ("the measurements show no cause above the threshold",)
     # How sure it is that this cannot be told is nobody's question; small, and smaller with worse measurements.
     confidence = (thresholds.LEAST_CONFIDENCE - thresholds.LEAST_SHOWN) * seen.quality
-    return Decision(
-        CAUSES["inconclusive"], Finding(0.0, evidence=tuple(evidence)), 0.0, confidence, between=between, notes=notes
-    )
+    finding = Finding(0.0, evidence=tuple(evidence))
+    return Decision(CAUSES["inconclusive"], finding, 0.0, confidence, undecided=undecided, notes=notes)
 
 
 def _of_a_start(seen: Observations, notes: tuple[str, ...]) -> Decision | None:

@@ -30,8 +30,8 @@ class Verdict:
         `node` and `link`, None where it has no such place.
     kind : str or None
         What a straggler lacks.
-    between : tuple of str
-        For `inconclusive`: the causes between which it cannot be told, if it is between two.
+    undecided : tuple of str
+        For `inconclusive`: the causes that cannot be told apart, if it is between two.
     meaning : str
         What the cause is, in a sentence or two.
     score : float
@@ -67,7 +67,7 @@ class Verdict:
     notes: tuple[str, ...] = ()
     interval: tuple[float, float] = (0.0, 0.0)
     kind: str | None = None
-    between: tuple[str, ...] = ()
+    undecided: tuple[str, ...] = ()
     meaning: str = ""
 
     def to_json(self) -> dict[str, Any]:
@@ -81,7 +81,7 @@ class Verdict:
                 "fault": self.fault,
                 "where": self.where,
                 "kind": self.kind,
-                "between": list(self.between),
+                "undecided": list(self.undecided),
                 "score": round(self.score, 3),
                 "confidence": round(self.confidence, 3),
                 "interval": {"start": self.interval[0], "end": self.interval[1]},
@@ -119,7 +119,7 @@ class Verdict:
             notes=tuple(str(item) for item in document.get("notes") or []),
             interval=(float(interval.get("start") or 0.0), float(interval.get("end") or 0.0)),
             kind=document.get("kind"),
-            between=tuple(str(item) for item in document.get("between") or []),
+            undecided=tuple(str(item) for item in document.get("undecided") or []),
             meaning=str(document.get("meaning", "")),
         )
 
@@ -163,7 +163,7 @@ def analyse(run: Run) -> Verdict:
         notes=tuple(dict.fromkeys((*decision.notes, *(() if run.start else ledger.notes)))),
         interval=run.interval,
         kind=finding.kind,
-        between=decision.between,
+        undecided=decision.undecided,
         meaning=(cause.at_start if run.start else "") or cause.meaning,
     )
 

@@ -241,10 +241,10 @@ def _processors(nodes: Sequence[str], seen: Mapping[str, Mapping[str, Any]]) -> 
     single = []
     for node in nodes:
         cores, quota = float(seen[node]["cores"]), seen[node].get("quota_cores")
-        held = quota is not None and float(quota) < cores
-        amount = float(quota) if held and quota is not None else cores
-        largest = min(LARGEST_CPU_SLOWDOWN, amount / LEAST_QUOTA_CORES) if held else LARGEST_CPU_SLOWDOWN
-        change: dict[str, Any] = {"actuator": "cpu_quota", "base": amount} if held else {"actuator": "cpu_speed"}
+        limited = quota is not None and float(quota) < cores
+        amount = float(quota) if limited and quota is not None else cores
+        largest = min(LARGEST_CPU_SLOWDOWN, amount / LEAST_QUOTA_CORES) if limited else LARGEST_CPU_SLOWDOWN
+        change: dict[str, Any] = {"actuator": "cpu_quota", "base": amount} if limited else {"actuator": "cpu_speed"}
         place: dict[str, str | None] = {"node": node, "link": None}
         single.append(Resource(f"{CPU}:{node}", CPU, amount, "cores", largest, (node,), place, changes={node: change}))
     if len(single) == 1:

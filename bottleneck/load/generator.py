@@ -62,12 +62,12 @@ class Generator:
             result_directory=str(directory),
             result_name=self._result.name,
         )
-        surroundings = generator_environment(executable, environment or {})
+        variables = generator_environment(executable, environment or {})
         self._process: _Process | _Forked
         if server is not None:
-            self._process = _Forked(server, arguments, surroundings, directory, self._log)
+            self._process = _Forked(server, arguments, variables, directory, self._log)
         else:
-            self._process = _Process(executable, arguments, surroundings, directory, self._log)
+            self._process = _Process(executable, arguments, variables, directory, self._log)
 
     @property
     def is_running(self) -> bool:
@@ -147,7 +147,7 @@ class _Forked:
     def __init__(
         self, server: Path, arguments: Sequence[str], environment: Mapping[str, str], directory: Path, log: Path
     ) -> None:
-        order = {
+        request = {
             "arguments": list(arguments),
             "environment": dict(environment),
             "directory": str(directory),
@@ -159,7 +159,7 @@ class _Forked:
         try:
             self._connection.settimeout(10.0)
             self._connection.connect(str(server))
-            self._connection.sendall(json.dumps(order).encode() + b"\n")
+            self._connection.sendall(json.dumps(request).encode() + b"\n")
             while b"\n" not in self._read:
                 part = self._connection.recv(4096)
                 if not part:

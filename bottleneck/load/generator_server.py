@@ -1,11 +1,11 @@
-"""Start load generators without waiting for their imports: a process that has vLLM loaded forks one for each order.
+"""Start load generators without waiting for their imports: a process that has vLLM loaded forks one for each request.
 
 Run by the engine's own Python, so it imports the standard library alone beside vLLM. What a generator does and measures
 is `vllm bench serve` as ever; only the seconds before it, in which Python reads vLLM, are spent once.
 
     python generator_server.py SOCKET
 
-An order is one line of JSON on the Unix socket: `arguments` (of `vllm`), `directory`, `log`, `environment`. The answer
+A request is one line of JSON on the Unix socket: `arguments` (of `vllm`), `directory`, `log`, `environment`. The answer
 is `{"pid": N}`, and once that process has ended `{"status": N}`. The server ends, and its generators with it, when its
 standard input does: whoever started it is gone then.
 """
@@ -44,25 +44,25 @@ def preload() -> None:
             import_module(name)
 
 
-def become_generator(order: dict[str, Any]) -> None:
-    """Turn this process, a fresh child, into `vllm` with the order's arguments."""
+def become_generator(request: dict[str, Any]) -> None:
+    """Turn this process, a fresh child, into `vllm` with the request's arguments."""
     os.setsid()
-    os.chdir(order["directory"])
-    os.environ.update(order["environment"])
-    log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    os.chdir(request["directory"])
+    os.environ.update(request["environment"])
+    log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     null = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((null, 0), (log, 1), (log, 2)):
         os.dup2(source, target)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    sys.argv = ["vllm", *order["arguments"]]
+    sys.argv = ["vllm", *request["arguments"]]
     from vllm.entrypoints.cli.main import main  # type: ignore[import-not-found]
 
     main()
 
 
 class Server:
-    """The loop: orders in, the end of generators out."""
+    """The loop: requests in, the end of generators out."""
 
     def __init__(self, path: str) -> None:
         self._listener = socket.socket(socket.AF_UNIX)
@@ -80,7 +80,7 @@ class Server:
         self._running: dict[int, socket.socket] = {}
 
     def serve(self) -> None:
-        """Take orders until standard input ends."""
+        """Take requests until standard input ends."""
         while True:
             for key, _ in self._selector.select():
                 if key.fileobj is self._listener:
@@ -97,7 +97,7 @@ class Server:
         connection.settimeout(10.0)
         try:
             with connection.makefile("rb") as lines:
-                order = json.loads(lines.readline())
+                request = json.loads(lines.readline())
         except (OSError, ValueError):
             connection.close()
             return
@@ -107,7 +107,7 @@ class Server:
             signal.set_wakeup_fd(-1)
             code = 1
             try:
-                become_generator(order)
+                become_generator(request)
                 code = 0
             except SystemExit as error:
                 code = error.code if isinstance(error.code, int) else int(bool(error.code))

@@ -36,9 +36,9 @@ def merge_results(documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     for key in _SUMS:
         merged[key] = sum(int(document.get(key) or 0) for document in documents)
     for key in ("max_concurrency", "request_rate"):
-        told = [document.get(key) for document in documents]
-        values = [value for value in told if isinstance(value, int | float)]
-        merged[key] = sum(values) if len(values) == len(told) else told[0]
+        recorded = [document.get(key) for document in documents]
+        values = [value for value in recorded if isinstance(value, int | float)]
+        merged[key] = sum(values) if len(values) == len(recorded) else recorded[0]
     start, end = interval(merged) or (0.0, max(float(document.get("duration") or 0) for document in documents))
     merged["duration"] = end - start
     merged["merged_from"] = len(documents)

@@ -16,8 +16,8 @@ from bottleneck.performance.model import (
     Split,
     WeightFormat,
     attention_kinds,
-    held_bytes,
     layer_kv_bytes,
+    resident_bytes,
 )
 from bottleneck.performance.server_limits import Limits
 from bottleneck.units import size_text
@@ -97,7 +97,7 @@ def rank_memory(
     return RankMemory(
         stage=stage,
         layers=len(split.layers_of(shape, stage)),
-        weights_bytes=held_bytes(shape, weights, split, stage),
+        weights_bytes=resident_bytes(shape, weights, split, stage),
         kv_cache_bytes=cache,
         sequence_bytes=sequence.total_bytes,
         activations_bytes=activation_buffer_bytes(shape, limits, split, stage),

@@ -129,18 +129,18 @@ def read_copies(each: Experts, tokens: Quantity) -> Quantity:
     return each.copies * (1.0 - kept)
 
 
-def held_bytes(shape: ModelShape, weights: WeightFormat, split: Split = WHOLE, stage: int | None = None) -> int:
+def resident_bytes(shape: ModelShape, weights: WeightFormat, split: Split = WHOLE, stage: int | None = None) -> int:
     """Return the bytes of the weights that one rank holds; over all stages when `stage` is None."""
     routed = sum(each.copy_bytes * each.copies for each in experts(shape, weights, split, stage))
     made = (each for layer in split.layers_of(shape, stage) for each in layer.matrices if each.derived)
     derived = sum(matrix.rank_bytes(weights, split.tensor_parallel) for matrix in made)
-    held = shared_weight_bytes(shape, weights, split, stage) + routed + derived
+    resident = shared_weight_bytes(shape, weights, split, stage) + routed + derived
     if not split.has_first(stage):
-        return held
-    held += sum(matrix.rank_bytes(BF16, split.tensor_parallel) for matrix in shape.tower)
+        return resident
+    resident += sum(matrix.rank_bytes(BF16, split.tensor_parallel) for matrix in shape.tower)
     # A tied head is the embedding itself, unless stages keep them apart.
     tied = shape.tied_embeddings and split.pipeline_parallel == 1
-    return held if tied else held + _table_bytes(shape, split, shape.embedding)
+    return resident if tied else resident + _table_bytes(shape, split, shape.embedding)
 
 
 def kv_bytes_per_token(

@@ -27,4 +27,4 @@ def through(peers: Mapping[str, Sequence[str]], start: str) -> dict[str, str]:
             if following not in first:
                 first[following] = following if here == start else first[here]
                 waiting.append(following)
-    return {name: neighbour for name, neighbour in first.items() if name not in (start, neighbour)}
+    return {name: next_hop for name, next_hop in first.items() if name not in (start, next_hop)}

@@ -47,8 +47,8 @@ class Collective:
         if node not in self.nodes:
             return None
         rank = self.nodes.index(node)
-        told = asdict(self) | {"rank": rank, "world": len(self.nodes), "interface": self.interfaces[rank]}
-        return {key: value for key, value in told.items() if key not in ("nodes", "interfaces", "deployment", "link")}
+        fields = asdict(self) | {"rank": rank, "world": len(self.nodes), "interface": self.interfaces[rank]}
+        return {key: value for key, value in fields.items() if key not in ("nodes", "interfaces", "deployment", "link")}
 
 
 def collectives(profile: Profile) -> list[Collective]:
@@ -153,13 +153,13 @@ def link_seconds(pairs: int) -> int:
 
 def requests_under_way(workers: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> float | None:
     """Return how many requests run or wait, from what `worker.status` answers by node; None when no head tells."""
-    told = [
+    recorded = [
         status["requests"]
         for found in workers.values()
         for status in found.values()
         if status.get("stage") in UP_STAGES and status.get("requests")
     ]
-    return float(sum(sum(counts.values()) for counts in told)) if told else None
+    return float(sum(sum(counts.values()) for counts in recorded)) if recorded else None
 
 
 def busy_reason(deployment: str | None, workers: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str | None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from bottleneck.estimate import Interval
 from bottleneck.performance.calibration import Calibration, Forecast, Transfer, prior
 from bottleneck.performance.efficiencies import efficiency
-from bottleneck.performance.model import Split, WeightFormat, held_bytes, kv_bytes_per_token
+from bottleneck.performance.model import Split, WeightFormat, kv_bytes_per_token, resident_bytes
 from bottleneck.performance.served import Accelerator, Served
 from bottleneck.performance.step import PARAMETERS
 from bottleneck.performance.workpoints import WorkPoints
@@ -96,7 +96,7 @@ class Scenario:
         tokens = -(-self.batch // self.replicas) * (self.input_tokens + self.output_tokens)
         needs = [
             (
-                held_bytes(served.shape, served.weights, split, stage),
+                resident_bytes(served.shape, served.weights, split, stage),
                 tokens * kv_bytes_per_token(served.shape, split, stage, served.kv_value_bytes),
             )
             for stage in range(split.pipeline_parallel)

@@ -111,8 +111,8 @@ def _requests(run: Run) -> tuple[int, list[ClientRequest]]:
     if run.client is None or not run.client.good:
         raise SweepError(f"{run.id}: client.json: no request that finished; expected timings of at least one")
     good = sorted(run.client.good, key=lambda request: request.start_seconds or 0.0)
-    told = run.client.concurrency or (run.workload.concurrency if run.workload else None) or 1
-    return max(1, min(int(told), len(good))), good
+    limit = run.client.concurrency or (run.workload.concurrency if run.workload else None) or 1
+    return max(1, min(int(limit), len(good))), good
 
 
 def _prefill(requests: Sequence[ClientRequest], batch: int) -> float:
@@ -163,11 +163,11 @@ def _link(run_id: str, ceilings: Ceilings, profile: Profile, deployment: Deploym
     pairs = [*ceilings.links.get(deployment.link, {}).values()]
     latencies = [value for pair in pairs if (value := _median(pair.latency_seconds))]
     rates = [value for pair in pairs if (value := _median(pair.bandwidth_bytes_per_second))]
-    told = ceilings.allreduce if deployment.tensor_parallel > 1 else ceilings.send_receive
+    probed = ceilings.allreduce if deployment.tensor_parallel > 1 else ceilings.send_receive
     backend = profile.engine_of(deployment.nodes[0]).collective_backend or DEFAULT_BACKEND
-    if told is not None and told.link == deployment.link:
-        sizes = {float(size): spread.median for size, spread in told.sizes.items()}
-        messages = link_of(sizes, told.ranks if deployment.tensor_parallel > 1 else 1, told.backend)
+    if probed is not None and probed.link == deployment.link:
+        sizes = {float(size): spread.median for size, spread in probed.sizes.items()}
+        messages = link_of(sizes, probed.ranks if deployment.tensor_parallel > 1 else 1, probed.backend)
         if messages is not None:
             # Messages between ranks know the software's latency; the link's rate is measured anew before each run.
             return replace(messages, bytes_per_second=min([messages.bytes_per_second, *rates]))

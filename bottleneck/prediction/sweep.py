@@ -147,8 +147,8 @@ def _output_tokens(path: Path, document: _Sweep) -> int:
                     f"expected (total_s - prefill_s)/{middle:.3g} as in the other points"
                 )
         return max(2, round(middle) + 1)
-    told = re.findall(r"max_tokens=(\d+)", document.method)
-    return max([DEFAULT_OUTPUT_TOKENS] if not told else [2, *map(int, told)])
+    stated = re.findall(r"max_tokens=(\d+)", document.method)
+    return max([DEFAULT_OUTPUT_TOKENS] if not stated else [2, *map(int, stated)])
 
 
 def _weights(path: Path, document: _Sweep, model: ModelConfig, notes: list[str]) -> tuple[WeightFormat, float]:
@@ -162,12 +162,12 @@ def _weights(path: Path, document: _Sweep, model: ModelConfig, notes: list[str])
     # A step reads a few rows of the embedding table.
     table = shape.table_parameters * VALUE_BYTES
     loaded = re.search(r"(\d+(?:\.\d+)?)\s*GiB loaded", document.weights)
-    told = float(loaded[1]) * GIB - table if loaded else 0.0
-    if told <= 0:
+    stated = float(loaded[1]) * GIB - table if loaded else 0.0
+    if stated <= 0:
         return named[0], 1.0
 
     def distance(weights: WeightFormat) -> float:
-        return abs(math.log(read_bytes(shape, weights) / told))
+        return abs(math.log(read_bytes(shape, weights) / stated))
 
     best = min(named, key=distance)
     if distance(best) > 0.25:
@@ -177,7 +177,7 @@ def _weights(path: Path, document: _Sweep, model: ModelConfig, notes: list[str])
             f"{(read_bytes(shape, best) + table) / GIB:.2f} GiB; {other.name} is taken"
         )
         best = other
-    return best, told / read_bytes(shape, best)
+    return best, stated / read_bytes(shape, best)
 
 
 def _named(path: Path, text: str) -> list[WeightFormat]:

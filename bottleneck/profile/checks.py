@@ -198,10 +198,10 @@ _NAME_TOLERANCE = 1.6
 
 def _size_by_name(model: Model) -> Iterator[Problem]:
     """Yield when a model is not as large as its name says: `shape` knows of no experts."""
-    said = re.search(r"(?<![a-z0-9.])(?:(\d+)x)?(\d+(?:\.\d+)?)b(?![a-z0-9])", model.source.rsplit("/", 1)[-1].lower())
-    if model.source == "generate" or said is None:
+    named = re.search(r"(?<![a-z0-9.])(?:(\d+)x)?(\d+(?:\.\d+)?)b(?![a-z0-9])", model.source.rsplit("/", 1)[-1].lower())
+    if model.source == "generate" or named is None:
         return
-    expected = float(said[2]) * int(said[1] or 1) * 1e9
+    expected = float(named[2]) * int(named[1] or 1) * 1e9
     counted = parameters(model.model_shape()).total
     if not 1 / _NAME_TOLERANCE < counted / expected < _NAME_TOLERANCE:
         text = (

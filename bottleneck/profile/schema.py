@@ -107,11 +107,11 @@ def _tables(root: str, schema: dict[str, Any]) -> list[str]:
         lines += ["| Key | Type | Default | Meaning |", "|---|---|---|---|"]
         for key, entry in section["properties"].items():
             default = "required" if key in required else _default(entry)
-            held = _references(entry)
+            referenced = _references(entry)
             # pydantic leaves a key's description out when its section's says the same.
-            meaning = entry.get("description") or definitions[held[0]]["description"]
+            meaning = entry.get("description") or definitions[referenced[0]]["description"]
             lines.append(f"| `{key}` | {_type(entry)} | {default} | {meaning} |")
-            for name in held:
+            for name in referenced:
                 if name not in done:
                     done.add(name)
                     waiting.append((name, definitions[name]))

@@ -56,13 +56,13 @@ def lenient(model: type[Model], document: object, name: str) -> tuple[Model | No
 def _existing(content: Any, location: tuple[int | str, ...]) -> tuple[int | str, ...]:
     """Return the part of a location that leads somewhere: what lacks a key is left out whole."""
     for depth, part in enumerate(location):
-        if not _holds(content, part):
+        if not _has(content, part):
             return location[:depth]
         content = content[part]
     return location
 
 
-def _holds(content: Any, part: int | str) -> bool:
+def _has(content: Any, part: int | str) -> bool:
     if isinstance(content, dict):
         return part in content
     return isinstance(content, list) and isinstance(part, int) and part < len(content)
@@ -70,20 +70,20 @@ def _holds(content: Any, part: int | str) -> bool:
 
 def _remove(content: Any, place: tuple[int | str, ...]) -> None:
     for part in place[:-1]:
-        if not _holds(content, part):
+        if not _has(content, part):
             return
         content = content[part]
-    if _holds(content, place[-1]):
+    if _has(content, place[-1]):
         content.pop(place[-1])
 
 
 def read_object(path: Path, problems: list[str], needed: bool = True) -> dict[str, Any] | None:
     """Return the object that a JSON file holds, as `read_json`; what is no object is a problem too."""
-    said = len(problems)
+    known = len(problems)
     found = read_json(path, problems, needed)
     if isinstance(found, dict):
         return found
-    if len(problems) == said and path.exists():
+    if len(problems) == known and path.exists():
         problems.append(f"{path.name}: a {type(found).__name__}; expected an object")
     return None
 

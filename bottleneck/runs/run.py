@@ -179,7 +179,7 @@ def _with_readings(run: Run) -> Run:
 
 
 # Of `vllm:cache_config_info`, what is a setting here.
-_TOLD = {
+_CACHE_SETTINGS = {
     "block_size": "kv_block_tokens",
     "num_gpu_blocks": "kv_cache_blocks",
     "num_gpu_blocks_override": "num_gpu_blocks_override",
@@ -193,7 +193,7 @@ _TOLD = {
 def as_the_engine_says(settings: ServerSettings, reading: MetricsText) -> ServerSettings:
     """Return settings with what an engine's metrics say of its cache: that is what is in force."""
     found = {}
-    for label, name in _TOLD.items():
+    for label, name in _CACHE_SETTINGS.items():
         word = reading.info("vllm:cache_config_info", label)
         if word is None or word == "None":
             continue

@@ -154,19 +154,19 @@ def _server(document: dict[str, Any], name: str, problems: list[str]) -> tuple[W
 def _metrics(document: dict[str, Any], key: str, name: str, problems: list[str]) -> MetricsText | None:
     value = document.get(key)
     found: MetricsText | None = None
-    told = 0
+    samples_seen = 0
     if isinstance(value, str):
         found = MetricsText.parse(value)
-        told = sum(is_engine_sample(line) for line in value.splitlines())
+        samples_seen = sum(is_engine_sample(line) for line in value.splitlines())
     elif isinstance(value, dict):
         found = MetricsText.from_flat(value)
-        told = sum(is_engine_sample(str(metric)) for metric in value)
-    if found is None or not told:
+        samples_seen = sum(is_engine_sample(str(metric)) for metric in value)
+    if found is None or not samples_seen:
         problems.append(f"{name}: {key}: no vLLM metric in it; nothing can be counted from before to after the load")
         return None
     usable = sum(point.name.startswith("vllm:") for point in found.points) + found.repeated
-    if usable < told:
-        problems.append(f"{name}: {key}: {told - usable} of {told} vLLM metrics are not numbers")
+    if usable < samples_seen:
+        problems.append(f"{name}: {key}: {samples_seen - usable} of {samples_seen} vLLM metrics are not numbers")
     return found
 
 

@@ -10,9 +10,12 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bottleneck.json_numbers import number
+
+if TYPE_CHECKING:
+    from bottleneck.profile import Profile
 
 WINDOW_TAG, LOST_TAG, BACK_TAG = "cluster/telemetry/window", "cluster/node/lost", "cluster/node/back"
 # A window waits this long, and as long as a node sends nothing anyway, for the last batches of a slow node.
@@ -48,7 +51,7 @@ class Settings:
     retention_seconds: float = 86_400.0
 
     @classmethod
-    def of(cls, profile: Any) -> Settings:
+    def of(cls, profile: Profile) -> Settings:
         """Take them from a profile."""
         return cls(
             senders={name: node.hostname for name, node in profile.nodes.items()},
@@ -70,7 +73,7 @@ class NodeState:
 
     Attributes
     ----------
-    heard : float
+    last_batch : float
         When its last batch came, unix seconds of the control node; 0 when none has.
     up : bool or None
         None until it is heard of for the first time.
@@ -86,14 +89,14 @@ class NodeState:
         End of its newest batch, in the node's own time.
     delay_seconds : float
         From the end of the newest batch to its arrival: the way and the difference of the clocks.
-    asked, told : float
-        When it last asked what is stored, and when it was last told by a job.
+    asked, sent_by_job : float
+        When it last asked what is stored, and when a job last sent it.
     former : tuple of str
         Lives of its sampler that are over and of which batches still came, from its journal.
     """
 
     boot: str = ""
-    heard: float = 0.0
+    last_batch: float = 0.0
     up: bool | None = None
     past: tuple[str, ...] = ()
     sequence: int = 0
@@ -107,7 +110,7 @@ class NodeState:
     stored: int = 0
     repeated: int = 0
     asked: float = 0.0
-    told: float = 0.0
+    sent_by_job: float = 0.0
     former: tuple[str, ...] = ()
 
 
@@ -195,7 +198,7 @@ def begin(settings: Settings, now: float, seen_before: Iterable[str] = ()) -> St
     return State(
         settings,
         {
-            name: NodeState(up=True, heard=now + START_GRACE_SECONDS) if name in known else NodeState()
+            name: NodeState(up=True, last_batch=now + START_GRACE_SECONDS) if name in known else NodeState()
             for name in settings.senders
         },
     )
@@ -214,7 +217,7 @@ def apply(event: Event, state: State) -> State:
         node = state.nodes.get(event.node)
         if node is None:
             return state
-        noted = replace(node, told=event.now) if event.by_job else replace(node, asked=event.now)
+        noted = replace(node, sent_by_job=event.now) if event.by_job else replace(node, asked=event.now)
         return _with(state, event.node, noted)
     if isinstance(event, StoreReplaced):
         emptied = {name: replace(node, watermark=0, above=frozenset()) for name, node in state.nodes.items()}
@@ -231,7 +234,7 @@ def acknowledgement(state: State, node: str, boot: str) -> dict[str, Any] | None
     return {"boot": boot, "sequence": known.watermark, "missing": list(islice(gaps, MOST_MISSING))}
 
 
-def to_tell(state: State, now: float) -> dict[str, dict[str, Any]]:
+def to_acknowledge(state: State, now: float) -> dict[str, dict[str, Any]]:
     """Return what to tell by a job, by node: those that send but have not asked for long.
 
     A sampler asks by itself (see `salt/sampler/files/delivery.py`); a job is for the node that cannot reach the port.
@@ -239,10 +242,10 @@ def to_tell(state: State, now: float) -> dict[str, dict[str, Any]]:
     patience = 6.0 * state.settings.acknowledge_interval_seconds
     found = {}
     for name, node in state.nodes.items():
-        silent = now - max(node.asked, node.told) >= patience
-        told = acknowledgement(state, name, node.boot)
-        if told and silent and now - node.heard < state.settings.lost_after_seconds:
-            found[name] = told
+        silent = now - max(node.asked, node.sent_by_job) >= patience
+        stored = acknowledgement(state, name, node.boot)
+        if stored and silent and now - node.last_batch < state.settings.lost_after_seconds:
+            found[name] = stored
     return found
 
 
@@ -256,11 +259,11 @@ def _arrived(event: Arrived, state: State) -> State:
     before = state.nodes.get(name, NodeState())
     announcements = []
     if before.up is False:
-        silent = event.now - before.heard
+        silent = event.now - before.last_batch
         announcements.append((BACK_TAG, {"node": name, "silent_seconds": round(silent, 3)}))
     node = replace(
         before,
-        heard=event.now,
+        last_batch=event.now,
         up=True,
         stored=before.stored + event.new,
         repeated=before.repeated + (not event.new),
@@ -271,7 +274,7 @@ def _arrived(event: Arrived, state: State) -> State:
     elif boot != node.boot and boot not in node.past:
         past = (*node.past, node.boot)[-PAST_BOOTS:]
         node = replace(node, boot=boot, past=past, sequence=0, watermark=0, above=frozenset())
-        node = replace(node, asked=event.now, told=event.now)
+        node = replace(node, asked=event.now, sent_by_job=event.now)
     if boot == node.boot:
         mark = max(node.watermark, event.watermark)
         above = frozenset(each for each in {*node.above, sequence} if each > mark)
@@ -319,9 +322,9 @@ def _tick(event: Tick, state: State) -> State:
     nodes = dict(state.nodes)
     listens = event.now if event.now - state.ticked > STANDSTILL_SECONDS else state.listens
     for name, node in nodes.items():
-        if node.up and event.now - max(node.heard, listens) > state.settings.lost_after_seconds:
+        if node.up and event.now - max(node.last_batch, listens) > state.settings.lost_after_seconds:
             nodes[name] = replace(node, up=False)
-            announcements.append((LOST_TAG, {"node": name, "since": node.heard}))
+            announcements.append((LOST_TAG, {"node": name, "since": node.last_batch}))
     start, windows = state.window_start, state.windows
     width = state.settings.window_seconds
     if start is not None and event.now > start + 100 * width:

@@ -48,7 +48,7 @@ _VERDICT = ("class", "node", "link", "deployment")
 
 METRICS = (
     Metric("cluster_node_up", "gauge", "1 while the node's sampler is heard of, else 0.", _NODE),
-    Metric("cluster_node_heard_timestamp_seconds", "gauge", "When the node's last batch came.", _NODE),
+    Metric("cluster_node_last_batch_timestamp_seconds", "gauge", "When the node's last batch came.", _NODE),
     Metric(
         "cluster_node_delay_seconds",
         "gauge",
@@ -254,7 +254,7 @@ def _node(name: str, node: NodeState, capacities: Mapping[str, float]) -> Iterat
         yield "cluster_link_capacity_bytes_per_second", (name, link), capacity
     if not node.sample:
         return
-    yield "cluster_node_heard_timestamp_seconds", (name,), node.heard
+    yield "cluster_node_last_batch_timestamp_seconds", (name,), node.last_batch
     yield "cluster_node_delay_seconds", (name,), node.delay_seconds
     yield "cluster_sampler_batches_stored_total", (name,), float(node.stored)
     yield "cluster_sampler_batches_repeated_total", (name,), float(node.repeated)

@@ -214,8 +214,8 @@ def _one_node(node: str, boots: dict[str, dict[int, dict[str, Any]]]) -> NodeSam
         numbers = [value for value in batches if value >= 0]
         if numbers:
             missing += max(numbers) - min(numbers) + 1 - len(numbers)
-        told = [value for batch in batches.values() if math.isfinite(value := _follow(batch, ("sampler", "dropped")))]
-        dropped += int(max(told, default=0.0))
+        counts = [value for batch in batches.values() if math.isfinite(value := _follow(batch, ("sampler", "dropped")))]
+        dropped += int(max(counts, default=0.0))
         for batch in batches.values():
             samples = batch.get("samples")
             for sample in samples if isinstance(samples, list) else []:

@@ -105,8 +105,8 @@ def inspect(control: Control, profile: Profile, target: Target | None) -> tuple[
         reason = finished.stderr.strip().splitlines() or [f"status {finished.returncode}"]
         raise ControlError(f"could not look at the control node: {reason[-1]}") from None
     # It tells the time somewhere between our question and its answer: only what is outside counts.
-    told, after = float(seen["unix_seconds"]), time.time()
-    return seen, told - before if told < before else max(0.0, told - after)
+    reported, after = float(seen["unix_seconds"]), time.time()
+    return seen, reported - before if reported < before else max(0.0, reported - after)
 
 
 def node_facts(control: Control, profile: Profile) -> dict[str, Any]:

@@ -47,6 +47,6 @@ def _program(program: str, package: str, option: str) -> Check:
     install = INSTALL.get(platform.system(), "install {}").format(package)
     if path is None:
         return Check(PLACE, program, "failed", "not found in PATH", install)
-    told = subprocess.run([path, option], capture_output=True, text=True, check=False)
-    lines = (told.stdout + told.stderr).strip().splitlines()
+    finished = subprocess.run([path, option], capture_output=True, text=True, check=False)
+    lines = (finished.stdout + finished.stderr).strip().splitlines()
     return Check(PLACE, program, "ok", lines[0] if lines else path)

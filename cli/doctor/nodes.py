@@ -38,7 +38,7 @@ def judge_node(profile: Profile, name: str, seen: Mapping[str, Any] | None) -> I
 
 def _firmware(name: str, node: Node, seen: Mapping[str, Any]) -> Iterator[Check]:
     booted = "uefi" if seen["uefi"] else "bios"
-    told = " ".join(str(seen[key]) for key in ("board", "vendor", "version", "date") if seen[key]) or "no DMI"
+    shown = " ".join(str(seen[key]) for key in ("board", "vendor", "version", "date") if seen[key]) or "no DMI"
     fits = node.firmware is None or node.firmware == booted
-    evidence = f"{told}, booted by {booted}{'' if fits else f'; expected {node.firmware}'}"
+    evidence = f"{shown}, booted by {booted}{'' if fits else f'; expected {node.firmware}'}"
     yield judged(name, "firmware", fits, evidence, "change the boot mode in the firmware's setup", "warning")

@@ -38,8 +38,8 @@ def pack(folders: Sequence[Path], path: Path) -> Path:
                     content = (folder / name).read_bytes()
                     if name == SAMPLES:
                         content = gzip.decompress(content)
-                    told = PLAIN_SAMPLES if name == SAMPLES else name
-                    entry = tarfile.TarInfo(f"{folder.name}/{told}")
+                    member = PLAIN_SAMPLES if name == SAMPLES else name
+                    entry = tarfile.TarInfo(f"{folder.name}/{member}")
                     entry.size, entry.mode = len(content), 0o644
                     archive.addfile(entry, io.BytesIO(content))
     partial.rename(path)

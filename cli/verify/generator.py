@@ -21,7 +21,7 @@ def generator(control: Control) -> Iterator[None]:
     engine = load_generator(control.profile, control.profile.default_deployment)
     variables = {**engine.environment, "TOKENIZERS_PARALLELISM": "false"}
     program = str(REPOSITORY / "bottleneck" / "load" / "generator_server.py")
-    said = bytearray()
+    stderr = bytearray()
     running = control.start(
         [
             "env",
@@ -31,13 +31,13 @@ def generator(control: Control) -> Iterator[None]:
             GENERATOR_SOCKET,
         ],
         stdin=subprocess.PIPE,
-        on_stderr=said.extend,
+        on_stderr=stderr.extend,
     )
     watchdog = threading.Timer(GENERATOR_SECONDS, running.interrupt)
     watchdog.start()
     try:
         if running.stdout.readline().strip() != b"ready":
-            last = said.decode("utf-8", "replace").strip().splitlines()[-1:]
+            last = stderr.decode("utf-8", "replace").strip().splitlines()[-1:]
             raise ControlError(f"the generator server did not start: {''.join(last)}", "cluster apply")
         watchdog.cancel()
         yield

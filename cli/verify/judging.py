@@ -120,7 +120,7 @@ def alike(one: Answer, two: Answer) -> bool:
         return False
     return [_words(each) for each in (one.first, *one.runners_up)] == [
         _words(each) for each in (two.first, *two.runners_up)
-    ] and one.between == two.between
+    ] and one.undecided == two.undecided
 
 
 def _words(named: Named) -> tuple[str, str | None, str | None]:

@@ -183,8 +183,8 @@ class Recorder:
         measured = {"start_seconds": result["start_seconds"]}
         self._add({**line, "run": result["run"], "measured": measured, "problems": result["problems"]})
         self.runs += 1
-        told = f"cold_disk {fault.strength:.4g}" if fault else "healthy"
-        console.print(f"{case}: {told}: {result['start_seconds']} s", soft_wrap=True)
+        described = f"cold_disk {fault.strength:.4g}" if fault else "healthy"
+        console.print(f"{case}: {described}: {result['start_seconds']} s", soft_wrap=True)
 
     # Blocks ------------------------------------------------------------------------------
 
@@ -308,8 +308,8 @@ class Recorder:
         cost = ""
         if sent.measured and about.healthy and step:
             cost = f", {sent.measured.seconds_per_token / about.healthy.seconds_per_token - 1.0:+.0%}"
-        told = ", ".join(f"{fault.kind} {fault.strength:.4g}" for fault in whole) or "healthy"
-        console.print(f"{case}: {told}{cost}: {took}", soft_wrap=True)
+        described = ", ".join(f"{fault.kind} {fault.strength:.4g}" for fault in whole) or "healthy"
+        console.print(f"{case}: {described}{cost}: {took}", soft_wrap=True)
         if self._failed >= FAILED_RUNS:
             raise ControlError(f"{self._failed} runs failed one after the other: {sent.error}")
         return sent

@@ -174,8 +174,8 @@ def percent(rate: Rate) -> str:
 def cost_words() -> list[str]:
     """Return the columns of costs in words."""
     borders = [f"{border:.0%}" for border in COSTS]
-    between = [f"{low} to {high}" for low, high in pairwise(borders)]
-    return [f"below {borders[0]}", *between, f"{borders[-1]} and more"]
+    ranges = [f"{low} to {high}" for low, high in pairwise(borders)]
+    return [f"below {borders[0]}", *ranges, f"{borders[-1]} and more"]
 
 
 def fault_words(put: Put) -> str:

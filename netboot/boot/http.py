@@ -208,14 +208,14 @@ async def listen(service: BootService, address: str, port: int) -> web.AppRunner
     """Listen on `address`, as soon as it is up."""
     runner = runner_of(service)
     await runner.setup()
-    told = False
+    logged = False
     while True:
         try:
             await web.TCPSite(runner, address, port, backlog=256).start()
         except OSError as error:
-            if not told:
+            if not logged:
                 log.error("The boot service cannot listen on %s:%s yet: %s", address, port, error)
-            told = True
+            logged = True
             await asyncio.sleep(LISTEN_AGAIN_SECONDS)
         else:
             log.info("The boot service listens on %s:%s", address, port)

@@ -13,7 +13,7 @@ _COMPLETE = 0x2
 _ESTABLISHED = "01"
 
 
-def neighbour_mac(address: str, table: Path = ARP_TABLE) -> str | None:
+def mac_of(address: str, table: Path = ARP_TABLE) -> str | None:
     """Return the MAC address behind `address`, or None when the kernel does not know one."""
     try:
         lines = table.read_text().splitlines()[1:]

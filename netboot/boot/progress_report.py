@@ -165,8 +165,8 @@ def _node(name: str, node: NodeState, now: float, limits: Mapping[str, float]) -
 
 
 def _under_way(node: NodeState, stage: BootStage, since: float, limits: Mapping[str, float]) -> dict[str, Any]:
-    said = trouble(node, stage, since)
-    return {"stage": stage, "since": since, "deadline_seconds": limits[stage], "trouble": said}
+    complaint = trouble(node, stage, since)
+    return {"stage": stage, "since": since, "deadline_seconds": limits[stage], "trouble": complaint}
 
 
 def _boot(boot: Boot, spans: list[Span]) -> dict[str, Any]:

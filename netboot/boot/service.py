@@ -95,7 +95,7 @@ class BootService:
         keys: Keys,
         connection: Callable[[BootNode], int | None],
         alive: Alive,
-        neighbour: Callable[[str], str | None],
+        mac_of: Callable[[str], str | None],
         announce: Announce = lambda _tag, _data: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -105,7 +105,7 @@ class BootService:
         self._keys = keys
         self._connection = connection
         self._alive = alive
-        self._neighbour = neighbour
+        self._mac_of = mac_of
         self._announce = announce
         self.clock = clock
         self.state: State = begin(list(settings.nodes), clock(), storage.read(record_directory))
@@ -169,7 +169,7 @@ class BootService:
         """Return why a node gets no script, or an empty text."""
         if self.settings.dhcp == "serve" and source != node.address:
             return "asked from another address"
-        if self._neighbour(source) not in (None, node.mac):
+        if self._mac_of(source) not in (None, node.mac):
             return "asked with another MAC address"
         if self.state.nodes[node.name].blocked:
             return "the node is blocked"
@@ -292,7 +292,7 @@ class BootService:
             found = find(self.state, claim.boot)
             node = found[0] if found else ""
             # Wrong claims are told from right ones before anyone waits for anyone.
-            self._check_neighbour(enrolment.judge(claim, self.state, self.clock()), source)
+            self._check_mac(enrolment.judge(claim, self.state, self.clock()), source)
             async with self._admitting:
                 admission = enrolment.judge(claim, self.state, self.clock())
                 if not admission.repeated:
@@ -320,8 +320,8 @@ class BootService:
         log.info("Boot %s of %s enrolled as %s", boot.id[:8], admission.node, boot.minion_id)
         self._announce("cluster/boot/enrolled", {"node": admission.node, "id": boot.minion_id, "image": boot.image})
 
-    def _check_neighbour(self, admission: enrolment.Admission, source: str) -> None:
-        if self._neighbour(source) not in (None, admission.boot.mac):
+    def _check_mac(self, admission: enrolment.Admission, source: str) -> None:
+        if self._mac_of(source) not in (None, admission.boot.mac):
             raise enrolment.ClaimError("sent with another MAC address")
 
     def _refuse(self, what: str, node: str, source: str, reason: str) -> None:

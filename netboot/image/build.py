@@ -122,7 +122,7 @@ def _in_namespaces(recipe: Recipe, workspace: Path, cache: Path, progress: Progr
     source = str(Path(__file__).resolve().parents[2])
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [source, environment.get("PYTHONPATH")]))
     environment["PATH"] = environment.get("PATH", "") + ":/usr/sbin:/sbin"
-    order = {"recipe": recipe.model_dump(by_alias=True), "workspace": str(workspace), "cache": str(cache)}
+    request = {"recipe": recipe.model_dump(by_alias=True), "workspace": str(workspace), "cache": str(cache)}
     process = subprocess.Popen(
         [*_NAMESPACES, sys.executable, "-m", "netboot.image.worker"],
         stdin=subprocess.PIPE,
@@ -134,11 +134,11 @@ def _in_namespaces(recipe: Recipe, workspace: Path, cache: Path, progress: Progr
         start_new_session=True,
     )
     assert process.stdin and process.stdout and process.stderr
-    said: list[str] = []
-    complaints = threading.Thread(target=lambda stream: said.extend(stream), args=(process.stderr,), daemon=True)
+    stderr: list[str] = []
+    complaints = threading.Thread(target=lambda stream: stderr.extend(stream), args=(process.stderr,), daemon=True)
     complaints.start()
     try:
-        process.stdin.write(json.dumps(order))
+        process.stdin.write(json.dumps(request))
         process.stdin.close()
         answer: dict[str, Any] = {}
         for line in process.stdout:
@@ -153,7 +153,7 @@ def _in_namespaces(recipe: Recipe, workspace: Path, cache: Path, progress: Progr
     if "result" in answer:
         result: dict[str, Any] = answer["result"]
         return result
-    lines = [line.strip() for line in said if line.strip()]
+    lines = [line.strip() for line in stderr if line.strip()]
     raise BuildError(answer.get("error") or _last(lines) or f"the builder ended with {process.returncode}")
 
 

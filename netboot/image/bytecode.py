@@ -52,4 +52,4 @@ def compile_trees(
         return ""
 
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        return [said for said in pool.map(compile_one, jobs) if said]
+        return [problem for problem in pool.map(compile_one, jobs) if problem]

@@ -86,6 +86,6 @@ def run(
     if code != 0:
         # What apt and its like mark as an error first is the reason; what they say after it follows from it.
         marked = [each for each in lines if each.startswith("E: ")][:1]
-        said = " | ".join(each for each in marked or lines[-_SHOWN_LINES:] if each)
-        raise BuildError(f"{Path(command[0]).name} ended with {code}: {said or 'it said nothing'}")
+        output = " | ".join(each for each in marked or lines[-_SHOWN_LINES:] if each)
+        raise BuildError(f"{Path(command[0]).name} ended with {code}: {output or 'it output nothing'}")
     return lines

@@ -134,9 +134,9 @@ def _compile(folder: Path, prefix: str, root: Path, recipe: Recipe, progress: Pr
         run(["mount", "--bind", folder, inside], clean_one)
         try:
             tree = f"/mnt/lib/{environment.name}/site-packages"
-            said = compile_trees(root, [tree], clean_one, ("-s", "/mnt", "-p", prefix))
+            problems = compile_trees(root, [tree], clean_one, ("-s", "/mnt", "-p", prefix))
         finally:
             run(["umount", inside], clean_one)
         # A template among the sources that is no Python stops nothing: all the others are compiled.
-        for text in said:
+        for text in problems:
             progress({"stage": "layer", "detail": text[:200]})

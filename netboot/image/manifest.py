@@ -62,12 +62,12 @@ class Manifest(Section):
 
 def image_digest(recipe_digest: str, files: dict[str, File], layers: list[Layer]) -> str:
     """Return the name of an image: sixteen characters of the SHA-256 over its inputs and its files' digests."""
-    said = {
+    content = {
         "recipe": recipe_digest,
         "files": {name: file.sha256 for name, file in files.items()},
         "layers": [[layer.name, layer.sha256] for layer in layers],
     }
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:_DIGEST_CHARACTERS]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:_DIGEST_CHARACTERS]
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -203,9 +203,9 @@ def compile_python(root: Path, salt: SaltEnvironment, environment: dict[str, str
         shutil.rmtree(cached)
     library = f"/usr/lib/python{salt.python}"
     trees = [library, "/usr/lib/python3/dist-packages", f"/{SALT}/lib/python{salt.python}/site-packages"]
-    said = compile_trees(root, [tree for tree in trees if (root / tree[1:]).is_dir()], environment)
-    if said:
-        raise BuildError(said[0])
+    problems = compile_trees(root, [tree for tree in trees if (root / tree[1:]).is_dir()], environment)
+    if problems:
+        raise BuildError(problems[0])
 
 
 def clean(root: Path) -> None:

@@ -27,14 +27,15 @@ def main() -> int:
     """Build what standard input says; print progress and the result as lines of JSON."""
     # Folders that a build makes have the modes that are meant, whoever started it.
     os.umask(0o022)
-    order = json.load(sys.stdin)
+    request = json.load(sys.stdin)
     started = time.monotonic()
 
     def progress(report: dict[str, object]) -> None:
         _say({"progress": {**report, "seconds": round(time.monotonic() - started, 1)}})
 
     try:
-        result = build(Recipe.model_validate(order["recipe"]), Path(order["workspace"]), Path(order["cache"]), progress)
+        recipe = Recipe.model_validate(request["recipe"])
+        result = build(recipe, Path(request["workspace"]), Path(request["cache"]), progress)
     except BuildError as error:
         _say({"error": str(error)})
         return 1

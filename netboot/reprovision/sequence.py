@@ -204,11 +204,11 @@ def summary(state: State) -> str:
     done = ", ".join(state.done) or "no node"
     if state.ok:
         return f"{done} came back"
-    told = "; ".join(_told(failure) for failure in state.failures)
+    listed = "; ".join(_sentence(failure) for failure in state.failures)
     back = f"; brought back to the image before: {', '.join(state.restored)}" if state.restored else ""
-    return f"{done} came back; {told}{back}"
+    return f"{done} came back; {listed}{back}"
 
 
-def _told(failure: Failure) -> str:
+def _sentence(failure: Failure) -> str:
     where = f" {failure.node}" if failure.node else ""
     return f"{failure.kind}{where} failed: {failure.text}"

@@ -181,12 +181,14 @@ def test_a_run_is_recorded_whole(bench: Any, engine: Any, capfd: pytest.CaptureF
     sent = engine.RequestHandlerClass.completions
     assert [len(request["prompt"]) for request in sent] == [256, 256] and sent[0]["max_tokens"] == 32
     assert run.engine_before["node0"].points[0].value == 2.0
-    said = [json.loads(line.split(" ", 1)[1]) for line in capfd.readouterr().err.splitlines() if "@progress" in line]
-    assert [each["run"] for each in said if "run" in each] == [result["run"]]
-    assert any(each.get("total") == 16 for each in said)
+    reported = [
+        json.loads(line.split(" ", 1)[1]) for line in capfd.readouterr().err.splitlines() if "@progress" in line
+    ]
+    assert [each["run"] for each in reported if "run" in each] == [result["run"]]
+    assert any(each.get("total") == 16 for each in reported)
 
 
-def test_a_link_that_cannot_be_measured_is_said_and_the_run_goes_on(bench: Any) -> None:
+def test_a_link_that_cannot_be_measured_is_reported_and_the_run_goes_on(bench: Any) -> None:
     def fresh() -> None:
         raise CommandExecutionError("2 requests are under way")
 
@@ -203,7 +205,7 @@ def test_pairs_that_time_did_not_allow_are_named(bench: Any) -> None:
     assert "no time for direct: node0, node1" in bench.run(warmup=False)["problems"][0]
 
 
-def test_left_out_the_probe_is_not_called_and_that_is_said(bench: Any) -> None:
+def test_left_out_the_probe_is_not_called_and_that_is_reported(bench: Any) -> None:
     result = bench.run(warmup=False, probe=False)
     assert bench.probed == [] and "left out on request" in result["problems"][0]
 

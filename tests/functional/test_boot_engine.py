@@ -121,16 +121,16 @@ def test_whoever_proxies_another_s_addresses_asks_always(engine: ModuleType, mon
 def test_a_busy_master_does_not_hold_up_the_boots(engine: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor does one that is gone: that is for the log."""
     master = engine.Master({}, SimpleNamespace())
-    release, told = threading.Event(), []
+    release, announced = threading.Event(), []
 
     def fire(tag: str, data: dict[str, Any]) -> None:
         assert release.wait(20)
-        told.append((tag, data))
+        announced.append((tag, data))
 
     async def announce() -> None:
         monkeypatch.setattr(master, "_fire", fire)
         master.announce("cluster/boot/stuck", {"node": "node0"})
-        assert not told
+        assert not announced
         release.set()
         monkeypatch.setattr(master, "_fire", lambda *_: 1 / 0)
         master.announce("cluster/boot/enrolled", {})
@@ -141,7 +141,7 @@ def test_a_busy_master_does_not_hold_up_the_boots(engine: ModuleType, monkeypatc
     errors: list[str] = []
     monkeypatch.setattr(engine.log, "error", lambda text, *values: errors.append(text % values))
     asyncio.run(announce())
-    assert told == [("cluster/boot/stuck", {"node": "node0"})]
+    assert announced == [("cluster/boot/stuck", {"node": "node0"})]
     assert errors == ["The event cluster/boot/enrolled could not be sent: division by zero"]
 
 
@@ -172,8 +172,8 @@ def test_jobs_and_deployments_become_stages(
         (tmp_path / "deployment.json").write_text("{")
         for _ in range(3):
             service.do(master.see_deployment())
-        (told,) = [each.getMessage() for each in caplog.records if "deployment.json" in each.getMessage()]
-        assert "cluster undeploy, then cluster deploy" in told, "once, with the file and the next command"
+        (announced,) = [each.getMessage() for each in caplog.records if "deployment.json" in each.getMessage()]
+        assert "cluster undeploy, then cluster deploy" in announced, "once, with the file and the next command"
         assert service.reached()[-1] == "first_token", "what was known stays"
 
 

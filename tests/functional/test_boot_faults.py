@@ -357,13 +357,13 @@ def test_slow_link_is_named_only_past_its_deadline(tmp_path: Path) -> None:
         assert service.stuck(after=101)[0] == "image"
 
 
-def test_stuck_is_said_once_and_metrics_show_it(service: Bench) -> None:
+def test_stuck_is_reported_once_and_metrics_show_it(service: Bench) -> None:
     boot = begin(service)
     up_to(service, boot, "initramfs")
     for _ in range(5):
         service.stuck(after=181)
-    said = [data for tag, data in service.announced if tag == "cluster/boot/stuck"]
-    assert len(said) == 1 and said[0]["stage"] == "image"
+    reported = [data for tag, data in service.announced if tag == "cluster/boot/stuck"]
+    assert len(reported) == 1 and reported[0]["stage"] == "image"
     text = get(f"{service.url}/metrics")[1].decode()
     assert 'cluster_boot_stuck{node="node0",stage="image"} 1.0' in text
     assert 'cluster_boot_stage_seconds{node="node0",stage="dhcp"}' in text

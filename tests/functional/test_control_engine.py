@@ -44,7 +44,7 @@ def test_an_engine_is_asked_without_the_proxy(address: str) -> None:
     assert engine.ask(f"{address}/v1/completions", {"prompt": [1]}, 3.0) == '{"prompt": [1]}'
 
 
-def test_what_it_refuses_is_told_with_its_own_words(address: str) -> None:
+def test_what_it_refuses_is_reported_with_its_own_words(address: str) -> None:
     with pytest.raises(CommandExecutionError, match="/nope: 404 of /nope"):
         engine.ask(f"{address}/nope", None, 3.0)
     with pytest.raises(CommandExecutionError, match="refused"):

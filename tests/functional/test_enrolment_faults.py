@@ -145,7 +145,7 @@ def test_key_store_full(service: Bench, tmp_path: Path) -> None:
 def test_the_right_mac_from_another_machine(service: Bench) -> None:
     """The kernel knows another MAC address behind the address that claims."""
     boot = begin(service)
-    service.neighbours[ADDRESSES["node1"]] = MACS["node1"]
+    service.macs_seen[ADDRESSES["node1"]] = MACS["node1"]
     status, _ = asyncio.run(
         hostile.post(service.url, json.dumps(boot.claim(hostile.public_key())).encode(), ADDRESSES["node1"])
     )

@@ -90,13 +90,15 @@ def test_errors_are_sentences(runner: Any, monkeypatch: pytest.MonkeyPatch) -> N
         runner.show("ffff")
     with pytest.raises(CommandExecutionError, match=r"recipe\.yaml"):
         runner.build(recipe="/nowhere/recipe.yaml")
-    said: list[Any] = []
+    built: list[Any] = []
     monkeypatch.setattr(
-        operations, "build_image", lambda recipe, store, progress, profile: said.append((recipe.name, profile)) or 1 / 0
+        operations,
+        "build_image",
+        lambda recipe, store, progress, profile: built.append((recipe.name, profile)) or 1 / 0,
     )
     with pytest.raises(ZeroDivisionError):
         runner.build()
-    assert said == [("base", "embedded")]
+    assert built == [("base", "embedded")]
 
 
 def test_the_reason_that_apt_marks_is_the_one_that_is_shown() -> None:

@@ -70,7 +70,7 @@ def test_a_live_server_gets_the_verdict_of_its_file(server: str, expected: str, 
     assert json.loads(kept.read_text())["engine"] == "vLLM 0.32.0"
 
 
-def test_a_server_that_nobody_asks_is_said_to_be_idle(server: str) -> None:
+def test_a_server_that_nobody_asks_is_reported_to_be_idle(server: str) -> None:
     document("--url", server, "--seconds", str(REPLAYED_SECONDS))
     idle = document("--url", server, "--seconds", "1.6")
     assert any("nothing changed while it was watched" in note for note in idle["notes"])
@@ -90,14 +90,14 @@ def test_a_person_sees_where_it_is_from(server: str) -> None:
         ("/nothing", 1, ["answers with status 404", "curl -i"]),
     ],
 )
-def test_what_is_no_engine_is_said(server: str, path: str, code: int, parts: list[str]) -> None:
+def test_what_is_no_engine_is_reported(server: str, path: str, code: int, parts: list[str]) -> None:
     result = run("--url", server + path, "--seconds", "2")
     assert result.exit_code == code
     for part in parts:
         assert part in result.output
 
 
-def test_a_server_that_is_not_there_is_said() -> None:
+def test_a_server_that_is_not_there_is_reported() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     result = run("--url", f"http://127.0.0.1:{port}", "--seconds", "2")

@@ -71,7 +71,7 @@ def test_why_a_model_is_not_fetched(
     assert not directory.exists()
 
 
-def test_no_network_is_said(
+def test_no_network_is_reported(
     model: ModuleType, engine_directory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -104,7 +104,7 @@ except RuntimeError as error:
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="needs root, to mount in a namespace")
-def test_a_full_disk_is_said(engine_directory: str, tmp_path: Path) -> None:
+def test_a_full_disk_is_reported(engine_directory: str, tmp_path: Path) -> None:
     mount = tmp_path / "small"
     mount.mkdir()
     repository = str(Path(__file__).parents[2])
@@ -133,6 +133,6 @@ def test_a_model_is_fetched_once(
     assert model.download(str(directory), "org/m", engine_directory) is False
 
 
-def test_an_engine_that_is_not_there_is_said(model: ModuleType, tmp_path: Path) -> None:
+def test_an_engine_that_is_not_there_is_reported(model: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="engine is not installed; next: cluster apply engine"):
         model.download(str(tmp_path / "m"), "org/m", str(tmp_path / "nothing"))

@@ -83,7 +83,7 @@ def test_the_next_change_of_a_place_keeps_the_way_back_to_the_first_state(pertur
     assert limit.read_text() == "2400" and perturb.status()["armed"], "put back, and still armed"
 
 
-def test_a_node_takes_its_own_of_what_is_told_to_all(perturb: Any, limit: Path) -> None:
+def test_a_node_takes_its_own_of_what_is_sent_to_all(perturb: Any, limit: Path) -> None:
     perturb.set({"node0": [clock(limit, 1200)], "node1": [clock(limit, 1)]})
     assert limit.read_text() == "1200"
     perturb.set({"node1": [clock(limit, 1)]})
@@ -211,7 +211,7 @@ def test_commands_that_the_profile_names(perturb: Any, tmp_path: Path) -> None:
         ({"actuator": "setting", "path": "/nowhere/*", "value": 1}, "0 files on this node"),
     ],
 )
-def test_what_cannot_be_done_is_said_before_anything_is_armed(perturb: Any, change: Any, expected: str) -> None:
+def test_what_cannot_be_done_is_reported_before_anything_is_armed(perturb: Any, change: Any, expected: str) -> None:
     with pytest.raises((ValueError, RuntimeError), match=expected):
         perturb.set([change])
     assert not perturb.status()["armed"]
@@ -280,7 +280,7 @@ def test_a_node_without_modprobe_has_no_netem(tmp_path: Path, monkeypatch: pytes
 
 @needs_namespaces
 def test_a_links_rate_is_set_and_the_one_before_comes_back(tmp_path: Path) -> None:
-    said = in_namespaces(
+    output = in_namespaces(
         """
 def shown():
     return subprocess.run(["tc", "qdisc", "show", "dev", "v0"], capture_output=True, text=True).stdout.split(" root")
@@ -301,12 +301,12 @@ print(slowed, slower)
 """,
         tmp_path,
     )
-    assert "could not be put back" in said and "rate 8Mbit" in said and "rate 4Mbit" in said
+    assert "could not be put back" in output and "rate 8Mbit" in output and "rate 4Mbit" in output
 
 
 @needs_namespaces
 def test_a_connection_lives_through_a_delay_that_comes_and_goes(tmp_path: Path) -> None:
-    said = in_namespaces(
+    output = in_namespaces(
         """
 echo = '''
 import socket
@@ -357,4 +357,4 @@ line.close(); other.wait(10); print("lived")
 """,
         tmp_path,
     )
-    assert said == "lived"
+    assert output == "lived"

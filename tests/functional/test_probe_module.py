@@ -61,7 +61,7 @@ class _Salt(dict[str, Any]):
         self["supervise.start"] = start
 
 
-def told(tmp_path: Path, cores: int = 1) -> dict[str, Any]:
+def specifications(tmp_path: Path, cores: int = 1) -> dict[str, Any]:
     engine = {"directory": str(tmp_path / "engine"), "preload": [], "environment": {"FLAG": "on"}}
     return {"node0": {"cores": cores, "collectives": [{"kind": "all_reduce"}], "engine": engine, "device": "cpu"}}
 
@@ -72,8 +72,8 @@ def left(tmp_path: Path) -> list[str]:
     ]
 
 
-def test_a_node_is_told_its_own_part_and_says_what_it_is(probe: Any, tmp_path: Path) -> None:
-    found = probe.node(told(tmp_path), measure=False)
+def test_a_node_is_given_its_own_part_and_says_what_it_is(probe: Any, tmp_path: Path) -> None:
+    found = probe.node(specifications(tmp_path), measure=False)
     assert found["command"] == "node" and found["flag"] == "on"
     assert found["specification"] == {
         "measure": False,
@@ -93,27 +93,27 @@ def test_a_node_is_told_its_own_part_and_says_what_it_is(probe: Any, tmp_path: P
 
 def test_a_probe_that_fails_says_its_last_word(probe: Any, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="the node probe failed: RuntimeError: no such thing"):
-        probe.node(told(tmp_path, cores=66))
+        probe.node(specifications(tmp_path, cores=66))
     assert left(tmp_path) == []
 
 
 def test_a_probe_that_does_not_end_is_ended(probe: Any, tmp_path: Path, loaders: Any) -> None:
     with pytest.raises(RuntimeError, match="did not end within -4 s"):
-        probe.node(told(tmp_path, cores=77), seconds=-4)
+        probe.node(specifications(tmp_path, cores=77), seconds=-4)
     assert not loaders.modules["supervise.status"]("probe")["running"]
     assert left(tmp_path) == []
 
 
 def test_an_engine_that_is_missing_is_named(probe: Any, tmp_path: Path) -> None:
-    specification = told(tmp_path)
+    specification = specifications(tmp_path)
     specification["node0"]["engine"]["directory"] = "/nowhere"
     with pytest.raises(RuntimeError, match=r"the engine is not installed \(/nowhere/bin/python is missing\)"):
         probe.node(specification)
 
 
-def test_serving_returns_when_it_listens_and_stops_when_told(probe: Any, tmp_path: Path) -> None:
+def test_serving_returns_when_it_listens_and_stops_when_asked(probe: Any, tmp_path: Path) -> None:
     port = 42000 + os.getpid() % 10000
-    engine = told(tmp_path)["node0"]["engine"]
+    engine = specifications(tmp_path)["node0"]["engine"]
     started = time.monotonic()
     assert probe.serve("127.0.0.1", port, engine) == {"address": "127.0.0.1", "port": port}
     assert time.monotonic() - started < 10

@@ -47,10 +47,11 @@ class Local:
 
     def answer(self, host: str, function: str, arguments: list[Any]) -> Any:
         if function == "probe.node":
-            told = arguments[0][host]
-            sizes = [{str(size): [1e-3] * 3 for size in each["sizes_bytes"]} for each in told["collectives"]]
+            specification = arguments[0][host]
+            sizes = [{str(size): [1e-3] * 3 for size in each["sizes_bytes"]} for each in specification["collectives"]]
             found = [
-                {"kind": each["kind"], "sizes": size} for each, size in zip(told["collectives"], sizes, strict=True)
+                {"kind": each["kind"], "sizes": size}
+                for each, size in zip(specification["collectives"], sizes, strict=True)
             ]
             return {
                 "values": VALUES if arguments[1] else {},

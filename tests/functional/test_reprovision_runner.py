@@ -39,12 +39,12 @@ class World:
         self.silent: set[str] = set()
         self.requests = {"running": 0.0, "waiting": 0.0}
         self.deployed: dict[str, Any] = dict(RECORD)
-        self.said: list[str] = []
+        self.done: list[str] = []
         self.states_fail = False
         self.deaf: dict[str, int] = {}  # how many questions a minion that has just begun misses
 
     def reboot(self, node: str) -> None:
-        self.said.append(f"reboot {node}")
+        self.done.append(f"reboot {node}")
         if self.active not in self.broken:
             self.runs[node] = self.active
             self.boots[node] += 1
@@ -59,7 +59,7 @@ class World:
                 **{"node": node, "boot": str(self.boots[node]), "image": self.runs[node], "stuck": None},
                 "stages": {"script": {"at": 1.0}, "enrolled": {"at": 2.0}},
             },
-            "boot.arm": lambda node: self.said.append(f"arm {node}"),
+            "boot.arm": lambda node: self.done.append(f"arm {node}"),
             "cluster.undeploy": self.undeploy,
             "cluster.deploy": self.deploy,
             "cluster.apply": self.apply,
@@ -67,20 +67,20 @@ class World:
         }
 
     def rollback(self) -> None:
-        self.said.append("rollback")
+        self.done.append("rollback")
         self.active = self.previous
 
     def undeploy(self) -> None:
-        self.said.append("undeploy")
+        self.done.append("undeploy")
         self.deployed = {}
         if self.silent:
             raise CommandExecutionError("node1 did not answer: its workers may still run")
 
     def deploy(self, deployment: str, overrides: dict[str, Any] | None) -> None:
-        self.said.append(f"deploy {deployment} {overrides}")
+        self.done.append(f"deploy {deployment} {overrides}")
 
     def apply(self, only: list[str]) -> dict[str, Any]:
-        self.said.append(f"apply {only[0]}")
+        self.done.append(f"apply {only[0]}")
         failed = [{"id": "base", "comment": "it broke"}] if self.states_fail else []
         return {only[0]: {"failed": failed}}
 
@@ -109,7 +109,7 @@ class Client:
             elif function == "file.read":
                 answers[host] = json.dumps({"digest": "0" * 16}) if host == "node0" else "no such file"
             elif function.startswith("drain."):
-                world.said.append(f"{function} {host}")
+                world.done.append(f"{function} {host}")
                 answers[host] = True
             elif function == "test.ping" and world.boots[host] > 1 and world.deaf.get(host, 0) > 0:
                 world.deaf[host] -= 1
@@ -161,7 +161,7 @@ UP = "deploy pp2 {'max_num_seqs': 4}"
 def test_all_nodes_come_back_with_the_new_image(runner: Any, world: World) -> None:
     result = runner.run()
     assert result["ok"], result["summary"]
-    assert world.said == [*DOWN, *one("node0"), *one("node1"), UP]
+    assert world.done == [*DOWN, *one("node0"), *one("node1"), UP]
     assert world.runs == {"node0": "new", "node1": "new"}
     assert runner.status()["summary"] == "node0, node1 came back"
 
@@ -169,14 +169,14 @@ def test_all_nodes_come_back_with_the_new_image(runner: Any, world: World) -> No
 def test_a_dry_run_touches_nothing(runner: Any, world: World) -> None:
     planned = runner.run(["node1"], test=True)
     assert (planned["waiting"], planned["renewed"], planned["image"]) == (("node1",), ["node1"], "new")
-    assert world.said == [] and runner.status() == {}
+    assert world.done == [] and runner.status() == {}
 
 
 def test_an_image_that_does_not_come_back_is_rolled_back(runner: Any, world: World) -> None:
     world.broken = {"new"}
     result = runner.run()
     assert not result["ok"] and result["restored"] == ("node0",) and result["image"] == "old"
-    assert world.said == [*DOWN, "arm node0", "reboot node0", "rollback", *one("node0"), UP]
+    assert world.done == [*DOWN, "arm node0", "reboot node0", "rollback", *one("node0"), UP]
     assert "boot node0 failed: not back" in result["summary"] and "reached: nothing yet" in result["summary"]
 
 
@@ -191,7 +191,7 @@ def test_an_image_that_was_rolled_back_by_itself_is_not_rolled_back_twice(runner
 
     world.reboot = reboot
     result = runner.run()
-    assert "rollback" not in world.said and world.active == "old"
+    assert "rollback" not in world.done and world.active == "old"
     assert result["restored"] == ("node0",)
 
 
@@ -213,17 +213,17 @@ def test_states_that_fail_are_named(runner: Any, world: World) -> None:
     world.states_fail = True
     result = runner.run(["node1"])
     assert "apply node1 failed: base: it broke" in result["summary"]
-    assert "rollback" not in world.said, "the image is the one that it ran before"
+    assert "rollback" not in world.done, "the image is the one that it ran before"
 
 
 def test_requests_that_do_not_end_keep_it_serving(runner: Any, world: World) -> None:
     world.requests = {"running": 2.0, "waiting": 1.0}
     result = runner.run()
-    assert world.said == ["drain.start node0", "drain.stop node0"]
+    assert world.done == ["drain.start node0", "drain.stop node0"]
     assert "3 requests did not end" in result["summary"] and "--force" in result["summary"]
-    world.said.clear()
+    world.done.clear()
     assert runner.run(force=True)["ok"]
-    assert world.said[:3] == DOWN
+    assert world.done[:3] == DOWN
 
 
 def test_a_silent_node_is_switched_by_its_power_hook(runner: Any, world: World, tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ def test_a_silent_node_is_switched_by_its_power_hook(runner: Any, world: World, 
     result = runner.run(["node1"])
     assert (tmp_path / "on").exists()
     # Nothing booted it here, so it is missed; but that it was silent did not keep the deployment from being taken down.
-    assert "undeploy" in world.said and "reboot node1" not in world.said
+    assert "undeploy" in world.done and "reboot node1" not in world.done
     assert [failure["kind"] for failure in result["failures"]] == ["boot", "boot"]
 
 
@@ -245,7 +245,7 @@ def test_a_run_that_was_cut_off_still_knows_what_was_deployed(runner: Any, world
     assert runner.status()["summary"] == "cut off before it ended, at: apply node0"
     runner.__salt__["cluster.apply"] = world.apply
     assert runner.run()["ok"]
-    assert world.said[-1] == UP
+    assert world.done[-1] == UP
 
 
 def test_two_at_the_same_time_are_refused(runner: Any, tmp_path: Path) -> None:
@@ -265,10 +265,10 @@ def test_what_cannot_be_booted_is_refused(runner: Any, world: World, tmp_path: P
     runner.__opts__["cluster_profile"] = str(repository_directory() / "profiles" / "embedded.yaml")
     with pytest.raises(CommandExecutionError, match="do not boot over the network"):
         runner.run()
-    assert world.said == []
+    assert world.done == []
 
 
-def test_who_is_due_is_told_by_the_records(runner: Any, world: World) -> None:
+def test_who_is_due_is_known_by_the_records(runner: Any, world: World) -> None:
     world.runs["node1"] = "new"
     digest = load_profile(runner.__opts__["cluster_profile"]).digest
     assert runner.due() == {
@@ -278,17 +278,17 @@ def test_who_is_due_is_told_by_the_records(runner: Any, world: World) -> None:
 
 def test_the_reactor_starts_nothing_unless_it_may(runner: Any, world: World) -> None:
     assert runner.changed()["started"] is False
-    assert world.said == []
+    assert world.done == []
     runner.__opts__["cluster_reprovision_on_change"] = True
     assert runner.changed()["ok"] is True
-    assert "reboot node0" in world.said
+    assert "reboot node0" in world.done
     # A forged event finds nobody due whose records do not say so.
-    world.said.clear()
+    world.done.clear()
     world.runs = {"node0": "new", "node1": "new"}
     runner.__salt__["image.active"] = lambda: {"digest": "new", "previous": "old", "canary": None}
     Client.cmd = _same_digest(load_profile(runner.__opts__["cluster_profile"]).digest, Client.cmd)
     try:
-        assert runner.changed() == {"due": {}} and world.said == []
+        assert runner.changed() == {"due": {}} and world.done == []
     finally:
         Client.cmd = Client.cmd.original
 

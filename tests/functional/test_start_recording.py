@@ -89,7 +89,7 @@ def test_a_start_ends_when_it_serves_or_is_given_up(startup: Any) -> None:
     assert failed["state"] == "failed" and load_run(failed["folder"]).interval == (now - 50, now - 10)
 
 
-def test_what_cannot_be_recorded_is_said_and_leaves_nothing(startup: Any, tmp_path: Path) -> None:
+def test_what_cannot_be_recorded_is_reported_and_leaves_nothing(startup: Any, tmp_path: Path) -> None:
     with pytest.raises(CommandExecutionError, match="nothing is deployed"):
         startup.record()
     startup.starting = of(began=time.time() - 0.1)

@@ -94,8 +94,8 @@ def test_the_sampler_runs_keeps_what_nobody_takes_and_ends(node: Any, tmp_path: 
     status = node.modules.telemetry.status()
     assert status["acknowledged"] == 0 and status["dropped"] == 0
     # There is no minion here: what cannot be sent now is kept, in order.
-    told = {"node0": {"boot": status["boot"], "sequence": 1, "missing": []}}
-    assert node.modules.telemetry.acknowledge(told) is True
+    reported = {"node0": {"boot": status["boot"], "sequence": 1, "missing": []}}
+    assert node.modules.telemetry.acknowledge(reported) is True
     while node.modules.telemetry.status().get("acknowledged") != 1:
         assert time.monotonic() < deadline, node.modules.telemetry.status()
         time.sleep(0.1)

@@ -190,7 +190,7 @@ def test_the_alerts_fire_on_what_they_are_for(tmp_path: Path) -> None:
         # promtool compares every label and annotation; that one fires or not is read from what it says it got.
         document = {"rule_files": ["rules.yml"], "evaluation_interval": "5s", "tests": [test]}
         (tmp_path / "test.yml").write_text(yaml.safe_dump(document))
-        said = promtool("test", "rules", str(tmp_path / "test.yml"))
-        got = (said.stdout + said.stderr).partition("got:")[2]
+        finished = promtool("test", "rules", str(tmp_path / "test.yml"))
+        got = (finished.stdout + finished.stderr).partition("got:")[2]
         alert = test["alert_rule_test"][0]["alertname"]
-        assert (f'alertname="{alert}"' in got) is fires, f"{alert}: {said.stdout}{said.stderr}"
+        assert (f'alertname="{alert}"' in got) is fires, f"{alert}: {finished.stdout}{finished.stderr}"

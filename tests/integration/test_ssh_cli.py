@@ -259,7 +259,7 @@ esac
         (programs / name).write_text(note + rest)
         (programs / name).chmod(0o755)
     found.configuration.write_text(f"cluster_directory: {found.folder}\n")
-    text = sync_effects._TAKEUP.read_text().replace('"/etc/salt/master"', repr(str(found.configuration)))
+    text = sync_effects._MASTER_RELOAD.read_text().replace('"/etc/salt/master"', repr(str(found.configuration)))
     (tmp_path / "takeup.py").write_text(text)
     monkeypatch.setattr(sync_effects, "_TAKEUP", tmp_path / "takeup.py")
     return found
@@ -302,7 +302,7 @@ def test_a_sync_has_the_master_take_up_what_it_has_in_memory(
     assert (last["sent"], last["master"]) == (False, "untouched")
 
 
-def test_a_master_that_is_busy_or_broken_is_said(trusted: Cluster, systemd: Systemd, tmp_path: Path) -> None:
+def test_a_master_that_is_busy_or_broken_is_reported(trusted: Cluster, systemd: Systemd, tmp_path: Path) -> None:
     source = small_tree(tmp_path / "tree", "1")
     sync = ("sync", "--source", str(source))
     with (systemd.folder / "reprovision.lock").open("a") as lock:

@@ -69,7 +69,7 @@ class Terminal:
     """A command on a terminal of its own."""
 
     def __init__(self, environment: dict[str, str], *words: str) -> None:
-        self.said = ""
+        self.output = ""
         self.pid, self._descriptor = pty.fork()
         if self.pid == 0:
             os.chdir(REPOSITORY)
@@ -78,9 +78,9 @@ class Terminal:
     def expect(self, pattern: str) -> re.Match[str]:
         """Read until it says something, from what it has not been asked for yet; return it."""
         deadline = time.monotonic() + DEADLINE
-        while not (found := re.search(pattern, self.said)):
+        while not (found := re.search(pattern, self.output)):
             assert self._read(deadline), f"expected {pattern!r}, seen {self.said!r}"
-        self.said = self.said[found.end() :]
+        self.output = self.output[found.end() :]
         return found
 
     def write(self, text: str) -> None:
@@ -103,7 +103,7 @@ class Terminal:
             data = os.read(self._descriptor, 4096)
         except OSError:  # the other side is closed
             return False
-        self.said += data.decode("utf-8", "replace")
+        self.output += data.decode("utf-8", "replace")
         return bool(data)
 
 

@@ -192,20 +192,20 @@ def test_batches_survive_a_restart_of_the_master(
     assert 'cluster_link_receive_bytes_total{link="ethernet",node="node0"}' in text
 
 
-def test_a_silent_node_is_told_lost_and_then_back(sampling: Sampling, master: Any, folder: Path, minion: Any) -> None:
+def test_a_silent_node_is_lost_and_then_back(sampling: Sampling, master: Any, folder: Path, minion: Any) -> None:
     wait_for(lambda: sampling.status().get("acknowledged", 0) >= 1)
-    told: list[str] = []
+    tags: list[str] = []
     with salt.utils.event.get_master_event(master.config, master.config["sock_dir"], listen=True) as bus:
 
-        def heard(tag: str) -> bool:
+        def arrived(tag: str) -> bool:
             event = bus.get_event(wait=0.5, tag="cluster/node/", full=True)
-            told.extend([event["tag"]] if event else [])
-            return tag in told
+            tags.extend([event["tag"]] if event else [])
+            return tag in tags
 
         sampling.stop()
-        wait_for(lambda: heard("cluster/node/lost"))
+        wait_for(lambda: arrived("cluster/node/lost"))
         again = Sampling(folder, minion, None)
-        wait_for(lambda: heard("cluster/node/back"))
+        wait_for(lambda: arrived("cluster/node/back"))
         # This one has no way to ask: a job brings it what is stored.
         wait_for(lambda: again.status().get("acknowledged", 0) >= 1)
         again.stop()

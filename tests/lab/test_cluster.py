@@ -76,7 +76,7 @@ def test_samples_arrive_in_order_and_are_acknowledged(configured: Cluster) -> No
 
 @pytest.mark.timeout(300)
 def test_errors_name_the_next_command(configured: Cluster) -> None:
-    for arguments, said in (
+    for arguments, words in (
         (("logs", "node7"), "no node node7"),
         (("bench",), "deploy"),
         (("deploy", "tp2", "--set", "max_num_seqs"), "expected key=value"),
@@ -84,5 +84,5 @@ def test_errors_name_the_next_command(configured: Cluster) -> None:
     ):
         finished = configured.run(*arguments, check=False)
         assert finished.returncode != 0, arguments
-        assert said in finished.stderr, finished.stderr
+        assert words in finished.stderr, finished.stderr
         assert "Traceback" not in finished.stderr, finished.stderr

@@ -90,9 +90,9 @@ def test_a_failure_is_named_and_leaves_nothing(configured: Cluster) -> None:
     settings = ("--set", 'extra_arguments=["--no-such-flag"]')
     finished = configured.run("deploy", "single", *settings, check=False, timeout=600)
     assert finished.returncode == 1
-    said = " ".join(finished.stderr.split())
-    assert "single-0 on node0 failed: error: unrecognized arguments: --no-such-flag" in said
-    assert "log: /var/log/cluster/vllm-single-0.log" in said
+    output = " ".join(finished.stderr.split())
+    assert "single-0 on node0 failed: error: unrecognized arguments: --no-such-flag" in output
+    assert "log: /var/log/cluster/vllm-single-0.log" in output
     assert "VLLM::" not in configured.on("node0", "ps", "-eo", "args")
     unknown = configured.run("deploy", "tp3", check=False)
     assert unknown.returncode != 0

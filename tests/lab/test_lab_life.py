@@ -312,14 +312,14 @@ def test_shell_has_salt_at_hand(profile: Profile, clean: dict[str, Any]) -> None
         if pid == 0:
             os.execv(COMMAND[0], [*COMMAND, "shell", "control", "--lab", FIRST])
         os.write(terminal, b"salt '*' test.ping; exit\n")
-        said = b""
+        output = b""
         while select.select([terminal], [], [], 60)[0]:
             try:
-                said += os.read(terminal, 4096)
+                output += os.read(terminal, 4096)
             except OSError:
                 break
         os.waitpid(pid, 0)
-        assert said.count(b"True") == 2
+        assert output.count(b"True") == 2
     finally:
         lab.down(FIRST)
     assert traces() == clean

@@ -132,23 +132,23 @@ def test_a_port_is_held_off_while_an_open_connection_goes_on(spaces: list[str]) 
     )
     assert server.stdout and client.stdin and client.stdout
 
-    def said(word: str) -> str:
+    def ask(word: str) -> str:
         client.stdin.write(word + "\n")
         client.stdin.flush()
         return client.stdout.readline().strip()
 
     try:
         assert server.stdout.readline() == "up\n"
-        assert said("connect") == "connected"
+        assert ask("connect") == "connected"
         assert call(space, "drain", "active") is False
         assert call(space, "drain", "start", 8000) is True
         assert call(space, "drain", "start", 8000) is True
         assert call(space, "drain", "active") is True
-        assert said("echo") == "echo"
-        assert said("new") == "refused"
+        assert ask("echo") == "echo"
+        assert ask("new") == "refused"
         assert call(space, "drain", "stop") is True
         assert call(space, "drain", "stop") is False
-        assert said("new") == "accepted"
+        assert ask("new") == "accepted"
     finally:
         for process in (client, server):
             process.kill()

@@ -75,8 +75,10 @@ def test_a_build_by_the_runner_is_whole_and_active(master: Any, folder: Path) ->
     cli = master.salt_run_cli(timeout=DEADLINE_SECONDS)
     built = cli.run("image.build", f"recipe={recipe(folder)}", "activate=True")
     assert built.returncode == 0, built.stderr
-    said = [json.loads(line.removeprefix("@progress ")) for line in built.stderr.splitlines() if "@progress" in line]
-    stages = list(dict.fromkeys(report["stage"] for report in said))
+    reported = [
+        json.loads(line.removeprefix("@progress ")) for line in built.stderr.splitlines() if "@progress" in line
+    ]
+    stages = list(dict.fromkeys(report["stage"] for report in reported))
     assert stages[0] == "system" and {"salt", "initramfs", "squashfs"} <= set(stages)
     store = Store(folder / "images")
     digest = built.data["digest"]

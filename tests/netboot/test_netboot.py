@@ -51,14 +51,14 @@ def enrolled(control: ControlNode, machine: Machine) -> bool:
     """Return whether a machine has enrolled; one whose firmware has given up is switched off and on."""
     if machine.gave_up():
         # Under emulation the firmware's TFTP times out now and then; nothing of ours runs by then.
-        print(f"\n{machine.name}: the firmware gave up: {machine.said()[-400:]!r}; switched off and on")
+        print(f"\n{machine.name}: the firmware gave up: {machine.output_text()[-400:]!r}; switched off and on")
         machine.power_cycle()
     return reached(control, machine.name, "enrolled")
 
 
 def explain(control: ControlNode, machines: dict[str, Machine]) -> str:
     view = progress_report.view(control.record(), time.time(), control.settings.deadlines_seconds)
-    consoles = {name: machine.said()[-1500:] for name, machine in machines.items()}
+    consoles = {name: machine.output_text()[-1500:] for name, machine in machines.items()}
     return json.dumps({"record": view, "consoles": consoles}, indent=1)
 
 

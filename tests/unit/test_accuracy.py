@@ -151,11 +151,11 @@ def test_what_was_measured_poorly_is_judged_mildly() -> None:
 
 
 def test_a_balance_between_two_properties_of_one_link_names_the_link() -> None:
-    between = answer("balanced", link="direct", between=("link_bandwidth", "link_latency"))
-    assert judged(1.6, between, LINK).places == (FIRST,)
-    elsewhere = answer("balanced", link="ethernet", between=("link_bandwidth", "link_latency"))
+    undecided = answer("balanced", link="direct", undecided=("link_bandwidth", "link_latency"))
+    assert judged(1.6, undecided, LINK).places == (FIRST,)
+    elsewhere = answer("balanced", link="ethernet", undecided=("link_bandwidth", "link_latency"))
     assert judged(1.6, elsewhere, LINK).places == (MISSED,)
-    assert judged(1.6, answer("balanced", between=("straggler", "link_bandwidth"))).places == (MISSED,)
+    assert judged(1.6, answer("balanced", undecided=("straggler", "link_bandwidth"))).places == (MISSED,)
 
 
 def test_the_only_node_is_no_slower_than_its_peers() -> None:
@@ -178,7 +178,7 @@ def test_of_two_faults_the_larger_is_first_and_the_other_behind_it() -> None:
 def test_a_verdicts_json_is_all_that_is_read() -> None:
     verdict = {
         "class": "balanced", "fault": False, "where": {"node": None, "link": "direct"}, "confidence": 0.41,
-        "score": 0.3, "between": ["link_bandwidth", "link_latency"], "evidence": [{"statement": "never read"}],
+        "score": 0.3, "undecided": ["link_bandwidth", "link_latency"], "evidence": [{"statement": "never read"}],
         "runners_up": [{"class": "straggler", "score": 0.2, "confidence": 0.1, "node": "node1", "link": None}],
     }  # fmt: skip
     found = Answer.of_verdict(verdict)
@@ -217,8 +217,8 @@ def test_a_faulty_run_without_a_healthy_one_is_left_out() -> None:
 
 
 def test_repeats_say_how_often_the_same_class_was_named() -> None:
-    told = ["straggler", "straggler", "prefill_compute", "straggler", "straggler"]
-    same = [judged(1.0, answer(name, node="node1")) for name in told]
+    classes = ["straggler", "straggler", "prefill_compute", "straggler", "straggler"]
+    same = [judged(1.0, answer(name, node="node1")) for name in classes]
     (found,) = figures([*same, judged(1.0, answer("straggler"), LINK)]).repeats
     assert (found.answered, found.same, found.right) == ("straggler", Rate(4, 5), Rate(4, 5))
     assert found.cost == pytest.approx(1.0, rel=0.01) and found.faults == ("quota",)

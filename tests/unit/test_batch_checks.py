@@ -263,14 +263,14 @@ def test_an_error_of_the_bus_or_the_clockwork_does_not_end_the_engine(
     engine: Any, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken = iter([RuntimeError("tick")])
-    real = cluster_state.to_tell
+    real = cluster_state.to_acknowledge
 
-    def to_tell(*arguments: Any) -> Any:
+    def to_acknowledge(*arguments: Any) -> Any:
         for error in broken:
             raise error
         return real(*arguments)
 
-    monkeypatch.setattr(cluster_state, "to_tell", to_tell)
+    monkeypatch.setattr(cluster_state, "to_tell", to_acknowledge)
     made = run(engine, store, monkeypatch, [ValueError("no msgpack"), {"tag": "x"}, event(batch(sequence=1))])
     assert made.state.failures == 3
     assert len(store.batches(0.0, math.inf)) == 1

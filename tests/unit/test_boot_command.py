@@ -123,7 +123,7 @@ def test_discover_lists_strangers(control: Callable[[dict[str, Any]], Answering]
     assert found["machines"] == [entry]
 
 
-def test_without_a_boot_engine_the_reason_is_said(control: Callable[[dict[str, Any]], Answering]) -> None:
+def test_without_a_boot_engine_the_reason_is_reported(control: Callable[[dict[str, Any]], Answering]) -> None:
     control({"boot.show": ControlError("there is no boot record: is the boot engine running?")})
     finished = CliRunner().invoke(app, ["boot", "watch"])
     assert finished.exit_code == 1

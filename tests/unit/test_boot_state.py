@@ -38,7 +38,7 @@ def script(now: float, boot: str = "b0", node: str = "node0") -> ScriptGiven:
     return ScriptGiven(now, node, boot, "aa" * 32, now + 300, "1122334455667788", "02:00:00:00:00:01", node)
 
 
-def told(*events: object) -> State:
+def after(*events: object) -> State:
     state = begin(["node0", "node1"], 0.0)
     for event in events:
         state = apply(event, state)
@@ -47,7 +47,7 @@ def told(*events: object) -> State:
 
 def whole_boot() -> State:
     stages = [StageReached(10.0 + 5 * number, "node0", "b0", stage) for number, stage in enumerate(BOOT_STAGES[2:7])]
-    return told(DhcpAsked(2.0, "node0", "BIOS"), DhcpAsked(4.0, "node0"), script(6.0), *stages)
+    return after(DhcpAsked(2.0, "node0", "BIOS"), DhcpAsked(4.0, "node0"), script(6.0), *stages)
 
 
 def test_a_boot_begins_with_its_first_dhcp_packet() -> None:
@@ -57,13 +57,13 @@ def test_a_boot_begins_with_its_first_dhcp_packet() -> None:
 
 
 def test_the_wait_for_an_image_is_part_of_the_boot() -> None:
-    boot = told(DhcpAsked(2.0, "node0"), script(602.0)).nodes["node0"].boot
+    boot = after(DhcpAsked(2.0, "node0"), script(602.0)).nodes["node0"].boot
     assert boot is not None and boot.began == 2.0
     assert [(span.stage, span.seconds) for span in progress_report.trace(boot)] == [("dhcp", 0.0), ("script", 600.0)]
 
 
 def test_power_on_is_the_beginning_when_it_is_known() -> None:
-    state = told(Armed(1.0, "node0", "reprovision", powered_on=True), DhcpAsked(20.0, "node0"), script(25.0))
+    state = after(Armed(1.0, "node0", "reprovision", powered_on=True), DhcpAsked(20.0, "node0"), script(25.0))
     boot = state.nodes["node0"].boot
     assert boot is not None and (boot.began, boot.because) == (1.0, "reprovision")
 
@@ -77,14 +77,14 @@ def test_a_trace_adds_up_to_the_whole_boot() -> None:
 
 
 def test_time_over_a_stage_that_was_not_seen_is_not_attributed() -> None:
-    state = told(DhcpAsked(0.0, "node0"), script(10.0), StageReached(40.0, "node0", "b0", "image"))
+    state = after(DhcpAsked(0.0, "node0"), script(10.0), StageReached(40.0, "node0", "b0", "image"))
     boot = state.nodes["node0"].boot
     assert boot is not None
     assert progress_report.attributed_ratio(progress_report.trace(boot)) == pytest.approx(10 / 40)
 
 
 def test_stages_count_once_and_never_backwards() -> None:
-    state = told(script(1.0), StageReached(5.0, "node0", "b0", "image"), StageReached(9.0, "node0", "b0", "kernel"))
+    state = after(script(1.0), StageReached(5.0, "node0", "b0", "image"), StageReached(9.0, "node0", "b0", "kernel"))
     again = apply(StageReached(9.0, "node0", "b0", "image"), state)
     boot = again.nodes["node0"].boot
     assert boot is not None and [(reached.stage, reached.at) for reached in boot.reached] == [
@@ -102,7 +102,7 @@ def test_every_stage_that_does_not_come_is_named(stage: str) -> None:
     if number > 1:
         events.append(script(0.0))
     events += [StageReached(0.0, "node0", "b0", before) for before in BOOT_STAGES[2:number]]
-    node = told(*events).nodes["node0"]
+    node = after(*events).nodes["node0"]
     deadline = DEADLINES_SECONDS[stage]
     assert progress_report.stuck("node0", node, deadline, LIMITS) is None
     late = progress_report.stuck("node0", node, deadline + 0.1, LIMITS)
@@ -110,7 +110,7 @@ def test_every_stage_that_does_not_come_is_named(stage: str) -> None:
 
 
 def test_an_armed_node_that_stays_silent_is_named() -> None:
-    node = told(Armed(100.0, "node0", "reprovision")).nodes["node0"]
+    node = after(Armed(100.0, "node0", "reprovision")).nodes["node0"]
     late = progress_report.stuck("node0", node, 100.0 + DEADLINES_SECONDS["dhcp"] + 1, LIMITS)
     assert late is not None and late.stage == "dhcp"
 
@@ -118,7 +118,7 @@ def test_an_armed_node_that_stays_silent_is_named() -> None:
 def test_the_wait_for_a_deployment_is_no_stage_s_time() -> None:
     def boot_of(*events: object) -> Boot:
         done = [StageReached(10.0 + number, "node0", "b0", stage) for number, stage in enumerate(BOOT_STAGES[2:9])]
-        boot = told(script(0.0), *done, *events).nodes["node0"].boot
+        boot = after(script(0.0), *done, *events).nodes["node0"].boot
         assert boot is not None
         return boot
 
@@ -139,20 +139,20 @@ def test_the_wait_for_a_deployment_is_no_stage_s_time() -> None:
 
 
 def test_a_node_that_was_never_asked_for_is_not_late() -> None:
-    assert progress_report.stuck("node0", told().nodes["node0"], 1e9, LIMITS) is None
+    assert progress_report.stuck("node0", after().nodes["node0"], 1e9, LIMITS) is None
 
 
 def test_nobody_is_late_with_a_deployment_that_nobody_started() -> None:
     done = [StageReached(1.0, "node0", "b0", stage) for stage in BOOT_STAGES[2:9]]
-    node = told(script(0.0), *done).nodes["node0"]
+    node = after(script(0.0), *done).nodes["node0"]
     assert progress_report.stuck("node0", node, 1e6, LIMITS) is None
-    deployed = apply(Deploying(1e6, "node0", 1e6), told(script(0.0), *done)).nodes["node0"]
+    deployed = apply(Deploying(1e6, "node0", 1e6), after(script(0.0), *done)).nodes["node0"]
     late = progress_report.stuck("node0", deployed, 1e6 + DEADLINES_SECONDS["engine_ready"] + 1, LIMITS)
     assert late is not None and late.stage == "engine_ready"
 
 
 def test_the_newest_evidence_about_the_stage_is_the_cause() -> None:
-    state = told(
+    state = after(
         script(0.0),
         StageReached(1.0, "node0", "b0", "kernel"),
         StageReached(2.0, "node0", "b0", "initramfs"),
@@ -164,26 +164,26 @@ def test_the_newest_evidence_about_the_stage_is_the_cause() -> None:
 
 
 def test_trouble_of_an_earlier_boot_is_no_cause() -> None:
-    state = told(script(0.0), Troubled(1.0, "node0", "kernel", "old", "b0"), script(500.0, "b1"))
+    state = after(script(0.0), Troubled(1.0, "node0", "kernel", "old", "b0"), script(500.0, "b1"))
     late = progress_report.stuck("node0", state.nodes["node0"], 1000.0, LIMITS)
     assert late is not None and late.cause == progress_report.CAUSES["kernel"]
 
 
 def test_one_boot_wins_and_the_others_lose_their_nonce() -> None:
-    state = told(script(0.0, "b0"), script(1.0, "b1"), Enrolled(5.0, "node0", "b0", "key"))
+    state = after(script(0.0, "b0"), script(1.0, "b1"), Enrolled(5.0, "node0", "b0", "key"))
     nonces = {boot.id: bool(boot.nonce) for boot in state.nodes["node0"].boots}
     assert nonces == {"b0": True, "b1": False}
     assert state.nodes["node0"].armed == ""
 
 
 def test_a_blocked_node_loses_every_nonce() -> None:
-    state = told(script(0.0), Blocked(1.0, "node0"))
+    state = after(script(0.0), Blocked(1.0, "node0"))
     assert [boot.nonce for boot in state.nodes["node0"].boots] == [""]
     assert not apply(Armed(2.0, "node0", "reprovision"), state).nodes["node0"].blocked
 
 
 def test_memory_is_bounded_whatever_is_sent() -> None:
-    state = told()
+    state = after()
     for number in range(500):
         mac = f"02:00:00:00:{number >> 8:02x}:{number & 255:02x}"
         state = apply(UnknownAsked(float(number), mac), state)
@@ -195,12 +195,12 @@ def test_memory_is_bounded_whatever_is_sent() -> None:
 
 
 def test_the_same_refusal_is_counted() -> None:
-    state = told(*(Refused(float(number), "claim", "node0", "10.0.0.9", "late") for number in range(5)))
+    state = after(*(Refused(float(number), "claim", "node0", "10.0.0.9", "late") for number in range(5)))
     assert [(refusal.reason, refusal.count) for refusal in state.refusals] == [("late", 5)]
 
 
 def test_events_about_what_is_not_there_change_nothing() -> None:
-    state = told(script(0.0))
+    state = after(script(0.0))
     for event in (
         StageReached(1.0, "node0", "none", "kernel"),
         Enrolled(1.0, "node1", "b0", "key"),
@@ -213,7 +213,7 @@ def test_events_about_what_is_not_there_change_nothing() -> None:
 
 def test_what_is_not_an_event_is_an_error() -> None:
     with pytest.raises(TypeError, match="str is no event"):
-        apply("boot", told())
+        apply("boot", after())
 
 
 def test_the_view_has_no_secret(tmp_path: object) -> None:
@@ -229,7 +229,7 @@ def test_the_record_survives_a_restart(tmp_path: object) -> None:
     from pathlib import Path
 
     folder = Path(str(tmp_path)) / "boot"
-    state = told(script(0.0), UnknownAsked(1.0, "02:00:00:00:00:09"), Refused(2.0, "claim", "", "10.0.0.1", "late"))
+    state = after(script(0.0), UnknownAsked(1.0, "02:00:00:00:00:09"), Refused(2.0, "claim", "", "10.0.0.1", "late"))
     storage.write(folder, state)
     assert storage.read(folder) == state
     assert (folder / storage.FILE).stat().st_mode & 0o077 == 0

@@ -204,9 +204,9 @@ def test_the_kernels_tables_are_read(tmp_path: Path) -> None:
         "10.9.0.10        0x1         0x2         02:77:00:00:00:10     *        cluster0\n"
         "10.9.0.11        0x1         0x0         00:00:00:00:00:00     *        cluster0\n"
     )
-    assert kernel_tables.neighbour_mac("10.9.0.10", arp) == "02:77:00:00:00:10"
-    assert kernel_tables.neighbour_mac("10.9.0.11", arp) is None
-    assert kernel_tables.neighbour_mac("10.9.0.12", tmp_path / "none") is None
+    assert kernel_tables.mac_of("10.9.0.10", arp) == "02:77:00:00:00:10"
+    assert kernel_tables.mac_of("10.9.0.11", arp) is None
+    assert kernel_tables.mac_of("10.9.0.12", tmp_path / "none") is None
     tcp = tmp_path / "tcp"
     tcp.write_text(
         "  sl  local_address rem_address   st\n"

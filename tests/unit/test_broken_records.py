@@ -81,7 +81,7 @@ def documents(name: str) -> dict[str, Any]:
 @pytest.mark.parametrize("file", ["run.json", "plan.json", "ceilings.json", "client.json.gz"])
 @settings(max_examples=40, deadline=None)
 @given(seed=SEEDS)
-def test_a_broken_document_of_a_run_is_said_and_the_rest_is_judged(name: str, file: str, seed: int) -> None:
+def test_a_broken_document_of_a_run_is_reported_and_the_rest_is_judged(name: str, file: str, seed: int) -> None:
     random = Random(seed)
     document = documents(name)[file]
     for _ in range(random.choice((1, 3, 10))):
@@ -194,8 +194,8 @@ def test_what_does_not_fit_is_left_out_and_named_and_the_rest_kept() -> None:
     assert way.bandwidth_bytes_per_second is not None and way.latency_seconds is None
     assert len(problems) == 4 and all(problem.startswith("ceilings.json: ") for problem in problems)
     assert "ceilings.json: measured: 'yesterday': " in problems[0]
-    nothing, said = lenient(Ceilings, [1], "x")
-    assert nothing is None and said == [f"x: all of it: [1]: {_NO_OBJECT}; left out"]
+    nothing, reported = lenient(Ceilings, [1], "x")
+    assert nothing is None and reported == [f"x: all of it: [1]: {_NO_OBJECT}; left out"]
 
 
 _NO_OBJECT = "Input should be a valid dictionary or instance of Ceilings"

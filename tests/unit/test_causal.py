@@ -140,7 +140,7 @@ def test_a_latency_is_first_made_a_millisecond_longer_and_at_least_doubled(secon
     assert tried == [pytest.approx(slowdown)]
 
 
-def test_one_slow_node_is_told_from_slow_nodes() -> None:
+def test_one_slow_node_is_distinguished_from_slow_nodes() -> None:
     resources = [LINK, ALL, core("node0"), core("node1", 0.35)]
     slow = experiment(World(4, link=0.1, delay=0.0, loads={"node0": 0.3, "node1": 0.8}), resources, PARALLEL)
     found = conclude(slow, Circumstances())
@@ -219,7 +219,7 @@ def test_the_same_seed_lays_out_the_same_experiment() -> None:
     assert order(1) == order(1) != order(2)
 
 
-def test_nothing_tried_nothing_said() -> None:
+def test_nothing_tried_nothing_reported() -> None:
     session = Session([], [])
     assert session.next_block(0.0) is None
     assert conclude(session, Circumstances()).name == "inconclusive"
@@ -234,7 +234,7 @@ def test_a_resource_that_holds_nothing_back_is_no_bottleneck() -> None:
     assert (found.name, found.confirmed) == ("inconclusive", True) and "no resource" in found.statement
 
 
-def test_two_like_causes_are_not_told_apart() -> None:
+def test_two_like_causes_are_not_distinguished() -> None:
     session = experiment(World(2, link=0.45, delay=0, loads={"node0": 0.45}), [LINK, core("node0")], [])
     found = conclude(session, Circumstances())
     assert not found.confirmed and set(found.candidates) == {"link_bandwidth", "prefill_compute"}

@@ -40,7 +40,7 @@ def test_every_cause_is_described() -> None:
         assert item.name == name
         assert item.title and item.meaning.endswith(".") and item.signals and item.advice
         assert item.tried in ("lab", "recorded", "synthetic")
-        assert item.neighbours and all(neighbour in CAUSES and words for neighbour, words in item.neighbours)
+        assert item.similar and all(other in CAUSES and words for other, words in item.similar)
 
 
 def test_a_cause_is_one_file_of_its_name() -> None:

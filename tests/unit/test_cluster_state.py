@@ -63,7 +63,7 @@ def test_applying_an_event_leaves_the_old_state_as_it_was() -> None:
     assert before == copy
 
 
-def test_a_node_is_up_once_it_is_heard_of() -> None:
+def test_a_node_is_up_once_it_is_seen() -> None:
     state = fold(arrived("node0", 1))
     assert state.nodes["node0"].up is True
     assert state.nodes["node1"].up is None
@@ -102,18 +102,18 @@ def test_a_gap_is_named_and_closes_when_it_is_filled() -> None:
 
 def test_after_a_restart_the_store_says_where_to_go_on() -> None:
     state = fold(arrived("node0", 620, 500))
-    told = cluster_state.acknowledgement(state, "node0", "one")
-    assert told is not None
-    assert (told["sequence"], told["missing"][0], len(told["missing"])) == (500, 501, cluster_state.MOST_MISSING)
+    stored = cluster_state.acknowledgement(state, "node0", "one")
+    assert stored is not None
+    assert (stored["sequence"], stored["missing"][0], len(stored["missing"])) == (500, 501, cluster_state.MOST_MISSING)
 
 
 def test_a_number_beyond_reason_costs_no_time() -> None:
     state = fold(arrived("node0", 1), arrived("node0", (1 << 53) - 1, 1, moment=1002.0))
-    told = cluster_state.acknowledgement(state, "node0", "one")
-    assert told == {"boot": "one", "sequence": 1, "missing": list(range(2, 102))}
+    stored = cluster_state.acknowledgement(state, "node0", "one")
+    assert stored == {"boot": "one", "sequence": 1, "missing": list(range(2, 102))}
 
 
-def test_nothing_is_said_of_a_boot_that_is_not_the_present_one() -> None:
+def test_nothing_is_reported_of_a_boot_that_is_not_the_present_one() -> None:
     state = fold(arrived("node0", 1), arrived("node0", 1, boot="two", moment=1003.0))
     assert cluster_state.acknowledgement(state, "node0", "one") is None
     assert cluster_state.acknowledgement(state, "node0", "two") == {"boot": "two", "sequence": 1, "missing": []}
@@ -138,14 +138,14 @@ def test_a_batch_that_came_again_is_counted() -> None:
     assert (state.nodes["node0"].stored, state.nodes["node0"].repeated) == (1, 1)
 
 
-def test_a_node_that_does_not_ask_is_told_by_a_job_now_and_then() -> None:
+def test_a_node_that_does_not_ask_is_known_by_a_job_now_and_then() -> None:
     state = fold(*(arrived("node0", number) for number in range(1, 62)))
-    assert cluster_state.to_tell(state, 1060.0) == {}
-    assert cluster_state.to_tell(state, 1062.0) == {"node0": {"boot": "one", "sequence": 61, "missing": []}}
-    assert cluster_state.to_tell(fold(Asked(1050.0, "node0"), state=state), 1062.0) == {}
-    assert cluster_state.to_tell(fold(Asked(1061.0, "node0", by_job=True), state=state), 1062.0) == {}
+    assert cluster_state.to_acknowledge(state, 1060.0) == {}
+    assert cluster_state.to_acknowledge(state, 1062.0) == {"node0": {"boot": "one", "sequence": 61, "missing": []}}
+    assert cluster_state.to_acknowledge(fold(Asked(1050.0, "node0"), state=state), 1062.0) == {}
+    assert cluster_state.to_acknowledge(fold(Asked(1061.0, "node0", by_job=True), state=state), 1062.0) == {}
     # One that has fallen silent would not take a job either.
-    assert cluster_state.to_tell(state, 1090.0) == {}
+    assert cluster_state.to_acknowledge(state, 1090.0) == {}
     assert fold(Asked(1.0, "nobody"), state=state).nodes == state.nodes
 
 
@@ -154,13 +154,13 @@ def test_a_node_that_does_not_ask_is_told_by_a_job_now_and_then() -> None:
 
 def test_a_silent_node_is_lost_once_and_back_once() -> None:
     state = fold(arrived("node0", 1))
-    heard = state.nodes["node0"].heard
-    state = fold(Tick(heard + 5.0), state=state)
+    last_batch = state.nodes["node0"].last_batch
+    state = fold(Tick(last_batch + 5.0), state=state)
     assert state.announcements == ()
-    state = fold(Tick(heard + 5.1), state=state)
-    assert state.announcements == ((cluster_state.LOST_TAG, {"node": "node0", "since": heard}),)
+    state = fold(Tick(last_batch + 5.1), state=state)
+    assert state.announcements == ((cluster_state.LOST_TAG, {"node": "node0", "since": last_batch}),)
     assert state.nodes["node0"].up is False
-    assert announced(Tick(heard + 6.0), Tick(heard + 7.0), state=state) == []
+    assert announced(Tick(last_batch + 6.0), Tick(last_batch + 7.0), state=state) == []
     found = announced(arrived("node0", 20, 1), arrived("node0", 21, 1), state=state)
     assert [tag for tag, _ in found] == [cluster_state.BACK_TAG]
     assert found[0][1]["silent_seconds"] == pytest.approx(19.0)
@@ -175,7 +175,7 @@ def test_nobody_is_lost_while_the_control_node_itself_stood_still() -> None:
     ]
 
 
-def test_a_node_nobody_heard_of_is_not_lost() -> None:
+def test_a_node_nobody_seen_is_not_lost() -> None:
     assert announced(Tick(START + 100.0), state=cluster_state.begin(SETTINGS, START)) == []
 
 

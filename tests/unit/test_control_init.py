@@ -32,8 +32,8 @@ def test_a_profile_that_has_no_control_node_to_set_up(profile: str, reason: str)
     assert reason in result.output
 
 
-def test_an_apply_is_told_by_what_changed_and_what_failed() -> None:
-    told = setup.summary(
+def test_an_apply_is_known_by_what_changed_and_what_failed() -> None:
+    reported = setup.summary(
         {
             "file_|-one_|-/a_|-managed": {"result": True, "changes": {"diff": "x"}, "comment": "updated"},
             "file_|-two_|-/b_|-managed": {"result": True, "changes": {}, "comment": "in place"},
@@ -42,9 +42,9 @@ def test_an_apply_is_told_by_what_changed_and_what_failed() -> None:
             "file_|-four_|-/d_|-managed": {"result": None, "changes": {"diff": "y"}, "comment": "would be"},
         }
     )
-    assert told["states"] == 4
-    assert [each["name"] for each in told["changed"]] == ["one", "four"]
-    assert told["failed"] == [{"id": "three", "comment": "no such unit"}]
+    assert reported["states"] == 4
+    assert [each["name"] for each in reported["changed"]] == ["one", "four"]
+    assert reported["failed"] == [{"id": "three", "comment": "no such unit"}]
 
 
 def test_a_connection_lost_under_an_apply_is_answered_by_doing_it_again(

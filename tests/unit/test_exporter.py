@@ -240,11 +240,11 @@ def test_what_the_node_no_longer_has_is_not_waited_for(collector: Any, clock: Cl
     first, *_, last = [batch for batch in batches() if batch["node"] == "node0"]
     last["sampler"]["oldest"] = last["sequence"]
     send(collector, clock, [first, last])
-    told = cluster_state.acknowledgement(collector.state, "node0", "b-node0")
-    assert told == {"boot": "b-node0", "sequence": last["sequence"], "missing": []}
+    stored = cluster_state.acknowledgement(collector.state, "node0", "b-node0")
+    assert stored == {"boot": "b-node0", "sequence": last["sequence"], "missing": []}
 
 
-def test_windows_and_losses_are_told_on_the_bus(collector: Any, clock: Clock) -> None:
+def test_windows_and_losses_are_reported_on_the_bus(collector: Any, clock: Clock) -> None:
     for batch in batches():
         send(collector, clock, [batch])
         collector.tick(clock.now)
@@ -266,9 +266,9 @@ def test_old_batches_go(collector: Any, clock: Clock, store: Store) -> None:
 
 
 def ask(collector: Any, path: str) -> tuple[str, Any]:
-    said: list[str] = []
-    body = collector._respond(None, {"PATH_INFO": path}, lambda status, headers: said.append(status))
-    return said[0], json.loads(b"".join(body))
+    statuses: list[str] = []
+    body = collector._respond(None, {"PATH_INFO": path}, lambda status, headers: statuses.append(status))
+    return statuses[0], json.loads(b"".join(body))
 
 
 def test_a_sampler_asks_what_is_stored(collector: Any, clock: Clock) -> None:
@@ -284,7 +284,7 @@ def test_a_sampler_asks_what_is_stored(collector: Any, clock: Clock) -> None:
 @pytest.mark.parametrize(
     "path", ["/acknowledged/node0/other", "/acknowledged/node9/b", "/acknowledged/", "/acknowledged/x"]
 )
-def test_nothing_is_said_of_what_is_not_known(collector: Any, path: str) -> None:
+def test_nothing_is_reported_of_what_is_not_known(collector: Any, path: str) -> None:
     assert ask(collector, path)[0].startswith("404")
 
 

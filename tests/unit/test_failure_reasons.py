@@ -155,7 +155,7 @@ def test_what_is_no_failure(lines: list[str]) -> None:
     assert reason_of(*lines) is None
 
 
-def test_an_exception_without_a_rule_is_told_whole() -> None:
+def test_an_exception_without_a_rule_is_reported_whole() -> None:
     found = reason_of(
         "(EngineCore pid=9) ERROR 11-23 21:27:26 [core.py:1512] Traceback (most recent call last):",
         '(EngineCore pid=9) ERROR 11-23 21:27:26 [core.py:1512]   File "/opt/engine/x.py", line 3, in f',
@@ -168,7 +168,7 @@ def test_an_exception_without_a_rule_is_told_whole() -> None:
     assert found.sentence == "ValueError: the flux is 3 and must be 4; set it"
 
 
-def test_all_fields_that_a_validator_refuses_are_told() -> None:
+def test_all_fields_that_a_validator_refuses_are_reported() -> None:
     found = reason_of(
         "pydantic_core._pydantic_core.ValidationError: 2 validation errors for SchedulerConfig",
         "max_num_seqs",
@@ -184,7 +184,7 @@ def test_all_fields_that_a_validator_refuses_are_told() -> None:
     )
 
 
-def test_an_assertion_without_words_is_told_by_its_condition() -> None:
+def test_an_assertion_without_words_is_known_by_its_condition() -> None:
     found = reason_of(
         "Traceback (most recent call last):",
         '  File "/opt/engine/vllm/worker.py", line 77, in check',
@@ -195,18 +195,22 @@ def test_an_assertion_without_words_is_told_by_its_condition() -> None:
     assert found is not None and found.sentence == "AssertionError: assert value == world_size (worker.py, line 77)"
 
 
-def test_of_a_chain_the_last_on_purpose_is_told() -> None:
+def test_of_a_chain_the_last_on_purpose_is_reported() -> None:
     first = ["Traceback (most recent call last):", '  File "/x.py", line 1, in f', "KeyError: 'rope_type'"]
     during = ["", "During handling of the above exception, another exception occurred:", ""]
-    told = ["Traceback (most recent call last):", '  File "/x.py", line 9, in g', "ValueError: rope_parameters is odd"]
+    deliberate = [
+        "Traceback (most recent call last):",
+        '  File "/x.py", line 9, in g',
+        "ValueError: rope_parameters is odd",
+    ]
     slip = [
         "Traceback (most recent call last):",
         '  File "/x.py", line 9, in g',
         "AttributeError: 'NoneType' object has no attribute 'close'",
     ]
-    found = reason_of(*first, *during, *told)
+    found = reason_of(*first, *during, *deliberate)
     assert found is not None and found.sentence == "ValueError: rope_parameters is odd"
-    found = reason_of(*told, *during, *slip)
+    found = reason_of(*deliberate, *during, *slip)
     assert found is not None and found.sentence == "ValueError: rope_parameters is odd"
 
 
@@ -238,7 +242,7 @@ def test_the_cause_comes_before_its_consequences(lines: tuple[str, ...], expecte
     assert found is not None and found.name == expected
 
 
-def test_a_quoted_error_is_told_when_there_is_nothing_better() -> None:
+def test_a_quoted_error_is_reported_when_there_is_nothing_better() -> None:
     quoted = (
         "(EngineCore pid=9) ERROR 11-20 10:00:06 [core.py:1510] RuntimeError: Worker failed with error 'CUDA out of "
         "memory. Tried to allocate 1.00 GiB.', please check the stack trace above for the root cause"

@@ -81,7 +81,7 @@ def test_a_trial(store: Store) -> None:
         (["list", "--profile", "nowhere"], 2, "nowhere"),
     ],
 )
-def test_what_cannot_be_done_is_said(store: Store, arguments: list[str], code: int, words: str) -> None:
+def test_what_cannot_be_done_is_reported(store: Store, arguments: list[str], code: int, words: str) -> None:
     put_image(store, "one")
     result = call(store, *arguments)
     assert result.exit_code == code

@@ -188,19 +188,19 @@ def test_an_unreadable_manifest_is_no_image(store: Store) -> None:
         store.manifest("0123456789abcdef")
 
 
-def hold(root: str, held: object, let_go: object) -> None:
+def keep_locked(root: str, locked: object, let_go: object) -> None:
     with Store(root).lock("build"):
-        held.set()
+        locked.set()
         let_go.wait(30)
 
 
 def test_a_second_build_says_who_builds(store: Store) -> None:
     context = multiprocessing.get_context("spawn")
-    held, let_go = context.Event(), context.Event()
-    other = context.Process(target=hold, args=(str(store.root), held, let_go))
+    locked, let_go = context.Event(), context.Event()
+    other = context.Process(target=keep_locked, args=(str(store.root), locked, let_go))
     other.start()
     try:
-        assert held.wait(30)
+        assert locked.wait(30)
         with pytest.raises(StoreError, match=f"process {other.pid} is at it already"), store.lock("build", wait=False):
             pass
     finally:

@@ -53,7 +53,7 @@ class Trial:
             keys=Keys(),
             connection=lambda _: None,
             alive=self.alive,
-            neighbour=lambda _: None,
+            mac_of=lambda _: None,
             announce=lambda tag, data: self.announced.append((tag, data)),
             clock=lambda: self.now,
         )
@@ -74,7 +74,7 @@ class Trial:
         self.now = at
         self.service.tick()
 
-    def said(self) -> list[str]:
+    def actions(self) -> list[str]:
         return [data["action"] for tag, data in self.announced if tag == "cluster/image/trial"]
 
 
@@ -86,17 +86,17 @@ def trial(tmp_path: Path) -> Iterator[Trial]:
 def test_it_waits_while_the_node_boots(trial: Trial) -> None:
     trial.boots(trial.new, 1010.0)
     trial.tick(1100.0)
-    assert trial.said() == [] and trial.store.active("trial") == trial.old
+    assert trial.actions() == [] and trial.store.active("trial") == trial.old
 
 
 def test_a_node_that_enrols_brings_the_image_to_all(trial: Trial) -> None:
     trial.boots(trial.new, 1010.0)
     trial.service.tell(Enrolled(now=1050.0, node="node0", boot="b" * 32, key="k"))
     trial.tick(1051.0)
-    assert trial.said() == ["promote"]
+    assert trial.actions() == ["promote"]
     assert trial.store.active("trial", "node1") == trial.new and trial.store.previous("trial") == trial.old
     trial.tick(1052.0)
-    assert trial.said() == ["promote"]
+    assert trial.actions() == ["promote"]
 
 
 @pytest.mark.parametrize("booted", [True, False])
@@ -104,9 +104,9 @@ def test_a_node_that_stays_away_loses_the_image(trial: Trial, booted: bool) -> N
     if booted:
         trial.boots(trial.new, 1010.0)
     trial.tick(1599.0)
-    assert trial.said() == []
+    assert trial.actions() == []
     trial.tick(1600.0)
-    assert trial.said() == ["rollback"]
+    assert trial.actions() == ["rollback"]
     assert trial.store.active("trial", "node0") == trial.old and trial.store.canary("trial") is None
 
 
@@ -114,9 +114,9 @@ def test_a_node_that_comes_back_with_the_old_image_proves_nothing(trial: Trial) 
     trial.boots(trial.old, 1010.0)
     trial.service.tell(Enrolled(now=1050.0, node="node0", boot="b" * 32, key="k"))
     trial.tick(1100.0)
-    assert trial.said() == []
+    assert trial.actions() == []
     trial.tick(1700.0)
-    assert trial.said() == ["rollback"]
+    assert trial.actions() == ["rollback"]
 
 
 def test_an_image_that_is_gone_ends_the_trial(trial: Trial) -> None:
@@ -124,5 +124,5 @@ def test_an_image_that_is_gone_ends_the_trial(trial: Trial) -> None:
     trial.service.tell(Enrolled(now=1050.0, node="node0", boot="b" * 32, key="k"))
     (trial.store.folder(trial.new) / "manifest.json").unlink()
     trial.tick(1051.0)
-    assert trial.said() == ["rollback"]
+    assert trial.actions() == ["rollback"]
     assert trial.store.active("trial", "node0") == trial.old

@@ -185,7 +185,7 @@ def test_missing_tools_are_named_with_their_package(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize(
-    ("arguments", "status", "said"),
+    ("arguments", "status", "words"),
     [
         (["up", "No Such"], 2, "cannot name a lab"),
         (["throttle", "direct"], 2, "either --rate or --restore"),
@@ -196,14 +196,14 @@ def test_missing_tools_are_named_with_their_package(monkeypatch: pytest.MonkeyPa
         (["exec", "node0", "--lab", "absent", "--", "true"], 4, "lab absent is not up"),
     ],
 )
-def test_refusals(base: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], status: int, said: str) -> None:
+def test_refusals(base: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], status: int, words: str) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(requirements.shutil, "which", lambda tool: f"/{tool}")
 
     result = CliRunner().invoke(app, arguments)
 
     assert result.exit_code == status
-    assert said in result.output
+    assert words in result.output
 
 
 def test_status_of_no_lab_is_down(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -146,7 +146,7 @@ def test_stalls_by_other_prompts_carry_the_prompts_parts_into_decode() -> None:
     assert decode and decode[0].seconds > 0
 
 
-def test_too_much_is_scaled_down_and_said() -> None:
+def test_too_much_is_scaled_down_and_reported() -> None:
     run = simulate().run()
     after = run.engine_after["node0"].to_flat()
     after[series_name("request_decode_time_seconds_sum", MODEL)] *= 4
@@ -156,7 +156,7 @@ def test_too_much_is_scaled_down_and_said() -> None:
     assert any("scaled down" in note for note in ledger.notes)
 
 
-def test_parts_larger_than_their_phase_are_scaled_down_and_said() -> None:
+def test_parts_larger_than_their_phase_are_scaled_down_and_reported() -> None:
     run = simulate().run()
     run = measured_anew(
         run, lambda known: [way.update(bandwidth_bytes_per_second=1e5) for way in known["links"]["direct"].values()]

@@ -96,7 +96,7 @@ def test_the_command_that_fills_in(profile: Path) -> None:
     assert runner.invoke(app, ["set-mac", "node0", "x", "--profile", "arc-a770"]).exit_code == 1
 
 
-def test_differences_are_told_by_key_and_unit(profile: Path) -> None:
+def test_differences_are_reported_by_key_and_unit(profile: Path) -> None:
     other = profile.with_name("v0.2.yaml")
     text = profile.read_text().replace("rate: 10 Gbit/s", "rate: 20 Gbit/s").replace("cores: 8", "cores: 12")
     other.write_text(text.replace('version: "0.1"', 'version: "0.2"').replace("  canary: node0\n", ""))

@@ -13,10 +13,10 @@ from bottleneck.performance.model import (
     Matrix,
     Split,
     flops_per_token,
-    held_bytes,
     kv_bytes_per_token,
     parameters,
     read_bytes,
+    resident_bytes,
 )
 from bottleneck.performance.server_limits import server_defaults
 from bottleneck.profile import Deployment, Quantization, Server, Shape
@@ -48,7 +48,7 @@ def test_parameters_of_mistral_small() -> None:
 
 def test_bytes_of_mistral_small_with_zero_points_are_the_reference_arithmetic() -> None:
     # 4 bit + (16 bit scale + 4 bit zero point) / 128 = 4.15625 bit a weight.
-    assert held_bytes(LARGE, WITH_ZERO_POINTS) == pytest.approx(12.15e9, rel=5e-4)
+    assert resident_bytes(LARGE, WITH_ZERO_POINTS) == pytest.approx(12.15e9, rel=5e-4)
     assert read_bytes(LARGE, WITH_ZERO_POINTS) == pytest.approx(11.75e9, rel=5e-4)
     # The ceiling of one A770 at 560 GB/s.
     assert 560e9 / read_bytes(LARGE, WITH_ZERO_POINTS) == pytest.approx(47.7, abs=0.1)
@@ -58,12 +58,12 @@ def test_bytes_of_mistral_small_with_zero_points_are_the_reference_arithmetic() 
 def test_bytes_of_mistral_small_symmetric_are_exact() -> None:
     linear = 21_843_935_232 // 2 + 21_843_935_232 // 128 * 2
     norms, table = 113 * 6144 * 2, 32768 * 6144 * 2
-    assert held_bytes(LARGE, SYMMETRIC) == linear + norms + 2 * table == 12_069_974_016
+    assert resident_bytes(LARGE, SYMMETRIC) == linear + norms + 2 * table == 12_069_974_016
     assert read_bytes(LARGE, SYMMETRIC) == linear + norms + table
 
 
 def test_unquantized_weights_have_no_scales() -> None:
-    assert held_bytes(SMALL, BF16) == 2 * parameters(SMALL).total
+    assert resident_bytes(SMALL, BF16) == 2 * parameters(SMALL).total
 
 
 def test_kv_cache_of_mistral_small_is_224_kib_a_token() -> None:
@@ -75,14 +75,14 @@ def test_kv_cache_of_mistral_small_is_224_kib_a_token() -> None:
 
 def test_tensor_parallel_halves_everything_but_the_norms() -> None:
     norms = 113 * 6144 * 2
-    whole, half = held_bytes(LARGE, SYMMETRIC), held_bytes(LARGE, SYMMETRIC, Split(2))
+    whole, half = resident_bytes(LARGE, SYMMETRIC), resident_bytes(LARGE, SYMMETRIC, Split(2))
     assert 2 * (half - norms) == whole - norms
 
 
 @pytest.mark.parametrize("pipeline", [1, 2, 3, 4, 7])
 def test_stages_together_hold_the_whole_model(pipeline: int) -> None:
     split, stages = Split(1, pipeline), range(pipeline)
-    assert sum(held_bytes(LARGE, SYMMETRIC, split, stage) for stage in stages) == held_bytes(LARGE, SYMMETRIC)
+    assert sum(resident_bytes(LARGE, SYMMETRIC, split, stage) for stage in stages) == resident_bytes(LARGE, SYMMETRIC)
     assert sum(read_bytes(LARGE, SYMMETRIC, split, stage) for stage in stages) == read_bytes(LARGE, SYMMETRIC, split)
     assert sum(flops_per_token(LARGE, split, stage) for stage in stages) == flops_per_token(LARGE)
     assert sum(allreduces(LARGE, Split(2, pipeline), stage).count for stage in stages) == 113
@@ -94,7 +94,7 @@ def test_layers_that_do_not_divide_go_before_the_last_stage() -> None:
     assert Split(1, 5).stage_layers(8) == (1, 2, 2, 2, 1)
 
 
-def test_a_partition_of_layers_is_taken_as_it_is_told() -> None:
+def test_a_partition_of_layers_is_taken_as_it_is_given() -> None:
     uneven = Split(1, 2, partition=(6, 2))
     assert [len(uneven.layers_of(SMALL, stage)) for stage in (0, 1)] == [6, 2]
     assert kv_bytes_per_token(SMALL, uneven, 0) == 3 * kv_bytes_per_token(SMALL, uneven, 1)
@@ -162,7 +162,7 @@ def test_rank_memory_adds_up() -> None:
     memory = _memory(
         {"kv_cache_memory": "256 MiB", "max_num_batched_tokens": 2048, "max_num_seqs": 16}, tensor_parallel=2
     )
-    assert memory.weights_bytes == held_bytes(SMALL, SYMMETRIC, Split(2))
+    assert memory.weights_bytes == resident_bytes(SMALL, SYMMETRIC, Split(2))
     assert memory.kv_cache_bytes == 256 * 2**20
     assert memory.kv_cache_tokens == 65536
     assert memory.activations_bytes == 2048 * (4 * 1024 + 3 * 1408) * 2 + 16 * 8192 * 4

@@ -42,7 +42,7 @@ def test_what_each_rank_needs() -> None:
     assert found["tokens_that_fit"] == left // (16 * 24576) * 16
 
 
-def test_stages_are_told_apart() -> None:
+def test_stages_are_distinguished() -> None:
     found = document(str(CONFIGS / "llama-3.1-8b.json"), "--pipeline-parallel", "3")
     assert [rank["layers"] for rank in found["ranks"]] == [11, 11, 10]
     assert found["weights_bytes"] == max(rank["weights_bytes"] for rank in found["ranks"])
@@ -81,7 +81,7 @@ def test_gpt_oss_does_not_fit_a_card_of_24_gigabytes() -> None:
         (["{llama}", "--kv-cache-dtype", "int2"], 2, "expected one of auto, bf16, fp8"),
     ],
 )
-def test_what_cannot_be_worked_out_is_said(arguments: list[str], code: int, expected: str) -> None:
+def test_what_cannot_be_worked_out_is_reported(arguments: list[str], code: int, expected: str) -> None:
     result = run(*(each.replace("{llama}", str(CONFIGS / "llama-3.1-8b.json")) for each in arguments))
     assert result.exit_code == code
     assert expected in " ".join(result.stderr.split()) and result.stdout == ""

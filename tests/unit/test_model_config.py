@@ -15,10 +15,10 @@ from bottleneck.performance.model import (
     Split,
     attention_kinds,
     flops_per_token,
-    held_bytes,
     kv_bytes_per_token,
     parameters,
     read_bytes,
+    resident_bytes,
 )
 from bottleneck.performance.model_config import ModelConfig, read_model_config
 from bottleneck.performance.server_limits import Limits
@@ -71,7 +71,7 @@ def test_parameters_are_those_that_transformers_counts(name: str, counted: int, 
 )
 def test_weights_are_within_three_percent_of_what_was_published(name: str, ranks: int, gib: float, source: str) -> None:
     model = read(name)
-    assert held_bytes(model.shape, model.weights, Split(ranks)) / GIB == pytest.approx(gib, rel=0.03), source
+    assert resident_bytes(model.shape, model.weights, Split(ranks)) / GIB == pytest.approx(gib, rel=0.03), source
 
 
 def bytes_of_sequence(model: ModelConfig, tokens: int, value_bytes: int = 2) -> int:
@@ -130,7 +130,7 @@ def test_linear_layers_keep_a_state_and_no_token() -> None:
 def test_a_step_reads_the_experts_that_its_tokens_choose() -> None:
     model = read("qwen3-30b-a3b")
     experts = 48 * 128 * 3 * 768 * 2048 * 2
-    rest = held_bytes(model.shape, BF16) - experts - 151936 * 2048 * 2
+    rest = resident_bytes(model.shape, BF16) - experts - 151936 * 2048 * 2
     assert read_bytes(model.shape, BF16) == pytest.approx(rest + experts * 8 / 128)
     assert read_bytes(model.shape, BF16, tokens=2) == pytest.approx(rest + experts * (1 - (1 - 8 / 128) ** 2))
     assert read_bytes(model.shape, BF16, tokens=4096) == pytest.approx(rest + experts, rel=1e-3)
@@ -150,9 +150,9 @@ def test_shared_experts_and_dense_first_layers_are_read_by_every_token() -> None
 
 def test_a_tied_head_is_held_once_unless_stages_keep_it_apart() -> None:
     shape, table = read("qwen2.5-0.5b").shape, 151936 * 896 * 2
-    assert held_bytes(shape, BF16) == 494_032_768 * 2
-    stages = [held_bytes(shape, BF16, Split(1, 2), stage) for stage in (0, 1)]
-    assert sum(stages) == held_bytes(shape, BF16) + table
+    assert resident_bytes(shape, BF16) == 494_032_768 * 2
+    stages = [resident_bytes(shape, BF16, Split(1, 2), stage) for stage in (0, 1)]
+    assert sum(stages) == resident_bytes(shape, BF16) + table
 
 
 @pytest.mark.parametrize(
@@ -167,15 +167,15 @@ def test_a_tied_head_is_held_once_unless_stages_keep_it_apart() -> None:
 )
 def test_gguf_types_are_as_large_as_their_files(name: str, quantization: str, gigabytes: float, source: str) -> None:
     model = read(name, quantization)
-    assert held_bytes(model.shape, model.weights) / 1e9 == pytest.approx(gigabytes, rel=0.03), source
+    assert resident_bytes(model.shape, model.weights) / 1e9 == pytest.approx(gigabytes, rel=0.03), source
 
 
 def test_every_format_that_is_offered_is_known() -> None:
     for name in (*FORMATS, *GGUF_TYPES):
         found = mixture(name)
         assert found is not None and 2 < found.linear.bits <= 16
-        smaller = held_bytes(read("llama-3.1-8b", name).shape, found.linear)
-        assert smaller <= held_bytes(read("llama-3.1-8b").shape, BF16)
+        smaller = resident_bytes(read("llama-3.1-8b", name).shape, found.linear)
+        assert smaller <= resident_bytes(read("llama-3.1-8b").shape, BF16)
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,7 @@ def test_quantization_configs(method: dict[str, Any], bits: float) -> None:
     model = read("llama-3.1-8b", quantization_config=method)
     linear = parameters(model.shape).linear
     rest = parameters(model.shape).total - linear
-    assert (held_bytes(model.shape, model.weights) - 2 * rest) * 8 / linear == pytest.approx(bits, rel=2e-3)
+    assert (resident_bytes(model.shape, model.weights) - 2 * rest) * 8 / linear == pytest.approx(bits, rel=2e-3)
 
 
 @pytest.mark.parametrize("pattern", ["self_attn", "re:.*self_attn.*", "model.layers.*.self_attn", "o_proj"])

@@ -69,7 +69,7 @@ def no_memory(share: float) -> Put:
 @pytest.mark.parametrize("seed", [1, 2])
 def test_a_signal_is_named_and_placed(name: str, put: Put, node: str, seed: int) -> None:
     verdict = analyse(injected(put, node, seed=seed))
-    named = {verdict.name, *verdict.between, *(item["class"] for item in verdict.runners_up)}
+    named = {verdict.name, *verdict.undecided, *(item["class"] for item in verdict.runners_up)}
     assert name in named, (verdict.name, verdict.runners_up)
     if name != "numa_pcie":  # a remote memory costs half of what it holds at the most: never more than the work itself
         assert verdict.name == name and verdict.where["node"] == node
@@ -133,7 +133,7 @@ def test_the_slow_node_is_named_with_what_it_lacks(kind: str, world: dict[str, f
     assert kind in verdict.title
 
 
-def test_slow_memory_is_told_from_a_slow_cpu() -> None:
+def test_slow_memory_is_distinguished_from_a_slow_cpu() -> None:
     run = simulate(speed={"node1": 0.4}).run()
     name = "gemm_bf16_flops_per_second"
     run = measured_anew(run, lambda known: known["nodes"]["node1"].update({name: known["nodes"]["node0"][name]}))

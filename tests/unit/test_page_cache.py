@@ -37,7 +37,7 @@ def test_a_file_that_was_read_is_cached_until_it_is_forgotten(file: Path) -> Non
     assert (kept, cached(file)) == (0, 0)
 
 
-def test_what_a_process_has_mapped_stays_and_is_told(file: Path) -> None:
+def test_what_a_process_has_mapped_stays_and_is_reported(file: Path) -> None:
     with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, prot=mmap.PROT_READ) as mapped:
         assert mapped[:] == file.read_bytes()
         assert page_cache.forget([file]) == (SIZE, SIZE)

@@ -25,18 +25,18 @@ def test_messages_are_those_of_the_deployment(profile: Profile) -> None:
     assert probing.message_sizes(profile, "single") == {"all_reduce": [], "send_receive": []}
 
 
-def test_each_rank_is_told_the_same_but_its_own_place(profile: Profile) -> None:
+def test_each_rank_is_given_the_same_but_its_own_place(profile: Profile) -> None:
     found = {each.kind: each for each in probing.collectives(profile)}
     assert set(found) == {"all_reduce", "send_receive"}
     assert (found["all_reduce"].deployment, found["send_receive"].deployment) == ("tp2", "pp2")
     assert found["all_reduce"].port != found["send_receive"].port
-    told = [found["all_reduce"].for_node(node) for node in ("node0", "node1")]
-    assert told[0] and told[1]
-    assert [each["rank"] for each in told if each] == [0, 1]
-    assert {each["address"] for each in told if each} == {"10.77.1.10"}, "they meet on the deployment's link"
-    assert told[0]["interface"] == "usb4"
-    assert told[0]["interface_environment"] == ["GLOO_SOCKET_IFNAME"]
-    differing = {key for key in told[0] if told[0][key] != told[1][key]}
+    specifications = [found["all_reduce"].for_node(node) for node in ("node0", "node1")]
+    assert specifications[0] and specifications[1]
+    assert [each["rank"] for each in specifications if each] == [0, 1]
+    assert {each["address"] for each in specifications if each} == {"10.77.1.10"}, "they meet on the deployment's link"
+    assert specifications[0]["interface"] == "usb4"
+    assert specifications[0]["interface_environment"] == ["GLOO_SOCKET_IFNAME"]
+    differing = {key for key in specifications[0] if specifications[0][key] != specifications[1][key]}
     assert differing == {"rank"}
     assert found["all_reduce"].for_node("node7") is None
 

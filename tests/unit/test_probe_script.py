@@ -117,17 +117,17 @@ def test_ping_halves_the_round_trip(probe: ModuleType) -> None:
 def test_a_pipeline_message_goes_there_and_back(probe: ModuleType) -> None:
     class Distributed:
         def __init__(self) -> None:
-            self.said: list[tuple[str, int]] = []
+            self.reported: list[tuple[str, int]] = []
 
         def send(self, tensor: object, rank: int) -> None:
-            self.said.append(("send", rank))
+            self.reported.append(("send", rank))
 
         def recv(self, tensor: object, rank: int) -> None:
-            self.said.append(("recv", rank))
+            self.reported.append(("recv", rank))
 
     for rank, expected in ((0, [("send", 1), ("recv", 1)]), (1, [("recv", 0), ("send", 0)]), (2, [])):
         distributed = Distributed()
         operation, messages = probe._message(distributed, "send_receive", object(), rank)
         operation()
-        assert distributed.said == expected
+        assert distributed.reported == expected
         assert messages == 2

@@ -109,7 +109,7 @@ def test_the_wait_for_a_running_step_has_a_name(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["healthy", "throttled-link"])
-def test_a_run_holds_nothing_of_what_the_lab_was_told(name: str) -> None:
+def test_a_run_holds_nothing_of_what_the_lab_was_given(name: str) -> None:
     document = json.loads((RUNS / name / "run.json").read_text())
     assert "link_rates" not in document
     assert not hasattr(recorded(name), "link_rates")

@@ -193,7 +193,7 @@ def test_many_cores_are_a_mean_over_faint_lines() -> None:
     assert chart.lines[-1].known == pytest.approx([0.375] * 8)
 
 
-def test_a_far_ceiling_is_told_and_not_drawn() -> None:
+def test_a_far_ceiling_is_reported_and_not_drawn() -> None:
     lines = [Line("up", "node0", [1e6, 2e6]), Line("down", "node1", [None, 1e6], down=True)]
     far = chart_picture(Chart("c", "links", "l", "bytes/s", lines, [Reference("ceiling", 1e9)], mirrored=True))
     assert far["references"] == []
@@ -254,17 +254,17 @@ def test_figures_leave_failed_requests_out(whole: Run) -> None:
     assert first.percentile(50) <= first.percentile(95) <= first.percentile(99)
 
 
-def test_command_writes_beside_the_run_or_where_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_writes_beside_the_run_or_where_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLUSTER_RUNS", str(tmp_path / "runs"))
     folder = build_run(tmp_path / "runs")
     done = runner.invoke(app, ["--json"])
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["path"] == str(folder / "report.html")
-    told = tmp_path / "new" / "page.html"
-    done = runner.invoke(app, [folder.name[:10], "--output", str(told)])
+    target = tmp_path / "new" / "page.html"
+    done = runner.invoke(app, [folder.name[:10], "--output", str(target)])
     assert done.exit_code == 0, done.output
-    assert told.read_text().startswith("<!DOCTYPE html>")
-    assert [path.name for path in told.parent.iterdir()] == ["page.html"]
+    assert target.read_text().startswith("<!DOCTYPE html>")
+    assert [path.name for path in target.parent.iterdir()] == ["page.html"]
 
 
 def test_write_report_of_folders(tmp_path: Path) -> None:

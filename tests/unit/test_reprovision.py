@@ -145,11 +145,16 @@ def node(tmp_path: Path, way: dict[str, Any] | None) -> Node:
 
 
 def switch(machine: Node, tmp_path: Path) -> list[str]:
-    told: list[str] = []
+    reported: list[str] = []
     power.cycle(
-        machine, "ethernet", source="127.0.0.1", broadcast="127.0.0.1", tell=told.append, secrets=tmp_path / "secrets"
+        machine,
+        "ethernet",
+        source="127.0.0.1",
+        broadcast="127.0.0.1",
+        tell=reported.append,
+        secrets=tmp_path / "secrets",
     )
-    return told
+    return reported
 
 
 def test_a_password_is_never_on_a_command_line(tmp_path: Path) -> None:
@@ -185,7 +190,7 @@ def test_a_command_is_run_as_it_is_written(tmp_path: Path) -> None:
         switch(node(tmp_path, {"by": "command", "cycle": ["no-such-program"]}), tmp_path)
 
 
-def test_a_person_is_told(tmp_path: Path) -> None:
+def test_a_person_is_reported(tmp_path: Path) -> None:
     assert switch(node(tmp_path, None), tmp_path) == [power.BY_HAND]
     assert switch(node(tmp_path, {"by": "hand", "instructions": "pull the plug"}), tmp_path) == ["pull the plug"]
 

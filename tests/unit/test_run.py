@@ -206,7 +206,7 @@ def test_results_are_read_compressed_and_a_sweep_in_its_order(tmp_path: Path) ->
     assert swept is not None and [point["max_concurrency"] for point in swept.points] == list(range(1, 12))
 
 
-def test_times_and_tokens_that_are_none_are_counted_and_said(tmp_path: Path) -> None:
+def test_times_and_tokens_that_are_none_are_counted_and_reported(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "r")
     document = {**DETAILED, "ttfts": [0.5, -1, 1e300], "output_lens": [3, 2, 1e300], "itls": [[0.1, "x"], [0.3], []]}
     (folder / "client.json").write_text(json.dumps(document))

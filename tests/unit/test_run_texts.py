@@ -33,10 +33,10 @@ TEXTS = st.lists(st.sampled_from(TRAPS) | st.text(max_size=30), max_size=3).map(
 NAMES = st.from_regex(r"[a-z][a-z0-9]{0,8}(-(fp8|int4|awq|w8a8|bf16|eager|h200))?", fullmatch=True)
 
 
-def said(verdict: Verdict) -> tuple[Any, ...]:
+def outcome(verdict: Verdict) -> tuple[Any, ...]:
     """What must not move: class, place, score and confidence, of the answer and of those behind it."""
     behind = [(each["class"], each["node"], each["link"], each["score"]) for each in verdict.runners_up]
-    return (verdict.name, verdict.where, verdict.kind, verdict.between, verdict.score, verdict.confidence, behind)
+    return (verdict.name, verdict.where, verdict.kind, verdict.undecided, verdict.score, verdict.confidence, behind)
 
 
 # -- recorded runs
@@ -75,7 +75,7 @@ def reworded(name: str, folder: Path, words: dict[str, str], model: str) -> Path
 
 @cache
 def of_recorded(name: str) -> tuple[Any, ...]:
-    return said(analyse(load_run(RUNS / name)))
+    return outcome(analyse(load_run(RUNS / name)))
 
 
 @pytest.mark.parametrize("name", ["healthy", "delayed-link", "one-slot-each"])
@@ -89,7 +89,7 @@ def test_no_text_of_a_recorded_run_moves_its_verdict(name: str, words: dict[str,
     with tempfile.TemporaryDirectory() as place:
         run = load_run(reworded(name, Path(place, folder), words, model))
     assert run.note == words["note"] and run.profile is not None and run.profile.model.name == model
-    assert said(analyse(run)) == of_recorded(name)
+    assert outcome(analyse(run)) == of_recorded(name)
 
 
 # -- scenarios, recorded and simulated
@@ -112,7 +112,7 @@ def scenarios() -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
 
 
 def judged(document: dict[str, Any], known: dict[str, Any], name: str = "scenario") -> tuple[Any, ...]:
-    return said(analyse(add_ceilings(scenario_run(document, name), known)))
+    return outcome(analyse(add_ceilings(scenario_run(document, name), known)))
 
 
 @cache

@@ -176,7 +176,7 @@ def test_a_long_outage_comes_back_in_portions() -> None:
 
 
 @pytest.mark.parametrize(
-    "told",
+    "acknowledged",
     [
         None,
         [],
@@ -189,9 +189,9 @@ def test_a_long_outage_comes_back_in_portions() -> None:
         {"boot": "boot"},
     ],
 )
-def test_an_acknowledgement_that_is_not_ours_changes_nothing(told: Any) -> None:
+def test_an_acknowledgement_that_is_not_ours_changes_nothing(acknowledged: Any) -> None:
     kept = filled(3)
-    assert not kept.acknowledge(told)
+    assert not kept.acknowledge(acknowledged)
     assert len(kept) == 3
 
 
@@ -226,8 +226,8 @@ class Wire:
         return self.answers.get(boot, self.answer)
 
     def look(self) -> dict[str, Any] | None:
-        told, self.file = self.file, None
-        return told
+        acknowledged, self.file = self.file, None
+        return acknowledged
 
 
 @pytest.fixture

@@ -91,7 +91,7 @@ def test_the_command_gives_the_head_of_the_verdict_at_the_top(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "words"),
     [
         ("{", "cannot be read as JSON"),
         ("[1]", "expected an object with metrics_after"),
@@ -99,14 +99,14 @@ def test_the_command_gives_the_head_of_the_verdict_at_the_top(tmp_path: Path) ->
         ('{"metrics_after": "up 1\\n"}', "metrics_after: missing or without a vLLM metric"),
     ],
 )
-def test_what_is_no_scenario_is_said(tmp_path: Path, text: str, said: str) -> None:
+def test_what_is_no_scenario_is_reported(tmp_path: Path, text: str, words: str) -> None:
     path = tmp_path / "x.json"
     path.write_text(text)
     result = CliRunner().invoke(app, ["bottleneck", "--from", str(path)])
     assert result.exit_code == 2
     with pytest.raises(ScenarioError, match=r"x\.json") as caught:
         load_scenario(path)
-    assert said in str(caught.value)
+    assert words in str(caught.value)
 
 
 def test_ceilings_that_are_none_and_options_that_do_not_go_together(tmp_path: Path) -> None:
@@ -202,19 +202,23 @@ CORRUPTIONS = [
 ]
 
 
-@pytest.mark.parametrize(("how", "said", "bound"), CORRUPTIONS, ids=[how for how, _, _ in CORRUPTIONS])
+@pytest.mark.parametrize(("how", "words", "bound"), CORRUPTIONS, ids=[how for how, _, _ in CORRUPTIONS])
 @pytest.mark.parametrize(("name", "expected"), LABELLED)
 def test_bad_input_is_named_and_never_confidently_wrong(
-    how: str, said: str, bound: float, name: str, expected: str
+    how: str, words: str, bound: float, name: str, expected: str
 ) -> None:
     whole = judged(recorded(name))
     verdict = analyse(corrupt(copy.deepcopy(recorded(name)), how))
-    told = [*verdict.notes, *(item.statement for item in verdict.evidence)]
-    assert verdict.notes and any(said in line for line in told), told
-    assert not any("could not be analysed" in line for line in told)
+    statements = [*verdict.notes, *(item.statement for item in verdict.evidence)]
+    assert verdict.notes and any(words in line for line in statements), statements
+    assert not any("could not be analysed" in line for line in statements)
     assert verdict.confidence <= bound
     if verdict.name != expected and how != "one request":
-        assert verdict.name == "inconclusive" or verdict.confidence < 0.5, (verdict.name, verdict.confidence, told)
+        assert verdict.name == "inconclusive" or verdict.confidence < 0.5, (
+            verdict.name,
+            verdict.confidence,
+            statements,
+        )
     else:
         # What is not known of the steps does not count against a limit: a little more is no contradiction.
         assert verdict.confidence <= whole.confidence + 0.1

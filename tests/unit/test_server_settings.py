@@ -195,8 +195,8 @@ def test_the_accelerator_of_other_ceilings_is_named_by_fields_alone() -> None:
     from bottleneck.runs.scenario import add_ceilings, read_document
 
     document, found = read_document(path), {**read_document(known), "name": "NVIDIA T4"}
-    told = add_ceilings(scenario_run(document), found).foreign_ceilings
-    assert told == "the ceilings are of NVIDIA T4, the scenario's accelerator is NVIDIA H200"
+    reported = add_ceilings(scenario_run(document), found).foreign_ceilings
+    assert reported == "the ceilings are of NVIDIA T4, the scenario's accelerator is NVIDIA H200"
     assert add_ceilings(scenario_run({**document, "accelerator": None, "hardware": "T5"}), found).foreign_ceilings == ""
     assert add_ceilings(scenario_run({**document, "accelerator": "nvidia  t4"}), found).foreign_ceilings == ""
 

@@ -28,7 +28,7 @@ def start(
     reads: dict[str, float] | None = None,
     computes: float = 0.9,
     delayed: float = 0.0,
-    told: bool = True,
+    counted: bool = True,
     machine_reads: float = 0.0,
     machine_stalls: float = 0.0,
     ceilings: bool = True,
@@ -44,7 +44,7 @@ def start(
                 "cpu_system_s": 0.05 * passed,
                 "run_delay_s": delayed * passed,
             }
-            if told:
+            if counted:
                 own["storage_wait_s"] = waits.get(node, 0.0) * passed
                 own["storage_read_bytes"] = reads.get(node, 0.0) * passed / seconds
             sample = {
@@ -111,9 +111,9 @@ def test_a_start_that_storage_does_not_hold_back_is_not_called_one(world: dict[s
 
 
 def test_without_the_workers_own_account_the_machines_stands_in() -> None:
-    told = analyse(start(told=False, machine_reads=300 * MB, machine_stalls=0.6))
-    assert told.name == "weight_loading" and any("do not tell" in note for note in told.notes)
-    assert analyse(start(told=False, machine_stalls=0.6)).name == "balanced", "stalls, but nothing was read"
+    counted = analyse(start(counted=False, machine_reads=300 * MB, machine_stalls=0.6))
+    assert counted.name == "weight_loading" and any("do not tell" in note for note in counted.notes)
+    assert analyse(start(counted=False, machine_stalls=0.6)).name == "balanced", "stalls, but nothing was read"
 
 
 def test_no_ceiling_no_share_of_one() -> None:

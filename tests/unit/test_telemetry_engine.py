@@ -101,8 +101,8 @@ def test_a_full_store_ends_nothing_and_acknowledges_nothing_until_there_is_room(
         collector.step(event(*range(number, number + 20)))
     assert acknowledged(collector)["sequence"] == 1
     assert collector.store_refusals == 28
-    said = [record.getMessage() for record in caplog.records if "full" in record.getMessage()]
-    assert 2 <= len(said) <= 4, "said, and not at every batch"
+    reported = [record.getMessage() for record in caplog.records if "full" in record.getMessage()]
+    assert 2 <= len(reported) <= 4, "said, and not at every batch"
     store._rows("PRAGMA max_page_count=1000000")
     collector.step(event(*range(2, 50)))
     assert acknowledged(collector)["sequence"] == 49

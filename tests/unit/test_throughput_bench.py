@@ -54,6 +54,6 @@ def test_runs_are_put_together_by_what_was_watched(
 
     bench.main()
 
-    told = json.loads(capsys.readouterr().out)
-    assert told["watched"]["ratio"] == pytest.approx(1.0, abs=1e-4) and told["watched"]["rounds"] == 3
-    assert told["unwatched"]["ratio"] == pytest.approx((0.97 * 0.98) ** 0.5)
+    reported = json.loads(capsys.readouterr().out)
+    assert reported["watched"]["ratio"] == pytest.approx(1.0, abs=1e-4) and reported["watched"]["rounds"] == 3
+    assert reported["unwatched"]["ratio"] == pytest.approx((0.97 * 0.98) ** 0.5)

@@ -73,7 +73,7 @@ def test_narrow_terminal_keeps_the_numbers(latest: Latest) -> None:
     assert "98%" in text and "13.1 Mbit/s" in text
 
 
-def test_lost_node_and_no_verdict_are_said(latest: Latest) -> None:
+def test_lost_node_and_no_verdict_are_reported(latest: Latest) -> None:
     latest["nodes"]["node1"] = {"up": False, "age_seconds": 7.2}
     latest["nodes"]["node2"] = {"up": False, "age_seconds": None}
     latest["verdict"] = None

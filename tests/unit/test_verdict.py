@@ -80,7 +80,7 @@ def test_the_same_whatever_the_jitter(seed: int) -> None:
     assert analyse(simulate(seed=seed, quota={"node1": 0.3}).run()).where["node"] == "node1"
 
 
-def test_a_link_slower_than_its_ceiling_on_file_is_found_and_said() -> None:
+def test_a_link_slower_than_its_ceiling_on_file_is_found_and_reported() -> None:
     world = simulate(link_bytes_per_second=2.5e6, probe_bytes_per_second=1e9)
     verdict = analyse(world.run())
     assert verdict.name == "link_bandwidth" and verdict.where["link"] == "direct"
@@ -319,11 +319,13 @@ def test_damage_never_gives_a_confident_wrong_answer(name: str, how: str) -> Non
     assert verdict.confidence <= whole.confidence + 1e-9 or named(verdict, expected)
 
 
-@pytest.mark.parametrize(("how", "said"), [("clock a little off", "+2.5 s off"), ("clock far off", "clock may be off")])
-def test_a_clock_that_is_off_is_said_with_how_far(how: str, said: str) -> None:
+@pytest.mark.parametrize(
+    ("how", "words"), [("clock a little off", "+2.5 s off"), ("clock far off", "clock may be off")]
+)
+def test_a_clock_that_is_off_is_reported_with_how_far(how: str, words: str) -> None:
     whole, run = analyse(simulate().run()), damaged(simulate().run(), how)
     verdict = analyse(run)
-    assert any(said in note for note in verdict.notes), verdict.notes
+    assert any(words in note for note in verdict.notes), verdict.notes
     assert verdict.confidence < whole.confidence
     assert not any("clock" in note for note in whole.notes)
 

@@ -100,7 +100,7 @@ def test_people_read_what_binds() -> None:
         (["no-such-run", "--batch", "2"], 2, "no"),
     ],
 )
-def test_what_cannot_be_told_is_said(arguments: list[str], code: int, expected: str) -> None:
+def test_what_cannot_be_distinguished_is_reported(arguments: list[str], code: int, expected: str) -> None:
     result = run(*arguments)
     assert result.exit_code == code, result.output
     assert expected in " ".join(result.stderr.split())

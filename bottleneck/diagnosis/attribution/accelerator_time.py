@@ -162,10 +162,10 @@ def accelerator_work(
     width = seen.settings.weight_bytes or _width_by_reads(facts, both)
     work, issues, unsure = [], [], False
     for each in both:
-        filled, doubts, doubtful = _filled(seen, group, facts, each, found[each.kind], width)
+        filled, raised, uncertain = _filled(seen, group, facts, each, found[each.kind], width)
         work.append(filled)
-        issues += doubts
-        unsure = unsure or doubtful
+        issues += raised
+        unsure = unsure or uncertain
     return tuple(work), tuple(issues), unsure
 
 
@@ -189,7 +189,7 @@ def _filled(
         least = efficiency("kernels_at_least").value
         usual = reached if reached >= least else efficiency("prefill_step").value
     kernels = min(wall, floor.seconds / usual)
-    host, doubtful = _host_seconds(seen, facts, work, kernels)
+    host, uncertain = _host_seconds(seen, facts, work, kernels)
     left = 0.0
     if seen.topology.unwatched_link:
         # Graphs and prompts leave little to the host: what is beyond that passes between the ranks, or waits for it.
@@ -217,13 +217,13 @@ def _filled(
         ),
     )
     known = seen.settings.eager or seen.settings.graphs
-    between = thresholds.HOST_UNSURE < host / wall < 1.0 - thresholds.HOST_UNSURE
-    return work.with_parts(parts), issues, doubtful or (decoding and not known and between and not left)
+    unsure = thresholds.HOST_UNSURE < host / wall < 1.0 - thresholds.HOST_UNSURE
+    return work.with_parts(parts), issues, uncertain or (decoding and not known and unsure and not left)
 
 
 def _host_seconds(seen: Observations, facts: EngineFacts, work: Work, kernels: float) -> tuple[float, bool]:
     """Return the host's seconds of some work whose kernels are taken to need so many, and whether that is doubtful."""
-    wall, decoding, doubtful = work.wall_seconds, work.kind == DECODE, False
+    wall, decoding, uncertain = work.wall_seconds, work.kind == DECODE, False
     host = wall - kernels
     if seen.settings.eager:
         # Kernels run while the next ones are launched: one of the two hides beneath the other.
@@ -231,9 +231,9 @@ def _host_seconds(seen: Observations, facts: EngineFacts, work: Work, kernels: f
         host = wall * min(1.0, max(0.0, (1.0 - hidden) / (1.0 - thresholds.LAUNCHES_HIDDEN)))
         if decoding and hidden > thresholds.LAUNCHES_HIDDEN:
             # How far these kernels can get is not known that well: the launches may be what limits all the same.
-            host, doubtful = max(host, thresholds.LAUNCHES_LEFT * wall), True
+            host, uncertain = max(host, thresholds.LAUNCHES_LEFT * wall), True
     elif decoding and (seen.settings.graphs or seen.topology.unwatched_link):
         running = max(facts.running_mean or 1.0, 1.0)
         a_step, a_sequence = efficiency("graph_step_seconds").value, efficiency("graph_sequence_seconds").value
         host = min(host, work.steps * (a_step + a_sequence * running))
-    return host, doubtful
+    return host, uncertain

@@ -79,10 +79,10 @@ def _throttled_alike(context: Context, kind: str) -> float:
 
 def _alike_lines(context: Context) -> list[Evidence]:
     nodes = list(context.seen.nodes.values())
-    speeds = [facts.gemm_flops_per_second for facts in nodes if facts.gemm_flops_per_second]
-    if len(speeds) < 2 or any(slower_by(facts, peers_of(facts, nodes)) for facts in nodes):
+    rates = [facts.gemm_flops_per_second for facts in nodes if facts.gemm_flops_per_second]
+    if len(rates) < 2 or any(slower_by(facts, peers_of(facts, nodes)) for facts in nodes):
         return []
-    ratio = min(speeds) / max(speeds)
+    ratio = min(rates) / max(rates)
     words = (
         f"by their ceilings no node is slower than its peers (the lowest is {percent(ratio)} of the highest, within "
         "the probes' spread): every node limits, not this one alone"

@@ -40,7 +40,7 @@ CAUSE = Cause(
         "the API server uses a whole core",
         "requests are slower at the API server than in its engine: whole latency minus queue, prefill, decode",
     ),
-    neighbours=(
+    similar=(
         ("client_limited", "there the API server idles too: the time is lost before the server"),
         ("host_overhead", "there the time is lost inside the engine's steps"),
     ),

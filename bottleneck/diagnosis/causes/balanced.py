@@ -12,7 +12,7 @@ CAUSE = Cause(
         "the two largest causes are within the error of each other",
         "or: an engine starts, and its processes compute and hardly wait for storage",
     ),
-    neighbours=(("inconclusive", "there the measurements do not tell; here they do, and the shares are equal"),),
+    similar=(("inconclusive", "there the measurements do not tell; here they do, and the shares are equal"),),
     advice=(
         (
             "Mend the first two together, or find out which one counts by slowing each a little while the load "

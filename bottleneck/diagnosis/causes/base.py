@@ -85,7 +85,7 @@ class Cause:
         What it is.
     signals : tuple of str
         What shows it.
-    neighbours : tuple of (str, str)
+    similar : tuple of (str, str)
         The causes it is mistaken for most easily, and what tells them apart.
     advice : tuple of str
         What to do; may hold `{node}`, `{link}` and other names that the verdict fills in.
@@ -109,7 +109,7 @@ class Cause:
     title: str
     meaning: str
     signals: tuple[str, ...]
-    neighbours: tuple[tuple[str, str], ...]
+    similar: tuple[tuple[str, str], ...]
     advice: tuple[str, ...]
     fault: bool
     tried: str

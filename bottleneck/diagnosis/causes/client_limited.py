@@ -15,7 +15,7 @@ def find(context: Context) -> Finding | None:
     queued = max(waiting, context.slots_share + context.cache_share) > thresholds.QUEUED
     idle = None if seen.idle_share is None else seen.idle_share * spare
     # What an engine lost of its counts looks as if it had passed at the client.
-    counted = context.engine_told and not any(engine.reset for engine in seen.engines)
+    counted = context.engine_reported and not any(engine.reset for engine in seen.engines)
     outside = context.ledger.phase("client") * spare if counted else 0.0
     if idle is not None and idle >= thresholds.IDLE and not queued and idle >= outside:
         words = f"no request was under way for {percent(idle)} of the {seen.span_seconds:.3g} s watched"
@@ -73,7 +73,7 @@ CAUSE = Cause(
         "nothing waits",
         "or: requests take much longer at the client than at the API server, which idles",
     ),
-    neighbours=(
+    similar=(
         ("decode_memory_bandwidth", "there a request is always under way, if only one at a time"),
         ("api_server", "there the API server is busy"),
     ),

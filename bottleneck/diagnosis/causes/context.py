@@ -43,7 +43,7 @@ class Context:
         return self.share("compute", "memory")
 
     @property
-    def engine_told(self) -> bool:
+    def engine_reported(self) -> bool:
         """Whether the engine gave its own account of the requests."""
         return any(engine.has_times for engine in self.seen.engines)
 

@@ -21,7 +21,7 @@ CAUSE = Cause(
         "most of the engine's busy time goes to steps of decoding only",
         "a step's operations, divided by the arithmetic ceiling, outlast its bytes divided by the memory ceiling",
     ),
-    neighbours=(
+    similar=(
         ("decode_memory_bandwidth", "there a larger batch costs next to nothing; here the step grows with it"),
         ("prefill_compute", "there prompts take the time"),
     ),

@@ -25,7 +25,7 @@ CAUSE = Cause(
         ),
         "requests do not wait for a slot or for cache",
     ),
-    neighbours=(
+    similar=(
         ("decode_compute", "there so many sequences decode together that arithmetic outlasts the read"),
         ("host_overhead", "there the step is many times the read: the accelerator waits for its host"),
         ("client_limited", "there steps are missing, not slow: the engine has no request for much of the time"),

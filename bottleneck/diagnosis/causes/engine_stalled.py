@@ -50,7 +50,7 @@ CAUSE = Cause(
         "no token is made and no step is computed from the first reading to the last",
         "no worker computes, and nothing crosses the link",
     ),
-    neighbours=(
+    similar=(
         ("kv_cache_capacity", "there requests run, and those that wait do so for a full cache"),
         ("client_limited", "there nothing waits"),
         ("weight_loading", "there the engine does not answer yet"),

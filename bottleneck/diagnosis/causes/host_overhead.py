@@ -64,7 +64,7 @@ CAUSE = Cause(
         "the engine runs without captured graphs (enforce_eager), or the model is tiny",
         "processes of the engine wait for a core, or the head's loop keeps its peers asleep",
     ),
-    neighbours=(
+    similar=(
         ("decode_memory_bandwidth", "there the step is near bytes / ceiling; no kernel is several times off"),
         ("link_latency", "there the time grows with the number of messages between nodes"),
         ("straggler", "there one node alone lacks CPU; here every node has its host's cost alike"),

@@ -9,7 +9,7 @@ CAUSE = Cause(
     title="Inconclusive",
     meaning="The measurements do not carry a verdict; what they do carry is in the evidence.",
     signals=("measurements are missing, contradict each other, or leave most of the time unexplained",),
-    neighbours=(("balanced", "there the measurements are good and the shares about equal"),),
+    similar=(("balanced", "there the measurements are good and the shares about equal"),),
     advice=(
         "Where it is between two, slowing each a little while the load runs tells: cluster bottleneck --causal",
         "Record a longer run: cluster bench --requests 32",

@@ -55,7 +55,7 @@ CAUSE = Cause(
         "the engine preempts requests",
         "requests wait while the KV cache is nearly full and slots are free",
     ),
-    neighbours=(
+    similar=(
         ("sequence_limit", "there the cache is mostly empty and the number running stands still at the limit"),
         ("memory_capacity", "there the node's memory itself runs out: swapping, stalls of the kernel, kills"),
     ),

@@ -66,7 +66,7 @@ CAUSE = Cause(
         "the link runs near its ceiling while it is active",
         "workers sleep while the engine is busy; it shows in prefill first, whose messages are large",
     ),
-    neighbours=(
+    similar=(
         ("link_latency", "there messages are small and the link is nearly empty: it shows in decode first"),
         ("prefill_compute", "there no worker sleeps long in prefill"),
         ("straggler", "there only the fast node sleeps"),

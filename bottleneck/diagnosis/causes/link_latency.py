@@ -56,7 +56,7 @@ CAUSE = Cause(
         "the link is nearly empty: bytes / ceiling are small",
         "workers sleep in short naps; on a busy machine the wait for a core after each message is part of it",
     ),
-    neighbours=(
+    similar=(
         ("link_bandwidth", "there the link is full, in prefill first"),
         ("host_overhead", "there a single node without messages has the same cost"),
         ("straggler", "there one node's own evidence says that it comes late"),

@@ -31,7 +31,7 @@ CAUSE = Cause(
         "little of the node's memory is available, and tasks stall for memory (pressure)",
         "pages are read from disk while the engine serves",
     ),
-    neighbours=(
+    similar=(
         ("kv_cache_capacity", "there only the engine's own cache is full; the node has memory left"),
         ("weight_loading", "there the reads end once the engine serves"),
     ),

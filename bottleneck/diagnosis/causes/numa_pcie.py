@@ -48,7 +48,7 @@ CAUSE = Cause(
         "the accelerator's host link runs at fewer lanes or a lower generation than it could",
         "copies between host and accelerator take a large part of the steps",
     ),
-    neighbours=(
+    similar=(
         ("decode_memory_bandwidth", "there the local memory itself is at its ceiling"),
         ("host_overhead", "there the host computes; here it waits for its own memory"),
     ),

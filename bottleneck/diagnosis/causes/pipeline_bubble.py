@@ -63,7 +63,7 @@ CAUSE = Cause(
         "fewer sequences run than twice the stages",
         "the link between the stages is nearly empty",
     ),
-    neighbours=(
+    similar=(
         ("straggler", "there one stage is always busy and the others wait for it"),
         ("link_latency", "there the naps are as short as a message, and as many"),
         ("client_limited", "there no request is under way at all for part of the time"),

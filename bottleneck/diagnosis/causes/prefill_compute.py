@@ -22,7 +22,7 @@ CAUSE = Cause(
         "the operations of those steps, divided by the node's matrix-multiply ceiling, are a large part of them",
         "requests that wait do so behind the prompts of others, not for a slot or for cache",
     ),
-    neighbours=(
+    similar=(
         ("decode_memory_bandwidth", "there the time goes to steps of decoding only: long answers, short prompts"),
         ("sequence_limit", "there arithmetic idles: more sequences would use it. Here it has no room left"),
         ("link_bandwidth", "there the workers sleep during prefill and the link is near its ceiling"),

@@ -63,7 +63,7 @@ CAUSE = Cause(
         "the KV cache is mostly empty",
         "queue time is a large share of the ledger",
     ),
-    neighbours=(
+    similar=(
         ("kv_cache_capacity", "there the cache is nearly full, the number running varies, requests are preempted"),
         ("prefill_compute", "there arithmetic is used up: more slots would only move the wait"),
     ),

@@ -110,7 +110,7 @@ CAUSE = Cause(
         "its peers' workers sleep while the engine is busy",
         "the collective itself says nothing: it makes all of them look slow",
     ),
-    neighbours=(
+    similar=(
         ("prefill_compute", "there every node is alike, and none sleeps long"),
         ("link_bandwidth", "there both ends sleep and the link is near its ceiling"),
         ("host_overhead", "there what is lacking is lacking on every node alike"),

@@ -40,7 +40,7 @@ CAUSE = Cause(
         "the clock falls below its base under load, with the temperature or the power at the limit",
         "the throttle counters of the processor or accelerator grow during the run",
     ),
-    neighbours=(
+    similar=(
         ("straggler", "there one node is slow for any reason; here the hardware itself says why, on one or all"),
         ("prefill_compute", "there the clock is what it was when the ceilings were measured"),
     ),

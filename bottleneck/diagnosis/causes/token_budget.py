@@ -79,7 +79,7 @@ CAUSE = Cause(
         "steps with prompts are full to max_num_batched_tokens, and many",
         "a step of decoding alone takes a large part of one of them: weights, launches and messages, not prompts",
     ),
-    neighbours=(
+    similar=(
         ("prefill_compute", "there the arithmetic of prompts takes the time, however they are cut"),
         ("sequence_limit", "there requests wait for a slot; here they run, in small pieces"),
         ("link_latency", "there the messages of decoding count too"),

@@ -49,7 +49,7 @@ CAUSE = Cause(
         "the server's settings name several nodes or ranks, and no sample shows the link between them",
         "steps take many times what their kernels usually do, though graphs are captured; it shows in prefill first",
     ),
-    neighbours=(
+    similar=(
         ("host_overhead", "there a single rank has the same cost"),
         ("link_bandwidth", "there the link's bytes were seen"),
         ("link_latency", "there the link's messages were measured"),

@@ -61,7 +61,7 @@ CAUSE = Cause(
         "processes of the engine wait for storage much of the time while the engine does not serve",
         "or: the node reads from its disk near the disk's ceiling while the engine does not serve",
     ),
-    neighbours=(
+    similar=(
         ("client_limited", "there nothing is read either"),
         ("balanced", "a start from a warm cache: it computes, and hardly waits for what it reads"),
         ("memory_capacity", "there the reads go on while the engine serves"),

@@ -9,7 +9,7 @@ from dataclasses import replace
 from bottleneck.diagnosis import thresholds
 from bottleneck.diagnosis.observations.busy import busy_seconds
 from bottleneck.diagnosis.observations.client import ClientFacts, client_facts
-from bottleneck.diagnosis.observations.doubts import doubts
+from bottleneck.diagnosis.observations.data_issues import data_issues
 from bottleneck.diagnosis.observations.engine import EngineFacts, engine_facts
 from bottleneck.diagnosis.observations.issues import Issue, Scope
 from bottleneck.diagnosis.observations.link import link_facts
@@ -59,7 +59,7 @@ def gather(run: Run) -> Observations:
         issues += disturbed
     link, of_link = link_facts(run, topology, samples, nodes, time.busy_seconds, _prompt_share(engines, client))
     found = Observations(topology, tuple(engines), nodes, link, client, time, settings, start=run.start, live=run.live)
-    return replace(found, issues=(*issues, *doubts(found, run, samples), *of_link))
+    return replace(found, issues=(*issues, *data_issues(found, run, samples), *of_link))
 
 
 def _with_api_server(engine: EngineFacts, nodes: Mapping[str, NodeFacts], time: BusyTime) -> EngineFacts:

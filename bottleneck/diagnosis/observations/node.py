@@ -106,7 +106,7 @@ def node_facts(
         measured: dict[str, Any] = {}
         if series is not None:
             measured = {
-                **_surroundings(series, run.interval),
+                **_heat_and_memory(series, run.interval),
                 **_processes(series, run.interval, prefix, spins, busy_seconds),
             }
         found[node] = NodeFacts(node, spins=spins, cores=topology.cores.get(node), **_ceilings(run, node), **measured)
@@ -189,7 +189,7 @@ def _cpu_wait(
     return waited + (steal or 0.0)
 
 
-def _surroundings(series: NodeSamples, interval: Span) -> dict[str, Any]:
+def _heat_and_memory(series: NodeSamples, interval: Span) -> dict[str, Any]:
     """Return memory, disk, heat, the ways to memory and accelerator, by the attribute of `NodeFacts`."""
     start, end = interval
     inside = (series.times >= start) & (series.times <= end)

@@ -12,7 +12,7 @@ from bottleneck.telemetry.clocks import LEAST_SECONDS, clock_difference
 from bottleneck.telemetry.samples import NodeSamples
 
 
-def doubts(seen: Observations, run: Run, samples: Mapping[str, NodeSamples]) -> Iterator[Issue]:
+def data_issues(seen: Observations, run: Run, samples: Mapping[str, NodeSamples]) -> Iterator[Issue]:
     """Yield every doubt about a run's measurements."""
     yield from (Issue(1.0, problem) for problem in run.problems)
     if run.foreign_ceilings:
