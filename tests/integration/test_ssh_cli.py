@@ -260,8 +260,8 @@ esac
         (programs / name).chmod(0o755)
     found.configuration.write_text(f"cluster_directory: {found.folder}\n")
     text = sync_effects._MASTER_RELOAD.read_text().replace('"/etc/salt/master"', repr(str(found.configuration)))
-    (tmp_path / "takeup.py").write_text(text)
-    monkeypatch.setattr(sync_effects, "_TAKEUP", tmp_path / "takeup.py")
+    (tmp_path / "master_reload.py").write_text(text)
+    monkeypatch.setattr(sync_effects, "_MASTER_RELOAD", tmp_path / "master_reload.py")
     return found
 
 

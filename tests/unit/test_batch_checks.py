@@ -270,7 +270,7 @@ def test_an_error_of_the_bus_or_the_clockwork_does_not_end_the_engine(
             raise error
         return real(*arguments)
 
-    monkeypatch.setattr(cluster_state, "to_tell", to_acknowledge)
+    monkeypatch.setattr(cluster_state, "to_acknowledge", to_acknowledge)
     made = run(engine, store, monkeypatch, [ValueError("no msgpack"), {"tag": "x"}, event(batch(sequence=1))])
     assert made.state.failures == 3
     assert len(store.batches(0.0, math.inf)) == 1
