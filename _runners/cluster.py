@@ -266,11 +266,11 @@ def _check_free(deployment: str, overrides: Mapping[str, Any] | None) -> None:
 
 
 def _start(nodes: Nodes, specs: Sequence[Spec], started: float, timeout: float) -> None:
-    """Start the workers and wait until all are ready; those of a wave are ready before the next one is started."""
+    """Start the workers and wait until all are ready; those of one turn are ready before the next one is started."""
     profile = nodes.profile
     deadline = started + timeout
-    for wave in sorted({spec.get("wave", 0) for spec in specs}):
-        group = [spec for spec in specs if spec.get("wave", 0) == wave]
+    for start_turn in sorted({spec.get("start_turn", 0) for spec in specs}):
+        group = [spec for spec in specs if spec.get("start_turn", 0) == start_turn]
         for spec in group:
             progress("starting", spec["node"], spec["name"], started)
             engine = profile.engine_for(profile.deployments[spec["deployment"]], spec["node"])

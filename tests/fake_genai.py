@@ -85,7 +85,7 @@ class FakePipeline:
                 sequence.made += 1
 
     @property
-    def held(self) -> int:
+    def pending(self) -> int:
         """Requests that it has and that have not ended."""
         return len(self._sequences)
 

@@ -39,8 +39,8 @@ class WorkerSpec(Worker):
         The engine's name, as in the engine map.
     program, watch
         See `bottleneck.plan.engines.Launch`.
-    wave
-        Those of wave 0 are ready before those of wave 1 are started.
+    start_turn
+        Those of turn 0 are ready before those of turn 1 are started.
     """
 
     deployment: str
@@ -50,7 +50,7 @@ class WorkerSpec(Worker):
     engine: str
     program: str
     watch: dict[str, Any]
-    wave: int
+    start_turn: int
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as plain data, for pillar and JSON."""
@@ -198,7 +198,7 @@ def _worker(profile: Profile, name: str, deployment: Deployment, place: Place) -
         program=started.program,
         watch=started.watch,
         # Followers that serve the head are there before it.
-        wave=1 if is_head and engine.interface.followers_first and len(members) > 1 else 0,
+        start_turn=1 if is_head and engine.interface.followers_first and len(members) > 1 else 0,
     )
 
 

@@ -46,12 +46,12 @@ def _cables(name: str, node: Node, rates: list[float], seen: list[dict[str, Any]
         mend = f"plug the cable in; {on_node(node.hostname, 'modprobe thunderbolt_net; boltctl')}"
         yield Check(name, "USB4", "failed", text, mend)
     for each in seen:
-        speeds = [each[key] for key in ("receive_bits_per_second", "transmit_bits_per_second") if each[key]]
+        rates_seen = [each[key] for key in ("receive_bits_per_second", "transmit_bits_per_second") if each[key]]
         lanes = each.get("lanes")
-        told = ", ".join(f"{speed / 1e9:g} Gbit/s" for speed in speeds) or "no speed"
-        text = f"{each['name']} to {each['host']}: {told}" + (f" over {lanes} lanes" if lanes else "")
+        shown = ", ".join(f"{speed / 1e9:g} Gbit/s" for speed in rates_seen) or "no speed"
+        text = f"{each['name']} to {each['host']}: {shown}" + (f" over {lanes} lanes" if lanes else "")
         text += f"; the profile counts on {min(rates) / 1e9:g}, a cable can carry {FULL_BITS_PER_SECOND / 1e9:g}"
-        least = min(speeds, default=0.0)
+        least = min(rates_seen, default=0.0)
         # Seen when Ethernet was plugged while the link came up: github.com/Geramy/OdinLink-Five/issues/31.
         again = on_node(node.hostname, "modprobe -r thunderbolt_net thunderbolt; modprobe thunderbolt_net")
         mend = (

@@ -127,9 +127,9 @@ def test_serving_returns_when_it_listens_and_stops_when_asked(probe: Any, tmp_pa
 
 def test_an_engine_without_python_is_probed_by_the_minions(probe: Any, tmp_path: Path) -> None:
     (tmp_path / "engine" / "bin" / "python").unlink()
-    specifications = told(tmp_path)
-    specifications["node0"] |= {"device": None, "collectives": []}
-    assert probe.node(specifications, measure=False)["command"] == "node"
-    specifications["node0"]["engine"]["directory"] = str(tmp_path / "nowhere")
+    given = specifications(tmp_path)
+    given["node0"] |= {"device": None, "collectives": []}
+    assert probe.node(given, measure=False)["command"] == "node"
+    given["node0"]["engine"]["directory"] = str(tmp_path / "nowhere")
     with pytest.raises(RuntimeError, match=r"run state\.apply first"):
-        probe.node(specifications, measure=False)
+        probe.node(given, measure=False)

@@ -110,8 +110,8 @@ def test_a_figure_of_another_device_is_no_ceiling_of_this_one(probe: Any) -> Non
     node = probe.run()["ceilings"]["nodes"]["node0"]
     assert "memory_read_bytes_per_second" not in node and "gemm_bf16_flops_per_second" not in node
     assert node["notes"]["accelerator"].startswith("left out, being measured on cuda and not on cpu")
-    told = next(arguments for _, name, arguments in probe.client.asked if name == "probe.node")[0]["node0"]
-    assert told["device"] == "cpu", "the engine map says where torch is to measure"
+    sent = next(arguments for _, name, arguments in probe.client.asked if name == "probe.node")[0]["node0"]
+    assert sent["device"] == "cpu", "the engine map says where torch is to measure"
 
 
 def test_a_part_alone_keeps_the_rest(probe: Any) -> None:

@@ -50,8 +50,8 @@ json.dump({"values": values, "notes": notes, "placed": sorted({str(each) for eac
 
 
 def specification(**changes: Any) -> str:
-    told = {"deadline_seconds": 120, "measure": False, "cores": 1, "directory": "/nowhere", "collectives": []}
-    return json.dumps({**told, "device": "cpu", **changes})
+    specification = {"deadline_seconds": 120, "measure": False, "cores": 1, "directory": "/nowhere", "collectives": []}
+    return json.dumps({**specification, "device": "cpu", **changes})
 
 
 def test_a_device_is_measured_with_torchs_own_products() -> None:

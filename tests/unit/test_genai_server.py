@@ -162,7 +162,7 @@ def test_a_client_that_goes_cancels_its_request(server: FakeServer) -> None:
         server.pipeline.gate.set()
     assert server.complete(prompt=[5])[0] == 200
     # One that had no place yet was never the pipeline's.
-    assert server.pipeline.held == 0
+    assert server.pipeline.pending == 0
 
 
 def test_a_server_whose_step_does_not_end_is_not_healthy() -> None:

@@ -143,8 +143,8 @@ def test_how_long_a_usb4_host_holds_interrupts_back(hardware: ModuleType, tmp_pa
 
 def test_it_can_be_told_to_hold_them_back_shorter(hardware: ModuleType, tmp_path: Path) -> None:
     host = usb4_host(tmp_path)
-    (told,) = hardware.set_usb4_interrupt_interval(8e-6, str(tmp_path))
-    assert told["interrupt_interval_seconds"] == pytest.approx(8e-6, rel=0.05)
+    (state,) = hardware.set_usb4_interrupt_interval(8e-6, str(tmp_path))
+    assert state["interrupt_interval_seconds"] == pytest.approx(8e-6, rel=0.05)
     content = (host / "resource0").read_bytes()
     assert struct.unpack_from("<16I", content, 0x38C00) == (31,) * 16
     assert not any(content[:0x38C00]) and not any(content[0x38C40:]), "no other register was touched"

@@ -109,13 +109,13 @@ def test_a_full_store_ends_nothing_and_acknowledges_nothing_until_there_is_room(
 
 
 def answer(collector: Any, node: str, boot: str) -> tuple[str, Any]:
-    said: list[str] = []
+    statuses: list[str] = []
     body = b"".join(
         collector._respond(
-            lambda *_: [b""], {"PATH_INFO": f"/acknowledged/{node}/{boot}"}, lambda status, _: said.append(status)
+            lambda *_: [b""], {"PATH_INFO": f"/acknowledged/{node}/{boot}"}, lambda status, _: statuses.append(status)
         )
     )
-    return said[0], json.loads(body)
+    return statuses[0], json.loads(body)
 
 
 def test_what_a_former_life_left_is_stored_and_acknowledged_and_is_no_news_of_the_node(

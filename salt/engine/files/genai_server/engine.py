@@ -261,7 +261,7 @@ class Engine:
             metrics.first_token.observe(moment - request.arrived)
             metrics.prefill.observe(moment - (request.started or request.arrived))
         elif request.last is not None and news.tokens:
-            metrics.between.observe((moment - request.last) / len(news.tokens))
+            metrics.inter_token.observe((moment - request.last) / len(news.tokens))
         request.last = moment
         request.generated += len(news.tokens)
         request.news.put_nowait(news)

@@ -133,5 +133,5 @@ class Broken:
     reason: str
 
 
-Order = Submit | Cancel | Stop
+Command = Submit | Cancel | Stop
 Report = Ready | Step | Refused | Broken

@@ -38,20 +38,20 @@ class Metrics:
         self.steps = counter("steps", "Steps that ended")
         self.left_out = counter("steps_short", "Steps that left out a request which earlier ones had computed")
         self.engine_cpu = counter("engine_cpu_seconds", "CPU time of the process that steps")
-        self.front_cpu = counter("front_cpu_seconds", "CPU time of the process that answers requests")
+        self.api_server_cpu = counter("api_server_cpu_seconds", "CPU time of the process that answers requests")
         self.step = histogram("step", "Time of a step", _LATENCY)
         self.queue = histogram("request_queue", "From a request's arrival to the first step that computes it", _WHOLE)
         self.prefill = histogram("request_prefill", "From that step's begin to the first token", _WHOLE)
         self.decode = histogram("request_decode", "From the first token to the last", _WHOLE)
         self.whole = histogram("request_latency", "From a request's arrival to its last token", _WHOLE)
         self.first_token = histogram("time_to_first_token", "From a request's arrival to its first token", _WHOLE)
-        self.between = histogram("inter_token_latency", "Between two tokens of a request", _LATENCY)
+        self.inter_token = histogram("inter_token_latency", "Between two tokens of a request", _LATENCY)
         self._finished = Counter(
             "genai_requests_finished", "Requests that ended, by reason", ["model", "reason"], registry=self.registry
         )
         self._info = Info("genai_server", "What serves", registry=self.registry)
         self._model = model
-        self._front_cpu_seen = self._engine_cpu_seen = 0.0
+        self._api_server_cpu_seen = self._engine_cpu_seen = 0.0
 
     def describe(self, **what: str) -> None:
         """Say what serves: device, version and the like."""
@@ -69,6 +69,6 @@ class Metrics:
     def text(self) -> bytes:
         """Return all of it as Prometheus reads it."""
         seconds = time.process_time()
-        self.front_cpu.inc(max(0.0, seconds - self._front_cpu_seen))
-        self._front_cpu_seen = seconds
+        self.api_server_cpu.inc(max(0.0, seconds - self._api_server_cpu_seen))
+        self._api_server_cpu_seen = seconds
         return generate_latest(self.registry)

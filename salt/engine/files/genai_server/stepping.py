@@ -9,7 +9,19 @@ from collections import deque
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 
-from genai_server.messages import Broken, Cancel, Order, Progress, Ready, Refused, Report, Sampling, Step, Stop, Submit
+from genai_server.messages import (
+    Broken,
+    Cancel,
+    Command,
+    Progress,
+    Ready,
+    Refused,
+    Report,
+    Sampling,
+    Step,
+    Stop,
+    Submit,
+)
 from genai_server.pipeline import OpenVinoPipeline, Pipeline, PipelineError
 from genai_server.settings import Settings
 
@@ -33,41 +45,41 @@ class Stepper:
     def run(self) -> None:
         """Take orders and step until the end."""
         while not self._stopping:
-            self._take_orders()
+            self._take_commands()
             self._admit()
             if self._admitted and not self._stopping:
                 self._step()
 
-    def _take_orders(self) -> None:
+    def _take_commands(self) -> None:
         """Take what has come; wait for it when there is nothing to compute."""
         while not self._stopping and (not (self._admitted or self._waiting) or self._connection.poll()):
             try:
-                order: Order = self._connection.recv()
+                command: Command = self._connection.recv()
             except (EOFError, OSError):
                 self._stopping = True
                 return
-            match order:
+            match command:
                 case Submit():
-                    self._waiting.append(order)
+                    self._waiting.append(command)
                 case Cancel(request):
                     self._forget(request)
                 case Stop():
                     self._stopping = True
 
     def _forget(self, request: int) -> None:
-        self._waiting = deque(order for order in self._waiting if order.request != request)
+        self._waiting = deque(submitted for submitted in self._waiting if submitted.request != request)
         if self._admitted.pop(request, None) is not None:
             self._pipeline.cancel(request)
 
     def _admit(self) -> None:
         while self._waiting and len(self._admitted) < self._max_num_seqs:
-            order = self._waiting.popleft()
+            submitted = self._waiting.popleft()
             try:
-                self._pipeline.add(order.request, order.tokens, order.sampling)
+                self._pipeline.add(submitted.request, submitted.tokens, submitted.sampling)
             except PipelineError as refusal:
-                self._report(Refused(order.request, str(refusal)))
+                self._report(Refused(submitted.request, str(refusal)))
             else:
-                self._admitted[order.request] = False
+                self._admitted[submitted.request] = False
 
     def _step(self) -> None:
         began = time.monotonic()
