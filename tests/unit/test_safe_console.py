@@ -51,9 +51,9 @@ def without_styles(text: str) -> str:
 def test_nothing_of_a_node_s_text_reaches_the_terminal_as_a_command(text: str) -> None:
     table = Table("name", "[bold]what[/]", title=f"of {text}")
     table.add_row(text, Text(text, style="red"))
-    output = without_styles(written(text, f"[red]{text}[/]", Text(f"trouble {text}"), Panel(text), table))
-    assert visible(output) == output
-    assert "\x1b" not in output
+    shown = without_styles(written(text, f"[red]{text}[/]", Text(f"trouble {text}"), Panel(text), table))
+    assert visible(shown) == shown
+    assert "\x1b" not in shown
 
 
 @pytest.mark.parametrize("text", ["[rank0]: NCCL error", "RuntimeError: [/usr/lib/x] missing", "a[0] = [b]", "[@x=y]"])
@@ -71,9 +71,9 @@ def test_the_program_s_own_styles_stay() -> None:
 
 @given(st.text())
 def test_any_text_is_shown_without_an_error(text: str) -> None:
-    output = without_styles(written(text, f"[red]{text}[/]", Text(text)))
-    assert visible(output) == output
-    output.encode()
+    shown = without_styles(written(text, f"[red]{text}[/]", Text(text)))
+    assert visible(shown) == shown
+    shown.encode()
 
 
 def test_errors_steps_and_logs_go_the_same_way(capsys: pytest.CaptureFixture[str]) -> None:
@@ -84,8 +84,8 @@ def test_errors_steps_and_logs_go_the_same_way(capsys: pytest.CaptureFixture[str
     with pytest.raises(typer.Exit):
         output.fail(hostile, hostile)
     seen = capsys.readouterr()
-    for output in (without_styles(seen.out), without_styles(seen.err)):
-        assert output and visible(output) == output
+    for shown in (without_styles(seen.out), without_styles(seen.err)):
+        assert shown and visible(shown) == shown
 
 
 def test_no_other_way_leads_to_the_terminal() -> None:
