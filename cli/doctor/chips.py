@@ -1,4 +1,4 @@
-"""What each chip needs of the machine and its kernel: `chips.yaml`, read and looked up."""
+"""Look up what each chip needs of the machine and its kernel, in `chips.yaml`."""
 
 import functools
 import re
