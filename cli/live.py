@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import http.client
 import ipaddress
 import json
+import socket
+import ssl
 import time
 import urllib.error
 import urllib.request
@@ -85,7 +88,7 @@ def watch(address: str, seconds: float, show: Callable[[str], None]) -> Watched:
         time.sleep(min(INTERVAL_SECONDS, end - now))
         try:
             readings.append(_read(opener, url))
-        except (OSError, ValueError):
+        except (OSError, ValueError, http.client.HTTPException):
             failed += 1
         show(f"{len(readings)} readings" + (f", {failed} unanswered" if failed else ""))
     if len(readings) < MIN_READINGS:
@@ -134,12 +137,32 @@ def _first(opener: urllib.request.OpenerDirector, url: str) -> Reading:
         raise LiveError(
             f"{url} {reason}; expected the metrics of vLLM", f"curl -i {url}", unreachable=refused
         ) from None
-    except (OSError, ValueError) as error:
-        why = getattr(error, "reason", None) or error
-        raise LiveError(f"{url} cannot be read: {why}", f"curl -i {url}", unreachable=True) from None
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise LiveError(f"{url} cannot be read: {_why(error, url)}", f"curl -i {url}", unreachable=True) from None
     if reason := why_not(reading.text):
         raise LiveError(f"{url}: {reason}", f"curl -s {url} | grep vllm")
     return reading
+
+
+def _why(error: Exception, url: str) -> str:
+    """Return why nothing was read, and what that usually means."""
+    found = getattr(error, "reason", None)
+    cause = found if isinstance(found, Exception) else error
+    host, scheme = urlsplit(url).hostname, urlsplit(url).scheme
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted here ({cause.verify_message}); SSL_CERT_FILE names who is trusted"
+    if isinstance(cause, ssl.SSLError):
+        return f"no TLS there ({cause.reason}); expected http://, not https://"
+    if isinstance(cause, TimeoutError):
+        return f"no answer within {READ_SECONDS:g} s: it hangs, or something between drops what is sent there"
+    if isinstance(cause, socket.gaierror):
+        return f"the name {host} is not known here ({cause.strerror})"
+    if isinstance(cause, ConnectionRefusedError):
+        return f"{cause.strerror}: nothing listens there, or on another address of {host} only"
+    if isinstance(cause, http.client.HTTPException | ConnectionResetError):
+        closed = "the connection was closed without an answer"
+        return f"{closed}: does it speak https://?" if scheme == "http" else closed
+    return str(cause)
 
 
 def _read(opener: urllib.request.OpenerDirector, url: str) -> Reading:
@@ -153,6 +176,6 @@ def _aside(opener: urllib.request.OpenerDirector, url: str) -> dict[str, Any]:
     try:
         with opener.open(url, timeout=ASIDE_SECONDS) as answer:
             found = json.loads(answer.read(MAX_BYTES))
-    except (OSError, ValueError):
+    except (OSError, ValueError, http.client.HTTPException):
         return {}
     return found if isinstance(found, dict) else {}

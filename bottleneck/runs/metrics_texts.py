@@ -17,6 +17,10 @@ from bottleneck.telemetry.engine_names import PREFIX, is_engine_sample, other_se
 from bottleneck.telemetry.prometheus_text import MetricsText
 
 _OPENERS: dict[str, Any] = {".gz": gzip.open, ".xz": lzma.open}
+# Of these an engine has one from its start.
+_MADE = {
+    f"{PREFIX}{name}" for name in ("generation_tokens_total", "prompt_tokens_total", "iteration_tokens_total_count")
+}
 # Of these a reading during the load needs no more than the totals before and after.
 _LEFT_OUT = ("_bucket", "_created")
 
@@ -35,9 +39,16 @@ def engine_lines(text: str) -> list[str]:
 
 def why_not(text: str) -> str:
     """Return why a text is no text of vLLM's metrics; empty when it is one."""
-    if engine_lines(text):
-        return ""
     names = MetricsText.parse(text).names()
+    own = sorted(name for name in names if name.startswith(PREFIX))
+    if own and not names & _MADE:
+        # A router in front of engines counts requests under the same prefix.
+        seen = f"{len(own)} metrics such as {own[0]} and none of the tokens that an engine makes"
+        return f"{seen}; expected the /metrics of the engine itself, not of what stands before it"
+    if own:
+        return ""
+    if text.lstrip()[:1] == "<":
+        return "a web page; expected the text of vLLM's /metrics"
     if not names:
         return f"{len(text.splitlines())} lines and not one metric; expected the text of vLLM's /metrics"
     server = other_server(sorted(names))

@@ -173,8 +173,14 @@ class MetricsText:
     @property
     def engines(self) -> int:
         """How many engines the text is of: several where requests are spread over copies of the model."""
+        return max(1, len(self.engine_labels))
+
+    @property
+    def engine_labels(self) -> list[dict[str, str]]:
+        """The labels that tell each engine from the others, as `select` takes them."""
         running = self.select("vllm:num_requests_running")
-        return max(1, len({(point.label("engine"), point.label("WorkerId")) for point in running}))
+        names = {tuple((key, point.label(key)) for key in ("engine", "WorkerId")) for point in running}
+        return [{key: value for key, value in each if value is not None} for each in sorted(names, key=str)]
 
     def names(self) -> set[str]:
         """Return every name that has a usable sample."""

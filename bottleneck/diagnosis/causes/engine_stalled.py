@@ -20,6 +20,8 @@ def find(context: Context) -> Finding | None:
     share, waiting = seen.stuck_share, seen.waiting_mean or 0.0
     seconds = context.seen.span_seconds
     words = f"nothing ran in {percent(share)} of the readings while {waiting:.3g} requests waited, for {seconds:.3g} s"
+    if seen.stuck_engine:
+        words = f"{seen.stuck_engine}: nothing ran there in {percent(share)} of the readings, for {seconds:.3g} s"
     return Finding(
         share,
         seen.head or None,

@@ -49,7 +49,10 @@ class EngineFacts:
         How much of the interval the readings during it reach over, 0 to 1.
     stuck_share : float or None
         Share of the readings in which requests waited and none ran, where the engine made no token and computed no
-        step from the first reading to the last; 0 where it made any.
+        step from the first reading to the last; 0 where it made any. Of several engines behind one server, that of
+        the one that is stuck most.
+    stuck_engine : str or None
+        Which of several engines behind one server that is, and how many requests wait for it.
     api_server_cpu_share : float or None
         How much of a core the process in front of the engine used.
     api_server_wait_share : float or None
@@ -82,6 +85,7 @@ class EngineFacts:
     cache_usage_max: float | None = None
     inferred_limit: float | None = None
     stuck_share: float | None = None
+    stuck_engine: str | None = None
     unusable: int = 0
     flops: float | None = None
     read_bytes: float | None = None
@@ -145,6 +149,7 @@ def engine_facts(
         totals["preemptions"] = seen.value if seen is not None else None
     if any((totals.get(name) or 0.0) > 0 for name in ("steps", "generation_tokens", "prompt_tokens")):
         gauges["stuck_share"] = 0.0
+        gauges |= _stuck_engine(readings)
     return EngineFacts(
         head=group.head,
         counted_seconds=max(moments) - min(moments) if live and moments else None,
@@ -264,6 +269,28 @@ def _gauges(readings: Readings, limit: int | None) -> dict[str, Any]:
         found["inferred_limit"] = inferred
         # Who waits while none is counted waits for one in its first step, which the engine counts at that step's end.
         found["waiting"] = _why(np.maximum(running[queued], 1.0), cache[queued], inferred)
+    return found
+
+
+def _stuck_engine(readings: Readings) -> dict[str, Any]:
+    """Return the one of several engines that made nothing while requests waited for it; the others may well work."""
+    labels = readings[-1][1].engine_labels if len(readings) > 1 else []
+    found: dict[str, Any] = {}
+    for each in labels if len(labels) > 1 else ():
+        running = _column(readings, "vllm:num_requests_running", **each)
+        waiting = _column(readings, "vllm:num_requests_waiting", **each)
+        made = [
+            delta(readings[0][1], readings[-1][1], f"vllm:{name}_tokens_total", **each)
+            for name in ("generation", "prompt")
+        ]
+        known = np.isfinite(running)
+        if not known.any() or all(grown is None for grown in made) or any(grown and grown.value for grown in made):
+            continue
+        share = float((known & (running == 0) & (waiting > 0)).sum() / known.sum())
+        if share > found.get("stuck_share", 0.0):
+            name = " ".join(each.values())
+            words = f"engine {name} of {len(labels)}, for which {np.nanmean(waiting):.3g} requests wait"
+            found = {"stuck_share": share, "stuck_engine": words}
     return found
 
 
