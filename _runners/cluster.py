@@ -77,7 +77,11 @@ def apply(test: bool = False, states: str | None = None, only: list[str] | None 
         return _apply(nodes, names, True, states)
     # The reactor may be configuring a node that has just come up: that is waited for.
     with node_starts.alone(__opts__, names):
-        return _apply(nodes, names, False, states)
+        results = _apply(nodes, names, False, states)
+        for name in names:
+            if states is None and not results[name]["failed"]:
+                node_starts.note_applied(__opts__, name, nodes.profile)
+    return results
 
 
 def node_started(minion: str) -> dict[str, Any]:
@@ -105,7 +109,7 @@ def node_started(minion: str) -> dict[str, Any]:
         results = _apply(nodes, names, False, None)
         return {"failed": [name for name, result in results.items() if result["failed"]]}
 
-    outcome = node_starts.act_on(__opts__, name, nodes.profile.boot is not None, time.time(), apply)
+    outcome = node_starts.act_on(__opts__, name, nodes.profile, time.time(), apply)
     if not outcome["applied"]:
         log.info("A start of %s led to nothing: %s", name, outcome["reason"])
     return dict(outcome)

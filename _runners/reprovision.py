@@ -4,18 +4,17 @@ Boot nodes into another image or profile, one at a time, and put the deployment 
 The sequence is ``netboot.reprovision.sequence``; carrying it out is ``control.reprovisioning``.
 """
 
-import json
 import logging
+import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from control import records, reprovisioning
+from control import node_starts, records, reprovision_attempts, reprovisioning
 from control.nodes import Nodes
 from netboot.reprovision import sequence
 
 if TYPE_CHECKING:
     from loader_dunders import __opts__, __salt__
-
-PROFILE_FILE = "/etc/cluster/profile.json"
 
 log = logging.getLogger(__name__)
 
@@ -62,15 +61,20 @@ def due() -> dict[str, list[str]]:
     """
     found = Nodes(__opts__)
     active = __salt__["image.active"]()["digest"]
-    applied = {name: _digest(text) for name, text in found.ask("file.read", [PROFILE_FILE], timeout=5).items()}
+    attempts, now = reprovision_attempts.read(__opts__), time.time()
     reasons: dict[str, list[str]] = {}
     for name in found.names:
+        # What was given and applied, by the boot service and by us. No node is asked: it could have itself, and with
+        # it the deployment, taken down again and again.
         image = __salt__["boot.status"](name)["image"]
-        digest = applied[name]
+        digest = node_starts.read(__opts__, name).profile
         if image and active and image != active:
             reasons.setdefault(name, []).append(f"it runs image {image}; active is {active}")
         if digest and digest != found.profile.digest:
             reasons.setdefault(name, []).append(f"configured under profile {digest}; now {found.profile.digest}")
+        refusal = reprovision_attempts.refusal(name, attempts.get(name, ()), now)
+        if name in reasons and refusal:
+            reasons[name].append(refusal)
     return reasons
 
 
@@ -85,14 +89,41 @@ def changed() -> dict[str, Any]:
         salt-run reprovision.changed
 
     The master's option ``cluster_reprovision_on_change`` has to be true; otherwise it is only noted who is due.
+    A node is tried three times, with ten and twenty minutes between; then it is left to a person.
     """
     reasons = due()
+    # A node that is not due any more has been mended, by whatever.
+    reprovision_attempts.forget(__opts__, set(Nodes(__opts__).names) - set(reasons))
     if not reasons:
         return {"due": {}}
     if not __opts__.get("cluster_reprovision_on_change", False):
         log.warning("nodes are due to be reprovisioned (cluster reprovision --due): %s", "; ".join(sorted(reasons)))
         return {"due": reasons, "started": False, "reason": "cluster_reprovision_on_change is off"}
-    return {"due": reasons, "started": True, **run(sorted(reasons))}
+    attempts, now = reprovision_attempts.read(__opts__), time.time()
+    ready = sorted(name for name in reasons if reprovision_attempts.refusal(name, attempts.get(name, ()), now) is None)
+    if not ready:
+        log.warning("nodes are due and not reprovisioned now (cluster reprovision --due): %s", reasons)
+        return {"due": reasons, "started": False, "reason": "every node that is due has been tried"}
+    # Before: an attempt that ends this process is one, too.
+    reprovision_attempts.note(__opts__, ready, now)
+    return {"due": reasons, "started": True, **run(ready)}
+
+
+def clear(node: str) -> dict[str, Any]:
+    """
+    Forget the attempts to reprovision a node by itself, and its starts: it is tried again when it is due.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run reprovision.clear node0
+    """
+    Nodes(__opts__).minion(node)
+    with node_starts.alone(__opts__, [node]):
+        known = node_starts.read(__opts__, node)
+        node_starts.write(__opts__, node, replace(known, moments=()))
+    return {"node": node, "cleared": bool(reprovision_attempts.forget(__opts__, [node]) or known.moments)}
 
 
 def status() -> dict[str, Any]:
@@ -106,11 +137,3 @@ def status() -> dict[str, Any]:
         salt-run reprovision.status
     """
     return records.read(__opts__, records.REPROVISION)
-
-
-def _digest(text: Any) -> str | None:
-    """Return the digest in a node's record of its profile; None when it has none, or does not answer."""
-    try:
-        return str(json.loads(text)["digest"])
-    except (TypeError, ValueError, KeyError):
-        return None

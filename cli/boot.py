@@ -235,3 +235,26 @@ def discover(
             console.print("[dim]next:[/] write the MAC address of the one you mean into the profile")
 
     emit({"machines": found}, as_json, human)
+
+
+@node_app.command()
+def clear(
+    node: Annotated[str, typer.Argument(help="A node of the profile.")],
+    profile: ProfileOption = DEFAULT_PROFILE,
+    lab: LabOption = DEFAULT_LAB,
+    as_json: JsonOption = False,
+) -> None:
+    """Let a node that was given up be reprovisioned and configured by itself again.
+
+    Examples:
+
+      cluster node clear node1
+    """
+    with step(f"Clearing {node}"):
+        result = _ask(connect(profile, lab), "reprovision.clear", {"node": node})
+
+    def human() -> None:
+        out.print(f"{node} is tried again" if result["cleared"] else f"{node} had not been given up")
+        console.print("[dim]next:[/] cluster reprovision --due")
+
+    emit(result, as_json, human)

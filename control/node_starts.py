@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from bottleneck import atomic_files
+from bottleneck.profile import Profile
 from control import records
 from control.nodes import Options
 from netboot.boot import storage
@@ -33,10 +34,13 @@ class Applied:
         The boot that the states were applied after, all of them without a failure; empty when none was.
     moments : tuple of float
         When applies began that a start led to, unix seconds.
+    profile : str
+        Digest of the profile whose states were applied last, all of them without a failure.
     """
 
     boot: str = ""
     moments: tuple[float, ...] = ()
+    profile: str = ""
 
 
 def refusal(known: Applied, boot: str | None, boots_on_record: bool, now: float) -> str | None:
@@ -65,9 +69,9 @@ def began(known: Applied, now: float) -> Applied:
     return replace(known, moments=(*known.moments, now)[-MOST_APPLIES:])
 
 
-def ended(known: Applied, boot: str | None, failed: bool) -> Applied:
-    """Return what is known once an apply has ended."""
-    return known if failed or boot is None else replace(known, boot=boot)
+def ended(known: Applied, boot: str | None, profile: str) -> Applied:
+    """Return what is known once all states of a profile were applied without a failure."""
+    return replace(known, boot=boot or known.boot, profile=profile)
 
 
 def enrolled_boot(opts: Options, node: str) -> str | None:
@@ -81,7 +85,8 @@ def read(opts: Options, node: str) -> Applied:
     """Return what starts have led to on a node; a record that cannot be read is none."""
     try:
         found = json.loads(_path(opts, node).read_text(encoding="utf-8"))
-        return Applied(str(found["boot"]), tuple(float(moment) for moment in found["moments"]))
+        moments = tuple(float(moment) for moment in found["moments"])
+        return Applied(str(found["boot"]), moments, str(found["profile"]))
     except (OSError, ValueError, KeyError, TypeError):
         return Applied()
 
@@ -116,8 +121,14 @@ def alone(opts: Options, nodes: Iterable[str], wait: bool = True) -> Iterator[bo
         yield True
 
 
+def note_applied(opts: Options, node: str, profile: Profile) -> None:
+    """Put on record that all states of a profile were applied to a node without a failure."""
+    boot = enrolled_boot(opts, node) if profile.boot is not None else None
+    write(opts, node, ended(read(opts, node), boot, profile.digest))
+
+
 def act_on(
-    opts: Options, node: str, boots_on_record: bool, now: float, apply: Callable[[], Mapping[str, object]]
+    opts: Options, node: str, profile: Profile, now: float, apply: Callable[[], Mapping[str, object]]
 ) -> Mapping[str, object]:
     """Apply the states after a start of a node, if the records call for it; return what was done, or why not.
 
@@ -129,6 +140,7 @@ def act_on(
     with alone(opts, [node], wait=False) as free:
         if not free:
             return {"applied": False, "reason": "an apply is under way on it"}
+        boots_on_record = profile.boot is not None
         boot = enrolled_boot(opts, node) if boots_on_record else None
         known = read(opts, node)
         reason = refusal(known, boot, boots_on_record, now)
@@ -138,7 +150,9 @@ def act_on(
         # Before: an apply that ends this process would otherwise be tried again without end.
         write(opts, node, known)
         result = apply()
-        write(opts, node, ended(known, boot, bool(result["failed"])))
+        if not result["failed"]:
+            # The boot that was looked at: another may have enrolled meanwhile.
+            write(opts, node, ended(known, boot, profile.digest))
         return {"applied": True, **result}
 
 

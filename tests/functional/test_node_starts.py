@@ -152,14 +152,16 @@ def test_a_process_that_is_killed_leaves_no_lock(tmp_path: Path) -> None:
         assert free
 
 
-@pytest.mark.parametrize("odd", ["", "{", "[]", '{"boot": 1}', '{"boot": "b", "moments": ["x"]}', "\x00"])
+@pytest.mark.parametrize(
+    "odd", ["", "{", "[]", '{"boot": 1}', '{"boot": "b", "moments": ["x"], "profile": ""}', "\x00"]
+)
 def test_a_damaged_record_is_none(tmp_path: Path, odd: str) -> None:
     opts = {"cluster_directory": str(tmp_path)}
     (tmp_path / node_starts.FOLDER).mkdir()
     (tmp_path / node_starts.FOLDER / "node1.json").write_text(odd)
     assert node_starts.read(opts, "node1") == Applied()
-    node_starts.write(opts, "node1", Applied("b", (1.0,)))
-    assert node_starts.read(opts, "node1") == Applied("b", (1.0,))
+    node_starts.write(opts, "node1", Applied("b", (1.0,), "p"))
+    assert node_starts.read(opts, "node1") == Applied("b", (1.0,), "p")
     assert json.loads((tmp_path / node_starts.FOLDER / "node1.json").read_text())["boot"] == "b"
 
 

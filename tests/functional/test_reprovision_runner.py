@@ -13,7 +13,7 @@ from salt.exceptions import CommandExecutionError
 from bottleneck.profile import load_profile
 from bottleneck.profile.local_overrides import set_mac
 from bottleneck.profile.paths import repository_directory
-from control import reprovisioning
+from control import node_starts, reprovision_attempts, reprovisioning
 from tests.by_file import load
 
 REPOSITORY = Path(__file__).parents[2]
@@ -268,12 +268,37 @@ def test_what_cannot_be_booted_is_refused(runner: Any, world: World, tmp_path: P
     assert world.done == []
 
 
+def applied(runner: Any, node: str, profile: str) -> None:
+    """Put on record under which profile the control node configured a node."""
+    node_starts.write(runner.__opts__, node, node_starts.Applied(profile=profile))
+
+
 def test_who_is_due_is_known_by_the_records(runner: Any, world: World) -> None:
     world.runs["node1"] = "new"
     digest = load_profile(runner.__opts__["cluster_profile"]).digest
+    applied(runner, "node0", "0" * 16)
     assert runner.due() == {
         "node0": ["it runs image old; active is new", f"configured under profile {'0' * 16}; now {digest}"]
     }
+
+
+def test_no_node_is_asked_whether_it_is_due(runner: Any, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that says again and again that it was configured under another profile moves nothing."""
+    world.runs = {"node0": "new", "node1": "new"}
+    asked: list[str] = []
+    original = Client.cmd
+
+    def cmd(self: Any, hosts: list[str], function: str, *arguments: Any, **keywords: Any) -> Any:
+        asked.append(function)
+        if function == "file.read":
+            return {host: json.dumps({"digest": "f" * 16}) for host in hosts}
+        return original(self, hosts, function, *arguments, **keywords)
+
+    monkeypatch.setattr(Client, "cmd", cmd)
+    runner.__opts__["cluster_reprovision_on_change"] = True
+    applied(runner, "node0", load_profile(runner.__opts__["cluster_profile"]).digest)
+    assert [runner.changed() for _ in range(5)] == [{"due": {}}] * 5
+    assert world.done == [] and asked == []
 
 
 def test_the_reactor_starts_nothing_unless_it_may(runner: Any, world: World) -> None:
@@ -286,18 +311,56 @@ def test_the_reactor_starts_nothing_unless_it_may(runner: Any, world: World) -> 
     world.done.clear()
     world.runs = {"node0": "new", "node1": "new"}
     runner.__salt__["image.active"] = lambda: {"digest": "new", "previous": "old", "canary": None}
-    Client.cmd = _same_digest(load_profile(runner.__opts__["cluster_profile"]).digest, Client.cmd)
-    try:
-        assert runner.changed() == {"due": {}} and world.done == []
-    finally:
-        Client.cmd = Client.cmd.original
+    assert runner.changed() == {"due": {}} and world.done == []
+    assert reprovision_attempts.read(runner.__opts__) == {}, "what worked is not counted any more"
 
 
-def _same_digest(digest: str, original: Any) -> Any:
-    def cmd(self: Any, hosts: list[str], function: str, *arguments: Any, **keywords: Any) -> Any:
-        if function == "file.read":
-            return {host: json.dumps({"digest": digest}) for host in hosts}
-        return original(self, hosts, function, *arguments, **keywords)
+class Clock:
+    now = 1_795_000_000.0
 
-    cmd.original = original
-    return cmd
+    def time(self) -> float:
+        return self.now
+
+
+@pytest.mark.timeout(120)
+def test_attempts_are_counted_spaced_and_at_last_left_to_a_person(
+    runner: Any, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(runner, "time", clock)
+    runner.__opts__["cluster_reprovision_on_change"] = True
+    world.runs["node1"] = "new"
+    world.states_fail = True
+    runner.__salt__["image.active"] = lambda: {"digest": "new", "previous": "older", "canary": None}
+    runner.__salt__["image.rollback"] = lambda: None
+    # Whatever is done, the record says again that it is due.
+    runner.__salt__["boot.status"] = lambda node: {
+        **{"node": node, "boot": str(world.boots[node]), "image": "old" if node == "node0" else "new", "stuck": None},
+        "stages": {"enrolled": {"at": 2.0}},
+    }
+    began = clock.now
+    tried: list[float] = []
+    for _ in range(20):
+        world.done.clear()
+        if runner.changed().get("started"):
+            tried.append(clock.now - began)
+        clock.now += 300.0
+    assert tried == [0.0, 600.0, 1800.0]
+    assert world.done == []
+    assert runner.due()["node0"][-1] == "given up after 3 attempts; when it is mended: cluster node clear node0"
+    assert runner.clear("node0") == {"node": "node0", "cleared": True}
+    assert runner.changed()["started"] is True
+    assert runner.clear("node1")["cleared"] is False
+    with pytest.raises(CommandExecutionError, match="no node stranger"):
+        runner.clear("stranger")
+
+
+@pytest.mark.parametrize("odd", ["", "[]", "{", '{"node0": 1}', '{"node0": ["x"]}'])
+def test_without_a_count_nothing_is_rebooted(runner: Any, world: World, odd: str) -> None:
+    runner.__opts__["cluster_reprovision_on_change"] = True
+    path = Path(runner.__opts__["cluster_directory"]) / reprovision_attempts.FILE
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(odd)
+    with pytest.raises(CommandExecutionError, match="take the file away"):
+        runner.changed()
+    assert world.done == []
