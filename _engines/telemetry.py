@@ -21,7 +21,7 @@ import salt.client
 import salt.utils.event
 
 from bottleneck.profile import Profile, load_profile
-from bottleneck.telemetry import batch_checks, cluster_state, exporter
+from bottleneck.telemetry import batch_checks, batch_times, cluster_state, exporter
 from bottleneck.telemetry.store import Store, StoreDamagedError, StoreError, StoreUnavailableError
 from bottleneck.telemetry.store_recovery import open_or_begin_anew, set_aside
 from control import http_server
@@ -44,6 +44,8 @@ log = logging.getLogger(__name__)
 
 BATCH_TAG = "cluster/telemetry/batch/"
 TICK_SECONDS = 1.0
+# What NTP slews between two ticks is far less.
+CLOCK_SET_SECONDS = 2.0
 PRUNE_SECONDS = 600.0
 SERVE_AGAIN_SECONDS = 10.0
 # How long to wait for a store that takes nothing, and between two words about it.
@@ -59,6 +61,8 @@ BURST_BATCHES, BATCHES_PER_SECOND = 1200.0, 50.0
 FAILED_WAIT_SECONDS = 0.5
 # Nodes that have asked since the last tick.
 MOST_ASKED = 4096
+# What a person may want to mend.
+WARNED = (cluster_state.LOST_TAG, cluster_state.CLOCK_TAG)
 ACKNOWLEDGED_PATH = "/acknowledged/"
 
 
@@ -100,11 +104,19 @@ class Collector:
     """Feed ``bottleneck.telemetry.cluster_state`` with events and do what it announces."""
 
     def __init__(
-        self, opts: Mapping[str, Any], profile: Profile, store: Store, clock: Callable[[], float] = time.time
+        self,
+        opts: Mapping[str, Any],
+        profile: Profile,
+        store: Store,
+        clock: Callable[[], float] = time.time,
+        steady: Callable[[], float] = time.monotonic,
     ) -> None:
         self._opts = opts
         self._store = store
+        # Of the day, which a person or NTP may set; and one that nobody sets, for whatever lasts some time.
         self._clock = clock
+        self._steady = steady
+        self._clocks_read = (clock(), steady())
         self._retention = profile.telemetry.retention_seconds
         now = clock()
         seen = store.last_seen()
@@ -116,15 +128,15 @@ class Collector:
         self._asked: collections.deque[str] = collections.deque(maxlen=MOST_ASKED)
         self._refused_logged = -math.inf
         self._budget = Budget(BURST_BATCHES, BATCHES_PER_SECOND)
-        self._latest: tuple[float, dict[str, Any] | None] = (0.0, None)
-        self._pruned = 0.0
+        self._latest: tuple[float, dict[str, Any] | None] = (-math.inf, None)
+        self._pruned = -math.inf
         self._listen: tuple[str, int] | None = None
-        self._served = 0.0
+        self._served = -math.inf
         self._server: http_server.BoundedServer | None = None
         self._bus: Any = None
         self._client: Any = None
-        self._ticked = 0.0
-        self._complained = 0.0
+        self._ticked = -math.inf
+        self._complained = -math.inf
         self.store_refusals = 0
 
     def run(self) -> None:
@@ -139,14 +151,24 @@ class Collector:
 
     def step(self, event: Mapping[str, Any] | None) -> None:
         """Take one event, if there is one, and let time pass."""
+        with self._surviving_its_store():
+            self._watch_the_clock()
         if event:
             with self._surviving_its_store():
                 self.take(event["tag"], event["data"])
-        now = self._clock()
-        if not 0.0 <= now - self._ticked < TICK_SECONDS:
-            self._ticked = now
+        if self._steady() - self._ticked >= TICK_SECONDS:
+            self._ticked = self._steady()
             with self._surviving_its_store():
-                self.tick(now)
+                self.tick(self._clock())
+
+    def _watch_the_clock(self) -> None:
+        """Notice that the control node's clock was set: the other clock went on as ever."""
+        (wall, steady), self._clocks_read = self._clocks_read, (self._clock(), self._steady())
+        now = self._clocks_read[0]
+        by = now - wall - (self._clocks_read[1] - steady)
+        if abs(by) > CLOCK_SET_SECONDS:
+            log.warning("This machine's clock was set by %+.0f s; windows go on by the new time", by)
+            self._apply(cluster_state.ClockSet(now, by))
 
     @contextlib.contextmanager
     def _surviving_its_store(self) -> Iterator[None]:
@@ -157,8 +179,8 @@ class Collector:
             self._begin_anew(error)
         except StoreUnavailableError as error:
             self.store_refusals += 1
-            now = self._clock()
-            if not 0.0 <= now - self._complained < STORE_AGAIN_SECONDS:
+            now = self._steady()
+            if now - self._complained >= STORE_AGAIN_SECONDS:
                 self._complained = now
                 log.error("Nothing is stored or acknowledged, the nodes keep it: %s", error)
         except Exception:
@@ -184,26 +206,39 @@ class Collector:
         # An event without batches is refused, and counted, as one bad batch; one with far too many, too.
         usable = isinstance(batches, list) and 0 < len(batches) <= batch_checks.MOST_BATCHES
         found: list[Any] = batches if usable and isinstance(batches, list) else [None]
-        sound = [batch for batch in found if self._is_sound(tag, batch, sender)]
+        timed = [self._timed(batch) for batch in found]
+        sound = [(batch, ahead) for batch, ahead in timed if self._is_sound(tag, batch, sender)]
         try:
             self._store_all(sound)
         except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError):
             # The check let something through. Its neighbours in the event are none the worse for it.
             self._failed(f"the batches of {tag[:100]}")
-            for batch in sound:
-                self._store_alone(batch)
+            for batch, ahead in sound:
+                self._store_alone(batch, ahead)
 
-    def _store_all(self, sound: list[dict[str, Any]]) -> None:
+    def _timed(self, batch: Any) -> tuple[Any, float]:
+        """Return a batch with times that can be, and by how much its node's clock is ahead when they were put right."""
+        if not isinstance(batch, dict):
+            return batch, 0.0
+        node = self.state.nodes.get(batch["node"]) if isinstance(batch.get("node"), str) else None
+        ahead = batch_times.clock_ahead(batch, self._clock())
+        if node is None or ahead is None:
+            return batch, 0.0
+        ahead = batch_times.same_clock(ahead, node.clock_ahead)
+        return (batch_times.put_right(batch, ahead), ahead) if batch_times.is_wrong(ahead) else (batch, 0.0)
+
+    def _store_all(self, sound: list[tuple[dict[str, Any], float]]) -> None:
         now = self._clock()
-        for batch, (new, mark) in zip(sound, self._store.put_batches(sound), strict=True):
+        stored = self._store.put_batches([batch for batch, _ in sound])
+        for (batch, ahead), (new, mark) in zip(sound, stored, strict=True):
             oldest = batch.get("sampler", {}).get("oldest")
             if isinstance(oldest, int) and mark + 1 < oldest <= batch["sequence"]:
                 mark = self._store.skip(batch["node"], batch["boot"], oldest)
-            self._apply(cluster_state.Arrived(now, batch, new, mark))
+            self._apply(cluster_state.Arrived(now, batch, new, mark, ahead))
 
-    def _store_alone(self, batch: dict[str, Any]) -> None:
+    def _store_alone(self, batch: dict[str, Any], ahead: float) -> None:
         try:
-            self._store_all([batch])
+            self._store_all([(batch, ahead)])
         except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError):
             self._failed(f"a batch of {batch['node']}")
             self._apply(cluster_state.Rejected(self._clock()))
@@ -215,7 +250,7 @@ class Collector:
 
     def _is_sound(self, tag: str, batch: Any, sender: Any) -> bool:
         now = self._clock()
-        if self._budget.spend(str(sender)[:100], now):
+        if self._budget.spend(str(sender)[:100], self._steady()):
             reason = batch_checks.problem(batch, sender, self.state.settings, now)
         else:
             reason = f"more than {BATCHES_PER_SECOND:.0f} batches a second from {str(sender)[:100]!r}"
@@ -223,8 +258,8 @@ class Collector:
             reason = f"a batch of {batch['node']} came as {tag[:100]!r}"
         if reason is None:
             return True
-        if not 0.0 <= now - self._refused_logged < REFUSED_LOG_SECONDS:
-            self._refused_logged = now
+        if self._steady() - self._refused_logged >= REFUSED_LOG_SECONDS:
+            self._refused_logged = self._steady()
             log.warning("Batch refused: %s (%d before it)", reason, self.state.rejected)
         self._apply(cluster_state.Rejected(now))
         return False
@@ -237,16 +272,17 @@ class Collector:
         stored = cluster_state.to_acknowledge(self.state, now)
         if stored:
             self._acknowledge(stored, now)
-        if now - self._pruned >= PRUNE_SECONDS:
-            self._pruned = now
+        steady = self._steady()
+        if self._listen and steady - self._served >= SERVE_AGAIN_SECONDS:
+            self._serve()
+        if steady - self._pruned >= PRUNE_SECONDS:
+            self._pruned = steady
             self._store.prune(now - self._retention, now + self._retention)
-        if self._listen and now - self._served >= SERVE_AGAIN_SECONDS:
-            self._serve(now)
 
     def _apply(self, event: cluster_state.Event) -> None:
         self.state = cluster_state.apply(event, self.state)
         for tag, data in self.state.announcements:
-            log.info("%s %s", tag, data)
+            log.log(logging.WARNING if tag in WARNED else logging.INFO, "%s %s", tag, data)
             self._fire(data, tag)
 
     def _fire(self, data: Mapping[str, Any], tag: str) -> None:
@@ -274,10 +310,10 @@ class Collector:
     def listen(self, address: str, port: int) -> None:
         """Serve at an address; one that is not up yet is tried again."""
         self._listen = (address, port)
-        self._serve(self._clock())
+        self._serve()
 
-    def _serve(self, now: float) -> None:
-        self._served = now
+    def _serve(self) -> None:
+        self._served = self._steady()
         if self._listen is None:
             return
         address, port = self._listen
@@ -315,10 +351,10 @@ class Collector:
 
     def collect(self) -> "Iterable[Family]":
         """Return the metric families, as the registry asks for them at every scrape."""
-        now = self._clock()
-        if now - self._latest[0] >= VERDICT_SECONDS:
+        now, steady = self._clock(), self._steady()
+        if steady - self._latest[0] >= VERDICT_SECONDS:
             with contextlib.suppress(StoreError):
-                self._latest = (now, self._store.latest_verdict(now + batch_checks.AHEAD_SECONDS))
+                self._latest = (steady, self._store.latest_verdict(now + batch_checks.AHEAD_SECONDS))
         found = _families()
         for name, labels, value in exporter.values(
             self.state, self._latest[1], now, time.process_time(), self.store_refusals

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from bottleneck.profile import Profile
 
 WINDOW_TAG, LOST_TAG, BACK_TAG = "cluster/telemetry/window", "cluster/node/lost", "cluster/node/back"
+CLOCK_TAG = "cluster/node/clock"
 # A window waits this long, and as long as a node sends nothing anyway, for the last batches of a slow node.
 WINDOW_PATIENCE_SECONDS = 3.0
 # Ticks come every second; with none for so long, this process stood still itself.
@@ -91,6 +92,9 @@ class NodeState:
         From the end of the newest batch to its arrival: the way and the difference of the clocks.
     asked, sent_by_job : float
         When it last asked what is stored, and when a job last sent it.
+    clock_ahead : float
+        How far its clock is ahead of the control node's where that is so far that its times were put right, seconds;
+        0 while they are believed.
     former : tuple of str
         Lives of its sampler that are over and of which batches still came, from its journal.
     """
@@ -111,6 +115,7 @@ class NodeState:
     repeated: int = 0
     asked: float = 0.0
     sent_by_job: float = 0.0
+    clock_ahead: float = 0.0
     former: tuple[str, ...] = ()
 
 
@@ -138,12 +143,16 @@ class State:
 
 @dataclass(frozen=True)
 class Arrived:
-    """A batch was put into the store: `new` unless it was there, and what is complete up to `watermark`."""
+    """A batch was put into the store: `new` unless it was there, and what is complete up to `watermark`.
+
+    Its times are the control node's; `clock_ahead` is by how much they had to be put right, seconds.
+    """
 
     now: float
     batch: Mapping[str, Any]
     new: bool
     watermark: int
+    clock_ahead: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -183,7 +192,15 @@ class StoreReplaced:
     now: float
 
 
-Event = Arrived | Rejected | Failed | Asked | Tick | StoreReplaced
+@dataclass(frozen=True)
+class ClockSet:
+    """The control node's clock was set, forward by `seconds` or, below 0, back; `now` is by the new one."""
+
+    now: float
+    seconds: float
+
+
+Event = Arrived | Rejected | Failed | Asked | Tick | StoreReplaced | ClockSet
 
 
 def begin(settings: Settings, now: float, seen_before: Iterable[str] = ()) -> State:
@@ -222,7 +239,35 @@ def apply(event: Event, state: State) -> State:
     if isinstance(event, StoreReplaced):
         emptied = {name: replace(node, watermark=0, above=frozenset()) for name, node in state.nodes.items()}
         return replace(state, nodes=emptied)
+    if isinstance(event, ClockSet):
+        return _shifted(state, event)
     return _tick(event, state)
+
+
+def _shifted(state: State, event: ClockSet) -> State:
+    """Move all moments along with the clock: no node was silent for an hour because an hour was skipped."""
+
+    def moved(moment: float) -> float:
+        return moment + event.seconds if moment > 0 else moment
+
+    nodes = {
+        name: replace(
+            node,
+            last_batch=moved(node.last_batch),
+            asked=moved(node.asked),
+            sent_by_job=moved(node.sent_by_job),
+            boundary=moved(node.boundary),
+        )
+        for name, node in state.nodes.items()
+    }
+    width, start = state.settings.window_seconds, state.window_start
+    return replace(
+        state,
+        nodes=nodes,
+        window_start=None if start is None else math.floor((start + event.seconds) / width) * width,
+        ticked=moved(state.ticked),
+        listens=moved(state.listens),
+    )
 
 
 def acknowledgement(state: State, node: str, boot: str) -> dict[str, Any] | None:
@@ -267,7 +312,10 @@ def _arrived(event: Arrived, state: State) -> State:
         up=True,
         stored=before.stored + event.new,
         repeated=before.repeated + (not event.new),
+        clock_ahead=event.clock_ahead,
     )
+    if abs(event.clock_ahead - before.clock_ahead) > 1.0:
+        announcements.append((CLOCK_TAG, {"node": name, "ahead_seconds": round(event.clock_ahead, 3)}))
     if _of_former_life(batch):
         if boot not in node.former:
             node = replace(node, former=(*node.former, boot)[-PAST_BOOTS:])
@@ -285,7 +333,9 @@ def _arrived(event: Arrived, state: State) -> State:
     state = replace(_with(state, name, node), announcements=tuple(announcements))
     if state.window_start is None:
         width = state.settings.window_seconds
-        return replace(state, window_start=math.ceil(number(batch["t0"]) / width) * width)
+        # What a former life left may be hours old; no window begins there.
+        begins = min(max(number(batch["t0"]), event.now - width), event.now)
+        return replace(state, window_start=math.ceil(begins / width) * width)
     return state
 
 
@@ -328,7 +378,7 @@ def _tick(event: Tick, state: State) -> State:
     start, windows = state.window_start, state.windows
     width = state.settings.window_seconds
     if start is not None and event.now > start + 100 * width:
-        # The clock jumped, or the process was stopped: what lies between is not a window any more.
+        # The process was stopped: what lies between is not a window any more.
         start = math.floor(event.now / width) * width
     while start is not None and _complete(nodes.values(), start + width, event.now, state.settings):
         inside = sorted(name for name, node in nodes.items() if node.up and node.boundary >= start)

@@ -55,6 +55,12 @@ METRICS = (
         "From the end of the newest batch to its arrival: the way, and the difference of the clocks.",
         _NODE,
     ),
+    Metric(
+        "cluster_node_clock_ahead_seconds",
+        "gauge",
+        "How far the node's clock is ahead, where that is so far that its times are put right; else 0.",
+        _NODE,
+    ),
     Metric("cluster_core_busy_seconds_total", "counter", "Time a core did work, of any kind.", _CORE),
     Metric("cluster_core_system_seconds_total", "counter", "Part of it inside the kernel.", _CORE),
     Metric("cluster_core_iowait_seconds_total", "counter", "Time a core was idle while a disk was waited for.", _CORE),
@@ -256,6 +262,7 @@ def _node(name: str, node: NodeState, capacities: Mapping[str, float]) -> Iterat
         return
     yield "cluster_node_last_batch_timestamp_seconds", (name,), node.last_batch
     yield "cluster_node_delay_seconds", (name,), node.delay_seconds
+    yield "cluster_node_clock_ahead_seconds", (name,), node.clock_ahead
     yield "cluster_sampler_batches_stored_total", (name,), float(node.stored)
     yield "cluster_sampler_batches_repeated_total", (name,), float(node.repeated)
     for metric, key in (

@@ -19,10 +19,16 @@ NOW = 1_800_000_000.0
 
 
 class Clock:
-    now = NOW
+    """The clock of the day, which `set_by` moves, and the one that nobody sets."""
 
-    def __call__(self) -> float:
-        return self.now
+    now = NOW
+    set_by = 0.0
+
+    def wall(self) -> float:
+        return self.now + self.set_by
+
+    def steady(self) -> float:
+        return self.now - NOW + 5.0
 
 
 @pytest.fixture
@@ -41,7 +47,7 @@ def collector(store: Store, clock: Clock) -> Any:
     module = load("_engines/telemetry.py", "telemetry_engine")
     # Salt's early handler would write to a stream that pytest has closed by then.
     salt._logging.shutdown_temp_handler()
-    return module.Collector({}, load_profile(run_builder.PROFILE), store, clock)
+    return module.Collector({}, load_profile(run_builder.PROFILE), store, clock.wall, clock.steady)
 
 
 def event(*numbers: int, node: str = "node0", boot: str = "b", oldest: int = 1, **more: Any) -> dict[str, Any]:
@@ -106,6 +112,113 @@ def test_a_full_store_ends_nothing_and_acknowledges_nothing_until_there_is_room(
     store._rows("PRAGMA max_page_count=1000000")
     collector.step(event(*range(2, 50)))
     assert acknowledged(collector)["sequence"] == 49
+
+
+# -- clocks
+
+
+class Running:
+    """Two nodes that send a batch every second, with clocks that can be set, and what the engine announces."""
+
+    def __init__(self, collector: Any, clock: Clock) -> None:
+        self.collector, self.clock = collector, clock
+        self.ahead = {"node0": 0.0, "node1": 0.0}
+        self.announced: list[tuple[str, dict[str, Any]]] = []
+        self.sequence = 0
+        collector._bus = collector._client = self
+
+    def fire_event(self, data: dict[str, Any], tag: str) -> None:
+        self.announced.append((tag, data))
+
+    def cmd_async(self, *_: Any, **__: Any) -> None:
+        """Take the jobs that acknowledge, as Salt's client would."""
+
+    def run(self, seconds: int, nodes: tuple[str, ...] = ("node0", "node1"), knows_age: bool = True) -> None:
+        for _ in range(seconds):
+            self.clock.now += 1.0
+            self.sequence += 1
+            for node in nodes:
+                end = self.clock.now - 0.5 + self.ahead[node]
+                batch = {"node": node, "boot": "b", "sequence": self.sequence, "t0": end - 0.9, "t1": end}
+                batch |= {"samples": [{"t": end - 0.9}, {"t": end}], "engine": None}
+                batch["sampler"] = {"oldest": 1, **({"age_s": 0.49} if knows_age else {})}
+                data = {"id": node, "data": {"batches": [batch]}}
+                self.collector.step({"tag": f"cluster/telemetry/batch/{node}", "data": data})
+            self.collector.step(None)
+
+    def of(self, tag: str) -> list[dict[str, Any]]:
+        return [data for each, data in self.announced if each == tag]
+
+    @property
+    def windows(self) -> list[dict[str, Any]]:
+        return self.of(cluster_state.WINDOW_TAG)
+
+
+@pytest.fixture
+def running(collector: Any, clock: Clock) -> Running:
+    return Running(collector, clock)
+
+
+@pytest.mark.parametrize("ahead", [0.0, 86_400.0, 1e9, -86_400.0 * 400, 3600.0])
+def test_a_node_whose_clock_is_wrong_from_the_start_loses_nothing_and_is_named(
+    running: Running, store: Store, ahead: float
+) -> None:
+    running.ahead["node0"] = ahead
+    running.run(150)
+    assert len(running.windows) >= 8
+    assert all(window["nodes"] == ["node0", "node1"] for window in running.windows)
+    assert running.collector.state.rejected == 0
+    stored = store.batches(NOW - 10, NOW + 200)
+    assert len(stored) == 300, "at the times at which they were taken"
+    assert [batch["t1"] for batch in stored if batch["node"] == "node0"] == pytest.approx(
+        [batch["t1"] for batch in stored if batch["node"] == "node1"], abs=0.1
+    )
+    named = running.of(cluster_state.CLOCK_TAG)
+    assert named == ([{"node": "node0", "ahead_seconds": pytest.approx(ahead, abs=0.1)}] if ahead else [])
+    assert running.of(cluster_state.LOST_TAG) == []
+
+
+def test_a_node_whose_clock_is_set_while_it_runs_loses_nothing(running: Running, store: Store) -> None:
+    running.run(30)
+    running.ahead["node0"] = 3600.0
+    running.run(30)
+    running.ahead["node0"] = -7200.0
+    running.run(30)
+    running.ahead["node0"] = 0.0
+    running.run(30)
+    assert len(store.batches(NOW - 10, NOW + 200)) == 240
+    found = [round(each["ahead_seconds"]) for each in running.of(cluster_state.CLOCK_TAG)]
+    assert found == [3600, -7200, 0]
+    assert len(running.windows) >= 7 and running.of(cluster_state.LOST_TAG) == []
+
+
+@pytest.mark.parametrize("by", [-3600.0, 3600.0, -86_400.0])
+def test_windows_go_on_and_a_dead_node_is_noticed_when_the_control_clock_is_set(
+    running: Running, clock: Clock, by: float
+) -> None:
+    running.run(60)
+    before = len(running.windows)
+    clock.set_by = by
+    running.run(120)
+    assert len(running.windows) - before >= 7
+    assert running.of(cluster_state.LOST_TAG) == [] and running.of(cluster_state.BACK_TAG) == []
+    assert running.windows[-1]["end"] == pytest.approx(clock.wall(), abs=30.0), "by the new time"
+    running.run(30, nodes=("node0",))
+    assert [each["node"] for each in running.of(cluster_state.LOST_TAG)] == ["node1"]
+
+
+def test_a_batch_that_was_kept_on_its_way_is_not_taken_for_a_wrong_clock(running: Running, collector: Any) -> None:
+    running.run(10)
+    running.clock.now += 300.0
+    running.ahead["node0"] = -300.0
+    running.run(1)
+    assert running.of(cluster_state.CLOCK_TAG) == []
+
+
+def test_what_cannot_be_and_has_no_age_is_of_now(running: Running, store: Store) -> None:
+    running.ahead["node0"] = 86_400.0
+    running.run(5, knows_age=False)
+    assert len(store.batches(NOW - 10, NOW + 10)) == 10
 
 
 def answer(collector: Any, node: str, boot: str) -> tuple[str, Any]:
