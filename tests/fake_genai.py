@@ -204,10 +204,8 @@ class FakeServer:
 def running(pipeline: FakePipeline | None = None, **changes: Any) -> Iterator[FakeServer]:
     """Run the server over a fake pipeline; yield it once it can serve."""
     pipeline = pipeline or FakePipeline()
-    settings = Settings(
-        **{"model_folder": "/nowhere", "model_name": "fake", "vocabulary_size": VOCABULARY, "max_model_len": 100}
-        | changes
-    )
+    values: dict[str, Any] = {"model_folder": "/nowhere", "model_name": "fake", "vocabulary_size": VOCABULARY}
+    settings = Settings(**values | {"max_model_len": 100} | changes)
     broken: list[str] = []
     metrics = Metrics(settings.model_name)
     ready = threading.Event()

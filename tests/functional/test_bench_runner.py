@@ -129,10 +129,11 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: ThreadingHTTP
         "workers": workers,
     }
     probed: list[int] = []
+    handler: Any = engine.RequestHandlerClass
 
     def fresh() -> dict[str, Any]:
         """Stand in for the probe: what it finds is on file before the run's copy is made."""
-        completions = engine.RequestHandlerClass.completions
+        completions = handler.completions
         probed.append(len(completions))
         (tmp_path / "state").mkdir(exist_ok=True)
         (tmp_path / "state" / "ceilings.json").write_text('{"schema": 1, "profile": "fresh"}')

@@ -164,7 +164,7 @@ def test_jobs_and_deployments_become_stages(
         assert service.stuck() == ("applied", "1 states failed: base-file")
         service.call(master._applied, "node0", {"fun": "state.apply", "return": {"file_|-a": {"result": True}}})
         assert service.reached()[-1] == "applied"
-        record = {"began": service.now, "ready": service.now + 40, "first_token": service.now + 43}
+        record: dict[str, Any] = {"began": service.now, "ready": service.now + 40, "first_token": service.now + 43}
         record |= {"workers": [{"node": "node0"}]}
         (tmp_path / "deployment.json").write_text(json.dumps(record))
         service.do(master.see_deployment())

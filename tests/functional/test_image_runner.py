@@ -10,6 +10,7 @@ import salt._logging
 from salt.exceptions import CommandExecutionError
 
 from bottleneck.profile import find_profile
+from bottleneck.profile.boot_types import Stage
 from netboot.boot import storage
 from netboot.boot.state import (
     Boot,
@@ -46,7 +47,7 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "images")
 
 
-def boot(number: int, image: str, *stages: str) -> Boot:
+def boot(number: int, image: str, *stages: Stage) -> Boot:
     reached = tuple(Reached(stage=stage, at=float(number)) for stage in stages)
     return Boot(id=str(number), began=float(number), image=image, mac="", minion_id="node0", reached=reached)
 
@@ -91,11 +92,12 @@ def test_errors_are_sentences(runner: Any, monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(CommandExecutionError, match=r"recipe\.yaml"):
         runner.build(recipe="/nowhere/recipe.yaml")
     built: list[Any] = []
-    monkeypatch.setattr(
-        operations,
-        "build_image",
-        lambda recipe, store, progress, profile: built.append((recipe.name, profile)) or 1 / 0,
-    )
+
+    def fail(recipe: Any, store: Any, progress: Any, profile: Any) -> None:
+        built.append((recipe.name, profile))
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(operations, "build_image", fail)
     with pytest.raises(ZeroDivisionError):
         runner.build()
     assert built == [("base", "embedded")]

@@ -98,7 +98,8 @@ class Client:
         pass
 
     def cmd(self, hosts: list[str], function: str, arguments: Any = (), **keywords: Any) -> dict[str, Any]:
-        world, answers = self.world, {}
+        world = self.world
+        answers: dict[str, Any] = {}
         for host in hosts:
             if host in world.silent:
                 answers[host] = SILENT
@@ -180,7 +181,9 @@ def test_an_image_that_does_not_come_back_is_rolled_back(runner: Any, world: Wor
     assert "boot node0 failed: not back" in result["summary"] and "reached: nothing yet" in result["summary"]
 
 
-def test_an_image_that_was_rolled_back_by_itself_is_not_rolled_back_twice(runner: Any, world: World) -> None:
+def test_an_image_that_was_rolled_back_by_itself_is_not_rolled_back_twice(
+    runner: Any, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     world.broken = {"new"}
     original = world.reboot
 
@@ -189,7 +192,7 @@ def test_an_image_that_was_rolled_back_by_itself_is_not_rolled_back_twice(runner
         # The boot service ends a trial whose canary stays away.
         world.active, world.previous = "old", "older"
 
-    world.reboot = reboot
+    monkeypatch.setattr(world, "reboot", reboot)
     result = runner.run()
     assert "rollback" not in world.done and world.active == "old"
     assert result["restored"] == ("node0",)

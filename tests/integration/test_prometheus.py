@@ -109,10 +109,11 @@ def query(
         except OSError:
             return None
 
-    def query(expression: str) -> list[dict[str, Any]]:
+    def search(expression: str) -> list[dict[str, Any]]:
         found = ask("query", query=expression)
         return found["result"] if found else []
 
+    query: Any = search
     query.ask = ask
     try:
         wait_for(lambda: query('up{job="cluster"} == 1'))

@@ -31,7 +31,7 @@ class Browser:
 
     def __init__(self) -> None:
         options = webdriver.ChromeOptions()
-        options.binary_location = shutil.which("chromium")
+        options.binary_location = shutil.which("chromium") or ""
         # The sandbox needs user namespaces, which a container or root does not have; the page is our own.
         for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
             options.add_argument(argument)

@@ -79,7 +79,7 @@ class Terminal:
         """Read until it says something, from what it has not been asked for yet; return it."""
         deadline = time.monotonic() + DEADLINE
         while not (found := re.search(pattern, self.output)):
-            assert self._read(deadline), f"expected {pattern!r}, seen {self.said!r}"
+            assert self._read(deadline), f"expected {pattern!r}, seen {self.output!r}"
         self.output = self.output[found.end() :]
         return found
 

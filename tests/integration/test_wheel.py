@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,7 @@ NOBODY = 65534
 def run(*command: str, cwd: Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
     """Run a program, as nobody where this is root's; nothing of this environment reaches it."""
     environment = {"HOME": str(cwd), "PATH": "/usr/bin:/bin", "COLUMNS": "160", "PYTHONDONTWRITEBYTECODE": "1"}
-    who = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
+    who: dict[str, Any] = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
     return subprocess.run(
         command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout, check=False, **who
     )

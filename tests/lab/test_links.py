@@ -132,10 +132,12 @@ def test_a_port_is_held_off_while_an_open_connection_goes_on(spaces: list[str]) 
     )
     assert server.stdout and client.stdin and client.stdout
 
+    questions, answers = client.stdin, client.stdout
+
     def ask(word: str) -> str:
-        client.stdin.write(word + "\n")
-        client.stdin.flush()
-        return client.stdout.readline().strip()
+        questions.write(word + "\n")
+        questions.flush()
+        return answers.readline().strip()
 
     try:
         assert server.stdout.readline() == "up\n"

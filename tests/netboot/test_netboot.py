@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -108,7 +109,7 @@ def test_states_apply_and_a_second_time_change_nothing(control: ControlNode, mac
     changed = {node: [name for name, state in states.items() if state["changes"]] for node, states in second.items()}
     assert not any(changed.values()), f"the second apply changed {changed}"
     for node in NODES:
-        wait_for(lambda node=node: reached(control, node, "applied"), 30, f"{node} is applied")
+        wait_for(partial(reached, control, node, "applied"), 30, f"{node} is applied")
         assert show_trace(control, node) >= 0.95
 
 

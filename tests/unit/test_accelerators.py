@@ -6,6 +6,7 @@ where. The NVML here is a stand-in with the names of `nvidia-ml-py`, so what it 
 
 import struct
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -25,7 +26,7 @@ import sample_schema
 (FIELDS,) = (set(part.fields) for part in sample_schema.PARTS if part.key == "accelerator")
 
 
-def card(root: Path, driver: str, files: dict[str, object], name: str = "card0", kind: str = "drm") -> Path:
+def card(root: Path, driver: str, files: Mapping[str, object], name: str = "card0", kind: str = "drm") -> Path:
     """Make the folder of a device with its driver."""
     folder = root / kind / name
     for path, text in files.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from netboot.boot.events import (
     Deploying,
     DhcpAsked,
     Enrolled,
+    Event,
     Refused,
     ScriptGiven,
     StageReached,
@@ -38,7 +40,7 @@ def script(now: float, boot: str = "b0", node: str = "node0") -> ScriptGiven:
     return ScriptGiven(now, node, boot, "aa" * 32, now + 300, "1122334455667788", "02:00:00:00:00:01", node)
 
 
-def after(*events: object) -> State:
+def after(*events: Event) -> State:
     state = begin(["node0", "node1"], 0.0)
     for event in events:
         state = apply(event, state)
@@ -98,7 +100,7 @@ def test_stages_count_once_and_never_backwards() -> None:
 )
 def test_every_stage_that_does_not_come_is_named(stage: str) -> None:
     number = BOOT_STAGES.index(stage)
-    events: list[object] = [DhcpAsked(0.0, "node0")]
+    events: list[Event] = [DhcpAsked(0.0, "node0")]
     if number > 1:
         events.append(script(0.0))
     events += [StageReached(0.0, "node0", "b0", before) for before in BOOT_STAGES[2:number]]
@@ -116,7 +118,7 @@ def test_an_armed_node_that_stays_silent_is_named() -> None:
 
 
 def test_the_wait_for_a_deployment_is_no_stage_s_time() -> None:
-    def boot_of(*events: object) -> Boot:
+    def boot_of(*events: Event) -> Boot:
         done = [StageReached(10.0 + number, "node0", "b0", stage) for number, stage in enumerate(BOOT_STAGES[2:9])]
         boot = after(script(0.0), *done, *events).nodes["node0"].boot
         assert boot is not None
@@ -212,8 +214,9 @@ def test_events_about_what_is_not_there_change_nothing() -> None:
 
 
 def test_what_is_not_an_event_is_an_error() -> None:
+    nothing: Any = "boot"
     with pytest.raises(TypeError, match="str is no event"):
-        apply("boot", after())
+        apply(nothing, after())
 
 
 def test_the_view_has_no_secret(tmp_path: object) -> None:

@@ -246,8 +246,10 @@ def test_an_upgrade_that_was_made_is_measured() -> None:
     assert gain.value == pytest.approx(0.5, abs=0.01) and gain.low < 0.5 < gain.high
     with pytest.raises(ValueError, match="at least two of each"):
         measured_gain([1.0], [1.0, 2.0])
+    fit = experiment(World(1, link=0.5, delay=0, loads={"node0": 0.3}), [LINK], []).fit()
+    assert fit is not None
     with pytest.raises(ValueError, match="above zero"):
-        predict(experiment(World(1, link=0.5, delay=0, loads={"node0": 0.3}), [LINK], []).fit(), LINK, 0.0)
+        predict(fit, LINK, 0.0)
 
 
 SLOTS = Resource(SEQUENCES, SEQUENCES, 4.0, "sequences", 4.0)

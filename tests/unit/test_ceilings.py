@@ -66,7 +66,7 @@ def link(bandwidth: float) -> dict[str, ceilings.LinkCeilings]:
 
 
 def reduction(seconds: float) -> ceilings.CollectiveCeilings:
-    sizes = {"2048": ceilings.Spread(median=seconds, low=seconds, high=seconds, samples=3)}
+    sizes = {2048: ceilings.Spread(median=seconds, low=seconds, high=seconds, samples=3)}
     return ceilings.CollectiveCeilings(deployment="tp2", backend="gloo", link="direct", ranks=2, sizes=sizes)
 
 

@@ -49,7 +49,7 @@ def fold(*events: Event, state: State | None = None) -> State:
 
 
 def announced(*events: Event, state: State) -> list[tuple[str, dict[str, Any]]]:
-    found = []
+    found: list[tuple[str, dict[str, Any]]] = []
     for event in events:
         state = cluster_state.apply(event, state)
         found += state.announcements
@@ -192,7 +192,7 @@ def test_after_a_restart_known_nodes_are_expected_back_for_a_while() -> None:
 
 def serve(state: State, first: int, last: int, nodes: tuple[str, ...] = ("node0", "node1")) -> tuple[State, list[Any]]:
     """Let batches come for a while, with a tick after each second."""
-    found = []
+    found: list[Any] = []
     for number in range(first, last + 1):
         for node in nodes:
             state = cluster_state.apply(arrived(node, number), state)

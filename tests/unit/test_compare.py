@@ -52,7 +52,7 @@ def test_faster_is_better_for_the_other_side() -> None:
 def test_several_runs_a_side_count_the_noise_between_runs() -> None:
     slow, fast = [0.0016, 0.0011, 0.0013], [0.0012, 0.0015, 0.0011]
     sides = [[simulate(prefill_token_seconds=seconds).run() for seconds in side] for side in (slow, fast)]
-    found = by_name(compare(*sides))
+    found = by_name(compare(sides[0], sides[1]))
     assert found["ttft"].word == "within noise"
     # One of each alone looks like a difference: only several runs show that it is not.
     assert by_name(compare(sides[0][:1], sides[1][:1]))["ttft"].word == "beyond noise"

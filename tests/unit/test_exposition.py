@@ -38,11 +38,13 @@ def escaped(value: str) -> str:
 @st.composite
 def sample_lines(draw: st.DrawFn) -> str:
     """Return a sample as a server may write it: blanks where they are allowed, a comma at the end or not."""
-    labels = draw(st.dictionaries(LABEL_NAMES, VALUES, max_size=4))
+    labels: dict[str, str] = draw(st.dictionaries(LABEL_NAMES, VALUES, max_size=4))
     text = draw(NAMES)
-    if labels or draw(st.booleans()):
+    braces: bool = draw(st.booleans())
+    trailing: bool = draw(st.booleans())
+    if labels or braces:
         parts = [f'{draw(SOME_BLANKS)}{name}="{escaped(value)}"{draw(SOME_BLANKS)}' for name, value in labels.items()]
-        comma = "," if labels and draw(st.booleans()) else ""
+        comma = "," if labels and trailing else ""
         text += f"{draw(SOME_BLANKS)}{{{','.join(parts)}{comma}}}"
     timestamp = draw(TIMESTAMPS)
     return f"{text}{draw(BLANKS)}{draw(NUMBERS)}" + (f"{draw(BLANKS)}{timestamp}" if timestamp else "")

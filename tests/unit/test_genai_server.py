@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,10 @@ def test_requests_wait_for_a_place_and_are_counted(server: FakeServer) -> None:
     assert phases == pytest.approx(found["genai_request_latency_seconds_sum"])
 
 
+def _aborted(count: int, metrics: dict[str, float]) -> bool:
+    return metrics.get(ABORTED) == count
+
+
 def test_a_client_that_goes_cancels_its_request(server: FakeServer) -> None:
     for stream in (True, False):
         server.pipeline.gate.clear()
@@ -157,7 +162,7 @@ def test_a_client_that_goes_cancels_its_request(server: FakeServer) -> None:
         server.until(lambda metrics: metrics["genai_requests_waiting"] + metrics["genai_requests_running"] == 1)
         connection.close()
         # No step ends meanwhile: it is the front that saw the client go.
-        found = server.until(lambda metrics, count=2 - stream: metrics.get(ABORTED) == count)
+        found = server.until(partial(_aborted, 2 - stream))
         assert found["genai_requests_running"] + found["genai_requests_waiting"] == 0
         server.pipeline.gate.set()
     assert server.complete(prompt=[5])[0] == 200

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import threading
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import pytest
@@ -188,7 +189,7 @@ def test_an_unreadable_manifest_is_no_image(store: Store) -> None:
         store.manifest("0123456789abcdef")
 
 
-def keep_locked(root: str, locked: object, let_go: object) -> None:
+def keep_locked(root: str, locked: Event, let_go: Event) -> None:
     with Store(root).lock("build"):
         locked.set()
         let_go.wait(30)

@@ -165,7 +165,7 @@ def test_names_are_looked_up_in_files_alone(tmp_path: Path) -> None:
 
 def test_without_root_the_command_to_use_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    monkeypatch.setattr(requirements.sys, "argv", ["/venv/bin/cluster", "lab", "up"])
+    monkeypatch.setattr("sys.argv", ["/venv/bin/cluster", "lab", "up"])
 
     with pytest.raises(LabError, match="takes root") as caught:
         requirements.check_root()
@@ -176,7 +176,7 @@ def test_without_root_the_command_to_use_is_named(monkeypatch: pytest.MonkeyPatc
 
 def test_missing_tools_are_named_with_their_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr(requirements.shutil, "which", lambda tool: None if tool in ("tini", "tc", "ip") else f"/{tool}")
+    monkeypatch.setattr("shutil.which", lambda tool: None if tool in ("tini", "tc", "ip") else f"/{tool}")
 
     with pytest.raises(LabError, match="not installed: ip, tc, tini") as caught:
         requirements.check_machine()
@@ -198,7 +198,7 @@ def test_missing_tools_are_named_with_their_package(monkeypatch: pytest.MonkeyPa
 )
 def test_refusals(base: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], status: int, words: str) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr(requirements.shutil, "which", lambda tool: f"/{tool}")
+    monkeypatch.setattr("shutil.which", lambda tool: f"/{tool}")
 
     result = CliRunner().invoke(app, arguments)
 

@@ -1,6 +1,7 @@
 """Control groups on a made-up tree: plain files stand for the kernel's."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -160,7 +161,7 @@ def test_new_cpusets_of_version_1_inherit(separate: Hierarchy, monkeypatch: pyte
     """An empty cpuset takes no process, so each level copies its parent's."""
     real_mkdir = Path.mkdir
 
-    def mkdir(path: Path, *arguments: object, **options: object) -> None:
+    def mkdir(path: Path, *arguments: Any, **options: Any) -> None:
         real_mkdir(path, *arguments, **options)
         for name in ("cpu.shares", "cpuset.cpus", "cpuset.mems", "memory.limit_in_bytes"):
             if not (path / name).exists():

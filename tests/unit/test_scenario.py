@@ -116,7 +116,7 @@ def test_ceilings_that_are_none_and_options_that_do_not_go_together(tmp_path: Pa
     assert CliRunner().invoke(app, ["bottleneck", "--from", scenario, "--ceilings", str(path)]).exit_code == 2
     assert CliRunner().invoke(app, ["bottleneck", "--ceilings", str(path)]).exit_code == 2
     assert CliRunner().invoke(app, ["bottleneck", "some-run", "--from", scenario]).exit_code == 2
-    two = {"nodes": {"a": {}, "b": {}}}
+    two: dict[str, Any] = {"nodes": {"a": {}, "b": {}}}
     with pytest.raises(ScenarioError, match="expected one node"):
         add_ceilings(scenario_run(recorded("decode_bw")), two)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -141,6 +142,10 @@ def test_the_mean_of_equal_steps_stands_for_all_of_them() -> None:
     assert one.total[0] == pytest.approx(step_floor(four, served, 1e12, 1e10).total.sum())
 
 
+def _profile(shape: ModelShape, weights: str) -> Any:
+    return SimpleNamespace(model=_Model(shape, weights))
+
+
 class _Model:
     """Stands for a profile's model: it gives its shape and its format."""
 
@@ -165,7 +170,7 @@ def test_the_ledgers_floor_of_a_step_is_the_step_models(data: st.DataObject) -> 
     topology = Topology(
         groups=(Group(nodes[0], nodes),),
         settings=ServerSettings(tensor_parallel=tensor, pipeline_parallel=pipeline, max_num_batched_tokens=4096),
-        profile=SimpleNamespace(model=_Model(shape, weights)),
+        profile=_profile(shape, weights),
     )
     facts = NodeFacts(nodes[rank], gemm_interval=(peak / 2, peak), memory_read_interval=(memory / 2, memory))
     kind, count, tokens = data.draw(st.sampled_from([PREFILL, DECODE])), data.draw(counts), data.draw(counts)
@@ -202,7 +207,7 @@ def test_the_ledgers_link_is_the_step_models(data: st.DataObject) -> None:
         groups=(Group(nodes[0], nodes),),
         link="direct",
         settings=ServerSettings(tensor_parallel=tensor, pipeline_parallel=pipeline),
-        profile=SimpleNamespace(model=_Model(shape, "bf16")),
+        profile=_profile(shape, "bf16"),
     )
     link = LinkFacts("direct", {}, rate, message_latency_seconds=latency, backend=backend)
     work = Work(PREFILL, 1e300, count, float(count * tokens))

@@ -35,10 +35,10 @@ def latest() -> Latest:
 
 
 def drawn(latest: Latest, width: int = 100, note: str = "") -> str:
-    console = Console(width=width, file=io.StringIO(), color_system=None, legacy_windows=False)
+    text = io.StringIO()
+    console = Console(width=width, file=text, color_system=None, legacy_windows=False)
     console.print(frame(latest, width, note))
-    text: str = console.file.getvalue()
-    return text
+    return text.getvalue()
 
 
 def test_frame_has_verdict_nodes_links_and_engine(latest: Latest) -> None:
@@ -85,7 +85,13 @@ def test_lost_node_and_no_verdict_are_reported(latest: Latest) -> None:
 
 
 def test_unknown_values_are_dashes() -> None:
-    node = {"up": True, "age_seconds": 1.0, "busy_ratio": None, "links": {"l": {}}, "engine": {"running": None}}
+    node: dict[str, Any] = {
+        "up": True,
+        "age_seconds": 1.0,
+        "busy_ratio": None,
+        "links": {"l": {}},
+        "engine": {"running": None},
+    }
     text = drawn({"time": 1.0, "nodes": {"n": node}, "verdict": {"verdict": {}}})
     assert "None" not in text and "nan" not in text
     assert drawn({})
@@ -117,9 +123,9 @@ class FakeControl:
         raise life
 
 
-def followed(control: FakeControl, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def followed(control: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Follow until the key q; return the note of every frame."""
-    monkeypatch.setattr(top_module.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
     notes: list[str] = []
     with pytest.raises(KeyboardInterrupt):
         follow(control, 2.0, lambda state, note: notes.append(note))
@@ -140,8 +146,9 @@ def test_last_frame_stays_while_the_control_node_is_away(latest: Latest, monkeyp
 
 
 def test_no_answer_at_all_ends_it(latest: Latest) -> None:
+    control: Any = FakeControl(latest, [ControlError("no store")])
     with pytest.raises(ControlError, match="no store"):
-        follow(FakeControl(latest, [ControlError("no store")]), 2.0, lambda state, note: None)
+        follow(control, 2.0, lambda state, note: None)
 
 
 def test_once_prints_one_frame_and_json_the_data(latest: Latest, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -250,9 +250,11 @@ def damaged(run: Run, how: str) -> Run:
                 sample["cgroup"]["throttled_s"] = math.nan
                 sample["cpu"] = {"0": [None, "x"]}
     elif how == "zero output tokens":
+        assert run.client is not None
         empty = (ClientRequest(request.input_tokens, 0, math.nan, (), math.nan) for request in run.client.requests)
         return without_engine(replace(run, client=replace(run.client, requests=tuple(empty))))
     elif how == "all failed":
+        assert run.client is not None
         refused = (ClientRequest(256, 0, 0.0, (), 0.0, error="refused"),) * 16
         return without_engine(replace(run, client=replace(run.client, requests=refused, failed=16)))
     elif how == "garbage":

@@ -7,6 +7,7 @@ import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -155,7 +156,7 @@ def test_a_prediction_far_from_everything_has_a_wider_interval(calibration: Cali
         ({"batch": 0}, "batch 0; expected 1"),
     ],
 )
-def test_what_cannot_be_is_refused(calibration: Calibration, change: dict[str, object], expected: str) -> None:
+def test_what_cannot_be_is_refused(calibration: Calibration, change: dict[str, Any], expected: str) -> None:
     with pytest.raises(CannotTell, match=expected):
         forecast(calibration, replace(base(calibration), **change))
 
