@@ -8,11 +8,13 @@ starts and stops it through ``supervise`` and hands it what the control node has
 import json
 import os
 import sys
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import node_commands
 import node_files
+import node_processes
 
 if TYPE_CHECKING:
     from loader_dunders import __opts__, __salt__
@@ -22,6 +24,8 @@ PROGRAM = "/opt/cluster/sampler/sampler.py"
 CONFIG = "/etc/cluster/sampler.json"
 LOG = "/var/log/cluster/sampler.log"
 SAMPLE_SECONDS = 30.0
+# Every interval it asks and writes its status; a few of them without a word are no accident.
+SILENT_INTERVALS = 3.0
 DIRECTORY = "/run/cluster/telemetry"  # unless the minion's `cluster_telemetry_directory` names another
 
 
@@ -75,6 +79,33 @@ def restart(config: str = CONFIG) -> dict[str, Any]:
     """
     stop()
     return start(config)
+
+
+def revive(config: str = CONFIG) -> dict[str, Any]:
+    """
+    Start the sampler when it does not run, or runs and has sent nothing for long; return its status.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node0 telemetry.revive
+
+    ``revived`` says why it was started: ``ended`` or ``silent``; None where it runs and sends.
+    """
+    found = status()
+    if not found["running"]:
+        return {**start(config), "revived": "ended"}
+    settings = node_files.read_json(config) or {}
+    patience = SILENT_INTERVALS * float(settings.get("acknowledge_interval_seconds", 10.0))
+    now = time.clock_gettime(time.CLOCK_BOOTTIME)
+    # By the time since boot, as the sampler writes it: the clock of the day may have been set. A status that is not
+    # there is as silent as an old one, once the sampler had the time to write it.
+    sent, began = found.get("sent_uptime"), node_processes.start_ticks(found["pid"])
+    young = began is not None and now - began / os.sysconf("SC_CLK_TCK") < patience
+    if young or (sent is not None and now - sent < patience):
+        return {**found, "revived": None}
+    return {**restart(config), "revived": "silent"}
 
 
 def status() -> dict[str, Any]:

@@ -108,7 +108,7 @@ def _starting(start: float, end: float) -> dict[str, Any] | None:
 
 def revive(node: str) -> dict[str, Any]:
     """
-    Start a silent node's sampler again (called by the reactor when a node is lost).
+    Start a silent node's sampler again (called by the reactor when a node is lost, and again while it stays so).
 
     CLI Example:
 
@@ -117,10 +117,10 @@ def revive(node: str) -> dict[str, Any]:
         salt-run telemetry.revive node0
 
     A node falls silent when it is gone, when its minion is, or when only its sampler has ended.
-    The last can be mended: the minion starts it again, and where it runs nothing happens.
+    The last can be mended: the minion starts it again, also when it runs and sends nothing.
     """
     nodes = Nodes(__opts__)
-    job = nodes.client.cmd_async(nodes.minion(node), "telemetry.start")
+    job = nodes.client.cmd_async(nodes.minion(node), "telemetry.revive")
     return {"node": node, "job": job or None}
 
 

@@ -19,12 +19,15 @@ if TYPE_CHECKING:
 
 WINDOW_TAG, LOST_TAG, BACK_TAG = "cluster/telemetry/window", "cluster/node/lost", "cluster/node/back"
 CLOCK_TAG = "cluster/node/clock"
+STILL_LOST_TAG = "cluster/node/still_lost"
 # A window waits this long, and as long as a node sends nothing anyway, for the last batches of a slow node.
 WINDOW_PATIENCE_SECONDS = 3.0
 # Ticks come every second; with none for so long, this process stood still itself.
 STANDSTILL_SECONDS = 5.0
 # Minions come back some seconds after the master; a node is not lost for that.
 START_GRACE_SECONDS = 20.0
+# A node that stays lost is named again after so long, then twice that, up to the second.
+LOST_AGAIN_SECONDS, LOST_AGAIN_MOST_SECONDS = 30.0, 600.0
 # Missing numbers named in one acknowledgement.
 MOST_MISSING = 100
 # Lives of a node's sampler that are over and still known.
@@ -92,6 +95,8 @@ class NodeState:
         From the end of the newest batch to its arrival: the way and the difference of the clocks.
     asked, sent_by_job : float
         When it last asked what is stored, and when a job last sent it.
+    lost_named, lost_times : float, int
+        When its loss was last named, and how often since its last batch.
     clock_ahead : float
         How far its clock is ahead of the control node's where that is so far that its times were put right, seconds;
         0 while they are believed.
@@ -115,6 +120,8 @@ class NodeState:
     repeated: int = 0
     asked: float = 0.0
     sent_by_job: float = 0.0
+    lost_named: float = 0.0
+    lost_times: int = 0
     clock_ahead: float = 0.0
     former: tuple[str, ...] = ()
 
@@ -256,6 +263,7 @@ def _shifted(state: State, event: ClockSet) -> State:
             last_batch=moved(node.last_batch),
             asked=moved(node.asked),
             sent_by_job=moved(node.sent_by_job),
+            lost_named=moved(node.lost_named),
             boundary=moved(node.boundary),
         )
         for name, node in state.nodes.items()
@@ -373,8 +381,12 @@ def _tick(event: Tick, state: State) -> State:
     listens = event.now if event.now - state.ticked > STANDSTILL_SECONDS else state.listens
     for name, node in nodes.items():
         if node.up and event.now - max(node.last_batch, listens) > state.settings.lost_after_seconds:
-            nodes[name] = replace(node, up=False)
+            nodes[name] = replace(node, up=False, lost_named=event.now, lost_times=1)
             announcements.append((LOST_TAG, {"node": name, "since": node.last_batch}))
+        elif node.up is False and event.now - node.lost_named >= _lost_again_seconds(node.lost_times):
+            nodes[name] = replace(node, lost_named=event.now, lost_times=node.lost_times + 1)
+            again = {"node": name, "since": node.last_batch, "times": node.lost_times + 1}
+            announcements.append((STILL_LOST_TAG, again))
     start, windows = state.window_start, state.windows
     width = state.settings.window_seconds
     if start is not None and event.now > start + 100 * width:
@@ -396,6 +408,10 @@ def _tick(event: Tick, state: State) -> State:
         listens=listens,
         announcements=tuple(announcements),
     )
+
+
+def _lost_again_seconds(times: int) -> float:
+    return min(LOST_AGAIN_SECONDS * 2.0 ** min(times - 1, 10), LOST_AGAIN_MOST_SECONDS)
 
 
 def _complete(nodes: Iterable[NodeState], end: float, now: float, settings: Settings) -> bool:

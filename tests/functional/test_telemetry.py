@@ -125,6 +125,23 @@ def test_what_a_killed_sampler_has_kept_is_there_in_its_next_life(node: Any, tmp
     assert after["dropped"] == 0
 
 
+def test_revive_sees_a_sampler_that_runs_and_sends_nothing(node: Any, tmp_path: Path) -> None:
+    config = str(tmp_path / "sampler.json")
+    first = node.modules.telemetry.revive(config)
+    assert (first["revived"], first["running"]) == ("ended", True)
+    assert node.modules.telemetry.revive(config)["revived"] is None, "it has just begun"
+    # There is no minion here: nothing is ever taken, and its process lives. Three intervals are 1.5 s.
+    deadline = time.monotonic() + 60
+    while (found := node.modules.telemetry.revive(config))["revived"] is None:
+        assert time.monotonic() < deadline, found
+        time.sleep(0.2)
+    assert found["revived"] == "silent" and found["running"] and found["pid"] != first["pid"]
+    # One that says that it sends is left alone.
+    settings = json.loads((tmp_path / "sampler.json").read_text())
+    (tmp_path / "sampler.json").write_text(json.dumps(settings | {"acknowledge_interval_seconds": 3600}))
+    assert node.modules.telemetry.revive(config)["revived"] is None
+
+
 def test_an_acknowledgement_of_another_minion_is_not_taken(node: Any, tmp_path: Path) -> None:
     assert node.modules.telemetry.acknowledge({"node1": {"boot": "b", "sequence": 1}}) is False
     assert not (tmp_path / "telemetry" / "acknowledged.json").exists()
@@ -294,6 +311,7 @@ def test_every_reaction_has_its_file_and_is_short() -> None:
     [
         ("cluster/telemetry/window", window(0), "telemetry.aggregate", [{"window": window(0)}]),
         ("cluster/node/lost", {"node": "node0", "since": 1.0}, "telemetry.revive", [{"node": "node0"}]),
+        ("cluster/node/still_lost", {"node": "node0", "times": 2}, "telemetry.revive", [{"node": "node0"}]),
         (
             "salt/minion/*/start",
             {"id": 'node0"\n  x: {{ 7 }}', "data": "up"},

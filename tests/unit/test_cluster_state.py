@@ -166,6 +166,29 @@ def test_a_silent_node_is_lost_once_and_back_once() -> None:
     assert found[0][1]["silent_seconds"] == pytest.approx(19.0)
 
 
+def test_a_node_that_stays_lost_is_named_again_less_and_less_often() -> None:
+    state = fold(arrived("node0", 1))
+    lost = state.nodes["node0"].last_batch + 5.1
+    times = []
+    for second in range(4000):
+        state = fold(Tick(lost + second), state=state)
+        times += [(second, data["times"]) for tag, data in state.announcements if tag == cluster_state.STILL_LOST_TAG]
+    assert times == [
+        (30, 2),
+        (90, 3),
+        (210, 4),
+        (450, 5),
+        (930, 6),
+        (1530, 7),
+        (2130, 8),
+        (2730, 9),
+        (3330, 10),
+        (3930, 11),
+    ]
+    state = fold(arrived("node0", 2), state=state)
+    assert state.nodes["node0"].up is True
+
+
 def test_nobody_is_lost_while_the_control_node_itself_stood_still() -> None:
     state = fold(arrived("node0", 1), Tick(START + 2.0))
     woken = START + 60.0

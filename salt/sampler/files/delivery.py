@@ -156,6 +156,7 @@ class Sender(threading.Thread):
         self._asked = clock()
         self._complained: float | None = None
         self._failures = 0
+        self._taken: float | None = None
 
     def add(self, batch: Batch, send: bool) -> None:
         """Take a batch from the sampling thread; with ``send`` it and those before it go out now."""
@@ -225,6 +226,7 @@ class Sender(threading.Thread):
         for batches in self._events(due):
             if not self._bus.fire({"batches": batches}, self._tag):
                 return False
+            self._taken = self._clock()
             with self.lock:
                 for batch in batches:
                     self._spool.sent(batch, now)
@@ -257,6 +259,7 @@ class Sender(threading.Thread):
             status = {
                 "time": time.time(),
                 "uptime": now,
+                "sent_uptime": self._taken,
                 "boot": self._spool.boot,
                 "sequence": self._spool.last,
                 "acknowledged": self._spool.acknowledged,
