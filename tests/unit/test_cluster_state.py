@@ -170,21 +170,10 @@ def test_a_node_that_stays_lost_is_named_again_less_and_less_often() -> None:
     state = fold(arrived("node0", 1))
     lost = state.nodes["node0"].last_batch + 5.1
     times = []
-    for second in range(4000):
+    for second in range(2500):
         state = fold(Tick(lost + second), state=state)
         times += [(second, data["times"]) for tag, data in state.announcements if tag == cluster_state.STILL_LOST_TAG]
-    assert times == [
-        (30, 2),
-        (90, 3),
-        (210, 4),
-        (450, 5),
-        (930, 6),
-        (1530, 7),
-        (2130, 8),
-        (2730, 9),
-        (3330, 10),
-        (3930, 11),
-    ]
+    assert times == [(30, 2), (90, 3), (210, 4), (450, 5), (930, 6), (1530, 7), (2130, 8)]
     state = fold(arrived("node0", 2), state=state)
     assert state.nodes["node0"].up is True
 
@@ -257,7 +246,9 @@ def test_a_window_waits_for_a_slow_node_but_not_for_ever() -> None:
 def test_a_silent_cluster_closes_no_windows() -> None:
     state, _ = serve(cluster_state.begin(SETTINGS, START), 10, 20)
     found = announced(*(Tick(1021.0 + second) for second in range(100)), state=state)
-    assert [tag for tag, _ in found] == [cluster_state.LOST_TAG, cluster_state.LOST_TAG]
+    tags = [tag for tag, _ in found]
+    assert tags[:2] == [cluster_state.LOST_TAG, cluster_state.LOST_TAG]
+    assert set(tags[2:]) == {cluster_state.STILL_LOST_TAG}
 
 
 def test_a_clock_that_jumps_ahead_does_not_make_a_thousand_windows() -> None:
