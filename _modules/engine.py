@@ -9,6 +9,7 @@ nodes do): a lock lets one of them install while the others wait.
 import json
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,6 +19,8 @@ import node_files
 import salt.utils.files
 
 MARKER = ".complete"
+# The firewall's table with what this module lets in, and where it is kept.
+GUARD_TABLE, GUARD_FILE = "cluster_peers", "/etc/cluster/peers.nft"
 # Of a root folder: what is installed in it.
 DEBIAN_DATABASE = "var/lib/dpkg"
 INSTALL_SECONDS = 3600.0
@@ -137,6 +140,49 @@ def _make(directory: str, requirements: str, engine: Mapping[str, Any]) -> None:
     alias = engine.get("alias_distribution")
     if alias:
         _alias_distribution(directory, alias["name"], alias["version"])
+
+
+def guard(guards: Sequence[Mapping[str, Any]], test: bool = False) -> bool:
+    """
+    Let only the heads of replicas connect to the ports on which this node serves them; return whether that is new.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 engine.guard '[{"address": "10.77.1.11", "port": 50052, "allowed": ["10.77.1.10"]}]'
+
+    guards
+        ``address`` and ``port`` of this node, and the addresses that are ``allowed``; nothing else is touched
+    test
+        change nothing
+    """
+    rules = "".join(
+        f"        ip daddr {each['address']} tcp dport {each['port']} ip saddr != {{ {', '.join(each['allowed'])} }}"
+        " counter drop\n"
+        for each in guards
+    )
+    table = f"table inet {GUARD_TABLE}"
+    chain = "        type filter hook input priority filter; policy accept;\n"
+    text = f"{table}\ndelete {table}\n{table} {{\n    chain input {{\n{chain}{rules}    }}\n}}\n"
+    there = subprocess.run(["nft", "list", "table", "inet", GUARD_TABLE], capture_output=True, check=False)
+    if there.returncode == 0 and _text(GUARD_FILE) == text:
+        return False
+    if not test:
+        os.makedirs(os.path.dirname(GUARD_FILE), exist_ok=True)
+        node_files.write_text(GUARD_FILE, text)
+        node_commands.output_of(
+            ["nft", "--file", GUARD_FILE], timeout=VERSION_SECONDS, name="nft (guard of peer ports)"
+        )
+    return True
+
+
+def _text(path: str) -> str | None:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except OSError:
+        return None
 
 
 def _make_root(directory: str, root: Mapping[str, Any]) -> None:

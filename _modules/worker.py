@@ -34,6 +34,8 @@ FAILURE_LINES, FAILURE_BYTES = 20000, 4 * 1024 * 1024
 LOG_BYTES = 200 * 1024
 # A shell's way to say that a signal ended a program.
 SIGNALLED = 128
+# The kernel's table of IPv4 sockets of this node, and its number for one that listens.
+SOCKETS, LISTENING = "/proc/self/net/tcp", "0A"
 # What any process may say of its end, for an engine without rules of its own.
 COMMON_RULES = "common_failures"
 
@@ -227,10 +229,8 @@ def _stage(lines: Iterable[str], worker: Mapping[str, Any]) -> str:
     ready = watch.get("ready") or {}
     if "path" in ready and _get(worker, ready["path"], ready["status"]) is not None:
         return "ready"
-    if "listening" in ready:
-        address, _, port = ready["listening"].rpartition(":")
-        if _listening(address, int(port)):
-            return "ready"
+    if "listening" in ready and ready["listening"] in _listened():
+        return "ready"
     stage = "installing" if not lines else "loading"
     patterns = [(each["name"], re.compile(each["pattern"])) for each in watch.get("stages", [])]
     for line in lines:
@@ -263,6 +263,20 @@ def _ports(worker: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
     if listening:
         address, _, port = listening.rpartition(":")
         yield address, int(port)
+
+
+def _listened() -> set[str]:
+    """Return the addresses that this node listens on, without connecting: a server of one client would take notice."""
+    found = set()
+    with open(SOCKETS, encoding="ascii") as file:
+        for line in file.read().splitlines()[1:]:
+            _, local, _, state = line.split()[:4]
+            if state == LISTENING:
+                address, _, port = local.partition(":")
+                # The kernel writes the four bytes as one number of the machine's own order.
+                number = int(address, 16).to_bytes(4, sys.byteorder)
+                found.add(f"{socket.inet_ntoa(number)}:{int(port, 16)}")
+    return found
 
 
 def _listening(address: str, port: int) -> bool:

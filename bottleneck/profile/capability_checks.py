@@ -1,6 +1,6 @@
 """Check that a deployment asks nothing of its engine that the engine cannot do."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from bottleneck.profile.types import Deployment, EngineSpec, Model, Node
 from bottleneck.profile.yaml_lines import Problem
@@ -47,10 +47,10 @@ def _settings(deployment: Deployment, engine: EngineSpec) -> Iterator[Problem]:
             yield Problem(("server", key), text)
 
 
-def accelerator_problems(nodes: Mapping[str, Node], engine: EngineSpec) -> Iterator[Problem]:
-    """Yield nodes on whose accelerator the engine that a deployment names does not run."""
+def accelerator_problems(nodes: Mapping[str, Node], engine: EngineSpec, known: Collection[str]) -> Iterator[Problem]:
+    """Yield nodes on whose accelerator the engine that a deployment names does not run; unknown kinds say so alone."""
     for name, node in nodes.items():
         kind = node.accelerator.kind
-        if kind not in engine.kinds:
+        if kind in known and kind not in engine.kinds:
             expected = ", ".join(engine.kinds)
             yield Problem(("engine",), f"{engine.kind}, but {name} has a {kind}; expected accelerators {expected}")

@@ -134,9 +134,11 @@ def _nodes(sections: Sections) -> Iterator[Problem]:
             yield Problem(("nodes", name), "control; expected another name, this one means the control node")
         if not sections.engines:
             continue
-        engine = sections.engines.get(accelerator.kind)
+        # An entry that runs on other kinds is one that a deployment names.
+        kinds = {kind: engine for kind, engine in sections.engines.items() if not engine.runs_on}
+        engine = kinds.get(accelerator.kind)
         if engine is None:
-            yield Problem((*location, "kind"), unknown(accelerator.kind, "kind of accelerator", sections.engines))
+            yield Problem((*location, "kind"), unknown(accelerator.kind, "kind of accelerator", kinds))
             continue
         for index, further in enumerate(node.further_accelerators):
             if further.kind != accelerator.kind:

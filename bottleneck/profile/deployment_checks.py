@@ -117,7 +117,7 @@ def deployment_problems(
         for engine in {each.kind: each for each in entries.values()}.values():
             refused += capability_problems(deployment, model, engine)
         if deployment.engine is not None:
-            refused += accelerator_problems(nodes, engines[deployment.engine])
+            refused += accelerator_problems(nodes, engines[deployment.engine], engines)
         yield from refused
         yield from engine_problems(deployment, nodes, entries)
     if problem or chosen or splits or refused or not known:

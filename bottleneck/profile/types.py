@@ -388,5 +388,7 @@ class Profile(Section):
     def further_engines_of(self, node: str) -> list[EngineSpec]:
         """Return the engines of deployments on a node that are not its accelerator's own, each once."""
         named = {each.engine: None for each in self.deployments.values() if node in each.nodes and each.engine}
+        # A conversion of the model has its tools in yet another one.
+        tools = {self._engines[name].conversion_tools: None for name in named if name}
         own = self.nodes[node].accelerator.kind
-        return [self._engines[name] for name in named if name is not None and name != own]
+        return [self._engines[name] for name in dict.fromkeys([*named, *tools]) if name is not None and name != own]

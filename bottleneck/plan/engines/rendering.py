@@ -14,6 +14,8 @@ from bottleneck.profile.yaml_lines import Problem, ProfileError
 
 API_PORT = 8000
 FIRST_COORDINATOR_PORT = 29500
+# What a node needs of an installed engine to run one of its programs.
+_TO_RUN = ("kind", "engine", "directory", "root_folder")
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,10 @@ def launch(profile: Profile, deployment: Deployment, place: Place) -> Launch:
     role = interface.roles["head" if place.node_rank == 0 else "follower"]
     spread = bool(values["spread"])
     link = profile.nodes[place.node].links[deployment.link]
-    ready = role.ready.model_dump(mode="json", exclude_none=True)
+    ready = role.ready.model_dump(mode="json", exclude_none=True, exclude={"listening"})
     if role.ready.listening:
         ready["listening"] = f"{link.address}:{interface.peer_port}"
+    meets = spread and "coordinator_port" in role.names()
     return Launch(
         program=role.program,
         argv=command_line(role.argv, values, engine_arguments(engine, deployment, values)),
@@ -56,7 +59,7 @@ def launch(profile: Profile, deployment: Deployment, place: Place) -> Launch:
             **environment(role.environment, values),
             **deployment_environment(engine, deployment, place, link),
         },
-        coordinator=f"{values['head_link_address']}:{values['coordinator_port']}" if spread else None,
+        coordinator=f"{values['head_link_address']}:{values['coordinator_port']}" if meets else None,
         watch={
             "ready": ready,
             "stages": [stage.model_dump(mode="json") for stage in interface.stages],
@@ -118,7 +121,7 @@ def conversion(profile: Profile, engine: EngineSpec) -> dict[str, Any] | None:
         "directory": model_directory(profile, engine),
         "file": made.file,
         "steps": made.steps,
-        "engine": engine.installation(),
+        "engine": {key: value for key, value in engine.installation().items() if key in _TO_RUN},
         "names": {
             "checkpoint": profile.model.directory(),
             "weights": _weights(profile, engine),
@@ -127,6 +130,24 @@ def conversion(profile: Profile, engine: EngineSpec) -> dict[str, Any] | None:
             "generated": str(profile.model.source == "generate").lower(),
         },
     }
+
+
+def guards(profile: Profile, node_name: str) -> list[dict[str, Any]]:
+    """Return the ports on which a node serves the heads of replicas, and which addresses may connect to each."""
+    allowed: dict[tuple[str, int], dict[str, None]] = {}
+    for deployment in profile.deployments.values():
+        if node_name not in deployment.nodes:
+            continue
+        interface = profile.engine_for(deployment, node_name).interface
+        follower = interface.roles.get("follower")
+        found = places(deployment)
+        place = next(each for each in found if each.node == node_name)
+        if follower is None or not follower.ready.listening or place.node_rank == 0:
+            continue
+        head = next(each.node for each in found if each.replica == place.replica and each.node_rank == 0)
+        own, far = (profile.nodes[name].links[deployment.link].address for name in (node_name, head))
+        allowed.setdefault((own, interface.peer_port), {})[far] = None
+    return [{"address": address, "port": port, "allowed": list(heads)} for (address, port), heads in allowed.items()]
 
 
 def load_generator(profile: Profile, deployment_name: str) -> EngineSpec:
