@@ -256,7 +256,7 @@ def _get(worker: Mapping[str, Any], path: str, status: int = 200) -> str | None:
 def _ports(worker: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
     if worker["head"]:
         yield worker["api_address"], int(worker["api_port"])
-        if worker.get("world", 1) > 1:
+        if worker.get("coordinator"):
             address, _, port = worker["coordinator"].rpartition(":")
             yield address, int(port)
     listening = worker["watch"]["ready"].get("listening")

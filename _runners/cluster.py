@@ -16,6 +16,7 @@ import salt.utils.event
 import salt.utils.http
 from salt.exceptions import CommandExecutionError
 
+from bottleneck.plan.engines import model_directory
 from bottleneck.plan.nodes import deployment_record as plan_deployment
 from bottleneck.profile import ProfileError
 from bottleneck.profile.hardware_checks import refuse_open
@@ -134,6 +135,7 @@ def deploy(
     planned = _planned(profile, deployment, overrides)
     specs = planned["workers"]
     _check_free(deployment, overrides)
+    _install_further(nodes, deployment)
     started, moments = time.monotonic(), {"began": time.time()}
     _queue_boot(profile, specs, "deploy")
     # What a start waits for can be asked while it lasts, and of one that failed (start_recording.record).
@@ -267,6 +269,30 @@ def _check_free(deployment: str, overrides: Mapping[str, Any] | None) -> None:
     record = deployment_record()
     if record and (record["deployment"] != deployment or record["overrides"] != (overrides or {})):
         raise CommandExecutionError(f"{record['deployment']} is deployed: run `cluster undeploy` first")
+
+
+def _install_further(nodes: Nodes, name: str) -> None:
+    """Install the engine that a deployment names, and the model in its form, on nodes that lack either.
+
+    The engine of a node's accelerator comes with its other states; another one only when it is wanted.
+    """
+    profile = nodes.profile
+    deployment = profile.deployments[name]
+    if deployment.engine is None:
+        return
+    engine = profile.engines[deployment.engine]
+    wanted = [[engine.directory()], [model_directory(profile, engine)]]
+    made = engine.interface.conversion is not None
+    functions = ["engine.installed", "model.converted"][: 1 + made]
+    found = nodes.ask(functions, wanted[: 1 + made], deployment.nodes)
+    lacking = [node for node in deployment.nodes if not found[node] or not all(found[node].values())]
+    if not lacking:
+        return
+    for node, result in _apply(nodes, lacking, False, "engine.further,model.further").items():
+        if result["failed"]:
+            first = result["failed"][0]
+            text = f"{node}: {engine.interface.title} could not be installed: {first['comment']}"
+            raise CommandExecutionError(f"{text}; next: cluster apply engine.further,model.further")
 
 
 def _start(nodes: Nodes, specs: Sequence[Spec], started: float, timeout: float) -> None:

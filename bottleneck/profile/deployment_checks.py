@@ -122,7 +122,8 @@ def deployment_problems(
         yield from engine_problems(deployment, nodes, entries)
     if problem or chosen or splits or refused or not known:
         return
-    yield from kind_problems(deployment, nodes)
+    if deployment.engine is None:
+        yield from kind_problems(deployment, nodes)
     for fit in node_fits(deployment, model, nodes, engines):
         if not fit.fits:
             text = (

@@ -1,8 +1,12 @@
-"""Names of an engine's metrics: what the analysis calls them, from what other versions and Ray's exporter call them.
+"""Names of an engine's metrics: what the analysis calls them, from what engines, versions and exporters call them.
 
-vLLM has renamed some families; Ray's exporter puts its own prefix before a name, writes `_` for `:`, and may leave the
-ending of a counter out. A family is read under any of its names, and once: where a text has the present name too, that
-one counts.
+The analysis has vLLM's names. vLLM has renamed some families; Ray's exporter puts its own prefix before a name, writes
+`_` for `:`, and may leave the ending of a counter out; another engine has a dialect, which is a table here. A family is
+read under any of its names, and once: where a text has the present name too, that one counts. What a dialect lacks is
+missing.
+
+The sampler of every node has this very file beside it (`salt/sampler/files` links to it), so it imports the standard
+library alone.
 """
 
 from __future__ import annotations
@@ -60,13 +64,38 @@ _RENAMED: Final = {
     "gpu_prefix_cache_hits": "prefix_cache_hits",
     "time_per_output_token_seconds": "inter_token_latency_seconds",
 }
+# An engine's dialect: its prefix, and what each of its names is called here. The dialect's name is what the engine's
+# interface says (`metrics.dialect`); an engine without metrics has the dialect `none`.
+DIALECTS: Final[dict[str, tuple[str, dict[str, str]]]] = {
+    "vllm": (PREFIX, {}),
+    # llama.cpp's server (0.7.0, tools/server/server-context.cpp): the times and tokens of a request are added when its
+    # prompt is done and when it ends; a step is one call of llama_decode. It counts no requests, no waiting time, and
+    # has no histograms.
+    "llamacpp": (
+        "llamacpp:",
+        {
+            "requests_processing": "num_requests_running",
+            "requests_deferred": "num_requests_waiting",
+            "prompt_tokens_total": "prompt_tokens_total",
+            "prompt_seconds_total": "request_prefill_time_seconds_sum",
+            "tokens_predicted_total": "generation_tokens_total",
+            "tokens_predicted_seconds_total": "request_decode_time_seconds_sum",
+            "n_decode_total": "iteration_tokens_total_count",
+        },
+    ),
+    "none": ("", {}),
+}
+_TRANSLATED: Final = {
+    prefix + theirs: PREFIX + ours for prefix, table in DIALECTS.values() for theirs, ours in table.items()
+}
+# How the lines begin that may hold an engine's metrics.
+PREFIXES: Final = tuple(prefix for prefix, _ in DIALECTS.values() if prefix)
 # Gauges that are shares of one engine's own resource: of several engines the fullest counts.
 SHARES: Final = frozenset({PREFIX + "kv_cache_usage_perc"})
 # How other servers' metrics begin, for a text that holds none of vLLM's.
 _OTHER_SERVERS: Final = {
     "sglang:": "SGLang",
     "tgi_": "Text Generation Inference",
-    "llamacpp:": "llama.cpp",
     "nv_inference_": "Triton Inference Server",
     "trtllm_": "TensorRT-LLM",
     "ovms_": "OpenVINO Model Server",
@@ -79,6 +108,8 @@ _ENDINGS: Final = ("_total", "_bucket", "_sum", "_count", "_created")
 @lru_cache(maxsize=4096)
 def present_name(name: str) -> str:
     """Return what a sample is called here; a name that is no other name of a known family stays as it is."""
+    if name in _TRANSLATED:
+        return _TRANSLATED[name]
     found = _OTHER_NAME.match(name)
     if found is None:
         return name
@@ -98,7 +129,7 @@ def present_name(name: str) -> str:
 
 
 def is_engine_sample(line: str) -> bool:
-    """Return whether a line of a text, or a key of a flat reading, is a sample of vLLM under any of its names."""
+    """Return whether a line of a text, or a key of a flat reading, is an engine's sample under any of its names."""
     return present_name(line.partition("{")[0].partition(" ")[0]).startswith(PREFIX)
 
 

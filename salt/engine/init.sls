@@ -1,4 +1,3 @@
 include:
   - engine.install
   - engine.config
-  - engine.guard

@@ -28,15 +28,7 @@ model-init-current-file-symlink:
     - require:
       - model: model-init-checkpoint-model-present
 
-{# The same model in the form of each engine that does not load the checkpoint as it is. #}
-{% for conversion in pillar['conversions'] %}
-model-init-{{ conversion['kind'] }}-model-converted:
-  model.converted:
-    - name: {{ conversion['directory'] | json }}
-    - conversion: {{ conversion | json }}
-    - scripts: /opt/cluster/model-maker
-    - require:
-      - file: model-init-maker-file-recurse
-      - model: model-init-checkpoint-model-present
-      - sls: engine
+{% from 'model/states.jinja' import conversion_states %}
+{% for conversion in pillar['conversions'] if conversion['kind'] == pillar['engine']['kind'] %}
+{{ conversion_states(conversion, 'model-init', 'engine') }}
 {% endfor %}

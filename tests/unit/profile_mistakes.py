@@ -124,7 +124,8 @@ SINGLE_PROBLEMS: dict[str, Mistake] = {
     "unknown default deployment": (
         ("default_deployment: tp2", "default_deployment: tp3"),
         "default_deployment",
-        "default_deployment: unknown deployment tp3 (did you mean tp2?); expected one of llamacpp, pp2, replicas, single, tp2",
+        "default_deployment: unknown deployment tp3 (did you mean tp2?); expected one of llamacpp, pp2, replicas,"
+        " single, tp2",
     ),
     "unknown kind of accelerator": (
         ("{kind: cpu", "{kind: gpu"),

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from bottleneck.plan.engines.templates import command_line, environment
-from bottleneck.plan.nodes import worker_specs
+from bottleneck.plan.nodes import node_pillar, worker_specs
 from bottleneck.profile import ProfileError, load_profile, paths
 from bottleneck.profile.engine_interface import EngineInterface
 from bottleneck.profile.loading import load_interfaces
@@ -122,3 +122,56 @@ def test_stages_of_unlike_layers_are_what_the_engine_is_started_with(tmp_path: P
     for spec in worker_specs(load_profile(path), "pp2"):
         assert spec.environment["VLLM_PP_LAYER_PARTITION"] == "5,3"
     assert "VLLM_PP_LAYER_PARTITION" not in worker_specs(load_profile(PROFILES / "embedded.yaml"), "pp2")[0].environment
+
+
+def after(argv: list[str], flag: str) -> str:
+    return argv[argv.index(flag) + 1]
+
+
+def test_layers_over_remote_calls_are_where_the_profile_says() -> None:
+    head, follower = worker_specs(load_profile(PROFILES / "embedded.yaml"), "llamacpp")
+    assert (head.program, after(head.argv, "--rpc")) == ("llama-server", "10.77.1.11:50052")
+    # 5 layers stay on the head; 3 and the output, which llama.cpp counts as one, go to the follower.
+    assert (after(head.argv, "-ngl"), after(head.argv, "--tensor-split")) == ("4", "4")
+    assert after(head.argv, "-m").endswith("/model.gguf")
+    assert (head.wave, follower.wave) == (1, 0), "the head connects to its followers when it starts"
+    assert head.coordinator is None
+    assert follower.argv[-6:] == ["-H", "10.77.1.11", "-p", "50052", "-t", "1"], "bound to the link alone"
+    assert follower.watch["ready"]["listening"] == "10.77.1.11:50052"
+
+
+def test_followers_with_unlike_shares_have_the_output_on_the_last(tmp_path: Path) -> None:
+    def change(profile: dict[str, Any]) -> None:
+        node = profile["nodes"]["node1"]
+        links = {
+            "ethernet": {**node["links"]["ethernet"], "mac": "02:77:00:00:00:12", "address": "10.77.0.12"},
+            "direct": {**node["links"]["direct"], "mac": "02:77:00:00:01:12", "address": "10.77.1.12"},
+        }
+        profile["networks"]["direct"]["kind"] = "switch"
+        profile["nodes"]["node2"] = {**node, "hostname": "node2", "links": links}
+        deployment = profile["deployments"]["llamacpp"]
+        deployment.update(nodes=["node0", "node1", "node2"], pipeline_parallel=3, layers=[4, 3, 1])
+
+    path = changed(tmp_path, "embedded.yaml", change)
+    head = worker_specs(load_profile(path), "llamacpp")[0]
+    assert after(head.argv, "--rpc") == "10.77.1.11:50052,10.77.1.12:50052"
+    assert (after(head.argv, "-ngl"), after(head.argv, "--tensor-split")) == ("5", "3,2")
+
+
+def test_only_the_head_may_connect_to_a_follower() -> None:
+    profile = load_profile(PROFILES / "embedded.yaml")
+    assert node_pillar(profile, "node0")["guards"] == []
+    (guard,) = node_pillar(profile, "node1")["guards"]
+    assert guard == {"address": "10.77.1.11", "port": 50052, "allowed": ["10.77.1.10"]}
+
+
+def test_a_model_is_converted_once_for_what_it_is_made_of(tmp_path: Path) -> None:
+    def made(folder: Path, change: Any) -> str:
+        folder.mkdir()
+        profile = load_profile(changed(folder, paths.ENGINE_INTERFACES, change))
+        (conversion,) = node_pillar(profile, "node0")["conversions"]
+        return str(conversion["directory"])
+
+    same = made(tmp_path / "one", lambda _: None)
+    assert same == made(tmp_path / "two", lambda interfaces: interfaces["llamacpp"].update(title="x"))
+    assert same != made(tmp_path / "three", lambda interfaces: interfaces["llamacpp"]["weights"].update({4: "Q4_1"}))

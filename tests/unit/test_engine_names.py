@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from bottleneck.profile.loading import load_interfaces
+from bottleneck.profile.paths import ENGINE_INTERFACES, repository_directory
 from bottleneck.runs.metrics_texts import pair_document, why_not
 from bottleneck.runs.scenario import ScenarioError
-from bottleneck.telemetry.engine_names import present_name
-from bottleneck.telemetry.prometheus_text import MetricsText, histogram_delta
+from bottleneck.telemetry.engine_names import DIALECTS, present_name
+from bottleneck.telemetry.prometheus_text import MetricsText, delta, histogram_delta
 from cli.main import app
 
 SCENARIOS = Path(__file__).parents[1] / "data" / "field-cases" / "scenarios"
@@ -163,9 +165,48 @@ def test_texts_that_are_none_are_refused(tmp_path: Path) -> None:
     after.write_text("# nothing\n")
     with pytest.raises(ScenarioError, match=r"after\.prom: 1 lines and not one metric"):
         pair_document(before, after, 1.0)
-    after.write_text("llamacpp:requests_processing 1\n")
-    with pytest.raises(ScenarioError, match=r"metrics of llama\.cpp, which are not read"):
+    after.write_text("tgi_request_count 1\n")
+    with pytest.raises(ScenarioError, match=r"metrics of Text Generation Inference, which are not read"):
         pair_document(before, after, 1.0)
     with pytest.raises(ScenarioError, match="cannot be read"):
         pair_document(before, tmp_path / "none", 1.0)
     assert "such as go_goroutines" in why_not("go_goroutines 3\n")
+
+
+LLAMACPP = """# HELP llamacpp:prompt_tokens_total Number of prompt tokens processed.
+# TYPE llamacpp:prompt_tokens_total counter
+llamacpp:prompt_tokens_total {prompt}
+llamacpp:prompt_seconds_total {prefill}
+llamacpp:tokens_predicted_total {generated}
+llamacpp:tokens_predicted_seconds_total {decode}
+llamacpp:n_decode_total {steps}
+llamacpp:n_busy_slots_per_decode 1.5
+llamacpp:requests_processing 2
+llamacpp:requests_deferred 1
+"""
+
+
+def test_the_dialect_of_llamacpp_is_read_as_the_present_names() -> None:
+    first = LLAMACPP.format(prompt=100, prefill=0.5, generated=10, decode=0.2, steps=11)
+    before = MetricsText.parse(first)
+    after = MetricsText.parse(LLAMACPP.format(prompt=612, prefill=2.5, generated=42, decode=0.84, steps=47))
+    grown = {
+        "vllm:prompt_tokens_total": 512,
+        "vllm:request_prefill_time_seconds_sum": 2.0,
+        "vllm:generation_tokens_total": 32,
+        "vllm:request_decode_time_seconds_sum": 0.64,
+        "vllm:iteration_tokens_total_count": 36,
+    }
+    for name, expected in grown.items():
+        found = delta(before, after, name)
+        assert found is not None and found.value == pytest.approx(expected), name
+    assert (after.value("vllm:num_requests_running"), after.value("vllm:num_requests_waiting")) == (2, 1)
+    # What it lacks is missing, not zero.
+    assert after.value("vllm:kv_cache_usage_perc") is None
+    assert delta(before, after, "vllm:request_success_total") is None
+    assert why_not(first) == ""
+
+
+def test_every_engine_speaks_a_dialect_that_is_known() -> None:
+    interfaces = load_interfaces(repository_directory() / "profiles" / ENGINE_INTERFACES)
+    assert {interface.metrics.dialect for interface in interfaces.values()} <= set(DIALECTS)

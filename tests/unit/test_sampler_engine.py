@@ -1,5 +1,6 @@
 """What the sampler keeps of the engine's metrics: all that the analysis reads, and no more."""
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -37,8 +38,18 @@ def test_everything_the_analysis_reads_is_kept() -> None:
 
 def test_only_a_head_is_asked(tmp_path: Path) -> None:
     path = tmp_path / "worker.json"
-    assert engine_metrics.head_address(str(path)) is None
+    assert engine_metrics.head_metrics(str(path)) is None
     path.write_text('{"name": "tp2-0", "head": false, "api_address": null, "api_port": null}')
-    assert engine_metrics.head_address(str(path)) is None
+    assert engine_metrics.head_metrics(str(path)) is None
     path.write_text('{"name": "tp2-0", "head": true, "api_address": "10.77.0.10", "api_port": 8000}')
-    assert engine_metrics.head_address(str(path)) == ("10.77.0.10", 8000)
+    assert engine_metrics.head_metrics(str(path)) == ("10.77.0.10", 8000, "/metrics")
+    worker = {"name": "a-0", "head": True, "api_address": "10.77.0.10", "api_port": 8000}
+    path.write_text(json.dumps({**worker, "watch": {"metrics": {"dialect": "vllm", "path": "/v1/metrics"}}}))
+    assert engine_metrics.head_metrics(str(path)) == ("10.77.0.10", 8000, "/v1/metrics")
+    path.write_text(json.dumps({**worker, "watch": {"metrics": {"dialect": "none", "path": "/metrics"}}}))
+    assert engine_metrics.head_metrics(str(path)) is None, "an engine without metrics is not asked"
+
+
+def test_another_dialect_is_kept_in_its_own_names() -> None:
+    text = "# TYPE llamacpp:n_decode_total counter\nllamacpp:n_decode_total 7\nllamacpp:n_tokens_max 3\n"
+    assert engine_metrics.keep(text) == {"llamacpp:n_decode_total": 7.0}

@@ -10,11 +10,11 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+import engine_names
 import exposition
 
-PREFIX = "vllm:"
 KEPT = frozenset(
-    PREFIX + name
+    engine_names.PREFIX + name
     for name in (
         "num_requests_running",
         "num_requests_waiting",
@@ -51,23 +51,25 @@ BUCKETED = (
 )
 _NAMES = (
     KEPT
-    | {f"vllm:{name}_{end}" for name in SUMMED + BUCKETED for end in ("sum", "count")}
-    | {f"vllm:{name}_bucket" for name in BUCKETED}
+    | {f"{engine_names.PREFIX}{name}_{end}" for name in SUMMED + BUCKETED for end in ("sum", "count")}
+    | {f"{engine_names.PREFIX}{name}_bucket" for name in BUCKETED}
 )
 TIMEOUT_SECONDS = 5.0
+# The dialect of an engine that has no metrics.
+NO_METRICS = "none"
 
 
 def keep(text: str) -> dict[str, float]:
-    """Return {sample as the exposition text writes it: value} of the kept families."""
+    """Return {sample as the exposition text writes it: value} of the kept families, in the engine's own names."""
     # Most lines are not kept: their name is looked at before they are parsed.
-    ours = (line for line in text.split("\n") if line.startswith(PREFIX))
-    lines = (line for line in ours if line.partition("{")[0].partition(" ")[0] in _NAMES)
+    ours = (line for line in text.split("\n") if line.startswith(engine_names.PREFIXES))
+    lines = (line for line in ours if engine_names.present_name(line.partition("{")[0].partition(" ")[0]) in _NAMES)
     samples = (exposition.raw_sample(line) for line in lines)
     return {sample.key: sample.value for sample in samples if sample is not None}
 
 
-def head_address(path: str) -> tuple[str, int] | None:
-    """Return (address, port) of the head's API when this node runs one, else None."""
+def head_metrics(path: str) -> tuple[str, int, str] | None:
+    """Return (address, port, path) of the metrics of the head that this node runs; None without one, or metrics."""
     try:
         with open(path, encoding="utf-8") as file:
             worker = json.load(file)
@@ -78,7 +80,10 @@ def head_address(path: str) -> tuple[str, int] | None:
     address, port = worker.get("api_address"), worker.get("api_port")
     if not isinstance(address, str) or not address or not isinstance(port, int):
         return None
-    return address, port
+    watch = worker.get("watch")
+    metrics = watch.get("metrics") if isinstance(watch, dict) else None
+    where = metrics if isinstance(metrics, dict) else {}
+    return None if where.get("dialect") == NO_METRICS else (address, port, str(where.get("path", "/metrics")))
 
 
 class EngineReader(threading.Thread):
@@ -91,7 +96,7 @@ class EngineReader(threading.Thread):
         self._clock = clock
         self._latest: dict[str, Any] | None = None
         self._connection: http.client.HTTPConnection | None = None
-        self._address: tuple[str, int] | None = None
+        self._address: tuple[str, int, str] | None = None
         self._changed: int | None = None
         self.ending = threading.Event()
 
@@ -109,14 +114,14 @@ class EngineReader(threading.Thread):
         if changed != self._changed:
             self._changed = changed
             self._close()
-            self._address = head_address(self._worker_file) if changed else None
+            self._address = head_metrics(self._worker_file) if changed else None
         if self._address is None:
             return
         started = self._clock()
         try:
             if self._connection is None:
-                self._connection = http.client.HTTPConnection(*self._address, timeout=TIMEOUT_SECONDS)
-            self._connection.request("GET", "/metrics")
+                self._connection = http.client.HTTPConnection(*self._address[:2], timeout=TIMEOUT_SECONDS)
+            self._connection.request("GET", self._address[2])
             answer = self._connection.getresponse()
             body = answer.read()
             if answer.status == 200:

@@ -1,0 +1,136 @@
+"""Engines in root folders, converted models and guarded ports: made once, whole or not at all, by Salt's own loader."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.by_file import load
+
+pytestmark = pytest.mark.slow
+
+
+def conversion(steps: list[list[str]]) -> dict[str, Any]:
+    return {
+        "kind": "cpu",
+        "file": "model.gguf",
+        "steps": steps,
+        "engine": {"kind": "cpu", "engine": "made-up", "directory": "/usr"},
+        "names": {
+            "checkpoint": "/checkpoint",
+            "weights": "Q4_0",
+            "root": "/usr",
+            "python": "python3",
+            "generated": "true",
+        },
+    }
+
+
+def test_a_model_is_converted_once(loaders: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "models" / "tiny-gguf-1"
+    steps = [["{python}", "-c", "open('{target}/model.gguf', 'w').write('{weights}')"], ["bin/true", "{checkpoint}"]]
+    first = loaders.states.model.converted(str(folder), conversion=conversion(steps), scripts=str(tmp_path))
+    assert first.result is True and first.changes, first.comment
+    assert (folder / "model.gguf").read_text() == "Q4_0"
+    second = loaders.states.model.converted(str(folder), conversion=conversion(steps), scripts=str(tmp_path))
+    assert second.result is True and not second.changes
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        ([["{python}", "-c", "raise SystemExit('no tensors')"]], "no tensors"),
+        ([["bin/true"]], "model.gguf was not made by the steps"),
+    ],
+)
+def test_a_conversion_that_fails_leaves_nothing(
+    loaders: Any, tmp_path: Path, steps: list[list[str]], expected: str
+) -> None:
+    folder = tmp_path / "models" / "tiny-gguf-2"
+    seen = loaders.states.model.converted(str(folder), conversion=conversion(steps), scripts=str(tmp_path))
+    assert seen.result is False and expected in seen.comment
+    assert [path.name for path in folder.parent.iterdir()] == ["tiny-gguf-2.lock"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a mount namespace needs root")
+def test_a_program_in_a_root_folder_sees_that_folder_and_leaves_no_mount(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    for folder in ("bin", "lib", "lib64", "usr"):
+        if (Path("/") / folder).is_symlink():
+            (root / folder).parent.mkdir(exist_ok=True)
+            (root / folder).symlink_to((Path("/") / folder).readlink())
+    for folder in ("usr", "etc"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    (root / "marker").write_text("inside")
+    # The host's own programs stand in for the folder's: mounted in a namespace of this test's command.
+    command = load("_utils/engine_environment.py").command(
+        {"directory": str(root), "root_folder": True}, "cat", ["/marker"]
+    )
+    script = f'mount --rbind /usr {root}/usr && exec "$@"'
+    outer = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh", *command]
+    seen = subprocess.run(outer, capture_output=True, text=True, check=False, timeout=60)
+    assert (seen.returncode, seen.stdout) == (0, "inside"), seen.stderr
+    assert str(root) not in Path("/proc/self/mounts").read_text()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a network namespace needs root")
+def test_a_port_lets_only_the_head_in(tmp_path: Path) -> None:
+    """The rules in a namespace with two addresses on its loopback: one is allowed, the other is not."""
+    module = Path(__file__).parents[2] / "_modules" / "engine.py"
+    script = f"""
+import importlib.util, pathlib, socket, sys
+sys.path.insert(0, {str(module.parents[1] / "_utils")!r})
+spec = importlib.util.spec_from_file_location("engine", {str(module)!r})
+engine = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(engine)
+engine.GUARD_FILE = {str(tmp_path / "peers.nft")!r}
+guards = [{{"address": "127.0.0.1", "port": 50052, "allowed": ["127.0.0.2"]}}]
+assert engine.guard(guards, test=True) and not pathlib.Path(engine.GUARD_FILE).exists()
+assert engine.guard(guards)
+assert not engine.guard(guards), "the second time nothing changes"
+server = socket.create_server(("127.0.0.1", 50052))
+def reaches(source):
+    with socket.socket() as client:
+        client.settimeout(1)
+        client.bind((source, 0))
+        return client.connect_ex(("127.0.0.1", 50052)) == 0
+assert reaches("127.0.0.2"), "the head"
+assert not reaches("127.0.0.3"), "another node"
+"""
+    inside = ["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
+    if shutil.which("nft") is None:
+        pytest.skip("nftables is not installed")
+    seen = subprocess.run(
+        [*inside, sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert seen.returncode == 0, seen.stderr
+
+
+def test_what_is_listened_on_is_seen_without_connecting() -> None:
+    worker = load("_modules/worker.py")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        assert address in worker._listened()
+        assert worker._stage([], {"watch": {"ready": {"listening": address}}}) == "ready"
+    assert worker._stage(["x"], {"watch": {"ready": {"listening": address}}}) == "loading"
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("error: invalid argument: --nonsense", "error: invalid argument: --nonsense; this version of llama.cpp"),
+        (
+            "0.00.025.710 E llama_model_load: error loading model: llama_model_loader: failed to load from /m.gguf",
+            "the model cannot be loaded: llama_model_loader: failed to load from /m.gguf",
+        ),
+        ("./src/ggml-rpc/ggml-rpc.cpp:650: Failed to connect to 10.77.1.11:50052", "the RPC server of another node"),
+        ("Failed to create server socket", "the port that the worker is to listen on is taken"),
+    ],
+)
+def test_what_llamacpp_reports_is_a_sentence(loaders: Any, line: str, expected: str) -> None:
+    assert loaders.modules.worker.failure([line], "llamacpp_failures").startswith(expected)
