@@ -26,7 +26,7 @@ def test_layers_over_remote_calls_serve_and_are_judged(deployed: Callable[..., C
     folder = cluster.runs / run["run"]
     plan, versions = (json.loads((folder / name).read_text()) for name in ("plan.json", "versions.json"))
     assert plan["settings"]["engine"] == "llamacpp"
-    assert plan["settings"]["stage_layers"] == [5, 3]
+    assert plan["settings"]["pipeline_parallel"] == 2
     assert versions["nodes"]["node0"]["engine"]["llama.cpp-tools"]
 
     verdict = cluster.json("bottleneck", run["run"])

@@ -128,8 +128,11 @@ def after(argv: list[str], flag: str) -> str:
     return argv[argv.index(flag) + 1]
 
 
-def test_layers_over_remote_calls_are_where_the_profile_says() -> None:
-    head, follower = worker_specs(load_profile(PROFILES / "embedded.yaml"), "llamacpp")
+def test_layers_over_remote_calls_are_where_the_profile_says(tmp_path: Path) -> None:
+    even = worker_specs(load_profile(PROFILES / "embedded.yaml"), "llamacpp")[0]
+    assert (after(even.argv, "-ngl"), after(even.argv, "--tensor-split")) == ("5", "5")
+    path = changed(tmp_path, "embedded.yaml", lambda profile: profile["deployments"]["llamacpp"].update(layers=[5, 3]))
+    head, follower = worker_specs(load_profile(path), "llamacpp")
     assert (head.program, after(head.argv, "--rpc")) == ("llama-server", "10.77.1.11:50052")
     # 5 layers stay on the head; 3 and the output, which llama.cpp counts as one, go to the follower.
     assert (after(head.argv, "-ngl"), after(head.argv, "--tensor-split")) == ("4", "4")
