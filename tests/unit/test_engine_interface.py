@@ -137,7 +137,7 @@ def test_layers_over_remote_calls_are_where_the_profile_says(tmp_path: Path) -> 
     # 5 layers stay on the head; 3 and the output, which llama.cpp counts as one, go to the follower.
     assert (after(head.argv, "-ngl"), after(head.argv, "--tensor-split")) == ("4", "4")
     assert after(head.argv, "-m").endswith("/model.gguf")
-    assert (head.wave, follower.wave) == (1, 0), "the head connects to its followers when it starts"
+    assert (head.start_turn, follower.start_turn) == (1, 0), "the head connects to its followers when it starts"
     assert head.coordinator is None
     assert follower.argv[-6:] == ["-H", "10.77.1.11", "-p", "50052", "-t", "1"], "bound to the link alone"
     assert follower.watch["ready"]["listening"] == "10.77.1.11:50052"
