@@ -25,7 +25,13 @@ WITHOUT_BYTES = re.compile(
     |num_beam_groups|diversity_penalty|.*length_penalty|repetition_penalty|temperature|top_[kp]|typical_p|do_sample
     |early_stopping|max_length|min_length|.*no_repeat_ngram_size|num_return_sequences|.*suppress_tokens|bad_words_ids
     |remove_invalid_values|task_specific_params|pruned_heads|tie_encoder_decoder|tf_legacy_loss|use_bfloat16
-    |add_cross_attention|cross_attention_hidden_size|_attn_implementation.*""",
+    |add_cross_attention|cross_attention_hidden_size|_attn_implementation.*
+    |time_step_.*|mamba_chunk_size|chunk_size|mamba_expand|expand|mamba_conv_bias|use_conv_bias|mamba_hidden_act|mlp_hidden_act
+    |use_mamba_kernels|num_logits_to_keep|z_loss_coefficient|residual_in_fp32|rescale_prenorm_residual|mtp_.*
+    |moe_shared_expert_overlap|moe_norm_min|moe_use_aux_free|moe_capacity|indexer_types
+    |indexer_rope_.*|attn_temperature_tuning|floor_scale|attn_scale|for_llm_compressor|no_rope_layer.*|norm_epsilon|layer_norm_epsilon
+    |logits_to_keep|use_cache|attention_multiplier|position_embedding_type|normalization_function|norm_type
+    |parallel_residual|use_parallel_residual|residual_scale|mup_.*|scale_emb|scale_depth|dim_model_base|lm_head_bias|use_qk_norm|qk_layernorm""",
     re.VERBOSE,
 )
 

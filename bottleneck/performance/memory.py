@@ -147,6 +147,9 @@ def sequence_cache(
     counts: dict[tuple[int | None, bool], int] = {}
     token_bytes = state_bytes = 0
     for kind, count in attention_kinds(shape, split, stage):
+        if not kind.cached_values and not kind.state_bytes:
+            # A layer that does not look back keeps nothing.
+            continue
         key = (kind.window, bool(kind.state_bytes))
         counts[key] = counts.get(key, 0) + count
         token_bytes = max(token_bytes, layer_kv_bytes(kind, split, kv_value_bytes))
@@ -154,6 +157,8 @@ def sequence_cache(
     # A block of every layer has one size: that of tokens grows until a state fits.
     if token_bytes and state_bytes:
         block_tokens = block_tokens * max(1, -(-state_bytes // (block_tokens * token_bytes)))
+    if not counts:
+        return SequenceCache(limits.sequence_tokens, 1, 1, 0, 0)
     layers = min(counts.values())
     if max(counts.values()) < _PADDED_GROUPS * layers:
         layers = max(counts.values())

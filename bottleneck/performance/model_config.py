@@ -1,7 +1,8 @@
 """Read a model's own config.json: its shape, how its weights are stored, what a token leaves in the cache.
 
-Understood are dense models, mixtures of experts (routed and shared, dense first layers), multi-head latent attention,
-sliding windows, linear attention in some of the layers, tied embeddings and vision towers. The names of the fields and
+Understood are dense models, mixtures of experts (routed and shared, dense first layers), multi-head latent attention
+(with an indexer that chooses tokens, too), sliding windows and chunks, linear attention and Mamba 2 in some of the
+layers, layers that are one block alone, tied embeddings and vision towers. The names of the fields and
 their defaults are those of transformers' configuration classes; how an engine lays the weights out is vLLM 0.32's
 (`vllm/model_executor/models`, read).
 """
@@ -10,90 +11,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import Field
-
-from bottleneck.performance.config_form import ConfigError, Form, read_form
+from bottleneck.performance.config_fields import Fields, LayerKind, one_name
+from bottleneck.performance.config_form import ConfigError, read_form
 from bottleneck.performance.formats import BF16, FORMATS, GGUF_TYPES, VALUE_BYTES, WeightFormat, mixture
 from bottleneck.performance.model_families import FAMILIES, WRAPPERS, Family
 from bottleneck.performance.quantization_config import Storage, read_storage
-from bottleneck.performance.shape import Attention, Layer, Matrix, ModelShape, gated_feed_forward, grouped_attention
+from bottleneck.performance.shape import Attention, Layer, Matrix, ModelShape, feed_forward, grouped_attention
+from bottleneck.performance.state_layers import Part, delta_net, mamba
 from bottleneck.performance.vision_config import tower
 from bottleneck.units import shown
 
-LayerKind = Literal["full_attention", "sliding_attention", "linear_attention"]
-STATE_BYTES = 4
-"""Bytes of a value of a linear layer's state: 32 bit (`mamba_ssm_dtype`), its convolution's in 16."""
-
-# Other names of the same field.
-_NAMES = {
-    "qkv_bias": "attention_bias",
-    "num_experts": "experts",
-    "num_local_experts": "experts",
-    "n_routed_experts": "experts",
-    "num_experts_per_tok": "experts_per_token",
-    "n_shared_experts": "shared_experts",
-    "_sliding_window_pattern": "sliding_window_pattern",
-}
-
-
-class _Config(Form):
-    model_type: str
-    hidden_size: int = Field(gt=0)
-    num_hidden_layers: int = Field(gt=0)
-    num_attention_heads: int = Field(gt=0)
-    num_key_value_heads: int | None = None
-    head_dim: int | None = None
-    vocab_size: int = Field(gt=0)
-    max_position_embeddings: int = Field(gt=0)
-    intermediate_size: int | None = None
-    tie_word_embeddings: bool | None = None
-    attention_bias: bool | None = None
-    attention_out_bias: bool | None = None
-    mlp_bias: bool = False
-    quantization_config: dict[str, Any] | None = None
-    # Sliding windows and mixed layers.
-    sliding_window: int | None = None
-    use_sliding_window: bool | None = None
-    max_window_layers: int | None = None
-    sliding_window_pattern: int | None = None
-    layer_types: tuple[LayerKind, ...] | None = None
-    attn_type_list: tuple[Literal[1], ...] | None = None
-    full_attention_interval: int | None = None
-    # Experts.
-    experts: int | None = None
-    experts_per_token: int | None = None
-    moe_intermediate_size: int | None = None
-    shared_experts: int | None = None
-    shared_expert_intermediate_size: int | None = None
-    shared_intermediate_size: int | None = None
-    first_k_dense_replace: int = 0
-    moe_layer_freq: int = 1
-    decoder_sparse_step: int = 1
-    mlp_only_layers: tuple[int, ...] | None = None
-    # Multi-head latent attention.
-    kv_lora_rank: int | None = None
-    q_lora_rank: int | None = None
-    qk_nope_head_dim: int | None = None
-    qk_rope_head_dim: int | None = None
-    v_head_dim: int | None = None
-    # Linear attention (gated delta net).
-    linear_conv_kernel_dim: int | None = None
-    linear_key_head_dim: int | None = None
-    linear_value_head_dim: int | None = None
-    linear_num_key_heads: int | None = None
-    linear_num_value_heads: int | None = None
-
-    @property
-    def key_value_heads(self) -> int:
-        return self.num_key_value_heads or self.num_attention_heads
-
-    def need(self, name: str, where: str) -> int:
-        value = getattr(self, name)
-        if value is None:
-            raise ConfigError(f"{where}{name}: missing; expected it beside {self.model_type}'s other fields")
-        return int(value)
+# Of a layer that does not look back.
+_NOTHING = Attention(0, 1, 0)
+_INDEX_SCALE_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -142,7 +74,8 @@ def read_model_config(
     family = FAMILIES.get(kind)
     if family is None:
         raise ConfigError(f"{where}model_type: {shown(kind)}; expected one of {', '.join(sorted(FAMILIES))}")
-    config = read_form(_Config, {**family.defaults, **_fields(text, where)}, where)
+    config = read_form(Fields, {**family.defaults, **one_name(text, where)}, where)
+    _refuse_unused(config, where)
     storage = read_storage(config.quantization_config, where)
     mixed = None
     if quantization is not None:
@@ -170,6 +103,24 @@ def read_model_config(
     return ModelConfig(kind, shape, storage.linear, storage.kv_value_bytes, reader.notes)
 
 
+def _refuse_unused(config: Fields, where: str) -> None:
+    """Raise for fields of a part that this model has not: they mean something that is not understood."""
+    for name in ("index_n_heads", "index_head_dim", "index_topk"):
+        value = getattr(config, name)
+        if value is not None and config.kv_lora_rank is None:
+            text = f"{value}; it is not understood and may take memory; expected it beside kv_lora_rank only"
+            raise ConfigError(f"{where}{name}: {text}")
+    if (
+        config.mamba_heads
+        and config.attn_layer_indices is None
+        and "linear_attention" not in (config.layer_types or ())
+    ):
+        text = (
+            f"{config.mamba_heads}; it is not understood and may take memory; expected layers that are Mamba's beside"
+        )
+        raise ConfigError(f"{where}mamba_heads: {text}")
+
+
 def _parts(document: Mapping[str, Any], where: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """Return the language model's fields, and the tower's if there is one."""
     outer, vision = dict(document), document.get("vision_config")
@@ -190,20 +141,9 @@ def _parts(document: Mapping[str, Any], where: str) -> tuple[dict[str, Any], dic
     return text, tower_fields
 
 
-def _fields(text: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Return the fields, each under one name."""
-    found: dict[str, Any] = {}
-    for key, value in text.items():
-        name = _NAMES.get(key, key)
-        if found.get(name, value) != value:
-            raise ConfigError(f"{where}{key}: {shown(value)}; expected {shown(found[name])}, as in another field of it")
-        found[name] = value
-    return found
-
-
 @dataclass(frozen=True)
 class _Reader:
-    config: _Config
+    config: Fields
     family: Family
     storage: Storage
     where: str
@@ -232,14 +172,17 @@ class _Reader:
             path, split = "self_attn", config.num_attention_heads * (config.qk_nope_head_dim or 0)
         elif kind == "linear_attention":
             matrices, attention, vectors = self._linear()
-            path, split = "linear_attn", matrices[0].outputs
+            path, split = "mixer" if config.mamba_heads else "linear_attn", matrices[0].outputs
+        elif kind in ("mlp", "moe"):
+            matrices, attention, vectors, path, split = (), _NOTHING, 0, "", 0
         else:
             matrices, attention, vectors = self._grouped(kind)
             path, split = "self_attn", 2 * matrices[0].outputs + 4 * matrices[1].outputs
-        inner, feed_forward = self._feed_forward(index)
+        alone = self.family.blocks_alone and kind not in ("mlp", "moe")
+        inner, blocks = (0, []) if alone else self._feed_forward(index, kind)
         stored = (
             *(self._stored(index, f"{path}.{each.name}", each) for each in matrices),
-            *(self._stored(index, f"{where}.{each.name}", each) for where, each in feed_forward),
+            *(self._stored(index, f"{where}.{each.name}", each) for where, each in blocks),
         )
         return Layer(
             tuple(replace(each, name=each.name.rsplit(".", 1)[-1]) for each in stored),
@@ -254,7 +197,8 @@ class _Reader:
         if matrix.stored is not None:
             return matrix
         routed = matrix.copies > 1
-        names = (f"model.layers.{index}.{path}", f"model.language_model.layers.{index}.{path}")
+        roots = ("model.layers", "model.language_model.layers", "language_model.model.layers", "backbone.layers")
+        names = tuple(f"{root}.{index}.{path}" for root in roots)
         found = BF16 if self.storage.experts_only and not routed else self.storage.of(*names)
         if found == FORMATS["mxfp4"] and routed:
             # Marlin's kernels: a rank's inner width in 128s, the hidden size in 256s (oracle/mxfp4.py, vLLM 0.32).
@@ -271,6 +215,8 @@ class _Reader:
                     f"num_hidden_layers {config.num_hidden_layers}"
                 )
             return config.layer_types[index]
+        if config.attn_layer_indices is not None:
+            return "full_attention" if index in config.attn_layer_indices else "linear_attention"
         if config.linear_num_value_heads and (index + 1) % (config.full_attention_interval or 4):
             return "linear_attention"
         if config.sliding_window is None:
@@ -280,6 +226,8 @@ class _Reader:
             "alternate": index % 2 == 0,
             "pattern": bool((index + 1) % (config.sliding_window_pattern or 1)),
             "asked": bool(config.use_sliding_window) and index >= (config.max_window_layers or 0),
+            # Every fourth layer of Llama 4 knows no positions and attends to everything.
+            "chunks": bool((index + 1) % 4),
         }[windows]
         return "sliding_attention" if slides else "full_attention"
 
@@ -319,6 +267,15 @@ class _Reader:
             Matrix("kv_b_unpacked", heads * (key + value), latent, stored=BF16, derived=True),
         )
         cached = latent + rope
+        if config.index_n_heads:
+            width = config.need("index_head_dim", self.where)
+            matrices += (
+                Matrix("indexer.wq_b", config.index_n_heads * width, source, 1),
+                Matrix("indexer.wk", width, hidden, 1),
+                Matrix("indexer.weights_proj", config.index_n_heads, hidden, 1, stored=BF16),
+            )
+            # Its key of a token in 8 bit, with a scale.
+            cached += (width + _INDEX_SCALE_BYTES) // VALUE_BYTES
         if self._absorbed:
             matrices += (
                 Matrix("q_absorbed", heads * (latent + rope), source, stored=BF16, derived=True),
@@ -327,45 +284,46 @@ class _Reader:
             cached = -(-cached // 128) * 128
         return matrices, Attention(cached, 1, 2 * heads * (key + rope + value)), latent + (config.q_lora_rank or 0)
 
-    def _linear(self) -> tuple[tuple[Matrix, ...], Attention, int]:
-        """Return a gated delta net: a state of fixed size for each sequence and no cache of its tokens."""
+    def _linear(self) -> Part:
+        """Return a layer that keeps a state, of the kind whose fields are there."""
         config, hidden = self.config, self.config.hidden_size
+        if config.mamba_heads:
+            names = "heads", "width", "groups", "states", "kernel"
+            sizes = (config.need(f"mamba_{name}", self.where) for name in names)
+            return mamba(hidden, *sizes, state_bytes=4 if config.mamba_ssm_cache_dtype == "float32" else VALUE_BYTES)
         names = "num_key_heads", "key_head_dim", "num_value_heads", "value_head_dim", "conv_kernel_dim"
-        key_heads, key_width, heads, width, kernel = (config.need(f"linear_{name}", self.where) for name in names)
-        keys, values = key_heads * key_width, heads * width
-        matrices = (
-            Matrix("in_proj_qkv", 2 * keys + values, hidden),
-            Matrix("in_proj_z", values, hidden),
-            Matrix("in_proj_b", heads, hidden),
-            Matrix("in_proj_a", heads, hidden),
-            Matrix("out_proj", hidden, values, by_inputs=True),
-            Matrix("conv1d", 2 * keys + values, kernel, stored=BF16),
-        )
-        state = heads * width * key_width * STATE_BYTES + (2 * keys + values) * (kernel - 1) * VALUE_BYTES
-        return matrices, Attention(0, 1, 0, None, state), 2 * heads + width
+        return delta_net(hidden, *(config.need(f"linear_{name}", self.where) for name in names))
 
-    def _feed_forward(self, index: int) -> tuple[int, list[tuple[str, Matrix]]]:
+    def _feed_forward(self, index: int, kind: LayerKind) -> tuple[int, list[tuple[str, Matrix]]]:
         """Return the width that a token computes, and the matrices with the module that they are in."""
-        config, hidden = self.config, self.config.hidden_size
-        if not self._sparse(index):
-            inner = config.need("intermediate_size", self.where)
-            return inner, [("mlp", each) for each in gated_feed_forward(hidden, inner)]
+        config, hidden, gated = self.config, self.config.hidden_size, self.family.gated
+        if kind == "mlp" or (kind != "moe" and not self._sparse(index)):
+            # Granite's hybrids without experts have the shared block alone.
+            alone = config.shared_intermediate_size if not config.experts else None
+            inner = config.intermediate_size_mlp or alone or config.need("intermediate_size", self.where)
+            return inner, [("mlp", each) for each in feed_forward(hidden, inner, gated)]
         experts = config.need("experts", self.where)
         active = config.need("experts_per_token", self.where)
         width = config.moe_intermediate_size or config.need("intermediate_size", self.where)
         router = Matrix("gate", experts, hidden, 1, stored=BF16)
         found = [("mlp", router)]
-        found += [("mlp.experts.0", each) for each in gated_feed_forward(hidden, width, experts, active)]
+        found += [("mlp.experts.0", each) for each in feed_forward(hidden, width, gated, experts, active)]
         shared = config.shared_expert_intermediate_size or config.shared_intermediate_size
         shared = shared or (config.shared_experts or 0) * width
         if shared:
             module = "mlp.shared_expert" if config.shared_expert_intermediate_size else "mlp.shared_experts"
-            found += [(module, each) for each in gated_feed_forward(hidden, shared)]
+            found += [(module, each) for each in feed_forward(hidden, shared, gated)]
         return active * width + shared, found
 
     def _sparse(self, index: int) -> bool:
         """Whether a layer has experts."""
         config = self.config
+        if config.mlp_layer_types is not None and config.experts:
+            return index < len(config.mlp_layer_types) and config.mlp_layer_types[index] == "sparse"
+        if config.moe_layers is not None:
+            return index in config.moe_layers
         if not config.experts or index < config.first_k_dense_replace or index in (config.mlp_only_layers or ()):
+            return False
+        if config.moe_layer_end_index is not None and 0 <= config.moe_layer_end_index < index:
             return False
         return index % config.moe_layer_freq == 0 and (index + 1) % config.decoder_sparse_step == 0

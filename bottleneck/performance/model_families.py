@@ -23,9 +23,14 @@ class Family:
         Whether queries, keys and values have biases where the configuration does not say.
     windows : str
         Which layers have the sliding window where `layer_types` does not say: `all`, `alternate` (the first of every
-        two), `pattern` (all but each `sliding_window_pattern`th), `asked` (only where `use_sliding_window` says so).
+        two), `pattern` (all but each `sliding_window_pattern`th), `asked` (only where `use_sliding_window` says so),
+        `chunks` (all but each fourth).
     gated_queries : bool
         Whether attention's queries come with a gate as large as them.
+    gated : bool
+        Whether a feed-forward block has a gate: three projections, not two.
+    blocks_alone : bool
+        Whether a layer is one block: attention, a state, or a feed-forward block.
     defaults : dict
         Fields that such a configuration may leave out.
     """
@@ -34,8 +39,10 @@ class Family:
     norms: int = 2
     head_norms: bool = False
     biases: bool = False
-    windows: Literal["all", "alternate", "pattern", "asked"] = "all"
+    windows: Literal["all", "alternate", "pattern", "asked", "chunks"] = "all"
     gated_queries: bool = False
+    gated: bool = True
+    blocks_alone: bool = False
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -62,6 +69,7 @@ FAMILIES: dict[str, Family] = {
     "olmoe": Family(),
     "qwen2": _QWEN,
     "qwen2_moe": _QWEN,
+    "qwen2_vl": _QWEN,
     "qwen2_5_vl": _QWEN,
     "qwen2_5_vl_text": _QWEN,
     "qwen3": _QWEN3,
@@ -85,10 +93,43 @@ FAMILIES: dict[str, Family] = {
     "kimi_k2": Family(),
     "glm4_moe": Family(),
     "minimax_m2": Family(),
+    "gemma": Family(tied=True),
+    "cohere": Family(tied=True, norms=1),
+    "glm": Family(biases=True),
+    "arcee": Family(gated=False),
+    "apertus": Family(gated=False, head_norms=True),
+    "nemotron": Family(gated=False, norms=4),
+    "starcoder2": Family(gated=False, norms=4, biases=True),
+    "stablelm": Family(norms=4),
+    "olmo": Family(norms=0),
+    "mimo": Family(biases=True),
+    "internlm2": Family(),
+    "internlm3": Family(),
+    "baichuan": Family(),
+    "ernie4_5": Family(tied=True),
+    "hunyuan_v1_dense": Family(head_norms=True),
+    "ernie4_5_moe": Family(tied=True),
+    "exaone_moe": Family(head_norms=True, windows="pattern"),
+    "flex_olmo": Family(),
+    "granitemoe": Family(tied=True),
+    "granitemoeshared": Family(tied=True),
+    "phimoe": Family(norms=4, biases=True),
+    "solar_open": Family(),
+    "llama4_text": Family(windows="chunks", defaults={"shared_experts": 1}),
+    # Latent attention, in newer ones with an indexer.
+    "deepseek_v32": Family(),
+    "glm4_moe_lite": Family(),
+    "glm_moe_dsa": Family(),
+    "mistral4": Family(),
+    # Mamba 2 in most of the layers.
+    "bamba": Family(defaults={"attn_layer_indices": ()}),
+    "granitemoehybrid": Family(tied=True),
+    "nemotron_h": Family(norms=1, gated=False, blocks_alone=True, defaults={"mamba_ssm_cache_dtype": "float32"}),
 }
 # Wrappers of a language model and a tower, and what their text is where it does not say.
 WRAPPERS = {
     "mistral3": "mistral",
+    "llama4": "llama4_text",
     "gemma3": "gemma3_text",
     "qwen2_5_vl": "qwen2_5_vl_text",
     "qwen3_vl": "qwen3_vl_text",

@@ -169,10 +169,13 @@ def grouped_attention(hidden_size: int, heads: int, key_value_heads: int, head_d
     )
 
 
-def gated_feed_forward(hidden_size: int, inner: int, copies: int = 1, active: int = 1) -> tuple[Matrix, ...]:
-    """Return the projections of a gated feed-forward block, or of so many experts."""
+def feed_forward(
+    hidden_size: int, inner: int, gated: bool = True, copies: int = 1, active: int = 1
+) -> tuple[Matrix, ...]:
+    """Return the projections of a feed-forward block, or of so many experts."""
+    gate = (Matrix("gate_proj", inner, hidden_size, None, copies, active),) if gated else ()
     return (
-        Matrix("gate_proj", inner, hidden_size, None, copies, active),
+        *gate,
         Matrix("up_proj", inner, hidden_size, None, copies, active),
         Matrix("down_proj", hidden_size, inner, None, copies, active, by_inputs=True),
     )
@@ -198,7 +201,7 @@ def dense_shape(
     layer = Layer(
         matrices=(
             *grouped_attention(hidden_size, attention_heads, key_value_heads, head_dim),
-            *gated_feed_forward(hidden_size, intermediate_size),
+            *feed_forward(hidden_size, intermediate_size),
         ),
         attention=Attention(2 * key_value_heads * head_dim, key_value_heads, 4 * attention_heads * head_dim),
         vectors=2 * hidden_size,

@@ -14,14 +14,18 @@ from bottleneck.units import shown
 
 # Towers whose feed-forward blocks are gated: three projections; the others have two.
 _GATED = {"pixtral", "qwen2_5_vl"}
-_TOWERS = {"pixtral", "siglip_vision_model", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe"}
+_LLAMA4 = "llama4_vision_model"
+_TOWERS = {
+    *("pixtral", "siglip_vision_model", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe"),
+    _LLAMA4,
+}
 
 
 class _Vision(Form):
     without_bytes: ClassVar[re.Pattern[str]] = re.compile(
         WITHOUT_BYTES.pattern
         + "|tokens_per_second|window_size|fullatt_block_indexes|vision_use_head|projection_dim|spatial_patch_size"
-        + "|in_chans",
+        + "|in_chans|pixel_shuffle_ratio|projector_dropout|vision_feature_select_strategy|multi_modal_projector_bias",
         re.VERBOSE,
     )
 
@@ -39,6 +43,9 @@ class _Vision(Form):
     deepstack_visual_indexes: tuple[int, ...] = ()
     heads: Any = Field(default=None, validation_alias=AliasChoices("num_heads", "num_attention_heads"))
     head_dim: Any = None
+    projector_input_dim: int = 0
+    projector_output_dim: int = 0
+    vision_output_dim: int = 0
 
 
 def tower(document: Mapping[str, Any], hidden_size: int, where: str) -> tuple[Matrix, ...]:
@@ -53,20 +60,40 @@ def tower(document: Mapping[str, Any], hidden_size: int, where: str) -> tuple[Ma
     kind = re.sub("_vision$", "", str(document.get("model_type", "")))
     if kind not in _TOWERS:
         raise ConfigError(f"{where}model_type: {shown(kind)}; expected one of {', '.join(sorted(_TOWERS))}")
-    vision = read_form(_Vision, document, where)
+    vision = read_form(_Vision, _own_width(document), where)
     width, merged = vision.hidden_size, vision.hidden_size * vision.spatial_merge_size**2
     outputs = vision.out_hidden_size or hidden_size
     positions = vision.num_position_embeddings
-    if kind == "siglip_vision_model" and vision.image_size:
+    if kind in ("siglip_vision_model", _LLAMA4) and vision.image_size:
         positions = (vision.image_size // vision.patch_size) ** 2
     layers = vision.layers
     inner = (3 if kind in _GATED else 2) * vision.intermediate_size
     mergers = 1 + len(vision.deepstack_visual_indexes)
+    merging: tuple[Matrix, ...] = (
+        Matrix("merger", mergers * merged, merged),
+        Matrix("projector", mergers * outputs, merged),
+    )
+    if kind == _LLAMA4:
+        between, after = vision.projector_input_dim, vision.projector_output_dim
+        merging = (
+            Matrix("merger", between, vision.intermediate_size),
+            Matrix("merger", after, after),
+            Matrix("projector", hidden_size, vision.vision_output_dim),
+        )
     return (
         Matrix("patches", width, vision.channels * vision.temporal_patch_size * vision.patch_size**2, 1),
         Matrix("positions", positions, width, 1),
         Matrix("attention", 4 * layers * width, width),
         Matrix("feed_forward", layers * inner, width),
-        Matrix("merger", mergers * merged, merged),
-        Matrix("projector", mergers * outputs, merged),
+        *merging,
     )
+
+
+def _own_width(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return Qwen2-VL's fields under the names of the later ones: there `hidden_size` is what the tower gives."""
+    if "embed_dim" not in document:
+        return document
+    width, ratio = document["embed_dim"], document.get("mlp_ratio", 4)
+    rest = {key: value for key, value in document.items() if key not in ("embed_dim", "mlp_ratio")}
+    inner = ratio * width if isinstance(width, int) and isinstance(ratio, int) else None
+    return {**rest, "hidden_size": width, "intermediate_size": inner, "out_hidden_size": document.get("hidden_size")}

@@ -21,7 +21,7 @@ from bottleneck.performance.formats import FORMATS, WeightFormat
 from bottleneck.performance.roofline import demand, step_floor
 from bottleneck.performance.scheduler import Steps
 from bottleneck.performance.served import Accelerator, Served
-from bottleneck.performance.shape import Attention, Layer, ModelShape, Split, dense_shape, gated_feed_forward
+from bottleneck.performance.shape import Attention, Layer, ModelShape, Split, dense_shape, feed_forward
 from bottleneck.performance.step import PARAMETERS, step_parts
 from bottleneck.plan.workers import ServerSettings
 from bottleneck.runs.topology import Group, Topology
@@ -56,7 +56,7 @@ def shapes(draw: st.DrawFn) -> ModelShape:
         return shape
     copies = draw(st.integers(2, 64))
     sparse = Layer(
-        (*shape.layers[0].matrices[:4], *gated_feed_forward(hidden, 128, copies, draw(st.integers(1, copies)))),
+        (*shape.layers[0].matrices[:4], *feed_forward(hidden, 128, True, copies, draw(st.integers(1, copies)))),
         Attention(256, 1, 512, draw(st.sampled_from([None, 128])), draw(st.sampled_from([0, 4096]))),
         hidden,
         hidden,

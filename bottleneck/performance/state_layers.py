@@ -1,0 +1,45 @@
+"""Layers that keep a state of fixed size for each sequence and no cache of its tokens.
+
+Weights and states are laid out as in vLLM 0.32 (`vllm/model_executor/layers/mamba`, read): the state in 32 bit or as
+wide as the model computes in, the inputs that the convolution still needs in 16.
+"""
+
+from __future__ import annotations
+
+from bottleneck.performance.formats import BF16, VALUE_BYTES
+from bottleneck.performance.shape import Attention, Matrix
+
+STATE_BYTES = 4
+"""Bytes of a value of a delta net's state: 32 bit (`mamba_ssm_dtype`)."""
+
+Part = tuple[tuple[Matrix, ...], Attention, int]
+"""Matrices, what is kept, and parameters of norms and biases."""
+
+
+def delta_net(hidden: int, key_heads: int, key_width: int, heads: int, width: int, kernel: int) -> Part:
+    """Return a gated delta net."""
+    keys, values = key_heads * key_width, heads * width
+    matrices = (
+        Matrix("in_proj_qkv", 2 * keys + values, hidden),
+        Matrix("in_proj_z", values, hidden),
+        Matrix("in_proj_b", heads, hidden),
+        Matrix("in_proj_a", heads, hidden),
+        Matrix("out_proj", hidden, values, by_inputs=True),
+        Matrix("conv1d", 2 * keys + values, kernel, stored=BF16),
+    )
+    state = heads * width * key_width * STATE_BYTES + (2 * keys + values) * (kernel - 1) * VALUE_BYTES
+    return matrices, Attention(0, 1, 0, None, state), 2 * heads + width
+
+
+def mamba(hidden: int, heads: int, width: int, groups: int, states: int, kernel: int, *, state_bytes: int) -> Part:
+    """Return a Mamba 2 mixer: `heads` of `width`, with so many groups of so many states of `state_bytes` a value."""
+    inner = heads * width
+    mixed = inner + 2 * groups * states
+    matrices = (
+        Matrix("in_proj", inner + mixed + heads, hidden),
+        Matrix("out_proj", hidden, inner, by_inputs=True),
+        Matrix("conv1d", mixed, kernel, stored=BF16),
+    )
+    kept = heads * width * states * state_bytes + mixed * (kernel - 1) * VALUE_BYTES
+    # Of each head its decay, its skip and the bias of its step; the norm; the convolution's biases.
+    return matrices, Attention(0, 1, 0, None, kept), 3 * heads + inner + mixed
