@@ -56,7 +56,13 @@ def control_pillar(profile: Profile, tree: Path, programs: str) -> dict[str, Any
             "loaded": str(tree.with_name("loaded")),
             "programs": programs,
             "boot_port": boot.port if boot else None,
-            "tcp_ports": [PUBLISH_PORT, REQUEST_PORT, *([boot.port] if boot else [])],
+            # Salt, the boot service, and where samplers ask what is stored (and Prometheus what was measured).
+            "tcp_ports": [
+                PUBLISH_PORT,
+                REQUEST_PORT,
+                profile.telemetry.exporter_port,
+                *([boot.port] if boot else []),
+            ],
             # DHCP and TFTP, and the time for the nodes.
             "udp_ports": [*([67, 69, 4011] if boot else []), 123],
             "master": control_master_settings(profile, tree),

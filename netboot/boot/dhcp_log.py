@@ -7,13 +7,18 @@ unless it is told not to: whatever starts it gives it `ENVIRONMENT`.
 
 from __future__ import annotations
 
+import logging
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from bottleneck import atomic_files
 from netboot.boot.architectures import architecture
+
+log = logging.getLogger(__name__)
 
 ENVIRONMENT: Final[Mapping[str, str]] = {"LC_ALL": "C"}
 
@@ -63,6 +68,8 @@ _KEPT = 256
 LINE_BYTES = 1024
 # At most this much is read in one go: a flood on the wire must not hold the service up.
 READ_BYTES = 256 * 1024
+# A stranger who asks for addresses as fast as he can writes some MB a second into the log.
+MOST_LOG_BYTES, KEPT_LOG_BYTES = 16 * 1024 * 1024, 4 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -211,3 +218,26 @@ class Tail:
         self._rest = self._rest[-LINE_BYTES:]
         for line in whole:
             yield line.decode("ascii", "replace")
+
+    def bound(self) -> None:
+        """Empty a log that has grown too large, and keep its end beside it as `.1`.
+
+        dnsmasq appends, so it goes on at the new end; what it writes between the two is lost, and so is what had not
+        been read yet: in a flood the lines are of no use.
+        """
+        try:
+            size = self._path.stat().st_size
+            if size <= MOST_LOG_BYTES:
+                return
+            try:
+                with self._path.open("rb") as file:
+                    file.seek(-KEPT_LOG_BYTES, os.SEEK_END)
+                    atomic_files.replace(self._path.with_name(self._path.name + ".1"), file.read(KEPT_LOG_BYTES))
+            except OSError as error:
+                log.warning("The end of %s cannot be kept: %s", self._path, error)
+            os.truncate(self._path, 0)
+        except OSError as error:
+            log.warning("%s cannot be emptied: %s", self._path, error)
+            return
+        log.warning("%s had %d MB and begins anew: is someone flooding the boot network?", self._path, size // 10**6)
+        self._offset, self._rest = 0, b""

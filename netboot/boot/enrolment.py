@@ -23,7 +23,6 @@ from netboot.boot.state import Boot, State, find
 
 NONCE_BYTES = 32
 BOOT_ID_BYTES = 16
-NONCE_LIFETIME_SECONDS = 300.0
 # Scripts of one node that wait for their claim at the same time.
 OPEN_BOOTS = 6
 # A claim with a 4096 bit key is about 1.2 kB.

@@ -237,7 +237,11 @@ async def run(service: BootService, dhcp_log: Path, sources: list[Callable[[], A
                     seen = reader.read(line)
                     if seen:
                         service.dhcp(seen)
-                service.obey()
+                tail.bound()
+                try:
+                    service.obey()
+                except OSError as error:
+                    log.error("The commands that were left cannot be read, they are looked at again: %s", error)
                 close_excess(runner)
                 if time.monotonic() - ticked >= TICK_SECONDS:
                     ticked = time.monotonic()

@@ -32,7 +32,7 @@ from netboot.boot.events import (
 )
 from netboot.boot.rate_limit import Budget
 from netboot.boot.settings import BootNode, Settings, plain_mac
-from netboot.boot.stages import BootStage
+from netboot.boot.stages import BootStage, nonce_lifetime_seconds
 from netboot.boot.state import (
     ORDER,
     State,
@@ -53,6 +53,8 @@ WAIT_SECONDS = 10
 UNKNOWN_WAIT_SECONDS = 30
 # How long an answer about a node's life is good for: from its DHCP request to its script.
 ALIVE_SECONDS = 8.0
+# Between two words about a disk that takes nothing.
+COMPLAIN_SECONDS = 60.0
 
 
 class Asked(NamedTuple):
@@ -110,6 +112,8 @@ class BootService:
         self.clock = clock
         self.state: State = begin(list(settings.nodes), clock(), storage.read(record_directory))
         self._dirty = True
+        self._complained: float | None = None
+        self.unwritten = 0
         self._budget = Budget()
         self._admitting = asyncio.Lock()
         self._asked: dict[str, Asked] = {}
@@ -123,10 +127,26 @@ class BootService:
             self.save(durable=True)
 
     def save(self, durable: bool = False) -> None:
-        """Write the record, if it has changed; `durable` waits until the storage has it."""
-        if self._dirty:
+        """Write the record, if it has changed; `durable` waits until the storage has it.
+
+        A disk that takes nothing ends nothing: nodes go on booting by what is in memory, and the record is written as
+        soon as it can be. Until then an end of this process would forget the boots that are under way; a node whose
+        boot is not known boots again.
+        """
+        if not self._dirty:
+            return
+        try:
             storage.write(self._directory, self.state, durable)
-            self._dirty = False
+        except OSError as error:
+            self.unwritten += 1
+            if self._complained is None or time.monotonic() - self._complained >= COMPLAIN_SECONDS:
+                self._complained = time.monotonic()
+                log.error("The boot record cannot be written, boots go on without it: %s", error)
+            return
+        self._dirty = False
+        if self._complained is not None:
+            log.warning("The boot record is written again")
+            self._complained = None
 
     # -- scripts
 
@@ -156,7 +176,7 @@ class BootService:
             node=node.name,
             boot=enrolment.new_boot_id(),
             nonce=enrolment.new_nonce(),
-            expires=self.clock() + enrolment.NONCE_LIFETIME_SECONDS,
+            expires=self.clock() + nonce_lifetime_seconds(self.settings.deadlines_seconds),
             image=image.digest,
             mac=node.mac,
             minion_id=node.minion_id,
@@ -361,7 +381,11 @@ class BootService:
                 self._stuck[name] = key
             else:
                 self._stuck.pop(name, None)
-        self._settle_trial(now)
+        try:
+            self._settle_trial(now)
+        except OSError as error:
+            log.error("Whether the image on trial holds cannot be recorded, it is looked at again: %s", error)
+        storage.keep_reserve(self._directory)
         self.save()
 
     def _settle_trial(self, now: float) -> None:

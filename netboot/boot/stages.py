@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final, get_args
 
 from bottleneck.profile.boot_types import Stage as BootStage
@@ -24,4 +25,19 @@ DEADLINES_SECONDS: Final[dict[str, float]] = {
     "first_token": 300.0,
 }
 
-__all__ = ["BOOT_STAGES", "DEADLINES_SECONDS", "BootStage"]
+# Under way with the nonce that the script brought: it has to hold for as long as all of them may take.
+NONCE_STAGES: Final[tuple[BootStage, ...]] = ("kernel", "initramfs", "image", "systemd", "minion", "enrolled")
+
+
+def nonce_lifetime_seconds(deadlines: Mapping[str, float]) -> float:
+    """Return how long the nonce of a boot script holds: a node that is inside every deadline is never refused.
+
+    Parameters
+    ----------
+    deadlines : mapping
+        How long each stage may take, seconds.
+    """
+    return sum(deadlines[stage] for stage in NONCE_STAGES)
+
+
+__all__ = ["BOOT_STAGES", "DEADLINES_SECONDS", "NONCE_STAGES", "BootStage", "nonce_lifetime_seconds"]

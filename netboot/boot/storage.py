@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import logging
+import os
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -13,6 +16,8 @@ from netboot.boot.state import State
 log = logging.getLogger(__name__)
 _state: TypeAdapter[State] = TypeAdapter(State)
 FILE = "boots.json"
+# Given up when the disk is full: the record is small, and can be written once more in its place.
+RESERVE, RESERVE_BYTES = "boots.reserve", 1024 * 1024
 
 
 def read(directory: Path) -> State | None:
@@ -29,6 +34,35 @@ def read(directory: Path) -> State | None:
 
 
 def write(directory: Path, state: State, durable: bool = False) -> None:
-    """Put the record into `directory`, whole or not at all; `durable` waits until the storage has it."""
+    """Put the record into `directory`, whole or not at all; `durable` waits until the storage has it.
+
+    Raises
+    ------
+    OSError
+        When the disk takes nothing, also in the place of the reserve.
+    """
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    atomic_files.replace(directory / FILE, _state.dump_json(state), mode=0o600, durable=durable)
+    content = _state.dump_json(state)
+    try:
+        atomic_files.replace(directory / FILE, content, mode=0o600, durable=durable)
+    except OSError as error:
+        reserve = directory / RESERVE
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not reserve.exists():
+            raise
+        reserve.unlink()
+        log.error("The disk of %s is full: the boot record takes the room that was kept for it", directory)
+        atomic_files.replace(directory / FILE, content, mode=0o600, durable=durable)
+
+
+def keep_reserve(directory: Path) -> None:
+    """Keep room for the record on the disk; where there is none now, it is tried again when this is called next."""
+    reserve = directory / RESERVE
+    with contextlib.suppress(OSError):
+        if reserve.exists() and reserve.stat().st_size == RESERVE_BYTES:
+            return
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with reserve.open("wb") as file:
+            try:
+                os.posix_fallocate(file.fileno(), 0, RESERVE_BYTES)
+            except OSError:
+                reserve.unlink()

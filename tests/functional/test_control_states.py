@@ -6,7 +6,9 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +91,65 @@ def test_nft_takes_the_firewall_twice_and_it_holds_only_its_interface(
     assert f'iifname != "{profile.control.interface}" accept' in listed.stdout
     for port in ("4505", "4506", "67", "69", "123"):
         assert port in listed.stdout
+
+
+LISTEN = """
+import socket, sys
+listeners = [socket.create_server((sys.argv[1], int(port)), backlog=8) for port in sys.argv[2:]]
+print("listens", flush=True)
+sys.stdin.read()
+"""
+CONNECT = """
+import socket, sys
+for port in sys.argv[2:]:
+    try:
+        socket.create_connection((sys.argv[1], int(port)), 1.0).close()
+        print(port, "open")
+    except OSError as error:
+        print(port, type(error).__name__)
+"""
+
+
+@pytest.fixture
+def wire(profile: Profile) -> Iterator[tuple[str, str]]:
+    """Two namespaces, a control node's and a node's, with a cable between them."""
+    here, there = (f"fw{os.getpid()}{end}" for end in "cn")
+    interface, address = str(profile.control.interface), str(profile.control.address)
+    node = next(iter(profile.nodes.values())).links[profile.control.network].address
+    try:
+        for name in (here, there):
+            assert run("ip", "netns", "add", name).returncode == 0
+        made = run("ip", "-n", here, "link", "add", interface, "type", "veth", "peer", "name", "eth9", "netns", there)
+        assert made.returncode == 0, made.stderr
+        for name, each, own in ((here, interface, address), (there, "eth9", node)):
+            assert run("ip", "-n", name, "addr", "add", f"{own}/24", "dev", each).returncode == 0
+            assert run("ip", "-n", name, "link", "set", each, "up").returncode == 0
+        yield here, there
+    finally:
+        for name in (here, there):
+            run("ip", "netns", "del", name)
+
+
+@pytest.mark.skipif(not shutil.which("nft") or os.geteuid() != 0, reason="needs nft and namespaces, as root")
+def test_a_node_reaches_salt_and_asks_what_is_stored_and_reaches_nothing_else(
+    control: Any, profile: Profile, wire: tuple[str, str], tmp_path: Path
+) -> None:
+    here, there = wire
+    address = str(profile.control.address)
+    assert run("ip", "netns", "exec", here, "nft", "-f", render(control, "firewall.nft", tmp_path)).returncode == 0
+    ports = ["4505", "4506", str(profile.telemetry.exporter_port), "9090"]
+    listening = subprocess.Popen(
+        ["ip", "netns", "exec", here, sys.executable, "-c", LISTEN, address, *ports],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert listening.stdout is not None and listening.stdout.readline() == "listens\n"
+        seen = run("ip", "netns", "exec", there, sys.executable, "-c", CONNECT, address, *ports)
+    finally:
+        listening.communicate(timeout=30)
+    assert seen.stdout.splitlines() == [*(f"{port} open" for port in ports[:3]), "9090 TimeoutError"], seen.stderr
 
 
 @pytest.mark.skipif(not shutil.which("chronyd"), reason="needs chronyd")

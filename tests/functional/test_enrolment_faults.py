@@ -6,7 +6,9 @@ The enrolment is the node's own program, against the real boot service on loopba
 from __future__ import annotations
 
 import asyncio
+import configparser
 import json
+import runpy
 import subprocess
 import sys
 import threading
@@ -15,9 +17,10 @@ from pathlib import Path
 
 import pytest
 
+from netboot.boot.stages import NONCE_STAGES, nonce_lifetime_seconds
 from tests import hostile
 from tests.boot_bench import ADDRESSES, FINGER, MACS, Bench, bench
-from tests.boot_steps import begin, up_to
+from tests.boot_steps import begin, fetch_kernel, report, up_to
 
 ENROL = Path(__file__).parents[2] / "netboot" / "image" / "files" / "cluster-enrol"
 
@@ -42,7 +45,7 @@ def enrol_command(root: Path, deadline_seconds: float) -> list[str]:
     """Return what runs the node's own enrolment program in a root of its own."""
     program = (
         "import runpy, sys; main = runpy.run_path(sys.argv[1])['main'];"
-        " sys.exit(main(sys.argv[2], deadline_seconds=float(sys.argv[3])))"
+        " sys.exit(main(sys.argv[2], deadline_seconds=float(sys.argv[3]), refused_wait_seconds=0.1))"
     )
     return [sys.executable, "-I", "-c", program, str(ENROL), str(root), str(deadline_seconds)]
 
@@ -68,16 +71,41 @@ def test_a_node_enrols_with_its_own_program(service: Bench, tmp_path: Path) -> N
     assert service.reached() == ["dhcp", "script", "kernel", "initramfs", "image", "systemd", "minion", "enrolled"]
 
 
+def test_a_node_inside_every_deadline_is_let_in(service: Bench, tmp_path: Path) -> None:
+    boot = begin(service)
+    for stage in NONCE_STAGES[:-1]:
+        service.now += service.settings.deadlines_seconds[stage] - 1
+        assert service.stuck() == ("", ""), stage
+        if stage == "kernel":
+            fetch_kernel(service, boot)
+        else:
+            assert report(service, boot, stage) == 204
+    service.now += service.settings.deadlines_seconds["enrolled"] - 1
+    finished = enrol(environment(tmp_path / "node", service, boot))
+    assert finished.returncode == 0, finished.stderr
+
+
+def test_the_unit_reboots_a_node_that_is_refused_and_nothing_else() -> None:
+    unit = configparser.ConfigParser(strict=False, interpolation=None)
+    unit.optionxform = str  # type: ignore[assignment, method-assign]
+    unit.read(ENROL.with_name("cluster-enrol.service"))
+    assert unit["Unit"]["FailureAction"] == "reboot"
+    # Every other failure is tried again and never reaches the state "failed".
+    assert (unit["Service"]["Restart"], unit["Service"]["RestartMode"]) == ("on-failure", "direct")
+    status = runpy.run_path(str(ENROL))["REFUSED"]
+    assert unit["Service"]["RestartPreventExitStatus"] == str(status)
+
+
 def test_nonce_expired(service: Bench, tmp_path: Path) -> None:
     boot = begin(service)
     up_to(service, boot, "systemd")
-    service.now += 301
+    service.now += nonce_lifetime_seconds(service.settings.deadlines_seconds) + 1
     finished = enrol(environment(tmp_path / "node", service, boot))
-    assert finished.returncode == 1 and "refused" in finished.stderr
+    assert finished.returncode == 77 and "refused" in finished.stderr and "reboots" in finished.stderr
     assert not service.keys.accepted
     assert service.service.state.refusals[-1].reason == "late"
     assert service.stuck(after=61)[0] == "enrolled"
-    # It boots again, by its watchdog or by hand, and is in.
+    # Its unit boots it again at that exit status, and it is in.
     assert enrol(environment(tmp_path / "again", service, begin(service))).returncode == 0
 
 

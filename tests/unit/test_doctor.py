@@ -39,6 +39,7 @@ WELL: dict[str, Any] = {
     "listeners": [
         {"protocol": "tcp", "address": "10.40.0.1", "port": 4505, "program": "salt-master"},
         {"protocol": "tcp", "address": "10.40.0.1", "port": 4506, "program": "salt-master"},
+        {"protocol": "tcp", "address": "10.40.0.1", "port": 9477, "program": "salt-master"},
         {"protocol": "tcp", "address": "10.40.0.1", "port": 8069, "program": "salt-master"},
         {"protocol": "udp", "address": "0.0.0.0%enx8cae4cf44e21", "port": 67, "program": "dnsmasq"},
         {"protocol": "udp", "address": "10.40.0.1", "port": 69, "program": "dnsmasq"},
@@ -93,6 +94,12 @@ def test_a_control_node_that_is_well(profile: Profile) -> None:
         ),
         ({"dhcp": {"asked": False, "reason": "busy"}}, "other DHCP servers", "unknown", "busy"),
         ({"listeners": WELL["listeners"][1:]}, "port 4505/tcp", "failed", "nobody listens"),
+        (
+            {"listeners": [each for each in WELL["listeners"] if each["port"] != 9477]},
+            "port 9477/tcp",
+            "failed",
+            "nobody listens",
+        ),
         (
             {"listeners": [*WELL["listeners"], {"protocol": "udp", "address": "*", "port": 69, "program": "in.tftpd"}]},
             "port 69/udp",
