@@ -25,7 +25,7 @@ from control.nodes import Nodes, engine_slice, progress
 from netboot.boot import command_queue
 
 if TYPE_CHECKING:
-    from loader_dunders import __opts__
+    from loader_dunders import __opts__, __salt__
 
     from bottleneck.profile import Profile
 
@@ -172,8 +172,8 @@ def undeploy() -> dict[str, Any]:
     answers = Nodes(__opts__).ask("worker.stop", timeout=90)
     stopped = {node: sorted(answer) for node, answer in answers.items() if isinstance(answer, dict)}
     silent = sorted(set(answers) - set(stopped))
-    records.forget(__opts__, records.DEPLOYMENT)
-    records.forget(__opts__, records.STARTING)
+    for name in (records.DEPLOYMENT, records.STARTING, records.RECOVERY):
+        records.forget(__opts__, name)
     if silent:
         raise CommandExecutionError(f"{', '.join(silent)} did not answer: its workers may still run")
     return {"stopped": stopped}
@@ -193,6 +193,7 @@ def status() -> dict[str, Any]:
     return {
         "profile": {"name": nodes.profile.name, "version": nodes.profile.version},
         "deployment": deployment_record(),
+        "recovery": __salt__["recover.status"](),
         "nodes": {
             name: {"hostname": nodes.minion(name), "up": workers is not None, "workers": workers or {}}
             for name, workers in nodes.ask_workers(timeout=10).items()

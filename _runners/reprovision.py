@@ -9,12 +9,14 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from control import node_starts, records, reprovision_attempts, reprovisioning
+from control import audit, node_starts, records, reprovision_attempts, reprovisioning
 from control.nodes import Nodes
 from netboot.reprovision import sequence
 
 if TYPE_CHECKING:
     from loader_dunders import __opts__, __salt__
+
+BUSY = "nodes are being reprovisioned already (salt-run reprovision.status)"
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +41,7 @@ def run(nodes: str | list[str] | None = None, force: bool = False, test: bool = 
     """
     found = Nodes(__opts__)
     names = [nodes] if isinstance(nodes, str) else list(nodes or found.names)
-    with reprovisioning.alone(records.path_of(__opts__, "reprovision.lock")):
+    with records.lock(__opts__, records.REPROVISION_LOCK, BUSY):
         deployed = __salt__["cluster.deployment_record"]() or reprovisioning.unfinished(__opts__)
         state, target = reprovisioning.prepare(found, __salt__, names, deployed or None)
         if test:
@@ -96,6 +98,8 @@ def changed() -> dict[str, Any]:
     reprovision_attempts.forget(__opts__, set(Nodes(__opts__).names) - set(reasons))
     if not reasons:
         return {"due": {}}
+    if records.path_of(__opts__, records.PAUSED).exists():
+        return {"due": reasons, "started": False, "reason": "the cluster is paused (cluster resume)"}
     if not __opts__.get("cluster_reprovision_on_change", False):
         log.warning("nodes are due to be reprovisioned (cluster reprovision --due): %s", "; ".join(sorted(reasons)))
         return {"due": reasons, "started": False, "reason": "cluster_reprovision_on_change is off"}
@@ -106,7 +110,10 @@ def changed() -> dict[str, Any]:
         return {"due": reasons, "started": False, "reason": "every node that is due has been tried"}
     # Before: an attempt that ends this process is one, too.
     reprovision_attempts.note(__opts__, ready, now)
-    return {"due": reasons, "started": True, **run(ready)}
+    done = run(ready)
+    why = "; ".join(f"{name}: {', '.join(reasons[name])}" for name in ready)
+    audit.note(__opts__, "reprovision", why, str(done.get("summary", "")), nodes=ready)
+    return {"due": reasons, "started": True, **done}
 
 
 def clear(node: str) -> dict[str, Any]:

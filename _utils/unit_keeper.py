@@ -80,7 +80,8 @@ def keep(specification_path: str) -> None:
     if exit_code is None:
         exit_code = _end_tree(child.pid)
     wait(lambda: _kill_rest(child.pid), lambda left: left == 0, LAST_SECONDS)
-    node_files.write_json(record_path, {**record, "exit_code": exit_code})
+    # An end that was asked for is no failure, from the moment on record.
+    node_files.write_json(record_path, {**record, "exit_code": exit_code, "stopped": bool(asked)})
 
 
 def wait(look: Callable[[], Seen], good: Callable[[Seen], bool], seconds: float) -> Seen:

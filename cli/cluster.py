@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from cli.completion import node_names
@@ -184,8 +185,22 @@ def status(profile: ProfileOption = DEFAULT_PROFILE, lab: LabOption = DEFAULT_LA
                 if state.get("reason"):
                     table.add_row("", "", "", f"[red]{_one_line(state['reason'])}[/]", "", "", "")
         out.print(table)
+        for line in _of_recovery(seen["recovery"]):
+            out.print(line, soft_wrap=True)
 
     emit(seen, as_json, human)
+
+
+def _of_recovery(recovery: dict[str, Any]) -> list[str]:
+    """Return what the cluster did by itself that a person should know of."""
+    lines = []
+    if recovery["restarts"]:
+        lines.append(f"[yellow]restarted {len(recovery['restarts'])} times in the last hour[/] (cluster audit)")
+    if given_up := recovery["given_up"]:
+        lines.append(f"[red]given up: {escape(given_up['reason'])}[/]; next: {escape(given_up['next'])}")
+    if recovery["paused"]:
+        lines.append("[yellow]paused: the cluster does nothing by itself[/] (cluster resume)")
+    return lines
 
 
 def logs(

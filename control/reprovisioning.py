@@ -1,11 +1,8 @@
 """Carry out the steps of `netboot.reprovision.sequence`: through Salt, the boot service's runner and the image's."""
 
-import contextlib
-import fcntl
 import ipaddress
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from salt.exceptions import CommandExecutionError, SaltException
@@ -280,20 +277,6 @@ def unfinished(opts: Options) -> dict[str, Any] | None:
     """Return the deployment that a run which was cut off had taken down, or None."""
     document = records.read(opts, records.REPROVISION)
     return document["deployment"] if document.get("undeployed") and document.get("stage") != "ended" else None
-
-
-@contextlib.contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """Take the lock of reprovisioning; raise when another run has it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise CommandExecutionError(
-                "nodes are being reprovisioned already (salt-run reprovision.status)"
-            ) from error
-        yield
 
 
 def _deployed(state: sequence.State) -> dict[str, Any]:

@@ -35,6 +35,8 @@ _PARTS = {part.key: part for part in PARTS}
 # Names that become labels of metrics, where the machine and not the profile gives them.
 _CORE = re.compile(r"[0-9]{1,5}")
 _WORKER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+# What of a worker can end: the program that was started, its keeper, a process that it started.
+EXITS = ("program", "keeper", "part")
 _RESOURCES = frozenset({"cpu", "memory", "io", "irq"})
 
 
@@ -157,6 +159,17 @@ def _content(batch: Mapping[str, Any]) -> str | None:
             return "an engine reading without a time in the batch"
     if not isinstance(sampler, dict) or not _are_scalars(sampler.values()):
         return "a sampler part that is no mapping of numbers"
+    return _exits(batch.get("exits", []))
+
+
+def _exits(exits: object) -> str | None:
+    """Return why what a batch says of ended processes is not in its form, or None."""
+    if not isinstance(exits, list) or len(exits) > MOST_ITEMS:
+        return f"exits that are no list of at most {MOST_ITEMS}"
+    for exit_ in exits:
+        worker, pid, kind = (exit_.get(key) for key in ("worker", "pid", "kind")) if isinstance(exit_, dict) else "   "
+        if not isinstance(worker, str) or not _WORKER.fullmatch(worker) or type(pid) is not int or kind not in EXITS:
+            return "an exit without worker, pid and kind"
     return None
 
 

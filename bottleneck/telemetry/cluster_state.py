@@ -13,6 +13,8 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from bottleneck.json_numbers import number
+from bottleneck.telemetry.engine_work import engine_work
+from bottleneck.telemetry.prometheus_text import MetricsText
 
 if TYPE_CHECKING:
     from bottleneck.profile import Profile
@@ -20,6 +22,14 @@ if TYPE_CHECKING:
 WINDOW_TAG, LOST_TAG, BACK_TAG = "cluster/telemetry/window", "cluster/node/lost", "cluster/node/back"
 CLOCK_TAG = "cluster/node/clock"
 STILL_LOST_TAG = "cluster/node/still_lost"
+# Asks to look at a node's workers; who looks believes what the node's modules answer, and not the batch.
+EXITED_TAG = "cluster/worker/exited"
+# An engine has requests and makes nothing: asks to look, too.
+STALLED_TAG = "cluster/engine/stalled"
+# What a node may ask for: one look in so many seconds.
+LOOK_SECONDS = 2.0
+# Readings come every few seconds; the look itself then waits for longer than any step takes.
+STALLED_SECONDS = 9.0
 # A window waits this long, and as long as a node sends nothing anyway, for the last batches of a slow node.
 WINDOW_PATIENCE_SECONDS = 3.0
 # Ticks come every second; with none for so long, this process stood still itself.
@@ -102,6 +112,12 @@ class NodeState:
         0 while they are believed.
     former : tuple of str
         Lives of its sampler that are over and of which batches still came, from its journal.
+    exits : int
+        Ends of workers' processes that it reported.
+    exited : float
+        When the last of these led to an announcement.
+    work, worked : float
+        What its engine had done by the last reading (`engine_work`), and since when that is all, by the node's clock.
     """
 
     boot: str = ""
@@ -124,6 +140,10 @@ class NodeState:
     lost_times: int = 0
     clock_ahead: float = 0.0
     former: tuple[str, ...] = ()
+    exits: int = 0
+    exited: float = 0.0
+    work: float = -1.0
+    worked: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -324,6 +344,13 @@ def _arrived(event: Arrived, state: State) -> State:
     )
     if abs(event.clock_ahead - before.clock_ahead) > 1.0:
         announcements.append((CLOCK_TAG, {"node": name, "ahead_seconds": round(event.clock_ahead, 3)}))
+    ended = batch.get("exits") if event.new and not _of_former_life(batch) else None
+    if ended:
+        node = replace(node, exits=node.exits + len(ended))
+        if abs(event.now - node.exited) >= LOOK_SECONDS:
+            node = replace(node, exited=event.now)
+            workers = sorted({each["worker"] for each in ended})
+            announcements.append((EXITED_TAG, {"node": name, "workers": workers, "at": number(batch["t1"])}))
     if _of_former_life(batch):
         if boot not in node.former:
             node = replace(node, former=(*node.former, boot)[-PAST_BOOTS:])
@@ -338,6 +365,9 @@ def _arrived(event: Arrived, state: State) -> State:
         # By number, not by time: a node's clock may be set back while it runs.
         if sequence > node.sequence:
             node = replace(_newest(node, batch, event.now), sequence=sequence)
+            node, stalled = _engine(node, batch)
+            if stalled:
+                announcements.append((STALLED_TAG, {"node": name, "seconds": round(stalled, 3)}))
     state = replace(_with(state, name, node), announcements=tuple(announcements))
     if state.window_start is None:
         width = state.settings.window_seconds
@@ -351,6 +381,22 @@ def _of_former_life(batch: Mapping[str, Any]) -> bool:
     """Whether a sampler sent what a life of it before this one had left: no news of how the node is."""
     sampler = batch.get("sampler")
     return isinstance(sampler, Mapping) and sampler.get("former") == 1
+
+
+def _engine(node: NodeState, batch: Mapping[str, Any]) -> tuple[NodeState, float]:
+    """Follow what a head's engine does; return for how long it has made nothing of its requests, when that is news."""
+    reading = batch.get("engine")
+    if not isinstance(reading, Mapping):
+        return node, 0.0
+    requests, work = engine_work(MetricsText.from_flat(reading["metrics"]))
+    moment = number(reading.get("t", batch["t1"]))
+    if not requests or work != node.work or moment < node.worked:
+        return replace(node, work=work, worked=moment), 0.0
+    still = moment - node.worked
+    if still < STALLED_SECONDS:
+        return node, 0.0
+    # What is announced is announced again after as long.
+    return replace(node, worked=moment), still
 
 
 def _newest(node: NodeState, batch: Mapping[str, Any], now: float) -> NodeState:

@@ -119,6 +119,7 @@ METRICS = (
     ),
     Metric("cluster_worker_resident_memory_bytes", "gauge", "Resident memory of a worker's processes.", _WORKER),
     Metric("cluster_worker_processes", "gauge", "Processes of a worker.", _WORKER),
+    Metric("cluster_worker_exits_total", "counter", "Processes of workers that were seen to end.", _NODE),
     Metric("cluster_accelerator_busy_ratio", "gauge", "Share of time in which the card computed, 0 to 1.", _CARD),
     Metric(
         "cluster_accelerator_memory_busy_ratio",
@@ -265,6 +266,7 @@ def _node(name: str, node: NodeState, capacities: Mapping[str, float]) -> Iterat
     yield "cluster_node_clock_ahead_seconds", (name,), node.clock_ahead
     yield "cluster_sampler_batches_stored_total", (name,), float(node.stored)
     yield "cluster_sampler_batches_repeated_total", (name,), float(node.repeated)
+    yield "cluster_worker_exits_total", (name,), float(node.exits)
     for metric, key in (
         ("cluster_sampler_cpu_seconds_total", "cpu_s"),
         ("cluster_sampler_batches_dropped_total", "dropped"),

@@ -310,8 +310,20 @@ def test_every_reaction_has_its_file_and_is_short() -> None:
     ("tag", "data", "function", "arguments"),
     [
         ("cluster/telemetry/window", window(0), "telemetry.aggregate", [{"window": window(0)}]),
-        ("cluster/node/lost", {"node": "node0", "since": 1.0}, "telemetry.revive", [{"node": "node0"}]),
-        ("cluster/node/still_lost", {"node": "node0", "times": 2}, "telemetry.revive", [{"node": "node0"}]),
+        ("cluster/node/still_lost", {"node": "node0", "times": 2}, "recover.node_lost", [{"node": "node0"}]),
+        ("cluster/node/lost", {"node": "node0", "since": 1.0}, "recover.node_lost", [{"node": "node0"}]),
+        (
+            "cluster/worker/exited",
+            {"node": "node0", "workers": ["tp2-0"], "at": 1.0},
+            "recover.worker_exited",
+            [{"node": "node0"}, {"workers": ["tp2-0"]}],
+        ),
+        (
+            "cluster/engine/stalled",
+            {"node": "node0", "seconds": 9.5},
+            "recover.engine_stalled",
+            [{"node": "node0"}, {"seconds": 9.5}],
+        ),
         (
             "salt/minion/*/start",
             {"id": 'node0"\n  x: {{ 7 }}', "data": "up"},

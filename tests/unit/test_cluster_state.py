@@ -267,3 +267,43 @@ def test_refused_batches_are_counted() -> None:
 
 def test_errors_that_were_caught_are_counted() -> None:
     assert fold(Failed(START), Failed(START), Failed(START)).failures == 3
+
+
+EXIT = {"worker": "tp2-0", "pid": 7, "kind": "program"}
+
+
+def test_the_end_of_a_worker_asks_for_one_look_however_many_processes_end() -> None:
+    state = fold(arrived("node0", 1))
+    events = [arrived("node0", number, exits=[EXIT, EXIT], now=1010.0 + number / 10) for number in (2, 3, 4)]
+    assert announced(*events, state=state) == [
+        (cluster_state.EXITED_TAG, {"node": "node0", "workers": ["tp2-0"], "at": pytest.approx(1002.9)})
+    ]
+    assert fold(*events, state=state).nodes["node0"].exits == 6
+    again = arrived("node0", 5, exits=[EXIT], now=1020.0)
+    assert [tag for tag, _ in announced(*events, again, state=state)] == [cluster_state.EXITED_TAG] * 2
+
+
+def test_an_end_that_was_stored_before_is_no_news() -> None:
+    state = fold(arrived("node0", 1))
+    repeated = replace(arrived("node0", 2, exits=[EXIT]), new=False)
+    assert announced(repeated, state=state) == []
+
+
+def reading(moment: float, running: int, tokens: int) -> dict[str, Any]:
+    metrics = {
+        'vllm:num_requests_running{engine="0"}': running,
+        'vllm:generation_tokens_total{engine="0"}': tokens,
+    }
+    return {"t": moment, "metrics": metrics}
+
+
+@pytest.mark.parametrize(
+    ("running", "grows", "asks"), [(2, 0, True), (0, 0, False), (2, 1, False)], ids=["stalled", "idle", "works"]
+)
+def test_an_engine_with_requests_that_makes_nothing_asks_for_a_look(running: int, grows: int, asks: bool) -> None:
+    events = [
+        arrived("node0", number, engine=reading(START + number, running, 100 + grows * number))
+        for number in range(1, 14)
+    ]
+    tags = [tag for tag, _ in announced(*events, state=fold()) if tag == cluster_state.STALLED_TAG]
+    assert tags == [cluster_state.STALLED_TAG] * asks

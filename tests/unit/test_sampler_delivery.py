@@ -50,9 +50,21 @@ class Taking:
         self.sent: list[int] = []
         self.pacer = sampler.Pacer(10.0, 1.0, 5.0)
         self.engine: dict[str, Any] | None = None
+        self.exits: list[dict[str, Any]] = []
         self.sampler = sampler.Sampler(
-            "node0", taken, self.pacer, self.deliver, lambda: self.engine, lambda: self.now, lambda: 0.25
+            "node0",
+            taken,
+            self.pacer,
+            self.deliver,
+            lambda: self.engine,
+            self.take_exits,
+            lambda: self.now,
+            lambda: 0.25,
         )
+
+    def take_exits(self, _now: float) -> list[dict[str, Any]]:
+        found, self.exits = self.exits, []
+        return found
 
     def deliver(self, batch: dict[str, Any], send: bool) -> None:
         self.batches.append(batch)
@@ -93,6 +105,23 @@ def test_a_batch_ends_at_its_border_even_when_ticks_are_missed() -> None:
     assert len(taking.batches) == 3
     taking.sampler.flush()
     assert len(taking.batches) == 3
+
+
+def test_the_end_of_a_process_is_sent_at_once_and_what_ends_with_it_goes_along() -> None:
+    taking = Taking()
+    taking.now = 1000.0
+    taking.run(3)
+    taking.exits = [{"worker": "tp2-0", "pid": 7, "kind": "part"}]
+    taking.run(1)
+    assert taking.sent == [1]
+    assert taking.batches[0]["exits"] == [{"worker": "tp2-0", "pid": 7, "kind": "part"}]
+    # Others of the same worker end in the same second: they wait for the batch's own end.
+    taking.exits = [{"worker": "tp2-0", "pid": 8, "kind": "program"}]
+    taking.run(6)
+    assert [each["pid"] for each in taking.batches[1]["exits"]] == [8]
+    taking.run(10)
+    assert all("exits" not in batch for batch in taking.batches[2:])
+    assert sum(len(batch["samples"]) for batch in taking.batches) == 19
 
 
 def test_batches_are_sent_together_at_multiples_of_the_interval_on_every_node() -> None:

@@ -19,6 +19,7 @@ from engine_metrics import EngineReader
 from journal import Journal, Writer, place
 from machine import Machine, Reading
 from spool import Batch, Spool
+from worker_exits import WorkerExits
 
 NICENESS = 5
 # Share of a period that a wait may end early (the clock is slewed while it sleeps) and still be on time.
@@ -27,6 +28,8 @@ TOLERANCE = 0.01
 RESEND_AFTER_INTERVALS = 2.5
 # Exit status when a part of it has ended by itself (EX_SOFTWARE of sysexits.h).
 DIED = 70
+# The end of a worker's process is sent at once; the dozen that end with it go together.
+URGENT_SECONDS = 1.0
 
 
 class Pacer:
@@ -83,6 +86,7 @@ class Sampler:
         pacer: Pacer,
         deliver: Callable[[Batch, bool], None],
         engine: Callable[[], dict[str, Any] | None],
+        exits: Callable[[float], list[dict[str, Any]]],
         clock: Callable[[], float] = time.time,
         cpu: Callable[[], float] = time.process_time,
     ) -> None:
@@ -91,6 +95,9 @@ class Sampler:
         self._pacer = pacer
         self._deliver = deliver
         self._engine = engine
+        self._exits = exits
+        self._ended: list[dict[str, Any]] = []
+        self._urgent = -URGENT_SECONDS
         self._clock = clock
         self._cpu = cpu
         self._batch = -1
@@ -98,13 +105,17 @@ class Sampler:
         self._readings: list[Reading] = []
 
     def take(self) -> None:
-        """Read the machine once; hand the batch over when it is full."""
-        now = self._clock()
+        """Read the machine once; hand the batch over when it is full, or at once when a worker's process has ended."""
+        now, moment = self._clock(), time.monotonic()
         if self._readings and (self._pacer.batch != self._batch or now < self._taken):
             self.flush()  # ticks were missed across the border, or the clock was set back
         self._batch, self._taken = self._pacer.batch, now
         self._readings.append(self._machine.read(now, not self._readings))
-        if self._pacer.last_of_batch:
+        self._ended += self._exits(moment)
+        if self._ended and moment - self._urgent >= URGENT_SECONDS:
+            self._urgent = moment
+            self.flush()
+        elif self._pacer.last_of_batch:
             self.flush()
 
     def flush(self) -> None:
@@ -112,18 +123,19 @@ class Sampler:
         if not self._readings:
             return
         readings, self._readings = self._readings, []
+        ended, self._ended = self._ended, []
         samples = self._machine.parse(readings)
-        self._deliver(
-            {
-                "node": self._node,
-                "t0": samples[0]["t"],
-                "t1": samples[-1]["t"],
-                "samples": samples,
-                "engine": self._engine(),
-                "sampler": {"cpu_s": self._cpu(), "late": self._pacer.late},
-            },
-            self._pacer.sends_after(self._batch),
-        )
+        batch = {
+            "node": self._node,
+            "t0": samples[0]["t"],
+            "t1": samples[-1]["t"],
+            "samples": samples,
+            "engine": self._engine(),
+            "sampler": {"cpu_s": self._cpu(), "late": self._pacer.late},
+        }
+        if ended:
+            batch["exits"] = ended
+        self._deliver(batch, bool(ended) or self._pacer.sends_after(self._batch))
 
 
 def boot_identity(now: float) -> str:
@@ -168,7 +180,9 @@ def main(arguments: Sequence[str]) -> None:
     )
     engine = EngineReader(config["worker_file"], config["engine_interval_seconds"])
     pacer = Pacer(config["rate_hertz"], config["batch_interval_seconds"], sending)
-    sampler = Sampler(config["node"], machine, pacer, sender.add, engine.take)
+    sampler = Sampler(
+        config["node"], machine, pacer, sender.add, engine.take, WorkerExits(config["supervise_directory"]).look
+    )
     asked_to_end: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda seen, _: asked_to_end.append(seen))

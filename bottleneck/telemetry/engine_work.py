@@ -1,0 +1,15 @@
+"""Tell an engine that works from one that stands still, by one reading of its metrics and the next."""
+
+from __future__ import annotations
+
+from bottleneck.telemetry.prometheus_text import MetricsText
+
+REQUESTS = ("vllm:num_requests_running", "vllm:num_requests_waiting")
+# A step with a part of a long prompt makes no token, and counts as a step.
+WORK = ("vllm:prompt_tokens_total", "vllm:generation_tokens_total", "vllm:iteration_tokens_total_count")
+
+
+def engine_work(metrics: MetricsText) -> tuple[float, float]:
+    """Return the requests that the engine has now, and all tokens and steps that it has made: a sum that only grows."""
+    requests = sum(metrics.value(name) or 0.0 for name in REQUESTS)
+    return requests, sum(metrics.value(name) or 0.0 for name in WORK)

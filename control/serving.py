@@ -1,0 +1,98 @@
+"""Tell whether a deployment serves: its workers' stages, and whether its heads' engines make steps.
+
+An engine that lost a rank answers ``/health`` for minutes; one that is busy answers a request late. So an engine with
+requests is judged by whether its counters of tokens grow, and one without by whether it answers one token.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from salt.exceptions import CommandExecutionError
+
+from bottleneck.telemetry.engine_work import engine_work
+from bottleneck.telemetry.prometheus_text import MetricsText
+from control import engine
+from control.nodes import Nodes
+
+# Two looks at the counters of a busy engine; a step with a long prompt, over a slow link, takes as long as the second.
+LOOK_SECONDS = 1.0
+LONGEST_STEP_SECONDS = 30.0
+CANARY_SECONDS = 15.0
+METRICS_SECONDS = 5.0
+# A process of the worker has ended, and the others may be about to.
+SETTLE_SECONDS = 10.0
+POLL_SECONDS = 0.5
+ASK_SECONDS = 10.0
+ENDED = ("failed", "stopped")
+
+Spec = Mapping[str, Any]
+Ask = Callable[[str, Mapping[str, Any] | None, float], str]
+
+
+def trouble(
+    nodes: Nodes,
+    specs: Sequence[Spec],
+    model: str,
+    settle: bool,
+    ask: Ask = engine.ask,
+    wait: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> str | None:
+    """
+    Return why a deployment does not serve, in one sentence, or None when it does.
+
+    specs
+        the deployment's workers
+    settle
+        whether a process was seen to end: then its worker is given time to end or to show that it goes on
+    """
+    deadline = clock() + (SETTLE_SECONDS if settle else 0.0)
+    while True:
+        found = _of_workers(nodes, specs)
+        if found or clock() >= deadline:
+            break
+        wait(POLL_SECONDS)
+    if found:
+        return found
+    for head in (spec for spec in specs if spec["head"]):
+        found = _of_engine(head, model, ask, wait, clock)
+        if found:
+            return f"{head['name']} on {head['node']}: {found}"
+    return None
+
+
+def _of_workers(nodes: Nodes, specs: Sequence[Spec]) -> str | None:
+    answers = nodes.ask_workers([spec["node"] for spec in specs], timeout=ASK_SECONDS)
+    silent = sorted(node for node, workers in answers.items() if workers is None)
+    ended = []
+    for spec in specs:
+        worker = (answers[spec["node"]] or {}).get(spec["name"])
+        if answers[spec["node"]] is not None and (worker is None or worker.get("stage") in ENDED):
+            reason = (worker or {}).get("reason") or "it does not run"
+            # A rank that reports the end of another is not the cause.
+            ended.append(("other rank" in reason, f"{spec['name']} on {spec['node']} has ended: {reason}"))
+    if ended:
+        return min(ended)[1]
+    return f"{', '.join(silent)} did not answer in {ASK_SECONDS:.0f} s" if silent else None
+
+
+def _of_engine(
+    head: Spec, model: str, ask: Ask, wait: Callable[[float], None], clock: Callable[[], float]
+) -> str | None:
+    url = f"http://{head['api_address']}:{head['api_port']}"
+    deadline = clock() + LONGEST_STEP_SECONDS
+    try:
+        requests, before = engine_work(MetricsText.parse(ask(f"{url}/metrics", None, METRICS_SECONDS)))
+        while requests:
+            wait(LOOK_SECONDS)
+            requests, made = engine_work(MetricsText.parse(ask(f"{url}/metrics", None, METRICS_SECONDS)))
+            if made != before:
+                return None
+            if clock() >= deadline:
+                return f"{requests:.0f} requests, and no token in {LONGEST_STEP_SECONDS:.0f} s"
+        request = {"model": model, "prompt": "canary", "max_tokens": 1, "temperature": 0}
+        ask(f"{url}/v1/completions", request, CANARY_SECONDS)
+    except CommandExecutionError as error:
+        return str(error)
+    return None

@@ -1,0 +1,111 @@
+"""Notice the end of a worker's processes at once, by their pidfds.
+
+Watched are the worker's own program, its keeper, and what the worker started and kept: an engine's ranks. What lived
+for less than the time between two searches of the process table, as a compiler does while an engine starts, is none of
+those. A pidfd becomes readable when its process ends, whoever its parent is.
+"""
+
+import contextlib
+import json
+import os
+import select
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import node_processes
+from workers import UNIT_PREFIX
+
+# How often the records of units are looked at for new ones; an end is seen at the next look, whatever this is.
+SEARCH_SECONDS = 1.0
+# A start lays a record down and its processes come and go; what is there at two of these looks stays.
+TREE_SECONDS = 10.0
+
+
+class WorkerExits:
+    """The running workers' processes; `look` costs one system call while none ends.
+
+    Parameters
+    ----------
+    directory
+        Where the records of units are (``_modules/supervise.py``).
+    """
+
+    def __init__(self, directory: str) -> None:
+        self._directory = directory
+        self._poll = select.poll()
+        # pidfd -> worker, process id, what it is.
+        self._watched: dict[int, tuple[str, int, str]] = {}
+        self._seen: set[tuple[int, int]] = set()
+        self._keepers: dict[str, int] = {}
+        self._searched = self._looked_at_trees = -TREE_SECONDS
+
+    def look(self, now: float) -> list[dict[str, Any]]:
+        """Return the ends since the last look; ``now`` is a monotonic time in seconds."""
+        if not 0.0 <= now - self._searched < SEARCH_SECONDS:
+            self._searched = now
+            self._search()
+        if self._keepers and not 0.0 <= now - self._looked_at_trees < TREE_SECONDS:
+            self._looked_at_trees = now
+            self._look_at_trees(node_processes.table())
+        ended = []
+        for descriptor, _ in self._poll.poll(0) if self._watched else ():
+            worker, pid, kind = self._forget(descriptor)
+            ended.append({"worker": worker, "pid": pid, "kind": kind})
+        return ended
+
+    def _search(self) -> None:
+        """Watch the program and the keeper of each unit that is new."""
+        watched = {pid for _, pid, _ in self._watched.values()}
+        keepers = {}
+        for worker, record in _running(self._directory):
+            keepers[worker] = record["keeper"]
+            for key, kind in (("pid", "program"), ("keeper", "keeper")):
+                if record[key] not in watched:
+                    self._watch(worker, record[key], kind)
+        self._keepers = keepers
+
+    def _look_at_trees(self, table: Mapping[int, node_processes.Stat]) -> None:
+        watched = {pid for _, pid, _ in self._watched.values()}
+        seen = set()
+        for worker, keeper in self._keepers.items():
+            for pid in node_processes.descendants(table, keeper):
+                process = (pid, table[pid].start_ticks)
+                seen.add(process)
+                if process in self._seen and pid not in watched:
+                    self._watch(worker, pid, "part")
+        self._seen = seen
+
+    def _watch(self, worker: str, pid: int, kind: str) -> None:
+        # It may have ended since it was seen; then its end was no news when the watch began.
+        with contextlib.suppress(ProcessLookupError):
+            descriptor = os.pidfd_open(pid)
+            self._watched[descriptor] = (worker, pid, kind)
+            self._poll.register(descriptor, select.POLLIN)
+
+    def _forget(self, descriptor: int) -> tuple[str, int, str]:
+        self._poll.unregister(descriptor)
+        os.close(descriptor)
+        return self._watched.pop(descriptor)
+
+
+def _running(directory: str) -> Iterable[tuple[str, dict[str, Any]]]:
+    """Yield each worker whose unit has a program and, by its record, runs."""
+    with contextlib.suppress(FileNotFoundError):
+        for name in os.listdir(directory):
+            if not (name.startswith(UNIT_PREFIX) and name.endswith(".json")):
+                continue
+            try:
+                with open(os.path.join(directory, name), encoding="utf-8") as file:
+                    record = json.load(file)
+            except (OSError, ValueError) as error:
+                print(f"sampler: {name} is left out: {error!r}", file=sys.stderr)
+                continue
+            # The record outlives a keeper that was killed; its number may belong to another process by now.
+            if (
+                isinstance(record, dict)
+                and record.get("exit_code", 0) is None
+                and record.get("pid")
+                and node_processes.is_alive(record.get("keeper", 0), record.get("keeper_start", 0))
+            ):
+                yield name.removeprefix(UNIT_PREFIX).removesuffix(".json"), record

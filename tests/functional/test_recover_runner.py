@@ -1,0 +1,213 @@
+"""Recovery of a deployment, with stand-ins for nodes and engine, and real records."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from salt.exceptions import CommandExecutionError
+
+from control import audit, records, recovery, serving
+
+SPECS = [
+    {"node": "node0", "name": "tp2-0", "head": True, "api_address": "10.0.0.1", "api_port": 8000},
+    {"node": "node1", "name": "tp2-0", "head": False, "api_address": None, "api_port": None},
+]
+RECORD = {"deployment": "tp2", "overrides": {"max_num_seqs": 4}, "workers": SPECS, "started": 1000.0}
+
+
+class World:
+    """Two nodes, a clock that only waiting moves, and a deployment that is sick until it was started often enough."""
+
+    def __init__(self, directory: Path) -> None:
+        self.opts = {"cluster_directory": str(directory)}
+        self.now = 5000.0
+        self.sick = 1
+        self.fails: list[str] = []
+        self.done: list[str] = []
+        self.silent: set[str] = set()
+        self.profile = SimpleNamespace(model=SimpleNamespace(name="tiny"))
+        records.write(self.opts, records.DEPLOYMENT, RECORD)
+
+    def ask(self, function: str, names: list[str], timeout: float) -> None:
+        self.done.append(f"{function.partition('.')[2]} {' '.join(names)}")
+
+    def answering(self, names: set[str], timeout: float) -> set[str]:
+        return set(names) - self.silent
+
+    def look(self, _nodes: Any, _specs: Any, _model: str, _settle: bool) -> str | None:
+        return "tp2-0 on node1 has ended: it was killed" if self.sick else None
+
+    def deploy(self, name: str, overrides: dict[str, Any]) -> dict[str, Any]:
+        assert overrides == RECORD["overrides"]
+        self.done.append(f"deploy {name} at {self.now:.0f}")
+        if self.fails:
+            raise CommandExecutionError(self.fails.pop())
+        self.sick = 0
+        return {"ready": self.now + 40, "first_token": self.now + 41}
+
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+
+    def run(self) -> dict[str, Any]:
+        functions = {"cluster.deploy": self.deploy}
+        nodes: Any = self
+        return recovery.Recovery(self.opts, nodes, functions, self.wait, lambda: self.now, self.look).run("x", True)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def test_all_ranks_end_and_start_again_and_it_is_on_record(world: World) -> None:
+    assert world.run() == {"serves": True, "restarted": True, "reason": "tp2-0 on node1 has ended: it was killed"}
+    assert world.done == ["stop node0 node1", "deploy tp2 at 5000"]
+    (entry,) = audit.entries(world.opts, 5)
+    assert (entry["action"], entry["result"]) == ("restart", "serves again")
+    assert "it was killed" in entry["cause"]
+    assert (entry["started_seconds"], entry["first_token_seconds"]) == (40.0, 1.0)
+
+
+def test_what_serves_is_left_alone(world: World) -> None:
+    world.sick = 0
+    assert world.run()["serves"] is True
+    assert world.done == [] and audit.entries(world.opts, 5) == []
+
+
+def test_restarts_wait_longer_each_time_and_end_after_three(world: World) -> None:
+    world.fails = ["no memory"] * 10
+    found = world.run()
+    assert found["serves"] is False and "3 restarts in the last hour did not help" in found["reason"]
+    assert [step for step in world.done if step.startswith("deploy")] == [
+        "deploy tp2 at 5000",
+        "deploy tp2 at 5010",
+        "deploy tp2 at 5070",
+    ]
+    # Nothing serves, and nothing is left half alive: the last thing done was to stop it.
+    assert world.done[-1] == "stop node0 node1"
+    assert records.read(world.opts, records.DEPLOYMENT) == {}
+    given_up = records.read(world.opts, records.RECOVERY)["given_up"]
+    assert "no memory" in given_up["reason"] and "cluster deploy tp2" in given_up["next"]
+    assert [entry["action"] for entry in audit.entries(world.opts, 9)] == ["restart"] * 3 + ["give up"]
+
+
+def test_restarts_of_an_hour_ago_are_forgotten(world: World) -> None:
+    for _ in range(5):
+        world.sick = 1
+        assert world.run()["serves"] is True
+        world.now += 1300.0
+    assert len(records.read(world.opts, records.RECOVERY)["restarts"]) <= recovery.MOST_RESTARTS
+
+
+def test_a_person_who_undeploys_meanwhile_is_not_overruled(world: World) -> None:
+    world.fails = ["no memory"]
+    deploy = world.deploy
+
+    def and_undeploy(name: str, overrides: dict[str, Any]) -> dict[str, Any]:
+        records.forget(world.opts, records.DEPLOYMENT)
+        return deploy(name, overrides)
+
+    world.deploy = and_undeploy  # type: ignore[method-assign]
+    assert world.run()["serves"] is None
+    assert len([step for step in world.done if step.startswith("deploy")]) == 1
+
+
+def test_nothing_is_done_while_paused_or_while_others_work_on_it(world: World) -> None:
+    records.write(world.opts, records.PAUSED, {"since": 1.0, "reason": "cables"})
+    assert "paused" in world.run()["reason"]
+    records.forget(world.opts, records.PAUSED)
+    records.write(world.opts, records.STARTING, {"deployment": "pp2", "began": world.now - 5})
+    assert "pp2 is being deployed" in world.run()["reason"]
+    records.forget(world.opts, records.STARTING)
+    with records.lock(world.opts, records.REPROVISION_LOCK, "busy"):
+        assert "reprovisioned" in world.run()["reason"]
+    assert world.done == []
+
+
+def test_a_node_that_does_not_come_back_is_waited_for_and_named(world: World) -> None:
+    world.silent = {"node1"}
+    found = world.run()
+    assert found["serves"] is False and "node1 did not answer in 300 s" in found["reason"]
+    # Its peers were stopped at once: their requests would have waited for minutes.
+    assert world.done[0] == "stop node0 node1"
+    assert not any(step.startswith("deploy") for step in world.done)
+
+
+class Engine:
+    """Answers of a head: each of `counters` is what one reading of its metrics shows; then the last again."""
+
+    def __init__(self, *counters: tuple[int, int], canary: str | None = None) -> None:
+        self.counters = list(counters)
+        self.canary = canary
+        self.asked: list[str] = []
+
+    def ask(self, url: str, content: Any, _timeout: float) -> str:
+        self.asked.append(url.rpartition("/")[2])
+        if content is not None:
+            if self.canary:
+                raise CommandExecutionError(self.canary)
+            return "{}"
+        requests, tokens = self.counters.pop(0) if len(self.counters) > 1 else self.counters[0]
+        return f"vllm:num_requests_running {requests}\nvllm:generation_tokens_total {tokens}\n"
+
+
+def answer(stage: str = "ready", reason: str | None = None) -> dict[str, Any]:
+    return {"tp2-0": {"stage": stage, "reason": reason}}
+
+
+def trouble(answers: dict[str, Any], engine: Engine, settle: bool = False) -> str | None:
+    clock = [0.0]
+
+    def wait(seconds: float) -> None:
+        clock[0] += seconds
+
+    nodes: Any = SimpleNamespace(ask_workers=lambda _names, timeout: answers)
+    return serving.trouble(nodes, SPECS, "tiny", settle, engine.ask, wait, lambda: clock[0])
+
+
+def test_the_rank_that_ended_by_itself_is_named_and_not_its_peer() -> None:
+    lost = "the other rank could not be reached"
+    answers = {"node0": answer("failed", lost), "node1": answer("failed", "it was killed (signal 9)")}
+    assert trouble(answers, Engine((0, 0))) == "tp2-0 on node1 has ended: it was killed (signal 9)"
+
+
+def test_a_worker_that_is_not_there_and_a_silent_node_are_trouble() -> None:
+    assert trouble({"node0": answer(), "node1": {}}, Engine((0, 0))) == "tp2-0 on node1 has ended: it does not run"
+    assert trouble({"node0": answer(), "node1": None}, Engine((0, 0))) == "node1 did not answer in 10 s"
+
+
+def test_a_busy_engine_serves_as_long_as_it_makes_tokens() -> None:
+    answers = {"node0": answer(), "node1": answer()}
+    engine = Engine((8, 100), (8, 100), (8, 101), canary="it would be late")
+    assert trouble(answers, engine) is None
+    assert engine.asked == ["metrics"] * 3
+
+
+def test_an_engine_that_makes_nothing_of_its_requests_is_trouble() -> None:
+    found = trouble({"node0": answer(), "node1": answer()}, Engine((3, 100)), settle=True)
+    assert found == "tp2-0 on node0: 3 requests, and no token in 30 s"
+
+
+def test_an_idle_engine_is_asked_for_one_token() -> None:
+    answers = {"node0": answer(), "node1": answer()}
+    assert trouble(answers, Engine((0, 100))) is None
+    assert trouble(answers, Engine((0, 100), canary="timed out")) == "tp2-0 on node0: timed out"
+    # The last request ended between two looks, and the engine hangs.
+    assert trouble(answers, Engine((1, 100), (0, 100), canary="timed out")) == "tp2-0 on node0: timed out"
+
+
+def test_the_record_of_actions_is_bounded_and_survives_a_cut_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opts = {"cluster_directory": str(tmp_path)}
+    monkeypatch.setattr(audit, "LARGEST_BYTES", 2000)
+    for number in range(100):
+        audit.note(opts, "restart", f"cause {number}", "x" * 100)
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 5000
+    with (tmp_path / audit.FILE).open("a") as file:
+        file.write('{"time": 1, "act')
+    found = audit.entries(opts, 3)
+    assert [entry["cause"] for entry in found] == ["cause 97", "cause 98", "cause 99"]
