@@ -14,9 +14,9 @@ from bottleneck.profile.yaml_lines import Problem, ProfileError
 # What decides the content of an engine's environment; how a worker is started does not.
 _ENVIRONMENT_KEYS = ("engine", "python", "lock", "alias_distribution")
 # Of these only what is given: the name of an environment without them stays as it was.
-_FURTHER_KEYS = ("root_folder",)
+_FURTHER_KEYS = ("root_folder", "programs")
 # What a node needs nothing of: how a worker is started is worked out on the control node.
-_CONTROL_KEYS = ("runs_on", "host_processor", "device", "conversion_tools", "load_generator", "root_folder")
+_CONTROL_KEYS = ("runs_on", "host_processor", "device", "conversion_tools", "load_generator", *_FURTHER_KEYS)
 
 
 class FallbackIndex(Section):
@@ -82,6 +82,11 @@ class EngineSpec(Section):
     device: str | None = Field(default=None, description="The engine's own name of the accelerator, such as GPU.")
     root_folder: RootFolder | None = Field(
         default=None, description="The engine is Debian packages in a root folder of its own, not a lock file."
+    )
+    programs: Name | None = Field(
+        default=None,
+        description="Folder in salt/engine/files with this project's own programs for it; on a node it is below"
+        " /opt/cluster/programs.",
     )
     conversion_tools: Name | None = Field(
         default=None, description="The entry whose Python has what a conversion of the model needs; left out, its own."

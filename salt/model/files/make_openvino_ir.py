@@ -9,7 +9,7 @@ How far it is goes to ``OUT.progress`` as JSON (``stage``, ``share``, ``seconds`
 
 Usage::
 
-    make_openvino_ir.py --checkpoint DIR --bits 4 --group-size 128 --out DIR
+    make_openvino_ir.py --checkpoint DIR --weights int4 --group-size 128 --out DIR
 """
 
 import argparse
@@ -35,7 +35,7 @@ NEEDED = (
     "openvino_detokenizer.bin",
 )
 PACKAGES = ("optimum-intel", "nncf", "openvino", "openvino-tokenizers", "torch", "transformers")
-FORMATS = {4: "int4", 8: "int8", 16: "fp16"}
+FORMATS = ("int4", "int8", "fp16")
 # By how much of its time each stage begins, measured on the embedded profile's model.
 STAGES = {"unpacking": 0.0, "exporting": 0.1, "checking": 0.98}
 PACKED, SCALE, SHAPE = ".weight_packed", ".weight_scale", ".weight_shape"
@@ -177,10 +177,10 @@ def write_plain(folder: str, out: str, config: Mapping[str, Any], bits: int, pro
         json.dump({"metadata": {}, "weight_map": place}, file)
 
 
-def export(checkpoint: str, out: str, bits: int, group_size: int) -> None:
+def export(checkpoint: str, out: str, weights: str, group_size: int) -> None:
     """Run optimum-cli; end with its last line when it fails."""
-    options = ["--task", "text-generation-with-past", "--weight-format", FORMATS[bits]]
-    if bits == 4:
+    options = ["--task", "text-generation-with-past", "--weight-format", weights]
+    if weights == "int4":
         options += ["--group-size", str(group_size), "--sym", "--ratio", "1.0"]
     program = os.path.join(os.path.dirname(sys.executable), "optimum-cli")
     finished = subprocess.run(
@@ -225,13 +225,13 @@ def convert(options: argparse.Namespace, partial: str, progress: Progress) -> No
         source = plain
     progress.stage("exporting")
     made = os.path.join(partial, "made")
-    export(source, made, options.bits, options.group_size)
+    export(source, made, options.weights, options.group_size)
     progress.stage("checking")
     check(made)
     document = {
         "source": os.path.basename(os.path.normpath(options.checkpoint)),
-        "bits": options.bits,
-        "group_size": options.group_size if options.bits == 4 else None,
+        "weights": options.weights,
+        "group_size": options.group_size if options.weights == "int4" else None,
         "versions": versions(),
     }
     with open(os.path.join(made, "conversion.json"), "w", encoding="utf-8") as file:
@@ -241,8 +241,8 @@ def convert(options: argparse.Namespace, partial: str, progress: Progress) -> No
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--checkpoint", required=True, help="folder of the checkpoint")
-    parser.add_argument("--bits", type=int, choices=sorted(FORMATS), default=4, help="bits of a weight")
-    parser.add_argument("--group-size", type=int, default=128, help="weights that share one scale, in 4 bit")
+    parser.add_argument("--weights", choices=FORMATS, default="int4", help="form of the weights")
+    parser.add_argument("--group-size", type=int, default=128, help="weights that share one scale, in int4")
     parser.add_argument("--out", required=True, help="folder to make; may be there, empty")
     options = parser.parse_args(arguments)
     if os.path.exists(os.path.join(options.out, NEEDED[1])):

@@ -2,8 +2,6 @@
 
 import contextlib
 import logging
-import os
-import signal
 import sys
 from collections.abc import Sequence
 
@@ -12,6 +10,7 @@ import uvicorn
 from genai_server.application import application
 from genai_server.engine import Engine
 from genai_server.metrics import Metrics
+from genai_server.pipeline import last_line
 from genai_server.prompts import OpenVinoTokenizer
 from genai_server.settings import Settings, SettingsError, settings
 
@@ -32,23 +31,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def serve(chosen: Settings) -> int:
     """Serve; return the exit status."""
     broken: list[str] = []
+    servers: list[uvicorn.Server] = []
 
     def end(reason: str) -> None:
         # A server that cannot serve ends, so that who watches the process sees it.
         log.error("the engine ended: %s", reason)
         broken.append(reason)
-        os.kill(os.getpid(), signal.SIGTERM)
+        for server in servers:
+            server.should_exit = True
 
     log.info("Loading the model %s on %s", chosen.model_folder, chosen.device)
     metrics = Metrics(chosen.model_name)
-    metrics.describe(device=chosen.device, cache_format=chosen.cache_format)
-    metrics.cache_blocks.set(chosen.cache_blocks)
-    metrics.block_tokens.set(chosen.block_tokens)
+    metrics.describe(chosen)
     engine = Engine(chosen, metrics, on_broken=end, on_ready=lambda text: log.info("Ready: %s", text))
     try:
         tokenizer = OpenVinoTokenizer(chosen)
     except RuntimeError as error:
-        log.error("the tokenizer of %s cannot be loaded: %s", chosen.model_folder, error)
+        log.error("the tokenizer of %s cannot be loaded: %s", chosen.model_folder, last_line(str(error)))
         return 1
     config = uvicorn.Config(
         application(chosen, engine, tokenizer, metrics),
@@ -60,6 +59,7 @@ def serve(chosen: Settings) -> int:
         timeout_graceful_shutdown=max(1, round(chosen.drain_seconds)),
     )
     server = uvicorn.Server(config)
+    servers.append(server)
     with contextlib.suppress(KeyboardInterrupt):
         server.run()
     return 1 if broken or not server.started else 0

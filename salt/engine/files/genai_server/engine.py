@@ -193,6 +193,8 @@ class Engine:
         if reason in ("stop", "length") and request.first is not None and request.last is not None:
             self.metrics.decode.observe(request.last - request.first)
             self.metrics.whole.observe(request.last - request.arrived)
+            self.metrics.prompt_lengths.observe(request.prompt_tokens)
+            self.metrics.generated_lengths.observe(request.generated)
         self.metrics.finished(reason)
         self._gauges()
 

@@ -85,7 +85,7 @@ class OpenVinoPipeline:
         try:
             self._handles[request] = self._pipeline.add_request(request, tensor, config)
         except RuntimeError as error:
-            raise PipelineError(_last_line(str(error))) from error
+            raise PipelineError(last_line(str(error))) from error
 
     def cancel(self, request: int) -> None:
         handle = self._handles.pop(request, None)
@@ -151,6 +151,7 @@ def _row(tokens: tuple[int, ...]) -> Any:
     return numpy.array([tokens], dtype=numpy.int64)
 
 
-def _last_line(text: str) -> str:
+def last_line(text: str) -> str:
+    """Return the last line of a message of the library: the first ones say where in its source it was raised."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else "it reported nothing"

@@ -155,10 +155,9 @@ def _config(folder: str) -> dict[str, Any]:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError(text)
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}; expected a whole number above 0")
+    return int(text)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -22,7 +22,7 @@ from genai_server.messages import (
     Stop,
     Submit,
 )
-from genai_server.pipeline import OpenVinoPipeline, Pipeline, PipelineError
+from genai_server.pipeline import OpenVinoPipeline, Pipeline, PipelineError, last_line
 from genai_server.settings import Settings
 
 # Of the tried step, which no client sees.
@@ -149,5 +149,5 @@ def serve(connection: Connection, settings: Settings, make: Callable[[Settings],
         Stepper(connection, pipeline, settings.max_num_seqs).run()
     except Exception as error:
         with contextlib.suppress(OSError):
-            connection.send(Broken(f"{type(error).__name__}: {error}"))
+            connection.send(Broken(f"{type(error).__name__}: {last_line(str(error))}"))
         raise
