@@ -66,8 +66,8 @@ OWN = (
     Rule(
         "plugin_unloadable",
         Rank.CAUSE,
-        (rf"{_ENDED}Cannot load library \S*openvino_(?P<device>\w+)_plugin\.so\S*: (?P<library>[\w.+-]+\.so[\w.]*): ",),
-        "OpenVINO's plugin {device} cannot be loaded: the library {library} is not on the node",
+        (rf"{_ENDED}Cannot load library \S*openvino_(?P<device>\w+)_plugin\.so\S*: (?P<missing>[\w.+-]+\.so[\w.]*): ",),
+        "OpenVINO's plugin {device} cannot be loaded: the library {missing} is not on the node",
         ("cluster apply engine",),
     ),
 )
