@@ -208,6 +208,7 @@ def running(pipeline: FakePipeline | None = None, **changes: Any) -> Iterator[Fa
     settings = Settings(**values | {"max_model_len": 100} | changes)
     broken: list[str] = []
     metrics = Metrics(settings.model_name)
+    metrics.describe(settings)
     ready = threading.Event()
     engine = Engine(
         settings,

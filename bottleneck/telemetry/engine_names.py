@@ -64,6 +64,14 @@ _RENAMED: Final = {
     "gpu_prefix_cache_hits": "prefix_cache_hits",
     "time_per_output_token_seconds": "inter_token_latency_seconds",
 }
+
+
+def _histograms(families: dict[str, str]) -> dict[str, str]:
+    """Return the samples of histograms: their name in a dialect -> what it is called here."""
+    ends = ("_bucket", "_sum", "_count", "_created")
+    return {theirs + end: ours + end for theirs, ours in families.items() for end in ends}
+
+
 # An engine's dialect: its prefix, and what each of its names is called here. The dialect's name is what the engine's
 # interface says (`metrics.dialect`); an engine without metrics has the dialect `none`.
 DIALECTS: Final[dict[str, tuple[str, dict[str, str]]]] = {
@@ -83,11 +91,38 @@ DIALECTS: Final[dict[str, tuple[str, dict[str, str]]]] = {
             "n_decode_total": "iteration_tokens_total_count",
         },
     ),
+    # This project's server for OpenVINO GenAI (salt/engine/files/genai_server/metrics.py). The process that answers
+    # requests is not the one that steps, as in vLLM. It knows of no preemptions and not what a step computed.
+    "genai": (
+        "genai_",
+        {
+            "requests_running": "num_requests_running",
+            "requests_waiting": "num_requests_waiting",
+            "cache_usage_ratio": "kv_cache_usage_perc",
+            "cache_config_info": "cache_config_info",
+            "prompt_tokens_total": "prompt_tokens_total",
+            "generation_tokens_total": "generation_tokens_total",
+            "requests_finished_total": "request_success_total",
+            "steps_total": "iteration_tokens_total_count",
+            **_histograms(
+                {
+                    "request_prompt_tokens": "request_prompt_tokens",
+                    "request_generation_tokens": "request_generation_tokens",
+                    "time_to_first_token_seconds": "time_to_first_token_seconds",
+                    "inter_token_latency_seconds": "inter_token_latency_seconds",
+                    "request_latency_seconds": "e2e_request_latency_seconds",
+                    "request_queue_seconds": "request_queue_time_seconds",
+                    "request_prefill_seconds": "request_prefill_time_seconds",
+                    "request_decode_seconds": "request_decode_time_seconds",
+                }
+            ),
+        },
+    ),
     "none": ("", {}),
 }
 _TRANSLATED: Final = {
     prefix + theirs: PREFIX + ours for prefix, table in DIALECTS.values() for theirs, ours in table.items()
-}
+} | {"genai_api_server_cpu_seconds_total": "process_cpu_seconds_total"}
 # How the lines begin that may hold an engine's metrics.
 PREFIXES: Final = tuple(prefix for prefix, _ in DIALECTS.values() if prefix)
 # Gauges that are shares of one engine's own resource: of several engines the fullest counts.

@@ -124,14 +124,14 @@ SINGLE_PROBLEMS: dict[str, Mistake] = {
     "unknown default deployment": (
         ("default_deployment: tp2", "default_deployment: tp3"),
         "default_deployment",
-        "default_deployment: unknown deployment tp3 (did you mean tp2?); expected one of llamacpp, pp2, replicas,"
-        " single, tp2",
+        "default_deployment: unknown deployment tp3 (did you mean tp2?); expected one of genai, llamacpp, pp2,"
+        " replicas, single, tp2",
     ),
     "unknown kind of accelerator": (
         ("{kind: cpu", "{kind: gpu"),
         "kind: gpu",
         "nodes.node0.accelerator.kind: unknown kind of accelerator gpu (did you mean xpu?);"
-        " expected one of cpu, cuda, rocm, xpu, xpu-openvino",
+        " expected one of cpu, cuda, rocm, xpu",
     ),
     "address outside its subnet": (
         ("address: 10.77.1.10", "address: 10.78.1.10"),

@@ -172,7 +172,9 @@ def test_a_model_is_converted_once_for_what_it_is_made_of(tmp_path: Path) -> Non
     def made(folder: Path, change: Any) -> str:
         folder.mkdir()
         profile = load_profile(changed(folder, paths.ENGINE_INTERFACES, change))
-        (conversion,) = node_pillar(profile, "node0")["conversions"]
+        (conversion,) = (
+            each for each in node_pillar(profile, "node0")["conversions"] if each["kind"] == "cpu-llamacpp"
+        )
         return str(conversion["directory"])
 
     same = made(tmp_path / "one", lambda _: None)

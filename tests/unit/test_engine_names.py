@@ -17,6 +17,7 @@ from bottleneck.runs.scenario import ScenarioError
 from bottleneck.telemetry.engine_names import DIALECTS, present_name
 from bottleneck.telemetry.prometheus_text import MetricsText, delta, histogram_delta
 from cli.main import app
+from tests.fake_genai import running
 
 SCENARIOS = Path(__file__).parents[1] / "data" / "field-cases" / "scenarios"
 
@@ -205,6 +206,34 @@ def test_the_dialect_of_llamacpp_is_read_as_the_present_names() -> None:
     assert after.value("vllm:kv_cache_usage_perc") is None
     assert delta(before, after, "vllm:request_success_total") is None
     assert why_not(first) == ""
+
+
+def test_the_dialect_of_genai_is_read_as_the_present_names() -> None:
+    """Texts of the very server, over a pipeline that is a fake."""
+    with running(max_num_seqs=4) as server:
+        before = MetricsText.parse(server.ask("GET", "/metrics")[1])
+        assert server.complete(prompt=[[7, 8], [9, 9]], max_tokens=5, ignore_eos=True)[0] == 200
+        text = server.ask("GET", "/metrics")[1]
+    after = MetricsText.parse(text)
+    grown = {
+        "vllm:prompt_tokens_total": 4,
+        "vllm:generation_tokens_total": 10,
+        "vllm:request_success_total": 2,
+        "vllm:iteration_tokens_total_count": 5,
+        "vllm:e2e_request_latency_seconds_count": 2,
+        "vllm:request_generation_tokens_sum": 10,
+    }
+    for name, expected in grown.items():
+        found = delta(before, after, name)
+        assert found is not None and found.value == expected, name
+    gaps = histogram_delta(before, after, "vllm:inter_token_latency_seconds")
+    assert gaps is not None and gaps.count == 8 and gaps.quantile(0.5) is not None
+    assert (after.value("vllm:num_requests_running"), after.value("vllm:num_requests_waiting")) == (0, 0)
+    assert after.info("vllm:cache_config_info", "block_size") == "32"
+    # Preemptions it does not know: missing, not zero.
+    assert delta(before, after, "vllm:num_preemptions_total") is None
+    assert delta(before, after, "process_cpu_seconds_total") is not None
+    assert why_not(text) == ""
 
 
 def test_every_engine_speaks_a_dialect_that_is_known() -> None:

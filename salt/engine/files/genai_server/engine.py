@@ -1,4 +1,4 @@
-"""Hold the engine's process from the front: start it, hand requests over, pass news on, know whether it steps."""
+"""Hold the engine's process from the API server: start it, hand requests over, pass news on, know whether it steps."""
 
 import asyncio
 import contextlib
@@ -61,7 +61,7 @@ class EngineProcess:
 
 
 def stepping_process(connection: Connection, settings: Settings) -> None:
-    """Step until the front ends; a signal to the group is the front's to handle."""
+    """Step until the API server ends; a signal to the group is for that one to handle."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     stepping.serve(connection, settings)
@@ -82,7 +82,7 @@ class Request:
 
 
 class Engine:
-    """The engine as the front sees it; everything but the reading thread runs in the event loop.
+    """The engine as the API server sees it; everything but the reading thread runs in the event loop.
 
     Parameters
     ----------

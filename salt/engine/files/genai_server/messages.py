@@ -1,4 +1,4 @@
-"""Messages between the front and the engine's process; moments are seconds of the monotonic clock, which they share."""
+"""Messages between the API server and the engine's process; moments are of the monotonic clock, in seconds."""
 
 from dataclasses import dataclass
 

@@ -134,7 +134,7 @@ def _choice(sampling: Sampling) -> Mapping[str, Any]:
         "repetition_penalty": sampling.repetition_penalty,
         "presence_penalty": sampling.presence_penalty,
         "frequency_penalty": sampling.frequency_penalty,
-        # The prompt is text or tokens as the front made them.
+        # The prompt is text or tokens as the API server made them.
         "apply_chat_template": False,
         "do_sample": sampling.temperature > 0,
     }

@@ -140,7 +140,7 @@ def warm_up(pipeline: Pipeline) -> None:
 
 
 def serve(connection: Connection, settings: Settings, make: Callable[[Settings], Pipeline] = OpenVinoPipeline) -> None:
-    """Load the model, say so, and step until the front ends; the engine process's whole life."""
+    """Load the model, say so, and step until the API server ends; the engine process's whole life."""
     began = time.monotonic()
     try:
         pipeline = make(settings)
