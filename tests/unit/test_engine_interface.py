@@ -172,10 +172,8 @@ def test_a_model_is_converted_once_for_what_it_is_made_of(tmp_path: Path) -> Non
     def made(folder: Path, change: Any) -> str:
         folder.mkdir()
         profile = load_profile(changed(folder, paths.ENGINE_INTERFACES, change))
-        (conversion,) = (
-            each for each in node_pillar(profile, "node0")["conversions"] if each["kind"] == "cpu-llamacpp"
-        )
-        return str(conversion["directory"])
+        found = {each["kind"]: each for each in node_pillar(profile, "node0")["conversions"]}
+        return str(found["cpu-llamacpp"]["directory"])
 
     same = made(tmp_path / "one", lambda _: None)
     assert same == made(tmp_path / "two", lambda interfaces: interfaces["llamacpp"].update(title="x"))
