@@ -1,4 +1,4 @@
-"""The server with the real OpenVINO GenAI, where its environment and its form of the embedded model are on the machine."""
+"""The server with the real OpenVINO GenAI, where its environment and its form of the embedded model are at hand."""
 
 from __future__ import annotations
 
@@ -64,11 +64,8 @@ class Server:
     def engine_process(self) -> int:
         """Return the process that steps: the child that is no helper of multiprocessing."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        (found,) = (
-            int(child)
-            for child in children
-            if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text(errors="replace")
-        )
+        lines = {int(child): Path(f"/proc/{child}/cmdline").read_text(errors="replace") for child in children}
+        (found,) = (child for child, line in lines.items() if "spawn_main" in line)
         return found
 
 
@@ -115,18 +112,16 @@ def test_it_serves_counts_refuses_and_ends(server: Server) -> None:
     )
     assert len(events) == 9 and events[-1]["usage"] == whole["usage"]
     assert "".join(event["choices"][0]["text"] for event in events[:-1]) == whole["choices"][0]["text"]
-    stopped = server.complete(prompt="Brain stoug gra tean", max_tokens=8, stop=whole["choices"][0]["text"][2:5])
-    assert stopped["choices"][0] == {**whole["choices"][0], "finish_reason": "stop"} | {
-        "text": whole["choices"][0]["text"][: whole["choices"][0]["text"].find(whole["choices"][0]["text"][2:5])]
-    }
+    text = whole["choices"][0]["text"]
+    (stopped,) = server.complete(prompt="Brain stoug gra tean", max_tokens=8, stop=text[2:5])["choices"]
+    assert (stopped["finish_reason"], stopped["text"]) == ("stop", text[: text.find(text[2:5])])
     # The same seed chooses the same.
     drawn = [
         server.complete(prompt=[5, 6, 7], max_tokens=12, temperature=1.5, seed=seed)["choices"][0] for seed in (7, 7, 8)
     ]
     assert drawn[0] == drawn[1] != drawn[2]
-    status, text = server.ask(
-        "/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 3}
-    )
+    messages = [{"role": "user", "content": "hi"}]
+    status, text = server.ask("/v1/chat/completions", {"messages": messages, "max_tokens": 3})
     assert status == 200 and json.loads(text)["usage"]["completion_tokens"] <= 3
     # 40 blocks of 32 tokens.
     status, text = server.ask("/v1/completions", {"prompt": "x", "max_tokens": 1500})

@@ -60,9 +60,8 @@ def test_a_copy_on_each_node_serves_and_is_judged(deployed: Callable[..., Cluste
 
     # A cache that holds two requests: the others wait for a place, and the sampler sees it.
     small = deployed("genai", "max_num_seqs=2")
-    run = small.json(
-        "bench", "--requests", "16", "--concurrency", "16", "--input-tokens", "64", "--output-tokens", "48"
-    )
+    load = ("--requests", "16", "--concurrency", "16", "--input-tokens", "64", "--output-tokens", "48")
+    run = small.json("bench", *load)
     assert run["points"][0]["headline"]["failed"] == 0
     engines = small.json("bottleneck", run["run"])["measured"]["engines"]
     assert all(engine["running_max"] <= 2 and engine["waiting_share"] > 0.5 for engine in engines)
