@@ -162,7 +162,7 @@ def test_a_client_that_goes_cancels_its_request(server: FakeServer) -> None:
         server.until(lambda metrics: metrics["genai_requests_waiting"] + metrics["genai_requests_running"] == 1)
         connection.close()
         # No step ends meanwhile: it is the API server that saw the client go.
-        found = server.until(lambda metrics, count=2 - stream: metrics.get(ABORTED) == count)
+        found = server.until(partial(_aborted, 2 - stream))
         assert found["genai_requests_running"] + found["genai_requests_waiting"] == 0
         server.pipeline.gate.set()
     assert server.complete(prompt=[5])[0] == 200
