@@ -36,6 +36,7 @@ _NAMES = {
     "attention_chunk_size": "sliding_window",
     "num_shared_experts": "shared_experts",
     "moe_shared_expert_intermediate_size": "shared_expert_intermediate_size",
+    "top_k_experts": "experts_per_token",
     "interleave_moe_layer_step": "decoder_sparse_step",
     "layers_block_type": "layer_types",
     "hybrid_override_pattern": "layer_types",
@@ -87,6 +88,15 @@ class Fields(Form):
     layer_types: tuple[LayerKind, ...] | None = None
     attn_type_list: tuple[Literal[1], ...] | None = None
     full_attention_interval: int | None = None
+    # Gemma 4: layers without a window have heads of their own width and number, whose values are their keys.
+    global_head_dim: int | None = None
+    num_global_key_value_heads: int | None = None
+    attention_k_eq_v: bool = False
+    enable_moe_block: bool = False
+    use_double_wide_mlp: Literal[False] = False
+    num_kv_shared_layers: Literal[0] | None = None
+    hidden_size_per_layer_input: Literal[0] | None = None
+    vocab_size_per_layer_input: int | None = None
     # Experts.
     experts: int | None = None
     experts_per_token: int | None = None

@@ -144,15 +144,16 @@ def sequence_cache(
     shape: ModelShape, limits: Limits, split: Split, stage: int, block_tokens: int, kv_value_bytes: int = VALUE_BYTES
 ) -> SequenceCache:
     """Return what one sequence of full length takes of a rank's KV cache."""
-    counts: dict[tuple[int | None, bool], int] = {}
+    counts: dict[tuple[int | None, bool, int], int] = {}
     token_bytes = state_bytes = 0
     for kind, count in attention_kinds(shape, split, stage):
         if not kind.cached_values and not kind.state_bytes:
             # A layer that does not look back keeps nothing.
             continue
-        key = (kind.window, bool(kind.state_bytes))
+        own_bytes = layer_kv_bytes(kind, split, kv_value_bytes)
+        key = (kind.window, bool(kind.state_bytes), own_bytes)
         counts[key] = counts.get(key, 0) + count
-        token_bytes = max(token_bytes, layer_kv_bytes(kind, split, kv_value_bytes))
+        token_bytes = max(token_bytes, own_bytes)
         state_bytes = max(state_bytes, kind.state_bytes // split.tensor_parallel)
     # A block of every layer has one size: that of tokens grows until a state fits.
     if token_bytes and state_bytes:
@@ -165,15 +166,17 @@ def sequence_cache(
     page = (block_tokens * token_bytes or state_bytes) * layers
     length = -(-limits.sequence_tokens // block_tokens)
     found = {"growing": 0, "windowed": 0, "state": 0}
-    for (window, state), count in counts.items():
+    for (window, state, own_bytes), count in counts.items():
+        # Where a layer keeps less of a token, as many more tokens are in a block of the one size.
+        tokens = block_tokens * max(1, token_bytes // max(1, own_bytes))
         groups = -(-count // layers)
         if state:
             found["state"] += groups * page * _STATE_BLOCKS
         elif window is None:
-            found["growing"] += groups * page * length
+            found["growing"] += groups * page * -(-limits.sequence_tokens // tokens)
         else:
             kept = min(window - 1 + limits.batched_tokens, limits.sequence_tokens)
-            found["windowed"] += groups * page * (-(-kept // block_tokens) + 1)
+            found["windowed"] += groups * page * (-(-kept // tokens) + 1)
     return SequenceCache(length * block_tokens, page, *found.values())
 
 

@@ -187,7 +187,7 @@ class _Reader:
         return Layer(
             tuple(replace(each, name=each.name.rsplit(".", 1)[-1]) for each in stored),
             attention,
-            vectors + self.family.norms * hidden,
+            vectors + (self.family.norms + 4 * config.enable_moe_block) * hidden,
             12 * hidden,
             split + 4 * inner,
             3 * inner,
@@ -233,12 +233,17 @@ class _Reader:
 
     def _grouped(self, kind: LayerKind) -> tuple[tuple[Matrix, ...], Attention, int]:
         config, heads, keys = self.config, self.config.num_attention_heads, self.config.key_value_heads
+        whole = kind == "full_attention" and config.global_head_dim is not None
+        shared = whole and config.attention_k_eq_v
+        if shared:
+            keys = config.num_global_key_value_heads or keys
         if config.head_dim is None and config.hidden_size % heads:
             raise ConfigError(
                 f"{self.where}hidden_size: {config.hidden_size} is no multiple of num_attention_heads {heads}; "
                 "expected head_dim to be given then"
             )
-        width = config.head_dim or config.hidden_size // heads
+        width = config.global_head_dim if whole and config.global_head_dim else config.head_dim
+        width = width or config.hidden_size // heads
         query, key, value, output = grouped_attention(config.hidden_size, heads, keys, width)
         if self.family.gated_queries:
             query = replace(query, outputs=2 * query.outputs)
@@ -248,7 +253,8 @@ class _Reader:
         if kind == "sliding_attention":
             window = config.need("sliding_window", self.where)
         attention = Attention(2 * keys * width, keys, 4 * heads * width, window)
-        return (query, key, value, output), attention, vectors
+        # An engine loads such keys twice, as values too (`models/gemma4.py`).
+        return (query, key, replace(value, derived=shared), output), attention, vectors
 
     def _latent(self) -> tuple[tuple[Matrix, ...], Attention, int]:
         """Return multi-head latent attention: one vector of a token is cached, whole on every rank."""
@@ -302,6 +308,16 @@ class _Reader:
             alone = config.shared_intermediate_size if not config.experts else None
             inner = config.intermediate_size_mlp or alone or config.need("intermediate_size", self.where)
             return inner, [("mlp", each) for each in feed_forward(hidden, inner, gated)]
+        if config.enable_moe_block:
+            # Beside the experts: a dense block, with norms of both.
+            inner = config.need("intermediate_size", self.where)
+            width, routed = self._experts()
+            return inner + width, [*(("mlp", each) for each in feed_forward(hidden, inner, gated)), *routed]
+        return self._experts()
+
+    def _experts(self) -> tuple[int, list[tuple[str, Matrix]]]:
+        """Return the width that a token computes in its experts, the shared ones too, and their matrices."""
+        config, hidden, gated = self.config, self.config.hidden_size, self.family.gated
         experts = config.need("experts", self.where)
         active = config.need("experts_per_token", self.where)
         width = config.moe_intermediate_size or config.need("intermediate_size", self.where)
@@ -318,6 +334,8 @@ class _Reader:
     def _sparse(self, index: int) -> bool:
         """Whether a layer has experts."""
         config = self.config
+        if config.enable_moe_block:
+            return True
         if config.mlp_layer_types is not None and config.experts:
             return index < len(config.mlp_layer_types) and config.mlp_layer_types[index] == "sparse"
         if config.moe_layers is not None:

@@ -54,6 +54,7 @@ _GEMMA3 = {
     "max_position_embeddings": 131072,
     "sliding_window_pattern": 6,
 }
+_GEMMA4 = {"vocab_size": 262144, "sliding_window_pattern": 6, "global_head_dim": 512}
 _QWEN = Family(windows="asked", biases=True)
 _QWEN3 = Family(windows="asked", head_norms=True)
 _QWEN3_NEXT = Family(windows="asked", head_norms=True, gated_queries=True, defaults={"full_attention_interval": 4})
@@ -81,6 +82,7 @@ FAMILIES: dict[str, Family] = {
     "qwen3_5_moe_text": _QWEN3_NEXT,
     "gemma2": Family(tied=True, norms=4, windows="alternate"),
     "gemma3_text": Family(tied=True, norms=4, head_norms=True, windows="pattern", defaults=_GEMMA3),
+    "gemma4_text": Family(tied=True, norms=4, head_norms=True, windows="pattern", defaults=_GEMMA4),
     "cohere2": Family(tied=True, norms=1, windows="pattern", defaults={"sliding_window_pattern": 4}),
     "glm4": Family(norms=4),
     "dots1": Family(head_norms=True),
@@ -131,6 +133,7 @@ WRAPPERS = {
     "mistral3": "mistral",
     "llama4": "llama4_text",
     "gemma3": "gemma3_text",
+    "gemma4": "gemma4_text",
     "qwen2_5_vl": "qwen2_5_vl_text",
     "qwen3_vl": "qwen3_vl_text",
     "qwen3_vl_moe": "qwen3_vl_moe_text",

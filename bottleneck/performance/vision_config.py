@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import AliasChoices, Field
 
@@ -13,11 +13,11 @@ from bottleneck.performance.shape import Matrix
 from bottleneck.units import shown
 
 # Towers whose feed-forward blocks are gated: three projections; the others have two.
-_GATED = {"pixtral", "qwen2_5_vl"}
+_GATED = {"pixtral", "qwen2_5_vl", "gemma4"}
 _LLAMA4 = "llama4_vision_model"
 _TOWERS = {
     *("pixtral", "siglip_vision_model", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe"),
-    _LLAMA4,
+    *("gemma4", _LLAMA4),
 }
 
 
@@ -25,7 +25,9 @@ class _Vision(Form):
     without_bytes: ClassVar[re.Pattern[str]] = re.compile(
         WITHOUT_BYTES.pattern
         + "|tokens_per_second|window_size|fullatt_block_indexes|vision_use_head|projection_dim|spatial_patch_size"
-        + "|in_chans|pixel_shuffle_ratio|projector_dropout|vision_feature_select_strategy|multi_modal_projector_bias",
+        + "|in_chans|pixel_shuffle_ratio|projector_dropout|vision_feature_select_strategy|multi_modal_projector_bias"
+        + "|pooling_kernel_size|standardize|num_key_value_heads|attention_bias"
+        + "|default_output_length",
         re.VERBOSE,
     )
 
@@ -46,6 +48,8 @@ class _Vision(Form):
     projector_input_dim: int = 0
     projector_output_dim: int = 0
     vision_output_dim: int = 0
+    position_embedding_size: int = 0
+    use_clipped_linears: Literal[False] = False
 
 
 def tower(document: Mapping[str, Any], hidden_size: int, where: str) -> tuple[Matrix, ...]:
@@ -73,6 +77,10 @@ def tower(document: Mapping[str, Any], hidden_size: int, where: str) -> tuple[Ma
         Matrix("merger", mergers * merged, merged),
         Matrix("projector", mergers * outputs, merged),
     )
+    if kind == "gemma4":
+        # Positions across and down; what is pooled needs no weights.
+        positions = 2 * vision.position_embedding_size
+        merging = (Matrix("projector", hidden_size, width),)
     if kind == _LLAMA4:
         between, after = vision.projector_input_dim, vision.projector_output_dim
         merging = (

@@ -57,6 +57,8 @@ def read(name: str, quantization: str | None = None, **changes: Any) -> ModelCon
         ("granite-4.0-h-small", 32_207_337_984, 0),
         ("nemotron-nano-9b-v2", 8_888_227_328, 0),
         ("llama-4-scout", 108_641_793_536, 1e-5),
+        # The tower by itself, and the language model: a wrapper of it alone was counted.
+        ("gemma-4-26b-a4b", 25_233_141_760 + 572_792_112, 1e-5),
         ("qwen2-vl-7b", 8_291_375_616, 1e-4),
         # Experts' biases are left out, and of towers the biases.
         ("gpt-oss-120b", 116_829_156_672, 4e-4),
@@ -157,6 +159,16 @@ def test_layers_that_are_one_block_keep_what_that_block_keeps() -> None:
 def test_an_indexer_keeps_its_own_key_beside_the_latent_vector() -> None:
     """576 values in 16 bit, and 128 in 8 bit with a 32-bit scale, in each of 61 layers."""
     assert kv_bytes_per_token(read("deepseek-v3.2").shape) == 61 * (576 * 2 + 128 + 4)
+
+
+def test_layers_that_keep_less_of_a_token_have_more_tokens_in_a_block() -> None:
+    """Gemma 4: 25 layers keep a window of 8 heads of 256, 5 keep all tokens in 2 heads of 512: half as much."""
+    shape = read("gemma-4-26b-a4b").shape
+    kinds = {(kind.window, kind.cached_values): count for kind, count in attention_kinds(shape)}
+    assert kinds == {(1024, 2 * 8 * 256): 25, (None, 2 * 2 * 512): 5}
+    long, longer = (sequence_cache(shape, Limits(n, 1, 2048, None, None), Split(), 0, 16) for n in (65536, 131072))
+    assert longer.growing_bytes - long.growing_bytes == 65536 * 5 * 2 * 2 * 512 * 2
+    assert longer.windowed_bytes == long.windowed_bytes
 
 
 def test_three_of_four_layers_of_llama_4_keep_a_chunk() -> None:
