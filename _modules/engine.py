@@ -137,9 +137,25 @@ def _make(directory: str, requirements: str, engine: Mapping[str, Any]) -> None:
         if not fallback:
             raise
         _run([*pip, "--extra-index-url", fallback["url"]])
+    build = engine.get("source_build")
+    if build:
+        _build(directory, build)
     alias = engine.get("alias_distribution")
     if alias:
         _alias_distribution(directory, alias["name"], alias["version"])
+
+
+def _build(directory: str, build: Mapping[str, Any]) -> None:
+    """Build a package from its source, with the environment's own torch and tools, and install it."""
+    wanted = os.path.join(directory, "source-build.txt")
+    node_files.write_text(wanted, f"{build['package']} @ {build['url']} --hash=sha256:{build['sha256']}\n")
+    python = os.path.join(directory, "bin/python")
+    pip = [python, "-m", "pip", "-qq", "--disable-pip-version-check", "install", "--no-deps", "--no-compile"]
+    _run(
+        [*pip, "--no-build-isolation", "--require-hashes", "-r", wanted],
+        # The tools that it is built with are programs of the environment.
+        {**os.environ, "PATH": f"{directory}/bin:{os.environ.get('PATH', os.defpath)}", **build["environment"]},
+    )
 
 
 def guard(guards: Sequence[Mapping[str, Any]], test: bool = False) -> bool:
@@ -209,6 +225,7 @@ def _alias_distribution(directory: str, name: str, number: str) -> None:
             file.write(text)
 
 
-def _run(command: list[str]) -> None:
+def _run(command: list[str], environment: Mapping[str, str] | None = None) -> None:
     # Not the whole command: an index's address may hold a password.
-    node_commands.output_of(command, timeout=INSTALL_SECONDS, name=f"{os.path.basename(command[0])} failed")
+    name = f"{os.path.basename(command[0])} failed"
+    node_commands.output_of(command, timeout=INSTALL_SECONDS, name=name, environment=environment)

@@ -3,12 +3,18 @@ Run a program to its end and return its output, or raise with the reason in one 
 """
 
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 LAST_LINES = 3
 
 
-def output_of(command: Sequence[str], text: str | None = None, timeout: float = 60.0, name: str | None = None) -> str:
+def output_of(
+    command: Sequence[str],
+    text: str | None = None,
+    timeout: float = 60.0,
+    name: str | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> str:
     """
     Return a command's standard output.
 
@@ -18,6 +24,8 @@ def output_of(command: Sequence[str], text: str | None = None, timeout: float = 
         seconds
     name
         of the command in an error, such as ``ip link set``; left out, the command itself
+    environment
+        all of its environment; left out, this process's own
 
     Raises RuntimeError when the program is missing, takes too long or ends with another status than 0, with the last
     lines of what it reported.
@@ -32,6 +40,7 @@ def output_of(command: Sequence[str], text: str | None = None, timeout: float = 
             text=True,
             errors="replace",
             timeout=timeout,
+            env=None if environment is None else dict(environment),
             check=False,
         )
     except FileNotFoundError as error:

@@ -14,7 +14,7 @@ from bottleneck.profile.yaml_lines import Problem, ProfileError
 # What decides the content of an engine's environment; how a worker is started does not.
 _ENVIRONMENT_KEYS = ("engine", "python", "lock", "alias_distribution")
 # Of these only what is given: the name of an environment without them stays as it was.
-_FURTHER_KEYS = ("root_folder", "programs")
+_FURTHER_KEYS = ("root_folder", "programs", "source_build")
 # What a node needs nothing of: how a worker is started is worked out on the control node.
 _CONTROL_KEYS = ("runs_on", "host_processor", "device", "conversion_tools", "load_generator", *_FURTHER_KEYS)
 
@@ -69,6 +69,18 @@ class RootFolder(Section):
     )
 
 
+class SourceBuild(Section):
+    """A package of the environment that is built from its source, after everything else is installed."""
+
+    package: Name = Field(description="Its name.")
+    url: Annotated[str, Field(pattern=r"^https://\S+$")] = Field(
+        description="Its source archive. Not by name and version: what it is built for may become part of its version,"
+        " and pip then takes it for another one."
+    )
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] = Field(description="Digest of its source archive.")
+    environment: dict[str, str] = Field(default={}, description="Environment of the build.")
+
+
 class EngineSpec(Section):
     """An entry of engines.yaml: the engine for one kind of accelerator."""
 
@@ -87,6 +99,9 @@ class EngineSpec(Section):
         default=None,
         description="Folder in salt/engine/files with this project's own programs for it; on a node it is below"
         " /opt/cluster/programs.",
+    )
+    source_build: SourceBuild | None = Field(
+        default=None, description="A package that has no build for this accelerator on an index."
     )
     conversion_tools: Name | None = Field(
         default=None, description="The entry whose Python has what a conversion of the model needs; left out, its own."

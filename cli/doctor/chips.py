@@ -22,6 +22,7 @@ class Chip(BaseModel):
     firmware: str = Field(description="Folder below /lib/firmware that its driver loads from.")
     firmware_package: str = Field(description="Debian package that has those files.")
     kernel_line: dict[str, str] = Field(default={}, description="Kernel parameters that give it to a driver, by name.")
+    compiler_target: str | None = Field(default=None, description="Its name in the vendor's ahead-of-time compiler.")
     source: str = Field(pattern=r"^https://", description="Where the oldest kernel is said.")
 
 

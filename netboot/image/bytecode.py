@@ -22,9 +22,13 @@ def parts_of(folder: Path) -> list[str]:
 
 
 def compile_trees(
-    root: Path, trees: Iterable[str], environment: dict[str, str], options: tuple[str, ...] = ()
+    root: Path,
+    trees: Iterable[str],
+    environment: dict[str, str],
+    options: tuple[str, ...] = (),
+    python: str = "python3",
 ) -> list[str]:
-    """Compile trees with the interpreter of the image; return what could not be compiled.
+    """Compile trees with an interpreter of the image; return what could not be compiled.
 
     Such files are used without a look at their source: the image's dates are all the same.
 
@@ -34,6 +38,8 @@ def compile_trees(
         Absolute paths as seen from the image.
     options
         Further options of compileall.
+    python
+        The interpreter, by its name: what it writes is read by its own version alone.
     """
     jobs: list[list[str]] = []
     for tree in trees:
@@ -42,7 +48,7 @@ def compile_trees(
             shutil.rmtree(cached)
         jobs.append(["-l", tree])
         jobs += [[f"{tree}/{part}"] for part in parts_of(folder)]
-    common = ["chroot", root, "python3", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", *options]
+    common = ["chroot", root, python, "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", *options]
 
     def compile_one(job: list[str]) -> str:
         try:

@@ -15,6 +15,10 @@ from netboot.image.recipe import FILES
 
 _LIBRARY = re.compile(r"(?:=>\s*)?(/\S+)\s+\(0x")
 
+# Modules of older kernels whose work a later one does itself, under no name (trixie's 6.12 has the module, forky's 7.2
+# has not).
+PART_OF_THE_KERNEL = frozenset({"crc32c_generic"})
+
 
 def make_initramfs(
     root: Path, version: str, modules: Iterable[str], staging: Path, into: Path, environment: dict[str, str]
@@ -101,7 +105,7 @@ def _take_modules(root: Path, version: str, wanted: Iterable[str], staging: Path
         dependencies[_module_name(file)] = [_module_name(each) for each in needed.split()]
     built_in = {_module_name(line) for line in (source / "modules.builtin").read_text().split()}
     wanted = [_plain(name) for name in wanted]
-    unknown = [name for name in wanted if name not in files and name not in built_in]
+    unknown = [name for name in wanted if name not in files and name not in built_in and name not in PART_OF_THE_KERNEL]
     if unknown:
         raise BuildError(f"initramfs.modules: kernel {version} has no module {', '.join(unknown)}")
     names = module_closure(dependencies, _soft(source / "modules.softdep"), wanted)

@@ -145,7 +145,8 @@ def install_salt(root: Path, salt: SaltEnvironment, wheels: Path, environment: d
     for direct in packages.glob("*.dist-info/direct_url.json"):
         direct.unlink()
     (home / "bin").mkdir()
-    (home / "bin/python").symlink_to("/usr/bin/python3")
+    # By its version: a suite may have a later one as its python3.
+    (home / "bin/python").symlink_to(f"/usr/bin/python{salt.python}")
     (home / "pyvenv.cfg").write_text(
         f"home = /usr/bin\ninclude-system-site-packages = false\nversion = {salt.python}\n"
     )
@@ -203,7 +204,8 @@ def compile_python(root: Path, salt: SaltEnvironment, environment: dict[str, str
         shutil.rmtree(cached)
     library = f"/usr/lib/python{salt.python}"
     trees = [library, "/usr/lib/python3/dist-packages", f"/{SALT}/lib/python{salt.python}/site-packages"]
-    problems = compile_trees(root, [tree for tree in trees if (root / tree[1:]).is_dir()], environment)
+    present = [tree for tree in trees if (root / tree[1:]).is_dir()]
+    problems = compile_trees(root, present, environment, python=f"python{salt.python}")
     if problems:
         raise BuildError(problems[0])
 
