@@ -8,21 +8,42 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-# The class that a fault is named by. Work on one node of several makes it the slow one; on every node (or on the only
-# one) it is the host that is busy.
-CLASS_OF = {
-    "link_rate": "link_bandwidth",
-    "link_delay": "link_latency",
-    "quota": "straggler",
-    "foreign": "straggler",
-    "bursts": "straggler",
-    "foreign_all": "host_overhead",
-    "api_server": "api_server",
-    "slots": "sequence_limit",
-    "cache": "kv_cache_capacity",
-    "budget": "token_budget",
-    "low_rate": "client_limited",
-    "cold_disk": "weight_loading",
+
+@dataclass(frozen=True)
+class FaultKind:
+    """One kind of fault that the benchmark puts in.
+
+    Attributes
+    ----------
+    cause
+        The class that it is named by. Work on one node of several makes it the slow one; on every node (or on the only
+        one) it is the host that is busy.
+    words
+        It in words, for the tables.
+    factor, unit
+        Of its strength: the strength times `factor` is shown in this unit.
+    """
+
+    cause: str
+    words: str
+    factor: float
+    unit: str
+
+
+# In the order of the tables. How each is put into the lab is in `cli/verify`.
+FAULTS: Mapping[str, FaultKind] = {
+    "link_rate": FaultKind("link_bandwidth", "a slower link", 8e-6, "Mbit/s"),
+    "link_delay": FaultKind("link_latency", "a longer link", 1e3, "ms"),
+    "quota": FaultKind("straggler", "a node with less of its core", 1.0, "cores"),
+    "foreign": FaultKind("straggler", "other programs on one node", 1.0, "programs"),
+    "bursts": FaultKind("straggler", "the same, in bursts", 100.0, "% of the time"),
+    "foreign_all": FaultKind("host_overhead", "other programs on every node", 1.0, "programs a node"),
+    "api_server": FaultKind("api_server", "the API's process held back", 1.0, "cores"),
+    "slots": FaultKind("sequence_limit", "fewer slots than clients", 1.0, "slots"),
+    "cache": FaultKind("kv_cache_capacity", "a small KV cache", 1.0, "MiB"),
+    "budget": FaultKind("token_budget", "a small token budget", 1.0, "tokens"),
+    "low_rate": FaultKind("client_limited", "few requests", 1.0, "requests/s"),
+    "cold_disk": FaultKind("weight_loading", "a start from a slow disk", 1e-6, "MB/s"),
 }
 # No rule is made or changed by these: whole faults and whole kinds of load, named here before anything was recorded.
 HELD_OUT_FAULTS = frozenset({"bursts", "budget"})
@@ -42,14 +63,14 @@ class Put:
     @property
     def expected(self) -> str:
         """The class that names it."""
-        return CLASS_OF[self.kind]
+        return FAULTS[self.kind].cause
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Put:
         """Read a fault of the record."""
         kind = str(document["kind"])
-        if kind not in CLASS_OF:
-            raise ValueError(f"fault {kind!r} in the record; expected one of {', '.join(CLASS_OF)}")
+        if kind not in FAULTS:
+            raise ValueError(f"fault {kind!r} in the record; expected one of {', '.join(FAULTS)}")
         return cls(kind, float(document["strength"]), document.get("node"), document.get("link"))
 
 

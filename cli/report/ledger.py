@@ -16,10 +16,11 @@ RESOURCES = {
     "message_handling": "messages in the kernel",
     "message_wait": "waking up for messages",
     "cpu_wait": "waiting for a core",
-    "throttled": "held by a CPU quota",
+    "throttled": "stopped by a CPU quota",
     "api_server": "the API server",
     "queue": "waiting in the queue",
     "step_wait": "waiting for a running step",
+    "unwatched": "an unwatched link, or the host",
     "unexplained": "not explained",
 }
 PHASES = {

@@ -24,22 +24,17 @@ from cli.report.drawing import cdf_picture, chart_picture, hover_data, time_tick
 from cli.report.figures import Figures, client_figures
 from cli.report.ledger import ledger_picture
 from cli.report.quantity import quantity
-from cli.report.series import run_charts, time_edges
+from cli.report.series import GROUPS, run_charts, time_edges
 from cli.report.usage import usage
 
 _HERE = Path(__file__).parent
-_COMMAND = re.compile(
-    r"\b(cluster (?:apply|bench|bottleneck|deploy|doctor|lab|logs|node|plan|probe|report|run|status|top|undeploy)\b"
-    r"(?: [\w<>./%=:*-]+)*)"
+# Every command of the program: a sentence may have the next one to type in it.
+COMMANDS = (
+    *("apply", "bench", "boot", "bottleneck", "config", "control", "demo", "deploy", "doctor", "image", "lab", "logs"),
+    *("model", "node", "plan", "probe", "profile", "prometheus", "report", "reprovision", "run", "salt", "status"),
+    *("sync", "top", "undeploy", "verify-verdicts", "whatif"),
 )
-GROUPS = {
-    "nodes": (
-        "Nodes",
-        "Share of the time: cores busy, work that had to wait (pressure), held by a CPU quota.",
-    ),
-    "links": ("Links", "One direction above the middle, the other below. Dashed: the ceiling that a probe measured."),
-    "engine": ("Engine", "Read from the engine's own metrics every few seconds."),
-}
+_COMMAND = re.compile(rf"\b(cluster (?:{'|'.join(COMMANDS)})\b(?: [\w<>./%=:*-]+)*)")
 
 
 def verdict_of(run: Run, again: bool = False) -> dict[str, Any]:

@@ -25,6 +25,15 @@ Values = list[float | None]
 SHORTEST_BIN_SECONDS = 0.5
 MOST_BINS = 300
 LONGEST_STEP_SECONDS = 1.5
+# Group of charts -> its title and a note, in the order of the report.
+GROUPS = {
+    "nodes": (
+        "Nodes",
+        "Share of the time: cores busy, work that had to wait (pressure), throttled by a CPU quota.",
+    ),
+    "links": ("Links", "One direction above the middle, the other below. Dashed: the ceiling that a probe measured."),
+    "engine": ("Engine", "Read from the engine's own metrics every few seconds."),
+}
 
 
 @dataclass(frozen=True)
@@ -68,6 +77,10 @@ class Chart:
     note: str = ""
     remark: str = ""
     mirrored: bool = False
+
+    def __post_init__(self) -> None:
+        if self.group not in GROUPS:
+            raise ValueError(f"chart {self.identity}: group {self.group!r}; expected one of {', '.join(GROUPS)}")
 
 
 def time_edges(start: float, end: float) -> Edges:

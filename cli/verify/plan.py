@@ -11,7 +11,7 @@ from typing import Any
 
 from cli.verify.groups import REPEATS, Block, Group, Part, Stage, Step, drawn, sweep, together
 from cli.verify.loads import Load, draw
-from cli.verify.strengths import Fault
+from cli.verify.strengths import KINDS, Fault, Kind
 
 LINKS: tuple[Part, ...] = (("link_rate", None), ("link_delay", None))
 ONE_NODE: tuple[Part, ...] = tuple(
@@ -266,14 +266,25 @@ _MAKERS: Mapping[str, Callable[[random.Random], list[Stage]]] = {
     "pp2-slots": _slots_again("pp2"),
     "single-random": _random("single"),
 }
+# Kinds with a place of their own in the groups above; any other is swept by itself at the end.
+PLACED = frozenset({kind for parts in LIKELY.values() for kind, _ in parts} | {"low_rate"})
 ROUNDS = 2
+
+
+def _other(kind: Kind) -> Callable[[random.Random], list[Stage]]:
+    def make(rng: random.Random) -> list[Stage]:
+        node = rng.choice(("node0", "node1")) if kind.place == "node" else None
+        return [Stage("tp2", (Block(draw("mixed", rng), sweep(kind.name, node, repeats=REPEATS - 1)),))]
+
+    return make
 
 
 def groups(seed: int, rounds: int = ROUNDS) -> list[Group]:
     """Return every group, the most valuable first; each round draws loads and places anew."""
     found = []
+    others = {f"tp2-{kind.name}": _other(kind) for kind in KINDS.values() if kind.name not in PLACED}
     for number in range(1, rounds + 1):
-        for name, make in _MAKERS.items():
+        for name, make in {**_MAKERS, **others}.items():
             whole = name if number == 1 else f"{name}-{number}"
             found.append(Group(whole, tuple(make(random.Random(f"{seed}/{whole}")))))
     return found

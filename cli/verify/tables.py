@@ -9,38 +9,13 @@ from itertools import pairwise
 
 from bottleneck.accuracy.answers import LARGE_COST, LEAST_COST, Judged
 from bottleneck.accuracy.figures import COSTS, Bin, Figures, Rate, Repeat
-from bottleneck.accuracy.trials import CLASS_OF, Put, Trial
+from bottleneck.accuracy.trials import FAULTS, Put, Trial
 from bottleneck.units import duration_text
 
 # The faults in words, and in the order of the tables.
 WORDS: Mapping[str, str] = {
-    "link_rate": "a slower link",
-    "link_delay": "a longer link",
-    "quota": "a node with less of its core",
-    "foreign": "other programs on one node",
-    "bursts": "the same, in bursts",
-    "foreign_all": "other programs on every node",
-    "api_server": "the API's process held back",
-    "slots": "fewer slots than clients",
-    "cache": "a small KV cache",
-    "budget": "a small token budget",
-    "low_rate": "few requests",
-    "cold_disk": "a start from a slow disk",
+    **{name: kind.words for name, kind in FAULTS.items()},
     "two at once": "two faults at once",
-}
-_UNITS: Mapping[str, tuple[float, str]] = {
-    "link_rate": (8e-6, "Mbit/s"),
-    "link_delay": (1e3, "ms"),
-    "quota": (1.0, "cores"),
-    "api_server": (1.0, "cores"),
-    "foreign": (1.0, "programs"),
-    "foreign_all": (1.0, "programs a node"),
-    "bursts": (100.0, "% of the time"),
-    "slots": (1.0, "slots"),
-    "cache": (1.0, "MiB"),
-    "budget": (1.0, "tokens"),
-    "low_rate": (1.0, "requests/s"),
-    "cold_disk": (1e-6, "MB/s"),
 }
 
 
@@ -180,7 +155,7 @@ def cost_words() -> list[str]:
 
 def fault_words(put: Put) -> str:
     """Return a fault in words, with its strength and place."""
-    scale, unit = _UNITS[put.kind]
+    scale, unit = FAULTS[put.kind].factor, FAULTS[put.kind].unit
     place = f" on {put.node}" if put.node and put.kind != "api_server" else ""
     return f"{put.kind} {put.strength * scale:.3g} {unit}{place}"
 
@@ -190,7 +165,7 @@ def _ordered(kinds: Mapping[str, object]) -> list[str]:
 
 
 def _class(kind: str) -> str:
-    return f"`{CLASS_OF[kind]}`" if kind in CLASS_OF else "both"
+    return f"`{FAULTS[kind].cause}`" if kind in FAULTS else "both"
 
 
 def _day(moment: float) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from netboot.boot.stages import DEADLINES_SECONDS, BootStage
+from netboot.boot.stages import STAGES, BootStage
 from netboot.boot.state import (
     ORDER,
     Boot,
@@ -16,21 +16,6 @@ from netboot.boot.state import (
 )
 
 # What it means when a stage does not come and nothing was seen that says why.
-CAUSES: Mapping[BootStage, str] = {
-    "dhcp": "no DHCP request came from its MAC address: is it switched on, cabled to this network, and set to netboot?",
-    "script": "it was given an address and has not asked for its boot script: firmware that does not load iPXE, "
-    "a wrong architecture, or another DHCP server that answered first",
-    "kernel": "it has its boot script and has not fetched its kernel: iPXE lost the network or the image is missing",
-    "initramfs": "the kernel was fetched and its first program has not reported: a kernel that does not run on this "
-    "machine, or no driver for its network card",
-    "image": "the root image was not unpacked: a slow or broken transfer, or too little memory for it",
-    "systemd": "the root image is in place and systemd has not come up: look at the node's console",
-    "minion": "systemd runs and the node has not made its Salt key: is cluster-enrol.service failed?",
-    "enrolled": "the node's key is made and no valid claim for it has arrived",
-    "applied": "the node is enrolled and its states are not applied: is its minion connected to the master?",
-    "engine_ready": "the deployment was started and the node's worker is not ready: see cluster logs",
-    "first_token": "the engine is ready and no token was made: send a request (cluster bench)",
-}
 
 
 @dataclass(frozen=True)
@@ -61,7 +46,7 @@ class Span:
 
 def deadlines(overrides: Mapping[str, float]) -> dict[str, float]:
     """Return the deadline of every stage in seconds, the profile's before the default."""
-    return {**DEADLINES_SECONDS, **overrides}
+    return {**{stage: rules.deadline_seconds for stage, rules in STAGES.items()}, **overrides}
 
 
 def under_way(node: NodeState) -> tuple[BootStage, float] | None:
@@ -111,7 +96,7 @@ def trouble(node: NodeState, stage: BootStage, since: float) -> str | None:
 
 def cause(node: NodeState, stage: BootStage, since: float) -> str:
     """Return the newest evidence about `stage`, or what its absence means."""
-    return trouble(node, stage, since) or CAUSES[stage]
+    return trouble(node, stage, since) or STAGES[stage].cause
 
 
 def trace(boot: Boot) -> list[Span]:

@@ -32,7 +32,7 @@ from netboot.boot.events import (
 )
 from netboot.boot.rate_limit import Budget
 from netboot.boot.settings import BootNode, Settings, plain_mac
-from netboot.boot.stages import BootStage, nonce_lifetime_seconds
+from netboot.boot.stages import STAGES, BootStage, nonce_lifetime_seconds
 from netboot.boot.state import (
     ORDER,
     State,
@@ -47,7 +47,7 @@ from netboot.image.trial import settle
 log = logging.getLogger(__name__)
 
 # What a node may say of itself; the other stages are seen from here.
-REPORTED: tuple[BootStage, ...] = ("initramfs", "image", "systemd", "minion")
+REPORTED: tuple[BootStage, ...] = tuple(stage for stage, rules in STAGES.items() if rules.reported)
 DETAIL_CHARACTERS = 200
 WAIT_SECONDS = 10
 UNKNOWN_WAIT_SECONDS = 30

@@ -8,7 +8,7 @@ import pytest
 
 from bottleneck.accuracy.answers import FIRST, MISSED, RUNNER_UP, Answer, Judged, Named, judge
 from bottleneck.accuracy.figures import COSTS, Rate, figures
-from bottleneck.accuracy.trials import CLASS_OF, DEVELOPMENT, HELD_OUT, Put, Trial
+from bottleneck.accuracy.trials import DEVELOPMENT, FAULTS, HELD_OUT, Put, Trial
 from bottleneck.accuracy.truth import Truth, truths
 from bottleneck.diagnosis.causes import CAUSES
 
@@ -102,7 +102,7 @@ def test_what_is_held_out_is_named_before_and_every_fault_has_a_class_of_the_dia
     assert trial(0, 1.0, QUOTA, LINK).split == HELD_OUT, "two at once"
     assert trial(0, 1.0, Put("budget", 64)).split == HELD_OUT
     assert trial(0, 1.0, load=("long", 4, 500, 64)).split == HELD_OUT
-    assert set(CLASS_OF.values()) <= set(CAUSES)
+    assert {kind.cause for kind in FAULTS.values()} <= set(CAUSES)
 
 
 # Answers -------------------------------------------------------------------------------

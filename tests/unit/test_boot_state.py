@@ -21,7 +21,7 @@ from netboot.boot.events import (
     Troubled,
     UnknownAsked,
 )
-from netboot.boot.stages import BOOT_STAGES, DEADLINES_SECONDS
+from netboot.boot.stages import BOOT_STAGES, STAGES, BootStage
 from netboot.boot.state import (
     BOOTS_KEPT,
     REFUSALS_KEPT,
@@ -98,22 +98,22 @@ def test_stages_count_once_and_never_backwards() -> None:
 @pytest.mark.parametrize(
     "stage", [stage for stage in BOOT_STAGES if stage not in ("dhcp", "engine_ready", "first_token")]
 )
-def test_every_stage_that_does_not_come_is_named(stage: str) -> None:
+def test_every_stage_that_does_not_come_is_named(stage: BootStage) -> None:
     number = BOOT_STAGES.index(stage)
     events: list[Event] = [DhcpAsked(0.0, "node0")]
     if number > 1:
         events.append(script(0.0))
     events += [StageReached(0.0, "node0", "b0", before) for before in BOOT_STAGES[2:number]]
     node = after(*events).nodes["node0"]
-    deadline = DEADLINES_SECONDS[stage]
+    deadline = STAGES[stage].deadline_seconds
     assert progress_report.stuck("node0", node, deadline, LIMITS) is None
     late = progress_report.stuck("node0", node, deadline + 0.1, LIMITS)
-    assert late is not None and late.stage == stage and late.cause == progress_report.CAUSES[stage]
+    assert late is not None and late.stage == stage and late.cause == STAGES[stage].cause
 
 
 def test_an_armed_node_that_stays_silent_is_named() -> None:
     node = after(Armed(100.0, "node0", "reprovision")).nodes["node0"]
-    late = progress_report.stuck("node0", node, 100.0 + DEADLINES_SECONDS["dhcp"] + 1, LIMITS)
+    late = progress_report.stuck("node0", node, 100.0 + STAGES["dhcp"].deadline_seconds + 1, LIMITS)
     assert late is not None and late.stage == "dhcp"
 
 
@@ -149,7 +149,7 @@ def test_nobody_is_late_with_a_deployment_that_nobody_started() -> None:
     node = after(script(0.0), *done).nodes["node0"]
     assert progress_report.stuck("node0", node, 1e6, LIMITS) is None
     deployed = apply(Deploying(1e6, "node0", 1e6), after(script(0.0), *done)).nodes["node0"]
-    late = progress_report.stuck("node0", deployed, 1e6 + DEADLINES_SECONDS["engine_ready"] + 1, LIMITS)
+    late = progress_report.stuck("node0", deployed, 1e6 + STAGES["engine_ready"].deadline_seconds + 1, LIMITS)
     assert late is not None and late.stage == "engine_ready"
 
 
@@ -168,7 +168,7 @@ def test_the_newest_evidence_about_the_stage_is_the_cause() -> None:
 def test_trouble_of_an_earlier_boot_is_no_cause() -> None:
     state = after(script(0.0), Troubled(1.0, "node0", "kernel", "old", "b0"), script(500.0, "b1"))
     late = progress_report.stuck("node0", state.nodes["node0"], 1000.0, LIMITS)
-    assert late is not None and late.cause == progress_report.CAUSES["kernel"]
+    assert late is not None and late.cause == STAGES["kernel"].cause
 
 
 def test_one_boot_wins_and_the_others_lose_their_nonce() -> None:
@@ -243,6 +243,8 @@ def test_the_record_survives_a_restart(tmp_path: object) -> None:
 
 
 def test_every_stage_has_a_cause_and_a_deadline() -> None:
-    assert set(progress_report.CAUSES) == set(DEADLINES_SECONDS) == set(BOOT_STAGES)
-    assert progress_report.deadlines({"image": 5.0}) == {**DEADLINES_SECONDS, "image": 5.0}
+    assert tuple(STAGES) == BOOT_STAGES
+    assert all(rules.deadline_seconds > 0 and rules.cause for rules in STAGES.values())
+    deadlines = progress_report.deadlines({"image": 5.0})
+    assert deadlines == {**{stage: rules.deadline_seconds for stage, rules in STAGES.items()}, "image": 5.0}
     assert replace(whole_boot().nodes["node0"], boots=()).boot is None

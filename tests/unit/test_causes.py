@@ -9,6 +9,7 @@ import bottleneck.diagnosis.causes as causes
 from bottleneck.diagnosis.causes import CAUSES, DECIDED, Tier, fill, title
 from bottleneck.diagnosis.causes.base import GAPS
 
+# Names that others read in JSON: a cause may be added, none goes away.
 CONTRACT = {
     "prefill_compute",
     "decode_memory_bandwidth",
@@ -35,7 +36,7 @@ CONTRACT = {
 
 
 def test_every_cause_is_described() -> None:
-    assert set(CAUSES) == CONTRACT
+    assert set(CAUSES) >= CONTRACT
     for name, item in CAUSES.items():
         assert item.name == name
         assert item.title and item.meaning.endswith(".") and item.signals and item.advice

@@ -7,21 +7,25 @@ import json
 import re
 from html import unescape
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import typer
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from bottleneck.runs.run import Run, load_run
 from bottleneck.telemetry.samples import Steps, node_samples
+from cli.main import app as program_app
+from cli.report import page as page_module
 from cli.report.command import report, write_report
 from cli.report.drawing import chart_picture, line_path, nice_step, ticks, time_ticks
 from cli.report.figures import client_figures
-from cli.report.ledger import ledger_picture
-from cli.report.page import render, with_commands
+from cli.report.ledger import RESOURCES, ledger_picture
+from cli.report.page import COMMANDS, render, with_commands
 from cli.report.quantity import quantity
-from cli.report.series import Chart, Line, Reference, node_chart, rates, time_edges
+from cli.report.series import GROUPS, Chart, Line, Reference, node_chart, rates, run_charts, time_edges
 from cli.report.usage import usage
 from tests.run_builder import Shape, build_run
 
@@ -242,6 +246,21 @@ def test_commands_are_found_in_advice() -> None:
         ("text", ", then --restore."),
     ]
     assert with_commands("the cluster is idle") == [("text", "the cluster is idle")]
+
+
+def test_every_command_of_the_program_is_found() -> None:
+    program: Any = get_command(program_app)
+    assert set(COMMANDS) == set(program.commands)
+
+
+def test_a_chart_of_no_group_of_the_report_is_an_error_and_every_tone_has_a_colour(whole: Run) -> None:
+    with pytest.raises(ValueError, match="chart x: group 'disks'; expected one of nodes, links, engine"):
+        Chart("x", "disks", "x", "share", [])
+    charts = run_charts(whole, node_samples(whole.batches), time_edges(*whole.interval))
+    assert {chart.group for chart in charts} == set(GROUPS)
+    colours = (Path(page_module.__file__).parent / "report.css").read_text(encoding="utf-8")
+    tones = {line.tone for chart in charts for line in chart.lines} | set(RESOURCES)
+    assert {tone for tone in tones if f".tone-{tone} " not in colours and f".tone-{tone}," not in colours} == set()
 
 
 def test_figures_leave_failed_requests_out(whole: Run) -> None:
