@@ -24,13 +24,14 @@ test-fast: ## Unit and functional tests but the slow ones: under a minute, no da
 	@setup/venv
 	@$(PYTEST) -q -n 2 -m "not slow" tests/unit tests/functional
 
-lint: ## ruff, mypy, import-linter, salt-lint, yamllint, shellcheck
+lint: ## ruff, mypy, import-linter, names and rooms, salt-lint, yamllint, shellcheck
 	@setup/packages test
 	@setup/venv
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports
+	@$(PYTEST) -q tests/unit/test_words.py tests/unit/test_rooms.py
 	@git ls-files '*.sls' | xargs .venv/bin/salt-lint
 	@git ls-files '*.yaml' '*.yml' | xargs .venv/bin/yamllint -s
 	@shellcheck setup/packages setup/venv setup/control-node .ci/run netboot/image/files/init netboot/image/files/udhcpc netboot/image/files/stage

@@ -82,10 +82,10 @@ def tower(document: Mapping[str, Any], hidden_size: int, where: str) -> tuple[Ma
         positions = 2 * vision.position_embedding_size
         merging = (Matrix("projector", hidden_size, width),)
     if kind == _LLAMA4:
-        between, after = vision.projector_input_dim, vision.projector_output_dim
+        merger_outputs, projector_outputs = vision.projector_input_dim, vision.projector_output_dim
         merging = (
-            Matrix("merger", between, vision.intermediate_size),
-            Matrix("merger", after, after),
+            Matrix("merger", merger_outputs, vision.intermediate_size),
+            Matrix("merger", projector_outputs, projector_outputs),
             Matrix("projector", hidden_size, vision.vision_output_dim),
         )
     return (

@@ -80,11 +80,11 @@ def test_every_kind_of_model_is_counted_as_transformers_counts_it(name: str) -> 
 
 
 def test_every_kind_that_is_understood_is_counted() -> None:
-    told = {each["config"]["model_type"] for each in KINDS.values()}
-    told |= {found.get("text_config", found)["model_type"] for found in map(document, CONFIG_NAMES)}
+    named = {each["config"]["model_type"] for each in KINDS.values()}
+    named |= {found.get("text_config", found)["model_type"] for found in map(document, CONFIG_NAMES)}
     # Of these transformers has no class that can be counted: their code comes with the checkpoint, or not alone.
     foreign = {"baichuan", "internlm2", "internlm3", "mimo", "kimi_k2", "dots1"}
-    assert set(FAMILIES) - told - set(WRAPPERS.values()) == foreign - told
+    assert set(FAMILIES) - named - set(WRAPPERS.values()) == foreign - named
 
 
 @pytest.mark.parametrize(
