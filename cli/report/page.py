@@ -19,6 +19,7 @@ from bottleneck.json_numbers import number
 from bottleneck.runs.run import Run
 from bottleneck.telemetry.samples import node_samples
 from bottleneck.units import duration_text
+from cli.main import COMMANDS
 from cli.report.comparison import comparison_table
 from cli.report.drawing import cdf_picture, chart_picture, hover_data, time_ticks
 from cli.report.figures import Figures, client_figures
@@ -28,12 +29,7 @@ from cli.report.series import GROUPS, run_charts, time_edges
 from cli.report.usage import usage
 
 _HERE = Path(__file__).parent
-# Every command of the program: a sentence may have the next one to type in it.
-COMMANDS = (
-    *("apply", "bench", "boot", "bottleneck", "config", "control", "demo", "deploy", "doctor", "image", "lab", "logs"),
-    *("model", "node", "plan", "probe", "profile", "prometheus", "report", "reprovision", "run", "salt", "status"),
-    *("sync", "top", "undeploy", "verify-verdicts", "whatif"),
-)
+# A sentence may have the next command to type in it.
 _COMMAND = re.compile(rf"\b(cluster (?:{'|'.join(COMMANDS)})\b(?: [\w<>./%=:*-]+)*)")
 
 
