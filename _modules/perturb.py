@@ -9,6 +9,7 @@ minion, nor a lost connection to the control node leaves a node slow.
 The steps themselves are plain data (``actuator.plan``), so that the watchdog needs no Salt.
 """
 
+import logging
 import os
 import sys
 import time
@@ -18,6 +19,8 @@ import perturbation_watchdog as watchdog
 
 if TYPE_CHECKING:
     from loader_dunders import __opts__, __salt__
+
+log = logging.getLogger(__name__)
 
 DIRECTORY = "/run/cluster/perturb"
 UNIT = "perturb-watchdog"
@@ -68,6 +71,9 @@ def renew(seconds: float = 30.0) -> bool:
     """
     Move the deadline to ``seconds`` from now; return False when there is nothing left to renew.
 
+    A watchdog that has died is started again first: without one a deadline is only a number. Where it does not start,
+    everything is put back, and False returned.
+
     CLI Example:
 
     .. code-block:: bash
@@ -75,6 +81,17 @@ def renew(seconds: float = 30.0) -> bool:
         salt node1 perturb.renew 30
     """
     lease = _lease(seconds)
+    with watchdog.locked(_directory()):
+        state = watchdog.read(_directory())
+        if state["deadline"] is None:
+            return False
+    if not watchdog.is_armed(_directory()):
+        log.error("The watchdog of %s has died; it is started again", _directory())
+        try:
+            _arm(lease)
+        except RuntimeError:
+            undo()
+            return False
     with watchdog.locked(_directory()):
         state = watchdog.read(_directory())
         if state["deadline"] is None:

@@ -20,7 +20,7 @@ from bottleneck.plan.engines import model_directory
 from bottleneck.plan.nodes import deployment_record as plan_deployment
 from bottleneck.profile import ProfileError
 from bottleneck.profile.hardware_checks import refuse_open
-from control import node_starts, records
+from control import locks, node_starts, records
 from control.nodes import Nodes, engine_slice, progress
 from netboot.boot import command_queue
 
@@ -129,9 +129,15 @@ def deploy(
         salt-run cluster.deploy tp2 overrides='{"max_num_seqs": 4}'
     """
     nodes = Nodes(__opts__)
+    _refuse_open(nodes.profile)
+    deployment = deployment or nodes.profile.default_deployment
+    # Of two at once the second would fail on the first one's ports, and stop the workers of both.
+    with locks.exclusive(__opts__, locks.DEPLOYMENT, f"a deploy of {deployment}"):
+        return _deploy(nodes, deployment, overrides, float(timeout))
+
+
+def _deploy(nodes: Nodes, deployment: str, overrides: dict[str, Any] | None, timeout: float) -> dict[str, Any]:
     profile = nodes.profile
-    _refuse_open(profile)
-    deployment = deployment or profile.default_deployment
     planned = _planned(profile, deployment, overrides)
     specs = planned["workers"]
     _check_free(deployment, overrides)
@@ -142,7 +148,7 @@ def deploy(
     starting = {**planned, "began": moments["began"]}
     records.write(__opts__, records.STARTING, starting)
     try:
-        _start(nodes, specs, started, float(timeout))
+        _start(nodes, specs, started, timeout)
         moments["ready"] = time.time()
         _warm(profile, specs, started)
         moments["first_token"] = time.time()
@@ -169,11 +175,12 @@ def undeploy() -> dict[str, Any]:
 
         salt-run cluster.undeploy
     """
-    answers = Nodes(__opts__).ask("worker.stop", timeout=90)
-    stopped = {node: sorted(answer) for node, answer in answers.items() if isinstance(answer, dict)}
-    silent = sorted(set(answers) - set(stopped))
-    for name in (records.DEPLOYMENT, records.STARTING, records.RECOVERY):
-        records.forget(__opts__, name)
+    with locks.exclusive(__opts__, locks.DEPLOYMENT, "an undeploy"):
+        answers = Nodes(__opts__).ask("worker.stop", timeout=90)
+        stopped = {node: sorted(answer) for node, answer in answers.items() if isinstance(answer, dict)}
+        silent = sorted(set(answers) - set(stopped))
+        for name in (records.DEPLOYMENT, records.STARTING, records.RECOVERY):
+            records.forget(__opts__, name)
     if silent:
         raise CommandExecutionError(f"{', '.join(silent)} did not answer: its workers may still run")
     return {"stopped": stopped}

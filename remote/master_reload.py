@@ -21,6 +21,12 @@ CONFIGURATION = Path("/etc/salt/master")
 # A start takes about 10 s on a small machine; systemd gives up after 120 s by itself.
 RESTART_TIMEOUT_SECONDS = 150
 EVENT_TIMEOUT_SECONDS = 60
+# What holds a lock of the cluster's directory (`control/locks.py`, `control/reprovisioning.py`) -> how that is said.
+LOCKS = {
+    "reprovision.lock": "nodes are being reprovisioned",
+    "deployment.lock": "workers are being started or stopped",
+    "bench.lock": "a bench is running",
+}
 
 
 def run(argv: list[str], seconds: int = 20) -> tuple[int, str, str]:
@@ -47,15 +53,22 @@ def obstacle() -> str:
     except OSError as error:
         return f"{CONFIGURATION}: {error.strerror}"
     found = re.search(r"^cluster_directory: *(\S+)", text, re.MULTILINE)
-    lock = Path(found.group(1).strip("'\"")) / "reprovision.lock" if found else None
-    if lock is None or not lock.exists():
+    if not found:
         return ""
+    folder = Path(found.group(1).strip("'\""))
+    return next((reason for name, reason in LOCKS.items() if is_held(folder / name)), "")
+
+
+def is_held(lock: Path) -> bool:
+    """Tell whether a process holds a lock."""
+    if not lock.exists():
+        return False
     with lock.open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            return "nodes are being reprovisioned"
-    return ""
+            return True
+    return False
 
 
 def began_with_it(directory: Path) -> bool:

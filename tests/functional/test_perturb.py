@@ -118,6 +118,29 @@ def test_a_renewal_moves_the_deadline(perturb: Any, limit: Path) -> None:
     assert json.loads(Path(perturb._directory(), "state.json").read_text())["deadline"] > before + 50
 
 
+def test_a_renewal_starts_a_watchdog_that_died_again(perturb: Any, limit: Path) -> None:
+    perturb.set([clock(limit, 1200)], 30)
+    owner = perturb.watchdog.lock_owner(f"{perturb._directory()}/watchdog")
+    os.kill(owner, signal.SIGKILL)
+    wait_for(lambda: not perturb.status()["armed"])
+    assert limit.read_text() == "1200"
+    assert perturb.renew(1) is True and perturb.status()["armed"], "renewed means that someone ends it"
+    wait_for(lambda: limit.read_text() == "2400")
+
+
+def test_without_a_watchdog_nothing_stays_slow_and_nothing_is_renewed(
+    perturb: Any, limit: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    perturb.set([clock(limit, 1200)], 30)
+    owner = perturb.watchdog.lock_owner(f"{perturb._directory()}/watchdog")
+    os.kill(owner, signal.SIGKILL)
+    wait_for(lambda: not perturb.status()["armed"])
+    monkeypatch.setattr(perturb, "WATCHDOG_SECONDS", 0.2)
+    monkeypatch.setitem(perturb.__salt__, "supervise.start", lambda *_, **__: {})
+    assert perturb.renew(30) is False
+    assert limit.read_text() == "2400"
+
+
 DRIVER = """
 import sys, time
 sys.path.insert(0, {tests!r})
