@@ -19,7 +19,7 @@ from bottleneck.load.generator import Generator, GeneratorError
 from bottleneck.plan import probing
 from bottleneck.plan.engines import load_generator
 from bottleneck.profile import ProfileError
-from control import engine, records
+from control import engine, locks, records
 from control.nodes import Nodes, progress
 from control.recording import Recording, write_json
 
