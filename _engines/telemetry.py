@@ -24,7 +24,7 @@ from bottleneck.profile import Profile, load_profile
 from bottleneck.telemetry import batch_checks, batch_times, cluster_state, exporter
 from bottleneck.telemetry.store import Store, StoreDamagedError, StoreError, StoreUnavailableError
 from bottleneck.telemetry.store_recovery import open_or_begin_anew, set_aside
-from control import http_server
+from control import http_server, internal_events
 from netboot.boot.rate_limit import Budget
 
 try:
@@ -287,7 +287,9 @@ class Collector:
 
     def _fire(self, data: Mapping[str, Any], tag: str) -> None:
         if self._bus is not None:
-            self._bus.fire_event(dict(data), tag)
+            # What the reactor acts on is sealed; the rest is for whoever listens.
+            acted_on = tag in internal_events.ACTIONS
+            self._bus.fire_event(internal_events.sealed(self._opts, tag, data) if acted_on else dict(data), tag)
 
     def _acknowledge(self, stored: Mapping[str, Any], now: float) -> None:
         """Acknowledge by a job what is stored of nodes that do not reach the port to ask."""

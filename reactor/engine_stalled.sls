@@ -1,6 +1,6 @@
-{# An engine has requests and makes nothing: look at the deployment, and bring it back if it does not serve. #}
-reactor-engine-stalled-recover-engine-stalled:
-  runner.recover.engine_stalled:
+{# An engine has requests and makes nothing: the deployment is looked at, if the event is our own. #}
+reactor-engine-stalled-internal-take:
+  runner.internal.take:
     - args:
-      - node: {{ data['node'] | json }}
-      - seconds: {{ data['seconds'] | json }}
+      - tag: {{ tag | json }}
+      - event: {{ data | json }}

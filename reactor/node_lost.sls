@@ -1,5 +1,6 @@
-{# A node has fallen silent: its sampler is started again where its minion answers, and the deployment is looked at. #}
-reactor-node-lost-recover-node-lost:
-  runner.recover.node_lost:
+{# A node has fallen silent: its sampler and the deployment are looked after, if the event is the control node's own. #}
+reactor-node-lost-internal-take:
+  runner.internal.take:
     - args:
-      - node: {{ data['node'] | json }}
+      - tag: {{ tag | json }}
+      - event: {{ data | json }}

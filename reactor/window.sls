@@ -1,5 +1,6 @@
-{# A window of samples is complete: make it into a ledger and a verdict. #}
-reactor-window-telemetry-aggregate:
-  runner.telemetry.aggregate:
+{# A window of samples is complete: it becomes a ledger and a verdict, if the event is the control node's own. #}
+reactor-window-internal-take:
+  runner.internal.take:
     - args:
-      - window: {{ data | json }}
+      - tag: {{ tag | json }}
+      - event: {{ data | json }}

@@ -1,6 +1,6 @@
-{# A process of a worker ended: look at the deployment, whatever the event says, and bring it back if it does not serve. #}
-reactor-worker-exited-recover-worker-exited:
-  runner.recover.worker_exited:
+{# A process of a worker ended: the deployment is looked at, if the event is the control node's own. #}
+reactor-worker-exited-internal-take:
+  runner.internal.take:
     - args:
-      - node: {{ data['node'] | json }}
-      - workers: {{ data['workers'] | json }}
+      - tag: {{ tag | json }}
+      - event: {{ data | json }}

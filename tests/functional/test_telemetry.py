@@ -19,6 +19,7 @@ from bottleneck.plan.nodes import deployment_record
 from bottleneck.profile import load_profile
 from bottleneck.telemetry import sample_schema
 from bottleneck.telemetry.store import Store
+from control import internal_events
 from tests import run_builder
 
 pytestmark = pytest.mark.slow
@@ -309,20 +310,14 @@ def test_every_reaction_has_its_file_and_is_short() -> None:
 @pytest.mark.parametrize(
     ("tag", "data", "function", "arguments"),
     [
-        ("cluster/telemetry/window", window(0), "telemetry.aggregate", [{"window": window(0)}]),
-        ("cluster/node/still_lost", {"node": "node0", "times": 2}, "recover.node_lost", [{"node": "node0"}]),
-        ("cluster/node/lost", {"node": "node0", "since": 1.0}, "recover.node_lost", [{"node": "node0"}]),
-        (
-            "cluster/worker/exited",
-            {"node": "node0", "workers": ["tp2-0"], "at": 1.0},
-            "recover.worker_exited",
-            [{"node": "node0"}, {"workers": ["tp2-0"]}],
-        ),
-        (
-            "cluster/engine/stalled",
-            {"node": "node0", "seconds": 9.5},
-            "recover.engine_stalled",
-            [{"node": "node0"}, {"seconds": 9.5}],
+        *(
+            (
+                tag,
+                {"node": "node0", "since": 1e-05, "sealed": '{"since": 1e-05}'},
+                "internal.take",
+                [{"tag": tag}, {"event": {"node": "node0", "since": "1e-05", "sealed": '{"since": 1e-05}'}}],
+            )
+            for tag in internal_events.ACTIONS
         ),
         (
             "salt/minion/*/start",

@@ -47,7 +47,7 @@ class Exporter:
         engine = load("_engines/telemetry.py", "telemetry_engine")
         salt._logging.shutdown_temp_handler()
         self.store = Store(folder / "store.db")
-        self.collector = engine.Collector({}, load_profile(run_builder.PROFILE), self.store)
+        self.collector = engine.Collector({"cluster_directory": folder}, load_profile(run_builder.PROFILE), self.store)
         self.collector.state = replace(
             self.collector.state, settings=replace(self.collector.state.settings, retention_seconds=math.inf)
         )

@@ -217,7 +217,13 @@ def run(engine: Any, store: Store, monkeypatch: pytest.MonkeyPatch, events: list
     bus = Bus(events)
     monkeypatch.setattr(engine.salt.utils.event, "get_master_event", lambda *_, **__: bus)
     monkeypatch.setattr(engine, "FAILED_WAIT_SECONDS", 0.0)
-    made = engine.Collector({"sock_dir": ""}, load_profile(run_builder.PROFILE), store, lambda: NOW + 1.0, lambda: 1.0)
+    made = engine.Collector(
+        {"sock_dir": "", "cluster_directory": store.path.parent},
+        load_profile(run_builder.PROFILE),
+        store,
+        lambda: NOW + 1.0,
+        lambda: 1.0,
+    )
     with pytest.raises(Ended):
         made.run()
     return made
@@ -347,7 +353,13 @@ MUTATED = st.builds(
 @pytest.fixture(scope="module")
 def collector(engine: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     with Store(tmp_path_factory.mktemp("fuzz") / "store.db") as opened:
-        made = engine.Collector({}, load_profile(run_builder.PROFILE), opened, lambda: NOW + 1.0, lambda: 1.0)
+        made = engine.Collector(
+            {"cluster_directory": opened.path.parent},
+            load_profile(run_builder.PROFILE),
+            opened,
+            lambda: NOW + 1.0,
+            lambda: 1.0,
+        )
         made._bus = Bus([])
         yield made
 

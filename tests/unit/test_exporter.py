@@ -61,7 +61,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 @pytest.fixture
 def collector(store: Store, clock: Clock) -> Any:
     profile = load_profile(run_builder.PROFILE)
-    made = load_engine().Collector({}, profile, store, clock, clock)
+    made = load_engine().Collector({"cluster_directory": store.path.parent}, profile, store, clock, clock)
     made._bus = Bus()
     return made
 

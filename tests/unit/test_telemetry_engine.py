@@ -47,7 +47,9 @@ def collector(store: Store, clock: Clock) -> Any:
     module = load("_engines/telemetry.py", "telemetry_engine")
     # Salt's early handler would write to a stream that pytest has closed by then.
     salt._logging.shutdown_temp_handler()
-    return module.Collector({}, load_profile(run_builder.PROFILE), store, clock.wall, clock.steady)
+    return module.Collector(
+        {"cluster_directory": store.path.parent}, load_profile(run_builder.PROFILE), store, clock.wall, clock.steady
+    )
 
 
 def event(*numbers: int, node: str = "node0", boot: str = "b", oldest: int = 1, **more: Any) -> dict[str, Any]:
