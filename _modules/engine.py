@@ -19,6 +19,8 @@ import node_files
 import salt.utils.files
 
 MARKER = ".complete"
+# Links to engines that deployments name, by their entry of the engine map.
+FURTHER = "/opt/cluster/further-engines"
 # The firewall's table with what this module lets in, and where it is kept.
 GUARD_TABLE, GUARD_FILE = "cluster_peers", "/etc/cluster/peers.nft"
 # Of a root folder: what is installed in it.
@@ -31,16 +33,21 @@ def __virtual__() -> str | tuple[bool, str]:
     return "engine" if sys.platform == "linux" else (False, "engines are installed on Linux")
 
 
-def installed(directory: str) -> bool:
+def installed(directory: str, kind: str | None = None) -> bool:
     """
-    Return whether the environment at a directory is complete.
+    Return whether the environment at a directory is complete, and this node configured for it.
 
     CLI Example:
 
     .. code-block:: bash
 
         salt '*' engine.installed /opt/cluster/engine
+
+    kind
+        the engine map's entry, of an engine that a deployment names beside that of the accelerator
     """
+    if kind is not None and os.path.realpath(os.path.join(FURTHER, kind)) != os.path.realpath(directory):
+        return False
     return os.path.exists(os.path.join(directory, MARKER))
 
 

@@ -71,6 +71,9 @@ def start(worker: Mapping[str, Any], engine: Mapping[str, Any]) -> dict[str, Any
         raise RuntimeError(f"{', '.join(taken)} is taken by another process on this node")
     environment = {**worker["environment"], **engine_environment.preload(engine)}
     environment["PATH"] = engine_environment.path(engine)
+    if worker["watch"].get("guard"):
+        # Before there is a port to protect; without the rules nothing is started.
+        __salt__["engine.guard"]([worker["watch"]["guard"]])
     os.makedirs(os.path.dirname(WORKER_FILE), exist_ok=True)
     record = {key: worker[key] for key in ("name", "head", "api_address", "api_port", "engine", "watch")}
     node_files.write_json(WORKER_FILE, record)

@@ -289,7 +289,7 @@ def _install_further(nodes: Nodes, name: str) -> None:
     if deployment.engine is None:
         return
     engine = profile.engines[deployment.engine]
-    wanted = [[engine.directory()], [model_directory(profile, engine)]]
+    wanted = [[engine.directory(), engine.kind], [model_directory(profile, engine)]]
     made = engine.interface.conversion is not None
     functions = ["engine.installed", "model.converted"][: 1 + made]
     found = nodes.ask(functions, wanted[: 1 + made], deployment.nodes)

@@ -2,7 +2,7 @@
 Keep an inference engine installed.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -67,23 +67,3 @@ def unavailable(name: str, reason: str) -> dict[str, Any]:
         return {"name": name, "changes": {}, "result": True, "comment": f"an engine is at {name}, put there by hand"}
     comment = f"this kind of accelerator has no engine that can be installed: {reason}"
     return {"name": name, "changes": {}, "result": False, "comment": comment}
-
-
-def guarded(name: str, guards: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """
-    Make sure that only the heads of replicas can connect to the ports on which this node serves them.
-
-    name
-        of the state
-    guards
-        ``address``, ``port`` and the addresses that are ``allowed``
-    """
-    ret: dict[str, Any] = {"name": name, "changes": {}, "result": True, "comment": "only heads may connect"}
-    try:
-        changed = __salt__["engine.guard"](guards, __opts__["test"])
-    except (OSError, RuntimeError) as error:
-        return {**ret, "result": False, "comment": str(error)}
-    if changed:
-        ret["changes"] = {"allowed": {f"{each['address']}:{each['port']}": each["allowed"] for each in guards}}
-        ret["result"] = None if __opts__["test"] else True
-    return ret

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from bottleneck.plan.cables import through
-from bottleneck.plan.engines import conversion, engine_arguments, guards, launch
+from bottleneck.plan.engines import conversion, engine_arguments, launch
 from bottleneck.plan.engines.rendering import API_PORT
 from bottleneck.plan.server_arguments import read_arguments
 from bottleneck.plan.workers import DeploymentRecord, ServerSettings, Worker, weight_format
@@ -222,7 +222,6 @@ def node_pillar(profile: Profile, node_name: str) -> dict[str, Any]:
         "engine": engine.installation(),
         "engines": [each.installation() for each in profile.further_engines_of(node_name)],
         "model": {**profile.model.model_dump(mode="json"), "directory": profile.model.directory()},
-        "guards": guards(profile, node_name),
         "conversions": [
             made
             for each in (engine, *profile.further_engines_of(node_name))

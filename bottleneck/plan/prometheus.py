@@ -9,6 +9,7 @@ import yaml
 
 from bottleneck import atomic_files
 from bottleneck.plan.nodes import worker_specs
+from bottleneck.profile.engine_interface import NO_METRICS
 from bottleneck.profile.paths import repository_directory
 
 if TYPE_CHECKING:
@@ -30,9 +31,14 @@ def targets(profile: Profile, deployment: str | None = None) -> list[dict[str, A
     found: dict[str, dict[str, Any]] = {}
     for name in [deployment] if deployment else list(profile.deployments):
         for spec in worker_specs(profile, name):
-            if spec.head:
+            metrics = spec.watch["metrics"]
+            # An engine without metrics has nothing to scrape.
+            if spec.head and metrics["dialect"] != NO_METRICS:
                 address = f"{spec.api_address}:{spec.api_port}"
-                found[address] = {"targets": [address], "labels": {"node": spec.node}}
+                labels = {"node": spec.node}
+                if metrics["path"] != "/metrics":
+                    labels["__metrics_path__"] = metrics["path"]
+                found[address] = {"targets": [address], "labels": labels}
     return [found[address] for address in sorted(found)]
 
 
@@ -61,7 +67,7 @@ def configuration(profile: Profile, deployment: str | None = None) -> dict[str, 
                 "static_configs": [{"targets": [address], "labels": {"cluster": profile.name}} for address in ours],
             },
             {
-                "job_name": "vllm",
+                "job_name": "engine",
                 "static_configs": [
                     {**target, "labels": {**target["labels"], "cluster": profile.name}}
                     for target in targets(profile, deployment)

@@ -81,11 +81,11 @@ def _one(run: Run) -> Recorded:
     notes: list[str] = []
     split = replace(deployment.split, link=_link(run.id, ceilings, profile, deployment, notes))
     head = profile.nodes[deployment.nodes[0]].accelerator
+    on_host = profile.engine_for(deployment, deployment.nodes[0]).host_processor
     served = Served(
         profile.model.model_shape(),
         profile.model.weight_format(),
-        run.settings.max_num_batched_tokens
-        or deployment.limits(profile.model.shape, head, head.kind == "cpu").batched_tokens,
+        run.settings.max_num_batched_tokens or deployment.limits(profile.model.shape, head, on_host).batched_tokens,
         kv_value_bytes=profile.model.kv_value_bytes,
     )
     batch, requests = _requests(run)

@@ -72,7 +72,9 @@ def _limit(deployment: Deployment, card: Accelerator, node: Node, engine: Engine
     whole = f"the memory of its {card.model if unlike else card.kind} accelerator"
     # With the cache's size given, vLLM does not look at the share; on a CPU the share is
     # of the machine's memory, which a lab node does not own.
-    if server.kv_cache_memory_bytes or shares_host_memory(card, engine):
+    # An engine that knows no share takes what it needs.
+    knows_share = "gpu_memory_utilization" in engine.settings()
+    if server.kv_cache_memory_bytes or shares_host_memory(card, engine) or not knows_share:
         return card.memory_bytes, whole
     share = server.gpu_memory_utilization
     text = f"gpu_memory_utilization {share:g} of {size_text(card.memory_bytes)}, {whole}"

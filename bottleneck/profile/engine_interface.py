@@ -50,6 +50,8 @@ NAMES: Mapping[str, str] = {
     "cache": "a folder of the node that outlives workers",
     "device": "the engine's own name of the accelerator, from the entry of the engine map",
 }
+# The dialect of an engine that has no metrics.
+NO_METRICS = "none"
 # Stands alone: the arguments of the engine map's entry and the deployment's further ones, one word each.
 ARGUMENTS = "{arguments}"
 # What a conversion of the model may name.
@@ -177,7 +179,8 @@ class Metrics(Section):
     """Where the head's metrics are, and in which names."""
 
     dialect: Name = Field(
-        default="none", description="Names of its metrics (`bottleneck/telemetry/engine_names.py`); `none` has none."
+        default=NO_METRICS,
+        description="Names of its metrics (`bottleneck/telemetry/engine_names.py`); `none` has none.",
     )
     path: str = Field(default="/metrics", description="Where the head serves them.")
 

@@ -23,7 +23,7 @@ def judge_node(profile: Profile, name: str, seen: Mapping[str, Any] | None) -> I
         return
     yield Check(name, "Salt", "ok", f"answers, kernel {seen['kernel']}")
     yield from _firmware(name, node, seen["firmware"])
-    if node.accelerator.kind != "cpu":
+    if not profile.engine_of(name).host_processor:
         yield from judge_accelerators(name, node, seen)
     yield from judge_links(profile, name, seen)
     if seen["numa_nodes"] is not None:

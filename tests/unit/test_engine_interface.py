@@ -162,10 +162,9 @@ def test_followers_with_unlike_shares_have_the_output_on_the_last(tmp_path: Path
 
 
 def test_only_the_head_may_connect_to_a_follower() -> None:
-    profile = load_profile(PROFILES / "embedded.yaml")
-    assert node_pillar(profile, "node0")["guards"] == []
-    (guard,) = node_pillar(profile, "node1")["guards"]
-    assert guard == {"address": "10.77.1.11", "port": 50052, "allowed": ["10.77.1.10"]}
+    head, follower = worker_specs(load_profile(PROFILES / "embedded.yaml"), "llamacpp")
+    assert head.watch["guard"] is None
+    assert follower.watch["guard"] == {"address": "10.77.1.11", "port": 50052, "allowed": ["10.77.1.10"]}
 
 
 def test_a_model_is_converted_once_for_what_it_is_made_of(tmp_path: Path) -> None:
@@ -178,3 +177,31 @@ def test_a_model_is_converted_once_for_what_it_is_made_of(tmp_path: Path) -> Non
     same = made(tmp_path / "one", lambda _: None)
     assert same == made(tmp_path / "two", lambda interfaces: interfaces["llamacpp"].update(title="x"))
     assert same != made(tmp_path / "three", lambda interfaces: interfaces["llamacpp"]["weights"].update({4: "Q4_1"}))
+
+
+def test_the_howto_adds_a_kind_and_an_engine_without_code(tmp_path: Path) -> None:
+    """The entries of doc/howto/another-engine.md, beside the others, in a profile whose nodes have that kind."""
+    page = (PROFILES.parent / "doc" / "howto" / "another-engine.md").read_text(encoding="utf-8")
+    blocks = [block.partition("```")[0] for block in page.split("```yaml\n")[1:]]
+    kind, _, engine = blocks
+    path = changed(tmp_path, "embedded.yaml", lambda _: None)
+    text = path.read_text(encoding="utf-8").replace("kind: cpu", "kind: amx")
+    profile = yaml.safe_load(text)
+    own = {name: each for name, each in profile["deployments"].items() if "engine" not in each}
+    profile["deployments"] = own
+    own["mine"] = {
+        **{"nodes": ["node0", "node1"], "engine": "amx-mine", "replicas": 2, "link": "direct"},
+        "server": {"max_num_seqs": 8},
+    }
+    path.write_text(yaml.safe_dump(profile), encoding="utf-8")
+    mine = "amx-mine: {engine: my-server, runs_on: [amx], untested: made up}\n"
+    for name, added in ((paths.ENGINE_MAP, kind + mine), (paths.ENGINE_INTERFACES, engine)):
+        file = tmp_path / name
+        file.write_text(file.read_text(encoding="utf-8") + added, encoding="utf-8")
+    loaded = load_profile(path)
+    assert worker_specs(loaded, "tp2")[0].environment["VLLM_CPU_SGL_KERNEL"] == "1"
+    head = worker_specs(loaded, "mine")[0]
+    assert head.argv[2:] == ["--host", "10.77.0.10", "--port", "8000", "--most-sequences", "8", "--reuse-prompts"]
+    assert head.environment == {"MY_SERVER_THREADS": "1"}
+    assert node_pillar(loaded, "node0")["engine"]["kind"] == "amx"
+    assert [each["kind"] for each in node_pillar(loaded, "node0")["engines"]] == ["amx-mine"]

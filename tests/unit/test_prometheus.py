@@ -32,11 +32,11 @@ def test_the_scrape_configuration_names_the_exporter_and_every_head() -> None:
     profile = load_profile(run_builder.PROFILE)
     jobs = {job["job_name"]: job for job in prometheus.configuration(profile)["scrape_configs"]}
     assert jobs["cluster"]["static_configs"] == [{"targets": ["10.77.0.1:9477"], "labels": {"cluster": "embedded"}}]
-    assert [config["targets"] for config in jobs["vllm"]["static_configs"]] == [
+    assert [config["targets"] for config in jobs["engine"]["static_configs"]] == [
         ["10.77.0.10:8000"],
         ["10.77.0.11:8000"],
     ]
-    assert jobs["vllm"]["static_configs"][0]["labels"] == {"node": "node0", "cluster": "embedded"}
+    assert jobs["engine"]["static_configs"][0]["labels"] == {"node": "node0", "cluster": "embedded"}
 
 
 def test_the_boot_service_is_scraped_where_nodes_boot() -> None:

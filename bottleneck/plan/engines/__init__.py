@@ -4,10 +4,9 @@ from bottleneck.plan.engines.rendering import (
     Launch,
     conversion,
     engine_arguments,
-    guards,
     launch,
     load_generator,
     model_directory,
 )
 
-__all__ = ["Launch", "conversion", "engine_arguments", "guards", "launch", "load_generator", "model_directory"]
+__all__ = ["Launch", "conversion", "engine_arguments", "launch", "load_generator", "model_directory"]

@@ -27,8 +27,8 @@ class Launch:
     program
         A path below the engine's folder, or an absolute one.
     watch
-        What the node's module watches it by, as plain data: ``ready``, ``stages``, ``failures``, ``metrics``, and the
-        address it listens on.
+        What the node's module watches it by, as plain data: ``ready``, ``stages``, ``failures``, ``metrics``, and
+        ``guard``: the port that only the head may connect to, None without one.
     """
 
     program: str
@@ -47,8 +47,10 @@ def launch(profile: Profile, deployment: Deployment, place: Place) -> Launch:
     spread = bool(values["spread"])
     link = profile.nodes[place.node].links[deployment.link]
     ready = role.ready.model_dump(mode="json", exclude_none=True, exclude={"listening"})
+    guard = None
     if role.ready.listening:
         ready["listening"] = f"{link.address}:{interface.peer_port}"
+        guard = {"address": link.address, "port": interface.peer_port, "allowed": [values["head_link_address"]]}
     meets = spread and "coordinator_port" in role.names()
     return Launch(
         program=role.program,
@@ -65,6 +67,7 @@ def launch(profile: Profile, deployment: Deployment, place: Place) -> Launch:
             "stages": [stage.model_dump(mode="json") for stage in interface.stages],
             "failures": interface.failures,
             "metrics": interface.metrics.model_dump(mode="json"),
+            "guard": guard,
         },
     )
 
@@ -130,24 +133,6 @@ def conversion(profile: Profile, engine: EngineSpec) -> dict[str, Any] | None:
             "generated": str(profile.model.source == "generate").lower(),
         },
     }
-
-
-def guards(profile: Profile, node_name: str) -> list[dict[str, Any]]:
-    """Return the ports on which a node serves the heads of replicas, and which addresses may connect to each."""
-    allowed: dict[tuple[str, int], dict[str, None]] = {}
-    for deployment in profile.deployments.values():
-        if node_name not in deployment.nodes:
-            continue
-        interface = profile.engine_for(deployment, node_name).interface
-        follower = interface.roles.get("follower")
-        found = places(deployment)
-        place = next(each for each in found if each.node == node_name)
-        if follower is None or not follower.ready.listening or place.node_rank == 0:
-            continue
-        head = next(each.node for each in found if each.replica == place.replica and each.node_rank == 0)
-        own, far = (profile.nodes[name].links[deployment.link].address for name in (node_name, head))
-        allowed.setdefault((own, interface.peer_port), {})[far] = None
-    return [{"address": address, "port": port, "allowed": list(heads)} for (address, port), heads in allowed.items()]
 
 
 def load_generator(profile: Profile, deployment_name: str) -> EngineSpec:
