@@ -15,6 +15,8 @@ def deployment_environment(engine: EngineSpec, deployment: Deployment, place: Pl
         found |= dict.fromkeys(engine.rdma_environment, "=" + ",".join(link.rdma))
     if deployment.layers and engine.layer_partition_environment:
         found[engine.layer_partition_environment] = ",".join(map(str, deployment.layers))
+    if engine.local_ranks_environment:
+        found[engine.local_ranks_environment] = str(len(place.ranks))
     if place.node in deployment.cards and engine.device_environment:
         taken = deployment.cards[place.node][: len(place.ranks)]
         found[engine.device_environment] = ",".join(map(str, taken))

@@ -39,7 +39,11 @@ def _environment(deployment: Deployment, kind: str, engine: EngineSpec) -> Itera
         **dict.fromkeys(engine.bind_interface_environment, "link"),
         **dict.fromkeys(engine.rdma_environment, "the link's rdma"),
     }
-    for variable, key in ((engine.layer_partition_environment, "layers"), (engine.device_environment, "cards")):
+    for variable, key in (
+        (engine.layer_partition_environment, "layers"),
+        (engine.device_environment, "cards"),
+        (engine.local_ranks_environment, "the ranks of a node"),
+    ):
         if variable:
             set_by[variable] = key
     for name in deployment.environment:

@@ -141,6 +141,9 @@ class EngineSpec(Section):
         default=None,
         description="Variable with the layers of each pipeline stage; left out, it splits them as it likes.",
     )
+    local_ranks_environment: str | None = Field(
+        default=None, description="Variable with the number of ranks on the node; left out, it counts them itself."
+    )
     device_environment: str | None = Field(
         default=None,
         description="Variable with the accelerators of a node that it may use; left out, it takes the first ones.",

@@ -56,6 +56,14 @@ def test_a_choice_of_cards_and_a_deployments_own_environment_reach_the_worker() 
     assert "CUDA_VISIBLE_DEVICES" not in worker.environment and "NCCL_P2P_DISABLE" not in worker.environment
 
 
+def test_an_engine_that_is_told_the_ranks_of_a_node_is_told_them(tmp_path: Path) -> None:
+    text = (CLUSTERS / f"{COUNTS}.yaml").read_text().replace("kind: cuda", "kind: xpu")
+    (tmp_path / "cards.yaml").write_text(text)
+    profile = load_profile(tmp_path / "cards.yaml")
+    assert worker_specs(profile, "pp6")[0].environment["LOCAL_WORLD_SIZE"] == "3"
+    assert worker_specs(profile, "four")[0].environment["LOCAL_WORLD_SIZE"] == "4"
+
+
 def test_layers_are_split_as_the_profile_says() -> None:
     profile = cluster(LAYERS)
     (worker,) = worker_specs(profile)
