@@ -34,9 +34,7 @@ def test_a_copy_on_each_node_serves_and_is_judged(deployed: Callable[..., Cluste
     ]
     assert answers[0]["choices"] == answers[1]["choices"] and answers[0]["usage"]["completion_tokens"] == 6
 
-    run = cluster.json(
-        "bench", "--requests", "16", "--concurrency", "8", "--input-tokens", "128", "--output-tokens", "32"
-    )
+    run = cluster.json("bench", "--requests", "16", "--concurrency", "8", "--input", "128", "--output", "32")
     (point,) = run["points"]
     assert (point["headline"]["completed"], point["headline"]["failed"]) == (16, 0)
     recorded = cluster.runs / run["run"]
@@ -60,7 +58,7 @@ def test_a_copy_on_each_node_serves_and_is_judged(deployed: Callable[..., Cluste
 
     # A cache that holds two requests: the others wait for a place, and the sampler sees it.
     small = deployed("genai", "max_num_seqs=2")
-    load = ("--requests", "16", "--concurrency", "16", "--input-tokens", "64", "--output-tokens", "48")
+    load = ("--requests", "16", "--concurrency", "16", "--input", "64", "--output", "48")
     run = small.json("bench", *load)
     assert run["points"][0]["headline"]["failed"] == 0
     engines = small.json("bottleneck", run["run"])["measured"]["engines"]
