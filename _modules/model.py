@@ -144,6 +144,19 @@ def convert(directory: str, conversion: Mapping[str, Any], scripts: str) -> bool
     return True
 
 
+def progress(directory: str) -> dict[str, Any]:
+    """
+    Return how far a conversion is: ``stage``, ``share`` (0 to 1) and ``seconds``; empty when none tells.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' model.progress /var/cache/cluster/models/tiny-openvino-1
+    """
+    return dict(node_files.read_json(directory + ".partial.progress") or {})
+
+
 def converted(directory: str) -> bool:
     """
     Return whether a converted model is complete.

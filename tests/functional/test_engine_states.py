@@ -41,6 +41,13 @@ def test_a_model_is_converted_once(loaders: Any, tmp_path: Path) -> None:
     assert second.result is True and not second.changes
 
 
+def test_how_far_a_conversion_is_can_be_asked(loaders: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "tiny-openvino-1"
+    assert loaders.modules.model.progress(str(folder)) == {}
+    Path(f"{folder}.partial.progress").write_text('{"stage": "exporting", "share": 0.1, "seconds": 3.5}')
+    assert loaders.modules.model.progress(str(folder))["stage"] == "exporting"
+
+
 @pytest.mark.parametrize(
     ("steps", "expected"),
     [
