@@ -209,6 +209,10 @@ def _status(name: str) -> dict[str, Any]:
 
 def _rules(name: str | None) -> failure_reasons.Rules:
     """Return the rules of an engine's failures; without a name, those of any process."""
+    # Salt's loader has this folder on Python's path while it loads a module, and no more when a function is called.
+    folder = os.path.dirname(failure_reasons.__file__)
+    if folder not in sys.path:
+        sys.path.append(folder)
     rules: failure_reasons.Rules = importlib.import_module(name or COMMON_RULES).ENGINE_RULES
     return rules
 

@@ -24,6 +24,13 @@ OWN = (
         ("cluster profile check",),
     ),
     Rule(
+        "program_missing",
+        Rank.CAUSE,
+        (r"\S*python[\d.]*: No module named (?P<module>[\w.]+)",),
+        "this project's program {module} is not on the node",
+        ("cluster apply engine",),
+    ),
+    Rule(
         "cache_too_small",
         Rank.CAUSE,
         (rf"{_LINE}the KV cache would have (?P<blocks>\d+) blocks of (?P<tokens>\d+) tokens",),

@@ -1,3 +1,4 @@
 include:
   - engine.install
+  - engine.programs
   - engine.config

@@ -36,6 +36,7 @@ LOGS = [
         "libOpenCL.so.1 is not on the node",
     ),
     (f'{ENDED}RuntimeError: Device with "GPU.3" name is not registered', "device_missing", "GPU.3"),
+    ("/opt/engine/bin/python: No module named genai_server", "program_missing", "genai_server is not on the node"),
     (f"{ENDED}RuntimeError: std::bad_alloc", "memory_short", "does not fit"),
     (f"{ENDED}RuntimeError: CL_OUT_OF_RESOURCES", "memory_short", "does not fit"),
     (f"{ENDED}the engine's process ended", "engine_ended", "the engine's process ended"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -33,6 +34,17 @@ def test_names_of_the_node_and_the_deployment_are_filled_in(worker: ModuleType, 
     assert seen["failure"]["rank"] == 0 and seen["failure"]["moment"] is not None
     seen = answer(worker, tmp_path, "OSError: [Errno 98] Address already in use\n", 1)
     assert seen["reason"].endswith("next: cluster salt -- node-a cmd.run 'ss -ltnp'")
+
+
+def test_rules_are_found_when_the_loader_is_done(
+    worker: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A minion runs a function without the folder of `_utils` on Python's path: it is there while modules load."""
+    monkeypatch.setattr(sys, "path", [each for each in sys.path if Path(each).name != "_utils"])
+    for name in ("vllm_failures", "model_failures"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    seen = answer(worker, tmp_path, "ValueError: No available memory for the cache blocks.\n", 1)
+    assert "the KV cache does not fit" in seen["reason"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,13 @@
+{# This project's own programs for engines: kilobytes, so every node has those of all engines that it may be given. #}
+{% set engines = [pillar['engine']] + pillar['engines'] %}
+{% for name in engines | map(attribute='programs', default=none) | select | unique %}
+engine-programs-{{ name }}-file-recurse:
+  file.recurse:
+    - name: /opt/cluster/programs/{{ name }}
+    - source: salt://engine/files/{{ name }}
+    - include_pat: '*.py'
+    - clean: true
+    - makedirs: true
+    - dir_mode: '0755'
+    - file_mode: '0644'
+{% endfor %}
