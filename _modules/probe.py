@@ -69,13 +69,17 @@ def node(specifications: Mapping[str, Any], measure: bool = True, seconds: float
         everything is ended after this long
     """
     own = specifications[__grains__["id"]]
+    bench = own.get("bench")
+    if bench:
+        argv = engine_environment.command(own["engine"], bench["program"], bench["argv"])
+        bench = {"argv": argv, "seconds": bench["seconds"], "host": bench["host"]}
     specification = {
         "measure": bool(measure),
         "cores": own["cores"],
         "directory": STATE_DIRECTORY,
         "collectives": own["collectives"],
         "device": own.get("device"),
-        "bench": own.get("bench"),
+        "bench": bench,
         "deadline_seconds": int(seconds),
     }
     os.makedirs(STATE_DIRECTORY, exist_ok=True)

@@ -123,6 +123,7 @@ def _nodes(nodes: Nodes, only: str | None, started: float) -> dict[str, Any]:
             "cores": profile.nodes[name].cores,
             "engine": engine_slice(profile.engine_of(name)),
             "device": profile.engine_of(name).torch_device,
+            "bench": probing.own_bench(profile, name),
             "collectives": [part for each in collectives if (part := each.for_node(name))],
         }
         for name in names

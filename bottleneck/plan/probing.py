@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from bottleneck.performance.messages import allreduces, sends
+from bottleneck.plan.engines import model_path
 from bottleneck.plan.nodes import WorkerSpec, worker_specs
 from bottleneck.profile.types import Profile
 
@@ -15,6 +16,7 @@ SECTIONS = ("nodes", "links", "allreduce")
 UP_STAGES = frozenset({"installing", "loading", "warming", "ready"})
 FIRST_PORT = 29600
 LINK_BUDGET_SECONDS = 10.0
+OWN_BENCH_SECONDS = 45.0
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,8 @@ def collectives(profile: Profile) -> list[Collective]:
 def _first(profile: Profile, names: list[str], kind: str, port: int) -> Collective | None:
     for name in names:
         sizes = message_sizes(profile, name)[kind]
-        if profile.engine_of(profile.deployments[name].nodes[0]).torch_device is None:
+        deployment = profile.deployments[name]
+        if profile.engine_for(deployment, deployment.nodes[0]).torch_device is None:
             continue  # its messages are the engine's own, and no library is there to time
         workers = [worker for worker in worker_specs(profile, name) if worker.replica == 0]
         if sizes and len(workers) > 1:
@@ -109,6 +112,21 @@ def message_sizes(profile: Profile, deployment_name: str) -> dict[str, list[int]
     reduced = {count * allreduces(shape, deployment.split).bytes_per_token for count in tokens}
     passed = {count * sends(shape, deployment.split).bytes_per_token for count in tokens}
     return {"all_reduce": sorted(reduced - {0}), "send_receive": sorted(passed - {0})}
+
+
+def own_bench(profile: Profile, node: str) -> dict[str, Any] | None:
+    """Return how a node's engine measures itself, where it has no torch to be measured with; None otherwise."""
+    engine = profile.engine_of(node)
+    bench = engine.interface.bench
+    if engine.torch_device is not None or bench is None:
+        return None
+    values = {"model": model_path(profile, engine), "cores": str(profile.nodes[node].cores)}
+    return {
+        "program": bench.program,
+        "argv": [word.format_map(values) for word in bench.argv],
+        "seconds": OWN_BENCH_SECONDS,
+        "host": engine.host_processor,
+    }
 
 
 def node_pairs(profile: Profile) -> list[tuple[str, str, str]]:

@@ -200,6 +200,21 @@ class Conversion(Section):
     steps: list[list[ConversionTemplate]] = Field(min_length=1, description="Programs to run, one after another.")
 
 
+class OwnBench(Section):
+    """The engine's own bench, where it has no torch: what `cluster probe` measures the accelerator with."""
+
+    dialect: Literal["llama-bench"] = Field(description="What it prints: the JSON of llama-bench.")
+    program: str = Field(description="The program: a path below the engine's environment, or a name there.")
+    argv: list[Template] = Field(description="Its arguments; {model} and {cores} are known.")
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        unknown = set().union(*(names_in(word) for word in self.argv)) - {"model", "cores"}
+        if unknown:
+            raise ValueError(f"{{{min(unknown)}}} in argv; expected {{model}} and {{cores}} alone")
+        return self
+
+
 class EngineCheck(Section):
     """Something that `cluster doctor` looks at on a node with this engine."""
 
@@ -232,6 +247,7 @@ class EngineInterface(Section):
     peer_port: Port = Field(default=50052, description="Port of a follower that serves the head, on the link.")
     stages: list[Stage] = Field(default=[], description="Stages of a start in a worker's log.")
     metrics: Metrics = Field(default_factory=Metrics, description="The head's metrics.")
+    bench: OwnBench | None = Field(default=None, description="Its own bench.")
     failures: str | None = Field(
         default=None, description="Rules for failures in its log: a module of `_utils` with `ENGINE_RULES`."
     )

@@ -133,3 +133,16 @@ def test_an_engine_without_python_is_probed_by_the_minions(probe: Any, tmp_path:
     given["node0"]["engine"]["directory"] = str(tmp_path / "nowhere")
     with pytest.raises(RuntimeError, match=r"run state\.apply first"):
         probe.node(given, measure=False)
+
+
+def test_the_engines_own_bench_is_run_as_its_workers_are(probe: Any, tmp_path: Path) -> None:
+    changed = specifications(tmp_path)
+    bench = {"program": "bin/own-bench", "argv": ["-m", "/models/m.gguf"], "seconds": 5, "host": True}
+    changed["node0"] |= {"device": None, "bench": bench}
+    seen = probe.node(changed, measure=False)["specification"]["bench"]
+    program = str(tmp_path / "engine/bin/own-bench")
+    assert seen == {"argv": [program, "-m", "/models/m.gguf"], "seconds": 5, "host": True}
+    changed["node0"]["engine"]["root_folder"] = True
+    entered = probe.node(changed, measure=False)["specification"]["bench"]["argv"]
+    assert entered[:2] == ["/usr/bin/unshare", "--mount"], "inside its root folder"
+    assert entered[-3:] == ["bin/own-bench", "-m", "/models/m.gguf"]

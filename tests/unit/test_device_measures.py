@@ -151,12 +151,29 @@ def test_the_engines_bench_gives_what_it_reaches() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"backends": "CPU"}, {"backends": "BLAS,RPC"}, {"backends": "Vulkan", "n_gpu_layers": 0}]
+    "changes",
+    [
+        {"backends": "CPU"},
+        {"backends": "BLAS,RPC"},
+        {"backends": "Vulkan", "n_gpu_layers": 0},
+        {"gpu_info": "llvmpipe (LLVM 21.1.8, 256 bits)"},
+    ],
 )
 def test_a_bench_on_the_processor_is_no_measure_of_the_card(changes: dict[str, Any]) -> None:
     with pytest.raises(engine_bench.NotMeasuredError, match="this is the host's processor"):
         engine_bench.read(bench(**changes))
     assert engine_bench.read(bench(**changes), host=True)["device"]["kind"] == "host"
+
+
+def test_a_real_bench_of_debians_llama_cpp_on_a_processor_is_read() -> None:
+    """Recorded here from llama-bench of llama.cpp-tools 0.7.0, with the synthetic model of 107 M parameters in Q4_0."""
+    text = (Path(__file__).parents[1] / "data/bench/llama_bench_cpu.json").read_text()
+    found = engine_bench.read(text, host=True)
+    assert found["device"]["name"] == "Intel(R) Xeon(R) Processor"
+    assert found["values"]["memory_read_bytes_per_second"] == pytest.approx([2.314e9, 2.421e9, 2.539e9], rel=1e-3)
+    assert all(1e10 < rate < 1e11 for rate in found["values"]["engine_prompt_flops_per_second"])
+    with pytest.raises(engine_bench.NotMeasuredError, match="CPU alone"):
+        engine_bench.read(text)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '[{"backends": "Vulkan"}]', "ggml_vulkan: no devices"])

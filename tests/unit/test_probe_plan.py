@@ -25,6 +25,22 @@ def test_messages_are_those_of_the_deployment(profile: Profile) -> None:
     assert probing.message_sizes(profile, "single") == {"all_reduce": [], "send_receive": []}
 
 
+def test_an_engine_with_torch_is_not_asked_for_a_bench_of_its_own(profile: Profile) -> None:
+    assert probing.own_bench(profile, "node0") is None
+
+
+def test_an_engine_without_torch_measures_itself_with_the_model_it_serves() -> None:
+    changed = load_profile(find_profile("embedded"))
+    llama = changed.engines["cpu-llamacpp"]
+    changed.engines["cpu"] = llama
+    told = probing.own_bench(changed, "node1")
+    assert told is not None and told["program"] == "llama-bench" and told["host"] is True
+    words = dict(zip(told["argv"][::2], told["argv"][1::2], strict=True))
+    assert words["-m"].endswith("/model.gguf") and words["-o"] == "json"
+    assert words["-t"] == str(changed.nodes["node1"].cores)
+    assert probing.collectives(changed) == [], "its messages are its own"
+
+
 def test_each_rank_is_given_the_same_but_its_own_place(profile: Profile) -> None:
     found = {each.kind: each for each in probing.collectives(profile)}
     assert set(found) == {"all_reduce", "send_receive"}

@@ -7,6 +7,15 @@ from bottleneck.plan.engines.rendering import (
     launch,
     load_generator,
     model_directory,
+    model_path,
 )
 
-__all__ = ["Launch", "conversion", "engine_arguments", "launch", "load_generator", "model_directory"]
+__all__ = [
+    "Launch",
+    "conversion",
+    "engine_arguments",
+    "launch",
+    "load_generator",
+    "model_directory",
+    "model_path",
+]

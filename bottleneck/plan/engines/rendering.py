@@ -113,6 +113,12 @@ def model_directory(profile: Profile, engine: EngineSpec) -> str:
     return content_directory("models", f"{profile.model.name}-{conversion.form}", content)
 
 
+def model_path(profile: Profile, engine: EngineSpec) -> str:
+    """Return what an engine loads: the folder with the model, or the file in it."""
+    made = engine.interface.conversion
+    return "/".join(filter(None, [model_directory(profile, engine), made.file if made else ""]))
+
+
 def conversion(profile: Profile, engine: EngineSpec) -> dict[str, Any] | None:
     """Return what a node needs to make the model in the form that an engine loads; None where it loads checkpoints."""
     made = engine.interface.conversion
@@ -167,7 +173,6 @@ def _values(profile: Profile, deployment: Deployment, place: Place, engine: Engi
     followers = [profile.nodes[other.node] for other in members[1:]]
     link, server, interface = node.links[deployment.link], deployment.server, engine.interface
     is_head, spread = place.node_rank == 0, len(members) > 1
-    made = interface.conversion
     length = server.max_model_len or profile.model.shape.context_length
     layers = _node_layers(profile, deployment, members)
     on_followers = layers[1:]
@@ -179,7 +184,7 @@ def _values(profile: Profile, deployment: Deployment, place: Place, engine: Engi
         "num_gpu_blocks_override": server.num_gpu_blocks_override,
         "gpu_memory_utilization": server.gpu_memory_utilization,
         "prefix_caching": server.prefix_caching,
-        "model": "/".join(filter(None, [model_directory(profile, engine), made.file if made else ""])),
+        "model": model_path(profile, engine),
         "model_name": profile.model.name,
         "api_address": head.links[profile.control.network].address if is_head else None,
         "api_port": API_PORT if is_head else None,

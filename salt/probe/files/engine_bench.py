@@ -11,6 +11,8 @@ from typing import Any
 
 # The processor's own backends: with these alone it was not the accelerator that was measured.
 HOST_BACKENDS = frozenset({"CPU", "BLAS", "RPC"})
+# Drivers that do a card's work on the processor; they call themselves cards.
+HOST_DRIVERS = ("llvmpipe", "lavapipe", "SwiftShader", "Portable Computing Language")
 
 
 class NotMeasuredError(Exception):
@@ -48,6 +50,8 @@ def read(text: str, host: bool = False) -> dict[str, Any]:
             raise NotMeasuredError(
                 f"the bench ran on {', '.join(sorted(backends))} alone: this is the host's processor"
             )
+        if not host and any(driver.lower() in str(first["gpu_info"]).lower() for driver in HOST_DRIVERS):
+            raise NotMeasuredError(f"the bench ran on {first['gpu_info']}: this is the host's processor")
         values: dict[str, list[float]] = {}
         for test in tests:
             rates = [float(rate) for rate in test["samples_ts"]]
