@@ -165,7 +165,17 @@ def _largest(answer: Answer) -> float | None:
 
 
 def place_of(put: Put, deployment: str, answer: Answer) -> str:
-    """Return where an answer has a fault: its class, at its place where it has one."""
+    """Return where an answer has a fault: its class, at its place where it has one.
+
+    Parameters
+    ----------
+    put
+        The fault that was put in.
+    deployment
+        Name of the deployment: on one node alone a slow node is a slow host.
+    answer
+        The verdict, as its JSON says it.
+    """
     expected, node = expected_of(put, deployment)
     first = answer.first
     if first.name == expected and _is_there(first, node, put.link):

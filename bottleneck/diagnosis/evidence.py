@@ -35,7 +35,19 @@ class Evidence:
 
 
 def line(statement: str, value: float | None, unit: str, source: str) -> Evidence:
-    """Return a line of evidence; a value that is not finite is not known."""
+    """Return a line of evidence; a value that is not finite is not known.
+
+    Parameters
+    ----------
+    statement
+        What was measured, as half a sentence.
+    value
+        In `unit`, or None.
+    unit
+        SI unit; `1` for a share.
+    source
+        Where it is from: samples, engine metrics, client, probes.
+    """
     return Evidence(statement, value if value is not None and math.isfinite(value) else None, unit, source)
 
 

@@ -92,7 +92,17 @@ class Layout:
         return min(peer.amount for peer in peers) / mine.amount
 
     def relative_time(self, parameters: Array, resource: Resource | None, slowdown: float) -> float:
-        """Return the time with a resource slowed, in units of the time with nothing slowed."""
+        """Return the time with a resource slowed, in units of the time with nothing slowed.
+
+        Parameters
+        ----------
+        parameters
+            Of the model, in the order of the layout, shape (parameters,).
+        resource
+            The one that is slowed; None is none.
+        slowdown
+            How many times slower it is; below 1 it is faster.
+        """
         if resource is None:
             return 1.0
         known = self.index

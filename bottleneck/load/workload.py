@@ -217,7 +217,17 @@ def client_arguments(
 
 
 def warm_up_request(load: Load, model: str, vocabulary_size: int) -> dict[str, Any]:
-    """Return the body of a completion request of a load's lengths, whose tokens are random."""
+    """Return the body of a completion request of a load's lengths, whose tokens are random.
+
+    Parameters
+    ----------
+    load
+        Whose lengths it has.
+    model
+        The served model's name.
+    vocabulary_size
+        Token ids are below it.
+    """
     numbers = random.Random(load.seed)
     # Well inside the vocabulary, clear of its special tokens.
     first, last = vocabulary_size // 4, vocabulary_size // 2

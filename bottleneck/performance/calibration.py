@@ -200,7 +200,17 @@ class Forecast:
 
 
 def discrepancy(one: WorkPoints, two: WorkPoints, errors: ErrorModel) -> Floats:
-    """Return the covariance of what the physics leaves out; shape (2 * points of one, 2 * points of two)."""
+    """Return the covariance of what the physics leaves out; shape (2 * points of one, 2 * points of two).
+
+    Parameters
+    ----------
+    one
+        Points, of n.
+    two
+        Points, of m.
+    errors
+        Size of what the physics does not say.
+    """
 
     def distance(left: NDArray[np.int64], right: NDArray[np.int64], length: float) -> Floats:
         # In octaves: kernels and splits change with doublings.
@@ -219,7 +229,17 @@ def discrepancy(one: WorkPoints, two: WorkPoints, errors: ErrorModel) -> Floats:
 
 
 def noise(at: WorkPoints, errors: ErrorModel, parameters: Floats) -> Floats:
-    """Return the variance of single measurements; shape (2 * points,)."""
+    """Return the variance of single measurements; shape (2 * points,).
+
+    Parameters
+    ----------
+    at
+        Points, of n.
+    errors
+        Size of the noise of a measurement.
+    parameters
+        As `PARAMETERS` lists them, shape (len(PARAMETERS),).
+    """
     seconds = at.seconds(parameters)
     count = at.batch.size
     prefill, decode = seconds[:count], seconds[count:]
@@ -230,7 +250,15 @@ def noise(at: WorkPoints, errors: ErrorModel, parameters: Floats) -> Floats:
 
 
 def decode_floor(at: WorkPoints, parameters: Floats) -> float:
-    """Return the seconds of the smallest step: every weight read once, every layer started once."""
+    """Return the seconds of the smallest step: every weight read once, every layer started once.
+
+    Parameters
+    ----------
+    at
+        Points, of n.
+    parameters
+        As `PARAMETERS` lists them, shape (len(PARAMETERS),).
+    """
     weight, layer = np.exp(parameters[0]), np.exp(parameters[3])
     read = demand(Steps.one(1, 1), at.served).weight_bytes[0]
     return float(read / (at.accelerator.memory_bytes_per_second * weight) + len(at.served.shape.layers) * layer)

@@ -67,6 +67,15 @@ _Form = TypeVar("_Form", bound=Form)
 def read_form(form: type[_Form], document: Mapping[str, Any], where: str) -> _Form:
     """Read a mapping of a configuration; `where` is the file and the key that it stands under.
 
+    Parameters
+    ----------
+    form
+        The keys that are understood, and their types.
+    document
+        The mapping as it was read.
+    where
+        The file and the key that it stands under.
+
     Raises
     ------
     ConfigError

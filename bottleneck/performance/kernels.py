@@ -37,6 +37,17 @@ def weight_passes(weights: WeightFormat, accelerator: Accelerator, shape: ModelS
     the product's size: for 33 to 64 tokens, small products get tiles of 16 tokens, for 129 to 256 tokens tiles of 64
     or 128; all else has one tile up to 256 tokens (csrc/quantization/machete/generate.py, read; tuned on an H100).
     Above that many tokens a product is bound by its arithmetic, whose efficiency is fitted.
+
+    Parameters
+    ----------
+    weights
+        How the weights are stored.
+    accelerator
+        Whose kernels are meant.
+    shape
+        Of the whole model.
+    tokens
+        Of each step, shape (steps,).
     """
     passes = np.ones_like(tokens)
     if weights.bits != 4 or not _HOPPER.search(accelerator.name):

@@ -143,7 +143,23 @@ class SequenceCache:
 def sequence_cache(
     shape: ModelShape, limits: Limits, split: Split, stage: int, block_tokens: int, kv_value_bytes: int = VALUE_BYTES
 ) -> SequenceCache:
-    """Return what one sequence of full length takes of a rank's KV cache."""
+    """Return what one sequence of full length takes of a rank's KV cache.
+
+    Parameters
+    ----------
+    shape
+        Of the whole model.
+    limits
+        The server's limits: length, sequences and tokens of a step.
+    split
+        How the model is cut into ranks and stages, and the link between them.
+    stage
+        Which stage, counted from 0.
+    block_tokens
+        Tokens of one block of the cache.
+    kv_value_bytes
+        Bytes of one value of the cache.
+    """
     counts: dict[tuple[int | None, bool, int], int] = {}
     token_bytes = state_bytes = 0
     for kind, count in attention_kinds(shape, split, stage):
@@ -184,6 +200,17 @@ def activation_buffer_bytes(shape: ModelShape, limits: Limits, split: Split, sta
     """Return the buffers of the largest forward pass: an estimate.
 
     Two hidden states, the residual and attention's output; gate, up and their product; logits, sampled in 32 bit.
+
+    Parameters
+    ----------
+    shape
+        Of the whole model.
+    limits
+        The server's limits: length, sequences and tokens of a step.
+    split
+        How the model is cut into ranks and stages, and the link between them.
+    stage
+        Which stage, counted from 0.
     """
     inner = max(layer.buffer_values_split for layer in split.layers_of(shape, stage))
     width = 4 * shape.hidden_size + inner // split.tensor_parallel

@@ -21,6 +21,15 @@ def allreduces(shape: ModelShape, split: Split, stage: int | None = None) -> Mes
 
     Two in each layer and one for the embedding, each of the hidden states. The gather of the logits at the end is not
     among them.
+
+    Parameters
+    ----------
+    shape
+        Of the whole model.
+    split
+        How the model is cut into ranks and stages, and the link between them.
+    stage
+        Which stage, counted from 0; None is all of them.
     """
     if split.tensor_parallel == 1:
         return Messages()
@@ -32,6 +41,15 @@ def sends(shape: ModelShape, split: Split, stage: int | None = None) -> Messages
     """Return the transfers from a stage to the next, of all stages when `stage` is None.
 
     Hidden states and residual together.
+
+    Parameters
+    ----------
+    shape
+        Of the whole model.
+    split
+        How the model is cut into ranks and stages, and the link between them.
+    stage
+        Which stage, counted from 0; None is all of them.
     """
     if split.pipeline_parallel == 1 or (stage is not None and split.has_last(stage)):
         return Messages()
@@ -39,7 +57,17 @@ def sends(shape: ModelShape, split: Split, stage: int | None = None) -> Messages
 
 
 def latency_seconds(shape: ModelShape, split: Split, stage: int | None = None) -> float:
-    """Return the seconds of a forward pass's messages without bytes: they follow each other over the split's link."""
+    """Return the seconds of a forward pass's messages without bytes: they follow each other over the split's link.
+
+    Parameters
+    ----------
+    shape
+        Of the whole model.
+    split
+        How the model is cut into ranks and stages, and the link between them.
+    stage
+        Which stage, counted from 0; None is all of them.
+    """
     if split.link is None:
         return 0.0
     reduced, passed = allreduces(shape, split, stage), sends(shape, split, stage)

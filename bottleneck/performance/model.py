@@ -83,7 +83,19 @@ class Experts:
 def experts(
     shape: ModelShape, weights: WeightFormat, split: Split = WHOLE, stage: int | None = None
 ) -> tuple[Experts, ...]:
-    """Return the routed weights of one rank, those of all layers that are routed alike together."""
+    """Return the routed weights of one rank, those of all layers that are routed alike together.
+
+    Parameters
+    ----------
+    shape
+        Of the whole model.
+    weights
+        How the weights are stored.
+    split
+        How the model is cut into ranks and stages, and the link between them.
+    stage
+        Which stage, counted from 0; None is all of them.
+    """
     sums: dict[tuple[int, int], int] = {}
     for layer in split.layers_of(shape, stage):
         for matrix in layer.matrices:
@@ -118,7 +130,21 @@ def shared_weight_bytes(
 def read_bytes(
     shape: ModelShape, weights: WeightFormat, split: Split = WHOLE, stage: int | None = None, tokens: int = 1
 ) -> float:
-    """Return the bytes of weights that one rank reads in a step of some tokens; `stage` as in `shared_weight_bytes`."""
+    """Return the bytes of weights that one rank reads in a step of some tokens; `stage` as in `shared_weight_bytes`.
+
+    Parameters
+    ----------
+    shape
+        Of the whole model.
+    weights
+        How the weights are stored.
+    split
+        How the model is cut into ranks and stages, and the link between them.
+    stage
+        Which stage, counted from 0; None is all of them.
+    tokens
+        Of the step: they decide how many of the experts are read.
+    """
     routed = (each.copy_bytes * read_copies(each, tokens) for each in experts(shape, weights, split, stage))
     return shared_weight_bytes(shape, weights, split, stage) + math.fsum(routed)
 
@@ -130,7 +156,19 @@ def read_copies(each: Experts, tokens: Quantity) -> Quantity:
 
 
 def resident_bytes(shape: ModelShape, weights: WeightFormat, split: Split = WHOLE, stage: int | None = None) -> int:
-    """Return the bytes of the weights that one rank holds; over all stages when `stage` is None."""
+    """Return the bytes of the weights that one rank holds; over all stages when `stage` is None.
+
+    Parameters
+    ----------
+    shape
+        Of the whole model.
+    weights
+        How the weights are stored.
+    split
+        How the model is cut into ranks and stages, and the link between them.
+    stage
+        Which stage, counted from 0; None is all of them.
+    """
     routed = sum(each.copy_bytes * each.copies for each in experts(shape, weights, split, stage))
     made = (each for layer in split.layers_of(shape, stage) for each in layer.matrices if each.derived)
     derived = sum(matrix.rank_bytes(weights, split.tensor_parallel) for matrix in made)
@@ -166,7 +204,17 @@ def kv_bytes_per_token(
 
 
 def layer_kv_bytes(attention: Attention, split: Split, value_bytes: int) -> int:
-    """Return the bytes that one token takes in one rank's cache of one layer."""
+    """Return the bytes that one token takes in one rank's cache of one layer.
+
+    Parameters
+    ----------
+    attention
+        The layer's.
+    split
+        How the model is cut into ranks and stages, and the link between them.
+    value_bytes
+        Bytes of one value of the cache.
+    """
     return attention.cached_values * value_bytes // min(split.tensor_parallel, attention.pieces)
 
 
@@ -197,7 +245,17 @@ def flops_per_token(shape: ModelShape, split: Split = WHOLE, stage: int | None =
 
 @lru_cache(maxsize=1024)
 def activation_bytes_per_token(shape: ModelShape, split: Split = WHOLE, stage: int | None = None) -> float:
-    """Return the bytes of activations that one token moves through one rank's memory in one forward pass."""
+    """Return the bytes of activations that one token moves through one rank's memory in one forward pass.
+
+    Parameters
+    ----------
+    shape
+        Of the whole model.
+    split
+        How the model is cut into ranks and stages, and the link between them.
+    stage
+        Which stage, counted from 0; None is all of them.
+    """
     layers = split.layers_of(shape, stage)
     return VALUE_BYTES * sum(each.moved_values + each.moved_values_split / split.tensor_parallel for each in layers)
 
@@ -206,7 +264,17 @@ def activation_bytes_per_token(shape: ModelShape, split: Split = WHOLE, stage: i
 def attention_kinds(
     shape: ModelShape, split: Split = WHOLE, stage: int | None = None
 ) -> tuple[tuple[Attention, int], ...]:
-    """Return each way in which layers look back, and how many layers do."""
+    """Return each way in which layers look back, and how many layers do.
+
+    Parameters
+    ----------
+    shape
+        Of the whole model.
+    split
+        How the model is cut into ranks and stages, and the link between them.
+    stage
+        Which stage, counted from 0; None is all of them.
+    """
     return tuple(Counter(layer.attention for layer in split.layers_of(shape, stage)).items())
 
 

@@ -52,7 +52,21 @@ class Steps:
     def one(
         cls, tokens: float, sequences: float, context: float = 0.0, pairs: float = 0.0, prompt_tokens: float = 0.0
     ) -> Steps:
-        """Return a single step, such as the mean of many."""
+        """Return a single step, such as the mean of many.
+
+        Parameters
+        ----------
+        tokens
+            Tokens that the linear layers compute.
+        sequences
+            Sequences that get a token out of it.
+        context
+            Tokens whose keys and values are read for sequences that decode.
+        pairs
+            Pairs of a prompt token and a token it attends to.
+        prompt_tokens
+            Tokens of prompts, without padding.
+        """
         return cls(
             *(np.array([value], dtype=np.float64) for value in (tokens, sequences, context, pairs, prompt_tokens))
         )

@@ -159,7 +159,19 @@ def _padded(size: int, multiple: int) -> int:
 
 
 def grouped_attention(hidden_size: int, heads: int, key_value_heads: int, head_dim: int) -> tuple[Matrix, ...]:
-    """Return the projections of attention whose query heads share keys and values in groups."""
+    """Return the projections of attention whose query heads share keys and values in groups.
+
+    Parameters
+    ----------
+    hidden_size
+        Width of the hidden state.
+    heads
+        Query heads.
+    key_value_heads
+        Heads of keys and values.
+    head_dim
+        Width of a head.
+    """
     queries, keys = heads * head_dim, key_value_heads * head_dim
     return (
         Matrix("q_proj", queries, hidden_size),
@@ -172,7 +184,21 @@ def grouped_attention(hidden_size: int, heads: int, key_value_heads: int, head_d
 def feed_forward(
     hidden_size: int, inner: int, gated: bool = True, copies: int = 1, active: int = 1
 ) -> tuple[Matrix, ...]:
-    """Return the projections of a feed-forward block, or of so many experts."""
+    """Return the projections of a feed-forward block, or of so many experts.
+
+    Parameters
+    ----------
+    hidden_size
+        Width of the hidden state.
+    inner
+        Width inside the block.
+    gated
+        Whether a gate is multiplied with what goes up.
+    copies
+        How many experts there are; 1 is a plain block.
+    active
+        How many of them a token goes through.
+    """
     gate = (Matrix("gate_proj", inner, hidden_size, None, copies, active),) if gated else ()
     return (
         *gate,
@@ -197,6 +223,27 @@ def dense_shape(
 
     Activations are counted from the kernels of a layer: two norms with their residuals (8 hidden), the projections'
     inputs and outputs (4 hidden, 2 queries, keys and values), the gated product (4 intermediate).
+
+    Parameters
+    ----------
+    layers
+        How many.
+    hidden_size
+        Width of the hidden state.
+    intermediate_size
+        Width inside the feed-forward block.
+    attention_heads
+        Query heads.
+    key_value_heads
+        Heads of keys and values.
+    head_dim
+        Width of a head.
+    vocabulary_size
+        Rows of the embedding.
+    context_length
+        The longest sequence, tokens.
+    tied_embeddings
+        Whether embedding and output head are one matrix.
     """
     layer = Layer(
         matrices=(

@@ -17,7 +17,23 @@ Part = tuple[tuple[Matrix, ...], Attention, int]
 
 
 def delta_net(hidden: int, key_heads: int, key_width: int, heads: int, width: int, kernel: int) -> Part:
-    """Return a gated delta net."""
+    """Return a gated delta net.
+
+    Parameters
+    ----------
+    hidden
+        Width of the hidden state.
+    key_heads
+        Heads of keys and queries.
+    key_width
+        Width of one of them.
+    heads
+        Heads of values.
+    width
+        Width of one of them.
+    kernel
+        Tokens that the convolution sees.
+    """
     keys, values = key_heads * key_width, heads * width
     matrices = (
         Matrix("in_proj_qkv", 2 * keys + values, hidden),
@@ -32,7 +48,25 @@ def delta_net(hidden: int, key_heads: int, key_width: int, heads: int, width: in
 
 
 def mamba(hidden: int, heads: int, width: int, groups: int, states: int, kernel: int, *, state_bytes: int) -> Part:
-    """Return a Mamba 2 mixer: `heads` of `width`, with so many groups of so many states of `state_bytes` a value."""
+    """Return a Mamba 2 mixer: `heads` of `width`, with so many groups of so many states of `state_bytes` a value.
+
+    Parameters
+    ----------
+    hidden
+        Width of the hidden state.
+    heads
+        How many.
+    width
+        Of one head.
+    groups
+        Groups of heads that share their state projections.
+    states
+        State values of each channel.
+    kernel
+        Tokens that the convolution sees.
+    state_bytes
+        Bytes of one value of the state.
+    """
     inner = heads * width
     mixed = inner + 2 * groups * states
     matrices = (

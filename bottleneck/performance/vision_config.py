@@ -55,6 +55,15 @@ class _Vision(Form):
 def tower(document: Mapping[str, Any], hidden_size: int, where: str) -> tuple[Matrix, ...]:
     """Return the matrices of a tower and of what maps its patches onto the language model's hidden state.
 
+    Parameters
+    ----------
+    document
+        The tower's own mapping of a config.json.
+    hidden_size
+        Width of the language model's hidden state.
+    where
+        The file and the key that it stands under.
+
     Raises
     ------
     ConfigError

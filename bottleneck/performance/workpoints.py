@@ -59,7 +59,21 @@ class WorkPoints:
         output_tokens: int,
         split: Split = WHOLE,
     ) -> WorkPoints:
-        """Play the engine's scheduler through at every (batch, prompt tokens)."""
+        """Play the engine's scheduler through at every (batch, prompt tokens).
+
+        Parameters
+        ----------
+        served
+            The model and how its engine is set.
+        accelerator
+            What it runs on.
+        points
+            (batch, tokens of a prompt) each.
+        output_tokens
+            Tokens of an answer.
+        split
+            How the model is cut into ranks and stages, and the link between them.
+        """
         runs = []
         for batch, prompt in points:
             part = -(-batch // min(split.pipeline_parallel, batch))

@@ -8,6 +8,17 @@ def deployment_environment(engine: EngineSpec, deployment: Deployment, place: Pl
     """Return what a deployment adds: RDMA devices, layers of each stage, its choice of accelerators, its own variables.
 
     The deployment must be one that `bottleneck.profile.engine_checks` has nothing against.
+
+    Parameters
+    ----------
+    engine
+        The entry of the engine map.
+    deployment
+        A deployment of that profile.
+    place
+        A place of the deployment: replica, rank and node.
+    link
+        The node's link that the deployment uses.
     """
     found: dict[str, str] = {}
     if link.rdma and engine.rdma_environment:

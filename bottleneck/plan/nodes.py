@@ -163,7 +163,17 @@ def deployment_with(profile: Profile, name: str, overrides: Mapping[str, Any] | 
 
 
 def deployment_memory(profile: Profile, name: str, overrides: Mapping[str, Any] | None = None) -> list[NodeFit]:
-    """Return the memory arithmetic of every node of a deployment."""
+    """Return the memory arithmetic of every node of a deployment.
+
+    Parameters
+    ----------
+    profile
+        A profile that was checked.
+    name
+        Of the deployment.
+    overrides
+        Server settings in place of the profile's, by their names; None is none.
+    """
     deployment = deployment_with(profile, name, overrides)
     nodes = {node: profile.nodes[node] for node in deployment.nodes}
     return node_fits(deployment, profile.model, nodes, profile.engines)

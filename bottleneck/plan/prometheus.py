@@ -94,7 +94,17 @@ def dashboard_text() -> str:
 
 
 def write(profile: Profile, directory: Path, deployment: str | None = None) -> list[str]:
-    """Write configuration, rules and dashboard into a folder; return the names that changed."""
+    """Write configuration, rules and dashboard into a folder; return the names that changed.
+
+    Parameters
+    ----------
+    profile
+        A profile that was checked.
+    directory
+        Where they go; made when it is not there.
+    deployment
+        Whose heads are scraped; None is the default one.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     contents = {
         CONFIGURATION: configuration_text(profile, deployment),

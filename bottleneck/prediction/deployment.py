@@ -164,7 +164,17 @@ class Comparison:
 
 
 def transfer_to(calibration: Calibration, weights: WeightFormat, accelerator: Accelerator) -> Transfer | None:
-    """Return what carrying the efficiencies over does to them; None when nothing about kernels changes."""
+    """Return what carrying the efficiencies over does to them; None when nothing about kernels changes.
+
+    Parameters
+    ----------
+    calibration
+        Of this deployment, by `calibrate`.
+    weights
+        How the weights are stored there.
+    accelerator
+        What it would run on.
+    """
     shift, variance = np.zeros(len(PARAMETERS)), np.zeros(len(PARAMETERS))
     if weights != calibration.served.weights or accelerator != calibration.accelerator:
         before, spread = prior(calibration.served.weights, calibration.accelerator)
@@ -236,7 +246,17 @@ def outcome(found: Forecast, scenario: Scenario) -> Outcome:
 
 
 def compare(calibration: Calibration, base: Scenario, changed: Scenario) -> Comparison:
-    """Predict both and their ratios; what is uncertain about both alike cancels in a ratio."""
+    """Predict both and their ratios; what is uncertain about both alike cancels in a ratio.
+
+    Parameters
+    ----------
+    calibration
+        Of this deployment, by `calibrate`.
+    base
+        The deployment and load as they are.
+    changed
+        As they would be.
+    """
     one, two = forecast(calibration, base), forecast(calibration, changed)
     related = changed.served.weights == base.served.weights and changed.accelerator == base.accelerator
     both = one.shared(two, related)

@@ -76,7 +76,21 @@ class Evaluation:
 def held_out_draw(
     sweep: Sweep, accelerator: Accelerator, points: int, seed: int, loose: float = 1.0
 ) -> tuple[Draw, Calibration]:
-    """Calibrate on `points` random points of a sweep and compare with all others; `loose` as in `calibrate`."""
+    """Calibrate on `points` random points of a sweep and compare with all others; `loose` as in `calibrate`.
+
+    Parameters
+    ----------
+    sweep
+        Recorded points: batch, prompt, seconds.
+    accelerator
+        What it was made on, as probes measured it.
+    points
+        How many points are calibrated on.
+    seed
+        Of the draw.
+    loose
+        How much wider the priors are, as in `calibrate`.
+    """
     order = np.random.default_rng(seed).permutation(len(sweep.points))
     chosen, others = ([sweep.points[index] for index in part] for part in (order[:points], order[points:]))
     calibration = calibrate(sweep.served, accelerator, chosen, sweep.output_tokens, loose=loose)
@@ -105,6 +119,19 @@ def evaluate(
     progress: Callable[[int], None] | None = None,
 ) -> Evaluation:
     """Evaluate with seeds 0 to `seeds` - 1.
+
+    Parameters
+    ----------
+    sweep
+        Recorded points: batch, prompt, seconds.
+    accelerator
+        What it was made on, as probes measured it.
+    points
+        How many points are calibrated on.
+    seeds
+        How many draws.
+    progress
+        Called with the number of each draw that is done.
 
     Raises
     ------

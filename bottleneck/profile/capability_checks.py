@@ -14,7 +14,17 @@ _WAYS = {
 
 
 def capability_problems(deployment: Deployment, model: Model, engine: EngineSpec) -> Iterator[Problem]:
-    """Yield what the engine cannot do of what a deployment asks for, located within the deployment."""
+    """Yield what the engine cannot do of what a deployment asks for, located within the deployment.
+
+    Parameters
+    ----------
+    deployment
+        As it is written in the profile.
+    model
+        The model that is served.
+    engine
+        The entry of the engine map.
+    """
     interface = engine.interface
     title = interface.title
     if not interface.roles:
@@ -48,7 +58,17 @@ def _settings(deployment: Deployment, engine: EngineSpec) -> Iterator[Problem]:
 
 
 def accelerator_problems(nodes: Mapping[str, Node], engine: EngineSpec, known: Collection[str]) -> Iterator[Problem]:
-    """Yield nodes on whose accelerator the engine that a deployment names does not run; unknown kinds say so alone."""
+    """Yield nodes on whose accelerator the engine that a deployment names does not run; unknown kinds say so alone.
+
+    Parameters
+    ----------
+    nodes
+        Node name to node.
+    engine
+        The entry of the engine map.
+    known
+        Kinds of accelerators that the engine map has.
+    """
     for name, node in nodes.items():
         kind = node.accelerator.kind
         if kind in known and kind not in engine.kinds:

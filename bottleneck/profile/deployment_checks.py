@@ -40,7 +40,19 @@ class NodeFit:
 def node_fits(
     deployment: Deployment, model: Model, nodes: Mapping[str, Node], engines: Mapping[str, EngineSpec]
 ) -> list[NodeFit]:
-    """Return the memory arithmetic of every node; the deployment must be placeable."""
+    """Return the memory arithmetic of every node; the deployment must be placeable.
+
+    Parameters
+    ----------
+    deployment
+        As it is written in the profile.
+    model
+        The model that is served.
+    nodes
+        Node name to node.
+    engines
+        Kind of accelerator to engine.
+    """
     shape, weights = model.model_shape(), model.weight_format()
     found = []
     for place in places(deployment):

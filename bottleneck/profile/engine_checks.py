@@ -19,7 +19,17 @@ _SECRET = re.compile(r"(?:^|_)(?:TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|CREDENTIA
 def engine_problems(
     deployment: Deployment, nodes: Mapping[str, Node], engines: Mapping[str, EngineSpec]
 ) -> Iterator[Problem]:
-    """Yield what the engines of a deployment's nodes cannot do with it, located within the deployment."""
+    """Yield what the engines of a deployment's nodes cannot do with it, located within the deployment.
+
+    Parameters
+    ----------
+    deployment
+        As it is written in the profile.
+    nodes
+        Node name to node.
+    engines
+        Kind of accelerator to engine.
+    """
     kinds = dict.fromkeys(node.accelerator.kind for node in nodes.values())
     for kind in kinds:
         engine = engines[kind]

@@ -58,6 +58,17 @@ def set_mac(profile: Path, node: str, network: str, mac: str) -> Path:
 
     Whether the profile is sound with it is for the caller to check, by loading it.
 
+    Parameters
+    ----------
+    profile
+        The profile's file.
+    node
+        Name of the node.
+    network
+        Name of the network that the interface is on.
+    mac
+        Six bytes in hexadecimal, with colons.
+
     Raises
     ------
     ProfileError

@@ -81,11 +81,31 @@ def places(deployment: Deployment) -> list[Place]:
 
 
 def card_count(deployment: Deployment, name: str, node: Node) -> int:
-    """Return how many of a node's accelerators a deployment may take."""
+    """Return how many of a node's accelerators a deployment may take.
+
+    Parameters
+    ----------
+    deployment
+        As it is written in the profile.
+    name
+        The node's.
+    node
+        The node.
+    """
     return len(deployment.cards.get(name, node.cards))
 
 
 def taken_cards(deployment: Deployment, place: Place, node: Node) -> list[Accelerator]:
-    """Return the accelerator of each of a node's ranks; the deployment's `cards` must be ones that the node has."""
+    """Return the accelerator of each of a node's ranks; the deployment's `cards` must be ones that the node has.
+
+    Parameters
+    ----------
+    deployment
+        As it is written in the profile.
+    place
+        A place of the deployment: replica, rank and node.
+    node
+        The node of that place.
+    """
     chosen = deployment.cards.get(place.node, range(len(place.ranks)))
     return [node.cards[index] for index in list(chosen)[: len(place.ranks)]]

@@ -56,13 +56,32 @@ class Sections:
         """Return the text about a name that a section does not have, or None.
 
         Nothing is said about a section that is missing or no mapping: that is reported by itself.
+
+        Parameters
+        ----------
+        section
+            Name of a section of the profile.
+        name
+            The name that was used.
+        what
+            What it should be, for the sentence.
         """
         known = self.names(section)
         return None if name in known or (section,) in self.broken else unknown(name, what, known)
 
 
 def unknown(name: str, what: str, known: Iterable[str]) -> str:
-    """Return the text about a name that is not known, with the nearest one that is."""
+    """Return the text about a name that is not known, with the nearest one that is.
+
+    Parameters
+    ----------
+    name
+        The name that was used.
+    what
+        What it should be, for the sentence.
+    known
+        The names there are.
+    """
     names = sorted(known)
     near = difflib.get_close_matches(name, names, 1)
     hint = f" (did you mean {near[0]}?)" if near else ""

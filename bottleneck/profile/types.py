@@ -249,7 +249,17 @@ class Deployment(Section):
         return self.split.ranks
 
     def limits(self, shape: Shape, accelerator: Accelerator, on_cpu: bool) -> Limits:
-        """Return the server's settings on a kind of accelerator, vLLM's defaults in place of those left out."""
+        """Return the server's settings on a kind of accelerator, vLLM's defaults in place of those left out.
+
+        Parameters
+        ----------
+        shape
+            Of the whole model.
+        accelerator
+            On which it runs: vLLM has other defaults for each.
+        on_cpu
+            Whether the engine is the one for processors.
+        """
         server = self.server
         name = accelerator.model or accelerator.kind
         default = server_defaults(accelerator.memory_bytes, name, on_cpu=on_cpu, ranks=self.ranks_per_replica)

@@ -35,6 +35,7 @@ def _host_name(text: str) -> str:
 
 
 def name_text(text: str) -> str:
+    """Return a text that can be a name; a `ValueError` with what was seen and expected when it cannot."""
     # Names become parts of file names, process names and run ids.
     if not _NAME.fullmatch(text):
         raise ValueError(f"{shown(text)}; expected a name of letters, digits, '-', '_' and '.'")
@@ -103,7 +104,17 @@ def _quantity(dimension: Dimension, whole: bool) -> list[Any]:
 
 
 def with_unit(text: str, alias: str, description: str) -> Any:
-    """Return a field whose default is written with its unit, as in a profile."""
+    """Return a field whose default is written with its unit, as in a profile.
+
+    Parameters
+    ----------
+    text
+        The default, as `1 s` or `10 Hz`.
+    alias
+        The key in the profile, without a unit in it.
+    description
+        For the reference.
+    """
     return Field(default=text, validate_default=True, alias=alias, description=description)
 
 

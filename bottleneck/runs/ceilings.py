@@ -215,7 +215,19 @@ def _of_its_device(node: NodeCeilings, kind: str) -> NodeCeilings:
 
 
 def link_ceilings(own: str, peer: str, measured: Mapping[str, Any], when: float) -> dict[str, LinkCeilings]:
-    """Make both directions of a link of what the probe on `own` returned."""
+    """Make both directions of a link of what the probe on `own` returned.
+
+    Parameters
+    ----------
+    own
+        The node that the probe ran on.
+    peer
+        The node at the other end.
+    measured
+        What the probe returned: rates in bytes per second, round trips in seconds.
+    when
+        Unix seconds.
+    """
     latency = spread(measured["latency_seconds"])
     directions = {f"{own}->{peer}": "to_peer", f"{peer}->{own}": "from_peer"}
     return {

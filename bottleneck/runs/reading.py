@@ -78,7 +78,17 @@ def _remove(content: Any, place: tuple[int | str, ...]) -> None:
 
 
 def read_object(path: Path, problems: list[str], needed: bool = True) -> dict[str, Any] | None:
-    """Return the object that a JSON file holds, as `read_json`; what is no object is a problem too."""
+    """Return the object that a JSON file holds, as `read_json`; what is no object is a problem too.
+
+    Parameters
+    ----------
+    path
+        The file, compressed or not.
+    problems
+        Sentences are added to it.
+    needed
+        Whether it is a problem that there is no such file.
+    """
     known = len(problems)
     found = read_json(path, problems, needed)
     if isinstance(found, dict):

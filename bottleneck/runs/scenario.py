@@ -263,6 +263,15 @@ def _load(load: dict[str, Any], name: str, problems: list[str]) -> Load | None:
 def add_ceilings(run: Run, document: dict[str, Any], name: str = "ceilings") -> Run:
     """Return a scenario's run with its ceilings.
 
+    Parameters
+    ----------
+    run
+        A scenario's.
+    document
+        Our own `ceilings.json`, or what a GPU bench wrote.
+    name
+        Its name, for the sentences.
+
     Raises
     ------
     ScenarioError

@@ -21,7 +21,17 @@ _OLDER = re.compile(f'"({"|".join(OLDER_KEYS)})"')
 
 
 def engine_readings(batches: Iterable[Batch], start: float, end: float) -> dict[str, list[tuple[float, MetricsText]]]:
-    """Return the engine readings inside batches, by the node that took them, in order of time."""
+    """Return the engine readings inside batches, by the node that took them, in order of time.
+
+    Parameters
+    ----------
+    batches
+        Of any nodes, in any order.
+    start
+        Start, unix seconds.
+    end
+        End, unix seconds.
+    """
     return {
         node: [(moment, MetricsText.from_flat(flat)) for moment, flat in readings]
         for node, readings in flat_readings(batches, start, end).items()
@@ -29,7 +39,17 @@ def engine_readings(batches: Iterable[Batch], start: float, end: float) -> dict[
 
 
 def flat_readings(batches: Iterable[Batch], start: float, end: float) -> dict[str, list[tuple[float, dict[str, Any]]]]:
-    """Return the same as they were sent, `{sample as the exposition text writes it: value}`: not all need parsing."""
+    """Return the same as they were sent, `{sample as the exposition text writes it: value}`: not all need parsing.
+
+    Parameters
+    ----------
+    batches
+        Of any nodes, in any order.
+    start
+        Start, unix seconds.
+    end
+        End, unix seconds.
+    """
     found: dict[str, list[tuple[float, dict[str, Any]]]] = {}
     for batch in batches:
         engine = batch.get("engine")

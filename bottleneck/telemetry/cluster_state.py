@@ -299,7 +299,17 @@ def _shifted(state: State, event: ClockSet) -> State:
 
 
 def acknowledgement(state: State, node: str, boot: str) -> dict[str, Any] | None:
-    """Return what to tell a node's sampler; None when nothing is known of that boot."""
+    """Return what to tell a node's sampler; None when nothing is known of that boot.
+
+    Parameters
+    ----------
+    state
+        The control node's state.
+    node
+        Its name.
+    boot
+        The life of its sampler that asks.
+    """
     known = state.nodes.get(node)
     if known is None or not boot or known.boot != boot:
         return None

@@ -249,7 +249,17 @@ def delta(before: MetricsText | None, after: MetricsText | None, name: str, **la
 def histogram_delta(
     before: MetricsText | None, after: MetricsText | None, family: str, **labels: str
 ) -> Histogram | None:
-    """Return the histogram of what was observed between two readings; None when it cannot be told."""
+    """Return the histogram of what was observed between two readings; None when it cannot be told.
+
+    Parameters
+    ----------
+    before
+        The earlier reading.
+    after
+        The later one.
+    family
+        Name of the histogram, without `_bucket`.
+    """
     count, total = delta(before, after, f"{family}_count", **labels), delta(before, after, f"{family}_sum", **labels)
     if count is None or total is None or before is None or after is None:
         return None

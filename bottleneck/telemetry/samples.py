@@ -151,14 +151,36 @@ class NodeSamples:
         return self.steps("links", name, LINK_FIELDS.index(quantity))
 
     def cores(self, quantity: str, start: float, end: float) -> float | None:
-        """Return the seconds that all of the node's cores spent in a state (a name of `CORE_FIELDS`)."""
+        """Return the seconds that all of the node's cores spent in a state (a name of `CORE_FIELDS`).
+
+        Parameters
+        ----------
+        quantity
+            A name of `CORE_FIELDS`.
+        start
+            Start, unix seconds.
+        end
+            End, unix seconds.
+        """
         index = CORE_FIELDS.index(quantity)
         parts = [self.steps("cpu", core, index).increase(start, end) for core in self.keys("cpu")]
         known = [part for part in parts if part is not None]
         return sum(known) if known else None
 
     def workers(self, quantity: str, start: float, end: float, prefix: str = "") -> float | None:
-        """Return the growth of a counter summed over the node's workers whose name starts with `prefix`."""
+        """Return the growth of a counter summed over the node's workers whose name starts with `prefix`.
+
+        Parameters
+        ----------
+        quantity
+            A field of the part `workers`.
+        start
+            Start, unix seconds.
+        end
+            End, unix seconds.
+        prefix
+            Of the workers' names; empty is all.
+        """
         names = [name for name in self.keys("workers") if name.startswith(prefix)]
         parts = [self.steps("workers", name, quantity).increase(start, end) for name in names]
         known = [part for part in parts if part is not None]

@@ -282,6 +282,15 @@ class Store:
 
         Without it a batch that fell out of a node's spool would hold the watermark for ever, and with it everything
         after.
+
+        Parameters
+        ----------
+        node
+            Its name.
+        boot
+            The life of its sampler.
+        below
+            The first number that it still has.
         """
         with self._change() as connection:
             mark = self._watermark(connection, node, boot)
@@ -353,7 +362,17 @@ class Store:
     def verdict_history(
         self, start: float | None = None, end: float | None = None, limit: int | None = None
     ) -> list[dict[str, Any]]:
-        """Return `{"window": ..., "verdict": ...}` of the windows that touch an interval, the newest first."""
+        """Return `{"window": ..., "verdict": ...}` of the windows that touch an interval, the newest first.
+
+        Parameters
+        ----------
+        start
+            Unix seconds; None is from the first.
+        end
+            Unix seconds; None is to the last.
+        limit
+            At most so many; None is all.
+        """
         rows = self._rows(
             "SELECT described, payload FROM verdicts WHERE end>=? AND start<=? ORDER BY end DESC, start DESC LIMIT ?",
             (

@@ -38,8 +38,8 @@ def test_a_full_disk_ends_no_boot_and_the_record_is_written_when_there_is_room(
             service.stuck(after=1)
         assert service.reached() == ["dhcp", "script", "kernel", "initramfs", "image", "systemd", "minion"]
         assert service.service.unwritten >= 5
-        said = [each.getMessage() for each in caplog.records if "cannot be written" in each.getMessage()]
-        assert len(said) == 1
+        logged = [each.getMessage() for each in caplog.records if "cannot be written" in each.getMessage()]
+        assert len(logged) == 1
     service.stuck(after=1)
     record = storage.read(service.folder / "boot")
     assert record is not None and record.nodes["node0"].boot == service.service.state.nodes["node0"].boot

@@ -66,6 +66,7 @@ GONE = re.compile(
     r"cluster/perf/|salt-run perf\.|admission\.(?:open|close)d?\b|wave\.send|startup\.record|cluster_perf_"
     r"|boot[. ]hold\b|boot/orders|(?:profile|`)\.?perf\.|_heard_timestamp|\"waves?\"|`FRONT_|tone-front"
 )
+ANALYSIS = [path for path in MODULES if path.relative_to(ROOT).parts[0] == "bottleneck"]
 # Words that are no names: each says too little or is not the field's own.
 NO_NAMES = {
     *("told", "said", "heard", "held", "doubt", "doubts", "doubtful", "speeds", "front", "surroundings", "orders"),
@@ -104,3 +105,34 @@ def test_no_page_and_no_setting_has_a_name_that_is_gone(path: str) -> None:
 def test_a_replaced_name_stays_away(old: str) -> None:
     assert not (ROOT / old).exists(), f"it is {REPLACED[old]} now"
     assert (ROOT / REPLACED[old]).is_file()
+
+
+# A function takes these many parameters, or an array, and its one sentence cannot say what each is.
+MANY = 3
+ARRAYS = {"Array", "Floats", "Edges"}
+
+
+def _public(body: list[ast.stmt]) -> list[ast.FunctionDef]:
+    found = []
+    for each in body:
+        if isinstance(each, ast.ClassDef) and not each.name.startswith("_"):
+            found += _public(each.body)
+        elif isinstance(each, ast.FunctionDef) and not each.name.startswith("_"):
+            found.append(each)
+    return found
+
+
+@pytest.mark.parametrize("path", ANALYSIS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_a_public_function_of_the_analysis_says_what_its_parameters_are(path: Path) -> None:
+    """Those of three parameters or more, and those that take an array, in a section or by naming who has the same."""
+    silent = []
+    for function in _public(ast.parse(path.read_text(encoding="utf-8")).body):
+        asked = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
+        asked = [each for each in asked if each.arg not in ("self", "cls")]
+        arrays = [each for each in asked if each.annotation and ast.unparse(each.annotation) in ARRAYS]
+        text = ast.get_docstring(function) or ""
+        named = re.search(r"[Pp]arameters and errors (?:as|are those of) `\w+`", " ".join(text.split()))
+        if (len(asked) >= MANY or arrays) and "Parameters\n---" not in text and not named:
+            silent.append(function.name)
+        assert text or function.name.startswith("__"), f"{function.name} has no docstring"
+    assert silent == []

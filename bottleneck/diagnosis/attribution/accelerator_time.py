@@ -82,7 +82,19 @@ def watched_from_outside(seen: Observations, group: Group) -> bool:
 
 
 def floors(seen: Observations, group: Group, facts: EngineFacts, both: Both) -> dict[str, Floor]:
-    """Return the least time of each kind of work; zeros when it cannot be told."""
+    """Return the least time of each kind of work; zeros when it cannot be told.
+
+    Parameters
+    ----------
+    seen
+        All that was observed of the run.
+    group
+        The engine: its head and its nodes in rank order.
+    facts
+        What was read of the group's engine.
+    both
+        Steps with prompts in them, and steps of decoding only.
+    """
     node = seen.nodes.get(group.head) or NodeFacts(group.head)
     prefill, decode = both
     rate, speed = node.memory_read_bytes_per_second, node.gemm_flops_per_second
@@ -157,7 +169,19 @@ def usual_efficiency(reached: float, width: float | None) -> float:
 def accelerator_work(
     seen: Observations, group: Group, facts: EngineFacts, both: Both
 ) -> tuple[tuple[Work, ...], tuple[Issue, ...], bool]:
-    """Return both kinds of work with their parts, contradictions, and whether host and kernels cannot be told apart."""
+    """Return both kinds of work with their parts, contradictions, and whether host and kernels cannot be told apart.
+
+    Parameters
+    ----------
+    seen
+        All that was observed of the run.
+    group
+        The engine: its head and its nodes in rank order.
+    facts
+        What was read of the group's engine.
+    both
+        Steps with prompts in them, and steps of decoding only.
+    """
     found = floors(seen, group, facts, both)
     width = seen.settings.weight_bytes or _width_by_reads(facts, both)
     work, issues, unsure = [], [], False

@@ -14,7 +14,19 @@ from bottleneck.runs.topology import Group
 
 
 def link_parts(seen: Observations, group: Group, work: Work, both: Both) -> list[Part]:
-    """Return the parts of one kind of work that pass on the link; none for an engine on one node."""
+    """Return the parts of one kind of work that pass on the link; none for an engine on one node.
+
+    Parameters
+    ----------
+    seen
+        All that was observed of the run.
+    group
+        The engine: its head and its nodes in rank order.
+    work
+        One kind of work: its steps and wall seconds.
+    both
+        Steps with prompts in them, and steps of decoding only.
+    """
     link, profile = seen.link, seen.topology.profile
     if link is None or len(group.nodes) < 2:
         return []

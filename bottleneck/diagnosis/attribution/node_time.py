@@ -18,7 +18,21 @@ from bottleneck.runs.topology import Group
 
 
 def local_parts(seen: Observations, group: Group, node: str, both: Both, index: int) -> list[Part]:
-    """Return the parts of one kind of work that happen on one node: its own work, messages, what restrains it."""
+    """Return the parts of one kind of work that happen on one node: its own work, messages, what restrains it.
+
+    Parameters
+    ----------
+    seen
+        All that was observed of the run.
+    group
+        The engine: its head and its nodes in rank order.
+    node
+        One node of the group.
+    both
+        Steps with prompts in them, and steps of decoding only.
+    index
+        Which of `both`: 0 or 1.
+    """
     facts, work = seen.nodes.get(node) or NodeFacts(node), both[index]
     restrained = [_restraints(facts, both, each) for each in (0, 1)]
     rooms = []
@@ -60,6 +74,17 @@ def floor_of(seen: Observations, group: Group, facts: NodeFacts, work: Work) -> 
 
     The mean step of the work, as often as there were steps; ceilings at the high end of their intervals. What is read
     of the cache is not known and left out. None without a profile, or without any step or ceiling.
+
+    Parameters
+    ----------
+    seen
+        All that was observed of the run.
+    group
+        The engine: its head and its nodes in rank order.
+    facts
+        What was measured of the node.
+    work
+        One kind of work: its steps and tokens.
     """
     profile = seen.topology.profile
     if profile is None or work.steps <= 0 or not (facts.gemm_interval or facts.memory_read_interval):

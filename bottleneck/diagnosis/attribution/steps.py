@@ -75,6 +75,15 @@ def engine_time(seen: Observations, group: Group, facts: EngineFacts) -> EngineT
     Every running request lives through every step. So the busy time divides between the kinds of work as the
     request time does: prefill plus stalls to the one, the rest of decode to the other.
 
+    Parameters
+    ----------
+    seen
+        All that was observed of the run.
+    group
+        The engine: its head and its nodes in rank order.
+    facts
+        What was read of the group's engine.
+
     Returns
     -------
     EngineTime or None

@@ -19,7 +19,19 @@ from bottleneck.runs.topology import Group
 
 
 def own_work(context: Context, kind: str, resources: tuple[str, ...], words: str) -> Finding | None:
-    """Return the nodes' own work of one kind of steps, bound by some resources."""
+    """Return the nodes' own work of one kind of steps, bound by some resources.
+
+    Parameters
+    ----------
+    context
+        Observations, ledger and shares of the run.
+    kind
+        `PREFILL` or `DECODE`.
+    resources
+        Keys of the ledger: `compute`, `memory`, `host`.
+    words
+        The resource in words, for the evidence.
+    """
     own = context.share_of_kind(kind, *resources)
     whole = context.share_of_kind(kind, "compute", "memory")
     # Without any work that is seen, prompts are arithmetic and decoding is reads.

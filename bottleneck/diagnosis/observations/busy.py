@@ -24,7 +24,21 @@ def busy_seconds(
     client: ClientFacts | None,
     samples: Mapping[str, NodeSamples],
 ) -> BusyTime:
-    """Find how long was watched, and how much of that some request was under way."""
+    """Find how long was watched, and how much of that some request was under way.
+
+    Parameters
+    ----------
+    run
+        A recorded run or a window.
+    topology
+        Who the nodes of the deployment are.
+    engines
+        What was read of each engine.
+    client
+        What the load generator measured; None in a window.
+    samples
+        Node to its samples.
+    """
     found = _by_requests(run, engines, client)
     if run.live and not run.start:
         return _by_samples(found, run, topology, samples)

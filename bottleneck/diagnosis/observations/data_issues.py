@@ -13,7 +13,17 @@ from bottleneck.telemetry.samples import NodeSamples
 
 
 def data_issues(seen: Observations, run: Run, samples: Mapping[str, NodeSamples]) -> Iterator[Issue]:
-    """Yield every doubt about a run's measurements."""
+    """Yield every doubt about a run's measurements.
+
+    Parameters
+    ----------
+    seen
+        All that was observed of the run.
+    run
+        A recorded run or a window.
+    samples
+        Node to its samples.
+    """
     yield from (Issue(1.0, problem) for problem in run.problems)
     if run.foreign_ceilings:
         words = f"{run.foreign_ceilings}: shares of ceilings are not to be trusted"

@@ -148,7 +148,19 @@ def link_facts(
 
 
 def crossing_seconds(run: Run, topology: Topology, samples: Mapping[str, NodeSamples], edges: Array) -> set[float]:
-    """Return in which of the seconds that begin at `edges` an engine's link was half full or more."""
+    """Return in which of the seconds that begin at `edges` an engine's link was half full or more.
+
+    Parameters
+    ----------
+    run
+        A recorded run or a window.
+    topology
+        Who the nodes of the deployment are.
+    samples
+        Node to its samples.
+    edges
+        Unix seconds at which the seconds begin, shape (n,).
+    """
     probed = probed_capacity(run, topology)
     if probed is None or topology.link is None:
         return set()

@@ -57,6 +57,15 @@ def levelled(
     """Return the nodes as alike where the run contradicts the ceilings by which one is slower, and what was said of it.
 
     The lower ceilings count for all nodes of the group, or for all replicas of one node.
+
+    Parameters
+    ----------
+    nodes
+        Node to what was measured of it.
+    engines
+        What was read of each engine.
+    topology
+        Who the nodes of the deployment are.
     """
     found, issues = dict(nodes), []
     for name in nodes:

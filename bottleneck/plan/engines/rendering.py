@@ -39,7 +39,17 @@ class Launch:
 
 
 def launch(profile: Profile, deployment: Deployment, place: Place) -> Launch:
-    """Return how the worker of one place of a deployment is started."""
+    """Return how the worker of one place of a deployment is started.
+
+    Parameters
+    ----------
+    profile
+        A profile that was checked.
+    deployment
+        A deployment of that profile.
+    place
+        A place of the deployment: replica, rank and node.
+    """
     engine = profile.engine_for(deployment, place.node)
     interface = engine.interface
     values = _values(profile, deployment, place, engine)
