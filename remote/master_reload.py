@@ -56,10 +56,10 @@ def obstacle() -> str:
     if not found:
         return ""
     folder = Path(found.group(1).strip("'\""))
-    return next((reason for name, reason in LOCKS.items() if is_held(folder / name)), "")
+    return next((reason for name, reason in LOCKS.items() if is_locked(folder / name)), "")
 
 
-def is_held(lock: Path) -> bool:
+def is_locked(lock: Path) -> bool:
     """Tell whether a process holds a lock."""
     if not lock.exists():
         return False

@@ -23,7 +23,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 @contextmanager
-def held_by_another(folder: Path, name: str, kind: str = "exclusive") -> Iterator[subprocess.Popen[str]]:
+def locked_by_another(folder: Path, name: str, kind: str = "exclusive") -> Iterator[subprocess.Popen[str]]:
     """Have another process hold a lock."""
     what = ', "a deploy of tp2"' if kind == "exclusive" else ""
     process = subprocess.Popen(
@@ -42,7 +42,7 @@ def held_by_another(folder: Path, name: str, kind: str = "exclusive") -> Iterato
 
 def test_the_second_is_refused_and_told_what_is_under_way(tmp_path: Path) -> None:
     opts = {"cluster_directory": str(tmp_path)}
-    with held_by_another(tmp_path, locks.DEPLOYMENT) as other:
+    with locked_by_another(tmp_path, locks.DEPLOYMENT) as other:
         pattern = rf"a deploy of tp2 is under way since \d\d:\d\d:\d\d UTC, process {other.pid} of the control node"
         with pytest.raises(locks.LockedError, match=pattern), locks.exclusive(opts, locks.DEPLOYMENT, "an undeploy"):
             pytest.fail("two at once")
@@ -51,7 +51,7 @@ def test_the_second_is_refused_and_told_what_is_under_way(tmp_path: Path) -> Non
 
 
 def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
-    with held_by_another(tmp_path, locks.DEPLOYMENT) as other:
+    with locked_by_another(tmp_path, locks.DEPLOYMENT) as other:
         other.kill()
         other.wait(10)
         with locks.exclusive({"cluster_directory": str(tmp_path)}, locks.DEPLOYMENT, "a deploy"):
@@ -79,7 +79,7 @@ def test_a_deploy_that_is_refused_stops_nobodys_workers(tmp_path: Path, monkeypa
     monkeypatch.setattr(cluster, "Nodes", Nodes)
     monkeypatch.setattr(cluster, "_refuse_open", lambda _: None)
     monkeypatch.setattr(cluster, "__opts__", {"cluster_directory": str(tmp_path)}, raising=False)
-    with held_by_another(tmp_path, locks.DEPLOYMENT):
+    with locked_by_another(tmp_path, locks.DEPLOYMENT):
         for call in (cluster.deploy, cluster.undeploy):
             with pytest.raises(locks.LockedError, match="a deploy of tp2 is under way"):
                 call()
@@ -87,7 +87,7 @@ def test_a_deploy_that_is_refused_stops_nobodys_workers(tmp_path: Path, monkeypa
 
 
 @pytest.mark.parametrize(
-    ("name", "kind", "said"),
+    ("name", "kind", "reason"),
     [
         (locks.DEPLOYMENT, "exclusive", "workers are being started or stopped"),
         (locks.BENCH, "shared", "a bench is running"),
@@ -95,13 +95,13 @@ def test_a_deploy_that_is_refused_stops_nobodys_workers(tmp_path: Path, monkeypa
     ],
 )
 def test_a_sync_does_not_restart_the_master_under_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, kind: str, said: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, kind: str, reason: str
 ) -> None:
     reload = load("remote/master_reload.py", "master_reload_locked")
     configuration = tmp_path / "master"
     configuration.write_text(f"user: root\ncluster_directory: '{tmp_path}'\n")
     monkeypatch.setattr(reload, "CONFIGURATION", configuration)
     assert reload.obstacle() == ""
-    with held_by_another(tmp_path, name, kind):
-        assert reload.obstacle() == said
+    with locked_by_another(tmp_path, name, kind):
+        assert reload.obstacle() == reason
     assert reload.obstacle() == ""
