@@ -18,9 +18,7 @@ def test_layers_over_remote_calls_serve_and_are_judged(deployed: Callable[..., C
     assert cluster.on("node1", "ss", "-Hltn").count(":50052") == 1
     assert "10.77.1.10" in cluster.on("node1", "nft", "list", "table", "inet", "cluster_peers")
 
-    run = cluster.json(
-        "bench", "--requests", "4", "--concurrency", "2", "--input-tokens", "64", "--output-tokens", "16"
-    )
+    run = cluster.json("bench", "--requests", "4", "--concurrency", "2", "--input", "64", "--output", "16")
     (point,) = run["points"]
     assert (point["headline"]["completed"], point["headline"]["failed"]) == (4, 0)
     folder = cluster.runs / run["run"]
