@@ -8,15 +8,20 @@ nodes do): a lock lets one of them install while the others wait.
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import engine_environment
 import node_commands
 import node_files
 import salt.utils.files
+
+if TYPE_CHECKING:
+    from loader_dunders import __pillar__
 
 MARKER = ".complete"
 # Links to engines that deployments name, by their entry of the engine map.
@@ -27,6 +32,7 @@ GUARD_TABLE, GUARD_FILE = "cluster_peers", "/etc/cluster/peers.nft"
 DEBIAN_DATABASE = "var/lib/dpkg"
 INSTALL_SECONDS = 3600.0
 VERSION_SECONDS = 60.0
+EVIDENCE_CHARACTERS = 200
 
 
 def __virtual__() -> str | tuple[bool, str]:
@@ -163,6 +169,44 @@ def _build(directory: str, build: Mapping[str, Any]) -> None:
         # The tools that it is built with are programs of the environment.
         {**os.environ, "PATH": f"{directory}/bin:{os.environ.get('PATH', os.defpath)}", **build["environment"]},
     )
+
+
+def checks() -> list[dict[str, str | bool]]:
+    """
+    Look at what the engines of this node say should be looked at, of those that are installed.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' engine.checks
+
+    Returns for each check the engine map's entry (``kind``), ``what`` was looked at, whether it ``is_well``, the
+    ``evidence``, and what to do ``next`` when it is not.
+    """
+    found: list[dict[str, str | bool]] = []
+    for engine in [__pillar__["engine"], *__pillar__["engines"]]:
+        if not installed(engine["directory"]):
+            continue
+        for check in engine["checks"]:
+            program, *argv = check["command"]
+            try:
+                printed = node_commands.output_of(
+                    engine_environment.command(engine, program, argv), timeout=VERSION_SECONDS, name=program
+                )
+            except RuntimeError as error:
+                printed = str(error)
+            seen = " ".join(printed.split())
+            found.append(
+                {
+                    "kind": engine["kind"],
+                    "what": check["what"],
+                    "is_well": re.search(check["expected"], printed) is not None,
+                    "evidence": f"{seen[:EVIDENCE_CHARACTERS] or 'nothing'}; expected {check['expected']}",
+                    "next": check["next"],
+                }
+            )
+    return found
 
 
 def guard(guards: Sequence[Mapping[str, Any]], test: bool = False) -> bool:

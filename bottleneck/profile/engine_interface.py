@@ -50,6 +50,8 @@ NAMES: Mapping[str, str] = {
     "cache": "a folder of the node that outlives workers",
     "device": "the engine's own name of the accelerator, from the entry of the engine map",
 }
+# In what a check expects: the engine's own name of the accelerator.
+DEVICE = "{device}"
 # The dialect of an engine that has no metrics.
 NO_METRICS = "none"
 # Stands alone: the arguments of the engine map's entry and the deployment's further ones, one word each.
@@ -220,7 +222,10 @@ class EngineCheck(Section):
 
     what: str = Field(description="What is looked at, in a few words.")
     command: list[str] = Field(min_length=1, description="Program with arguments, run as a worker is.")
-    expected: Pattern = Field(description="What it has to print; a regular expression.")
+    expected: Pattern = Field(
+        description="What it has to print; a regular expression, in which {device} is the entry's `device`. Without a"
+        " device it is not looked at."
+    )
     next: str = Field(description="What to do when it does not.")
 
 

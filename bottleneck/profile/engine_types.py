@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Self
 
 from pydantic import Field, PrivateAttr, model_validator
 
-from bottleneck.profile.engine_interface import EngineInterface, Template
+from bottleneck.profile.engine_interface import DEVICE, EngineInterface, Template
 from bottleneck.profile.paths import ENGINE_MAP, content_directory, lock_file
 from bottleneck.profile.value_types import Architecture, Count, Name, Section, Size, with_unit
 from bottleneck.profile.yaml_lines import Problem, ProfileError
@@ -194,7 +195,14 @@ class EngineSpec(Section):
         written = self.model_dump(mode="json")
         further = {key: written[key] for key in _FURTHER_KEYS if written[key] is not None}
         common = {key: value for key, value in written.items() if key not in _CONTROL_KEYS}
-        return {"kind": self.kind, "directory": self.directory(), **common, **further}
+        return {"kind": self.kind, "directory": self.directory(), **common, **further, "checks": self._checks()}
+
+    def _checks(self) -> list[dict[str, Any]]:
+        """Return what `cluster doctor` looks at, with the device's name; without one, only what asks for none."""
+        found = [check.model_dump(mode="json") for check in self.interface.checks]
+        named = [check for check in found if self.device is not None or DEVICE not in check["expected"]]
+        device = re.escape(self.device or "")
+        return [{**check, "expected": check["expected"].replace(DEVICE, device)} for check in named]
 
     def settings(self) -> set[str]:
         """Return the server settings that the engine can be given."""

@@ -17,7 +17,7 @@ from cli.control import connect, control_target
 from cli.doctor.check import Check
 from cli.doctor.control import INSPECTION, judge_control
 from cli.doctor.laptop import check_laptop, check_reach
-from cli.doctor.nodes import judge_node
+from cli.doctor.nodes import judge_engines, judge_node
 from cli.options import DEFAULT_LAB, DEFAULT_PROFILE, JsonOption, LabOption, ProfileOption
 from cli.output import FAILED, UNREACHABLE, USAGE, emit, fail, out, step
 from remote.control_interface import Control, ControlError
@@ -82,8 +82,10 @@ def _beyond(control: Control, profile: Profile, target: Target | None) -> Iterat
             yield Check("control", "inspection", "unknown", str(error), error.next_command or "cluster control shell")
     with step("Asking the nodes"):
         facts = node_facts(control, profile)
-    for name in profile.nodes:
-        yield from judge_node(profile, name, facts.get(profile.nodes[name].hostname))
+        checks = engine_checks(control, profile)
+    for name, node in profile.nodes.items():
+        yield from judge_node(profile, name, facts.get(node.hostname))
+        yield from judge_engines(name, checks.get(node.hostname, []))
 
 
 def inspect(control: Control, profile: Profile, target: Target | None) -> tuple[dict[str, Any], float]:
@@ -111,8 +113,19 @@ def inspect(control: Control, profile: Profile, target: Target | None) -> tuple[
 
 def node_facts(control: Control, profile: Profile) -> dict[str, Any]:
     """Return what each node's hardware module read, by minion id; those that are silent are missing."""
+    answers = _asked(control, profile, "hardware.facts")
+    return {name: answer for name, answer in answers.items() if isinstance(answer, dict)}
+
+
+def engine_checks(control: Control, profile: Profile) -> dict[str, list[dict[str, Any]]]:
+    """Return what each node's engines were found to be, by minion id; those that are silent are missing."""
+    answers = _asked(control, profile, "engine.checks")
+    return {name: answer for name, answer in answers.items() if isinstance(answer, list)}
+
+
+def _asked(control: Control, profile: Profile, function: str) -> dict[str, Any]:
     names = ",".join(node.hostname for node in profile.nodes.values())
-    argv = ["salt", "--out=json", "--out-indent=-1", "--log-level=quiet", "--timeout=10", "-L", names, "hardware.facts"]
+    argv = ["salt", "--out=json", "--out-indent=-1", "--log-level=quiet", "--timeout=10", "-L", names, function]
     finished = control.run(argv, timeout=FACTS_SECONDS)
     facts: dict[str, Any] = {}
     for line in finished.stdout.splitlines():
@@ -122,7 +135,7 @@ def node_facts(control: Control, profile: Profile) -> dict[str, Any]:
             continue  # a sentence about who did not answer
         # When no minion answers at all, Salt's sentence is a JSON text.
         if isinstance(answers, dict):
-            facts |= {name: answer for name, answer in answers.items() if isinstance(answer, dict)}
+            facts |= answers
     return facts
 
 

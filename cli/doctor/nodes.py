@@ -36,6 +36,18 @@ def judge_node(profile: Profile, name: str, seen: Mapping[str, Any] | None) -> I
         yield Check(name, "temperature", "ok", f"hottest: {chip}, {value:.0f} degrees Celsius")
 
 
+def judge_engines(name: str, seen: list[dict[str, Any]]) -> Iterator[Check]:
+    """Return a check for each thing that `engine.checks` looked at on a node."""
+    for each in seen:
+        yield judged(
+            name,
+            f"{each['kind']}: {each['what']}",
+            each["is_well"],
+            each["evidence"],
+            each["next"].replace("NODE", name),
+        )
+
+
 def _firmware(name: str, node: Node, seen: Mapping[str, Any]) -> Iterator[Check]:
     booted = "uefi" if seen["uefi"] else "bios"
     shown = " ".join(str(seen[key]) for key in ("board", "vendor", "version", "date") if seen[key]) or "no DMI"

@@ -141,3 +141,18 @@ def test_what_is_listened_on_is_seen_without_connecting() -> None:
 )
 def test_what_llamacpp_reports_is_a_sentence(loaders: Any, line: str, expected: str) -> None:
     assert loaders.modules.worker.failure([line], "llamacpp_failures").startswith(expected)
+
+
+def test_what_engines_say_should_be_looked_at_is(tmp_path: Path) -> None:
+    module = load("_modules/engine.py")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "devices").symlink_to("/bin/echo")
+    (tmp_path / ".complete").write_text("")
+    check = {"what": "sees the card", "command": ["bin/devices", "CPU", "GPU.1"], "expected": "GPU", "next": "look"}
+    own = {"kind": "xpu", "directory": str(tmp_path), "checks": [check, {**check, "expected": "NPU"}]}
+    absent = {"kind": "other", "directory": str(tmp_path / "absent"), "checks": [check]}
+    broken = {**own, "kind": "broken", "checks": [{**check, "command": ["bin/none"]}]}
+    module.__pillar__ = {"engine": own, "engines": [absent, broken]}
+    found = module.checks()
+    assert [(each["kind"], each["is_well"]) for each in found] == [("xpu", True), ("xpu", False), ("broken", False)]
+    assert found[1]["evidence"] == "CPU GPU.1; expected NPU"

@@ -339,12 +339,20 @@ def test_the_command_prints_each_line_and_ends_with_what_was_found(
     monkeypatch.setattr(command, "connect", lambda profile, lab: FakeControl())
     monkeypatch.setattr(command, "inspect", lambda control, profile, target: ({**WELL, "salt": None}, 0.0))
     monkeypatch.setattr(command, "node_facts", lambda control, profile: {"node0": FACTS})
+    look = {
+        "kind": "xpu",
+        "what": "sees the card",
+        "is_well": False,
+        "evidence": "CPU; expected GPU",
+        "next": "on NODE",
+    }
+    monkeypatch.setattr(command, "engine_checks", lambda control, profile: {"node0": [look]})
     words = ["--control", "root@nuc", "doctor", "--profile", "arc-a770/v0.1", "--problems"]
     result = CliRunner().invoke(app, [*words, "--json"])
     assert result.exit_code == 1
     document = json.loads(result.stdout)
     failed = {(each["place"], each["what"]) for each in document["checks"] if each["status"] == "failed"}
-    assert {("control", "Salt"), ("node1", "Salt")} <= failed
+    assert {("control", "Salt"), ("node1", "Salt"), ("node0", "xpu: sees the card")} <= failed
     text = CliRunner().invoke(app, words).output
     assert "not installed" in text
     assert "mend: cluster control init" in text
