@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from pathlib import Path
 from typing import Any
 
@@ -56,13 +57,9 @@ def control_pillar(profile: Profile, tree: Path, programs: str) -> dict[str, Any
             "loaded": str(tree.with_name("loaded")),
             "programs": programs,
             "boot_port": boot.port if boot else None,
-            # Salt, the boot service, and where samplers ask what is stored (and Prometheus what was measured).
-            "tcp_ports": [
-                PUBLISH_PORT,
-                REQUEST_PORT,
-                profile.telemetry.exporter_port,
-                *([boot.port] if boot else []),
-            ],
+            "broadcast": str(ipaddress.IPv4Network(network.subnet).broadcast_address),
+            # For the nodes alone: Salt, and where samplers ask what is stored (and Prometheus what was measured).
+            "node_ports": [PUBLISH_PORT, REQUEST_PORT, profile.telemetry.exporter_port],
             # DHCP and TFTP, and the time for the nodes.
             "udp_ports": [*([67, 69, 4011] if boot else []), 123],
             "master": control_master_settings(profile, tree),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 import shutil
@@ -150,6 +151,108 @@ def test_a_node_reaches_salt_and_asks_what_is_stored_and_reaches_nothing_else(
     finally:
         listening.communicate(timeout=30)
     assert seen.stdout.splitlines() == [*(f"{port} open" for port in ports[:3]), "9090 TimeoutError"], seen.stderr
+
+
+def serving(here: str, addresses: list[str], ports: list[str]) -> Any:
+    """Listen on ports of addresses in a namespace, as services there do."""
+    argv = ["ip", "netns", "exec", here, sys.executable, "-c", LISTEN_ON_ALL, ",".join(addresses), *ports]
+    made = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert made.stdout is not None and made.stdout.readline() == "listens\n"
+    return made
+
+
+def reached(there: str, address: str, ports: list[str], source: str = "") -> list[str]:
+    """Return which ports of an address a machine reaches."""
+    argv = ["ip", "netns", "exec", there, sys.executable, "-c", CONNECT_FROM, address, source, *ports]
+    return [line.split()[0] for line in run(*argv).stdout.splitlines() if line.endswith(" open")]
+
+
+LISTEN_ON_ALL = """
+import socket, sys
+listeners = [
+    socket.create_server((address, int(port)), backlog=8) for address in sys.argv[1].split(",") for port in sys.argv[2:]
+]
+print("listens", flush=True)
+sys.stdin.read()
+"""
+CONNECT_FROM = """
+import socket, sys
+for port in sys.argv[3:]:
+    try:
+        socket.create_connection((sys.argv[1], int(port)), 0.7, (sys.argv[2], 0)).close()
+        print(port, "open")
+    except OSError as error:
+        print(port, type(error).__name__)
+"""
+LAN, LAN_MACHINE = "198.51.100.1", "198.51.100.2"
+
+
+@pytest.mark.skipif(not shutil.which("nft") or os.geteuid() != 0, reason="needs nft and namespaces, as root")
+def test_strangers_on_either_side_reach_no_port_of_the_cluster(
+    control: Any, profile: Profile, wire: tuple[str, str], tmp_path: Path
+) -> None:
+    """A machine of the LAN, which Linux would answer for any of its addresses, and one on the provisioning network."""
+    here, there = wire
+    address = str(profile.control.address)
+    node = next(iter(profile.nodes.values())).links[profile.control.network].address
+    stranger = str(ipaddress.IPv4Address(address) + 150)
+    lan = f"{here}l"
+    nodes = ["4505", "4506", str(profile.telemetry.exporter_port)]
+    boot = [str(profile.boot.port)] if profile.boot else []
+    try:
+        assert run("ip", "netns", "add", lan).returncode == 0
+        for command in (
+            f"-n {here} link add lan0 type veth peer name eth0 netns {lan}",
+            f"-n {here} addr add {LAN}/24 dev lan0",
+            f"-n {here} link set lan0 up",
+            f"-n {here} link set lo up",
+            f"-n {lan} addr add {LAN_MACHINE}/24 dev eth0",
+            f"-n {lan} link set eth0 up",
+            f"-n {lan} route add {profile.networks[profile.control.network].subnet} via {LAN}",
+            f"-n {there} addr add {stranger}/24 dev eth9",
+            f"-n {there} route add {LAN}/32 via {address}",
+        ):
+            made = run("ip", *command.split())
+            assert made.returncode == 0, f"{command}: {made.stderr}"
+        listening = serving(here, [address, LAN], [*nodes, *boot, "22"])
+        try:
+            # Without rules every one of them gets in: what the test sees is the rules' doing.
+            assert reached(lan, address, nodes) == nodes
+            assert reached(there, address, nodes, stranger) == nodes
+            assert (
+                run("ip", "netns", "exec", here, "nft", "-f", render(control, "firewall.nft", tmp_path)).returncode == 0
+            )
+            assert reached(lan, address, [*nodes, *boot, "22"]) == [], "the cluster's address over the LAN"
+            assert reached(lan, LAN, ["22"]) == ["22"], "what is not the cluster's stays as it was"
+            assert reached(there, address, [*nodes, *boot, "22"], stranger) == boot, "a machine that may boot, no more"
+            assert reached(there, LAN, [*nodes, *boot, "22"], node) == [], "the LAN's address over the cluster's wire"
+            assert reached(there, address, [*nodes, *boot, "22"], node) == [*nodes, *boot]
+            assert reached(here, address, ["4506"]) == ["4506"], "the control node itself"
+        finally:
+            listening.communicate(timeout=30)
+    finally:
+        run("ip", "netns", "del", lan)
+
+
+@pytest.mark.skipif(not shutil.which("nft") or os.geteuid() != 0, reason="needs nft and namespaces, as root")
+def test_nothing_that_came_through_a_router_reaches_the_boot_service(
+    control: Any, profile: Profile, wire: tuple[str, str], tmp_path: Path
+) -> None:
+    if profile.boot is None:
+        pytest.skip("nothing boots")
+    here, there = wire
+    address, port = str(profile.control.address), str(profile.boot.port)
+    node = next(iter(profile.nodes.values())).links[profile.control.network].address
+    for command in (f"-n {there} addr add {LAN_MACHINE}/24 dev eth9", f"-n {here} route add {LAN_MACHINE} via {node}"):
+        assert run("ip", *command.split()).returncode == 0
+    listening = serving(here, [address], [port])
+    try:
+        assert reached(there, address, [port], LAN_MACHINE) == [port]
+        assert run("ip", "netns", "exec", here, "nft", "-f", render(control, "firewall.nft", tmp_path)).returncode == 0
+        assert reached(there, address, [port], LAN_MACHINE) == []
+        assert reached(there, address, [port], node) == [port]
+    finally:
+        listening.communicate(timeout=30)
 
 
 @pytest.mark.skipif(not shutil.which("chronyd"), reason="needs chronyd")
