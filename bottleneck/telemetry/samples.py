@@ -113,11 +113,14 @@ class NodeSamples:
                 return np.array(column, dtype=np.float64)
         return np.array([number(value) for value in column], dtype=np.float64)
 
-    def last(self, *path: str | int) -> float | None:
-        """Return the latest known value of a field."""
+    def last(self, *path: str | int, until: float = math.inf) -> float | None:
+        """Return the latest value of a field that was known by a time, in unix seconds; else the first after it."""
         values = self.values(*path)
-        known = values[np.isfinite(values)]
-        return float(known[-1]) if known.size else None
+        known = np.flatnonzero(np.isfinite(values))
+        if not known.size:
+            return None
+        by_then = int(np.searchsorted(self.times[known], until, side="right"))
+        return float(values[known[max(by_then - 1, 0)]])
 
     def steps(self, *path: str | int) -> Steps:
         """Return how a cumulative field grows."""

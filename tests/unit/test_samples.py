@@ -77,6 +77,16 @@ def test_missing_and_strange_fields() -> None:
     assert series.keys("links") == ("direct",)
 
 
+def test_the_latest_value_is_the_one_of_the_time_asked_for() -> None:
+    samples = [
+        {"t": float(second), "cgroup": {"quota_cores": quota}} for second, quota in ((1, 0.5), (2, None), (3, 1))
+    ]
+    series = node_samples([{"node": "a", "boot": "x", "sequence": 1, "samples": samples}])["a"]
+    assert series.last("cgroup", "quota_cores") == 1.0
+    assert series.last("cgroup", "quota_cores", until=2.5) == 0.5, "the next run's quota is not this one's"
+    assert series.last("cgroup", "quota_cores", until=0.0) == 0.5, "rarely sampled: the first that is known"
+
+
 def test_workers_are_chosen_by_deployment() -> None:
     samples = [
         {"t": time, "workers": {"tp2-0": {"cpu_user_s": time}, "old-0": {"cpu_user_s": 9 * time}}}

@@ -152,7 +152,7 @@ def _processes(series: NodeSamples, interval: Span, prefix: str, spins: bool, bu
         "dropped": series.dropped,
         "resets": series.resets,
         "throttled_seconds": throttled,
-        "quota_cores": series.last("cgroup", "quota_cores"),
+        "quota_cores": series.last("cgroup", "quota_cores", until=end),
         "steal_seconds": steal,
         "core_busy_seconds": busy,
         "covered_share": series.steps("cpu", first, 0).covered(start, end) if first is not None else 0.0,
@@ -227,14 +227,17 @@ def _accelerator(series: NodeSamples, card: str, interval: Span, inside: np.ndar
     heat = series.values("accelerator", card, "temperature_celsius")[inside]
     if np.isfinite(heat).any():
         found["temperature_celsius"] = float(np.nanmax(heat))
-    power, limit = (series.last("accelerator", card, name) for name in ("power_watts", "power_limit_watts"))
+    power, limit = (
+        series.last("accelerator", card, name, until=interval[1]) for name in ("power_watts", "power_limit_watts")
+    )
     energy = series.steps("accelerator", card, "energy_joules").within(*interval)
     if power is None and energy.growth.size:
         power = float(energy.growth.sum() / energy.seconds.sum())
     if power and limit:
         found["power_share"] = power / limit
     speed, most = (
-        series.last("accelerator", card, name) for name in ("bus_bytes_per_second", "bus_limit_bytes_per_second")
+        series.last("accelerator", card, name, until=interval[1])
+        for name in ("bus_bytes_per_second", "bus_limit_bytes_per_second")
     )
     if speed and most:
         found["bus_share"] = min(1.0, speed / most)
