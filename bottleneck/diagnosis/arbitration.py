@@ -8,7 +8,7 @@ larger wins; two limits that are too near are balanced.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from bottleneck.diagnosis import thresholds
@@ -53,6 +53,11 @@ class Candidate:
     def name(self) -> str:
         """The cause's name."""
         return self.cause.name
+
+    @property
+    def place(self) -> tuple[Cause, str | None, str | None]:
+        """The cause and where it is."""
+        return self.cause, self.finding.node, self.finding.link
 
     @property
     def fault(self) -> bool:
@@ -113,7 +118,8 @@ def arbitrate(seen: Observations, attribution: Attribution) -> Decision:
     leaders = sorted(_leaders(field), key=lambda each: -each.score * each.obtainable)
     notes = tuple(issue.statement for issue in issues)
     decision = _decide(context, leaders, attribution, notes)
-    shown = [each for each in field if each.score >= thresholds.LEAST_SHOWN and each.cause is not decision.cause]
+    named = decision.cause, decision.finding.node, decision.finding.link
+    shown = [each for each in field if each.score >= thresholds.LEAST_SHOWN and each.place != named]
     # As they would be named, did the first not stand before them.
     shown.sort(key=lambda each: -each.alone * each.obtainable)
     largest = sorted(field, key=lambda each: -each.alone)
@@ -121,16 +127,30 @@ def arbitrate(seen: Observations, attribution: Attribution) -> Decision:
 
 
 def _found(context: Context) -> list[Candidate]:
-    """Return every cause with a sign of it; what limits a step limits only while there are steps."""
+    """Return every cause with a sign of it, and what shows only once that is mended.
+
+    What limits a step limits only while there are steps.
+    """
     busy = 1.0 - (context.seen.idle_share or 0.0)
     found = []
     for cause in CAUSES.values():
-        finding = cause.find(context) if cause.find is not None else None
-        if finding is not None and finding.score > 0:
+        for finding in _findings(cause, context):
             score = finding.score * (busy if cause.rests_on_steps else 1.0)
             if score > 0:
                 found.append(Candidate(cause, finding, score, score))
     return found
+
+
+def _findings(cause: Cause, context: Context) -> Iterator[Finding]:
+    """Yield where a cause is found: the worst place, then what would be the worst were that mended, and so on."""
+    for _ in range(1 + len(context.seen.nodes)):
+        finding = cause.find(context) if cause.find is not None else None
+        if finding is None or finding.score <= 0:
+            return
+        yield finding
+        if cause.mended is None:
+            return
+        context = cause.mended(context, finding)
 
 
 def _together(found: Sequence[Candidate]) -> list[Candidate]:
@@ -160,7 +180,7 @@ def _with_confidence(field: Sequence[Candidate], issues: Sequence[Issue], host_o
     leaders = _leaders(field)
     found = []
     for each in field:
-        if each in leaders:
+        if each in leaders or each.cause.family is None:
             # What can be mended does not compete with the hardware's limits for being real.
             rivals = [other.score for other in leaders if other is not each and other.mendable >= each.mendable]
             weighed = each

@@ -133,6 +133,22 @@ def test_the_slow_node_is_named_with_what_it_lacks(kind: str, world: dict[str, f
     assert kind in verdict.title
 
 
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_second_slow_node_is_seen_behind_the_first(seed: int) -> None:
+    """Two nodes that are held back in two ways hide each other: neither is slower than the slowest of its peers."""
+    verdict = analyse(simulate(seed=seed, quota={"node0": 0.45}, stolen={"node1": 0.45}).run())
+    places = [(verdict.name, verdict.where["node"])]
+    places += [(each["class"], each["node"]) for each in verdict.runners_up]
+    assert {("straggler", "node0"), ("straggler", "node1")} <= set(places), places
+    assert len(places) == len(set(places))
+
+
+def test_nodes_that_are_held_back_alike_have_no_second_straggler() -> None:
+    verdict = analyse(simulate(quota={"node0": 0.5, "node1": 0.3}).run())
+    assert (verdict.name, verdict.where["node"]) == ("straggler", "node1")
+    assert "straggler" not in [each["class"] for each in verdict.runners_up]
+
+
 def test_slow_memory_is_distinguished_from_a_slow_cpu() -> None:
     run = simulate(speed={"node1": 0.4}).run()
     name = "gemm_bf16_flops_per_second"

@@ -103,6 +103,9 @@ class Cause:
         Whether it is one of those that slow kernels and a slow host are confused about.
     at_start : str
         What it is for an engine that starts, where that is something else.
+    mended : callable or None
+        From what was measured, and where it was found, to what would be measured were it mended: for a cause that hides
+        another of its kind.
     """
 
     name: str
@@ -119,6 +122,7 @@ class Cause:
     rests_on_steps: bool = False
     host_or_kernels: bool = False
     at_start: str = ""
+    mended: Callable[[Context, Finding], Context] | None = None
 
 
 GAPS = ("node", "link", "max_num_seqs", "more_seqs", "max_num_batched_tokens", "more_tokens", "concurrency")

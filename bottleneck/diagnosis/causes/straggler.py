@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from bottleneck.diagnosis import thresholds
 from bottleneck.diagnosis.causes._restraint import standing_out
@@ -10,7 +11,7 @@ from bottleneck.diagnosis.causes.base import LAB, Cause, Finding, Term, Tier
 from bottleneck.diagnosis.causes.context import Context
 from bottleneck.diagnosis.evidence import Evidence, line, percent
 from bottleneck.diagnosis.observations.node import NodeFacts
-from bottleneck.diagnosis.observations.peers import peers_of, slower_in
+from bottleneck.diagnosis.observations.peers import ceilings_of, peers_of, slower_in
 
 # What a node can lack, in words: the kinds of straggler.
 QUOTA, CROWDED, SLOW_CPU, SLOW_MEMORY = "CPU quota", "cores shared with others", "slow CPU", "slow memory"
@@ -60,6 +61,22 @@ def find(context: Context) -> Finding | None:
             Term(f"{slow.node} slower by its ceilings x the nodes' work", found.slower),
         ),
     )
+
+
+def mended(context: Context, finding: Finding) -> Context:
+    """Return what would be measured, were a slow node like its peers: then another may stand out.
+
+    What holds a peer back in the same way is not the node's own, so as much of that stays.
+    """
+    nodes = dict(context.seen.nodes)
+    slow = nodes[finding.node or ""]
+    peers = peers_of(slow, nodes.values())
+    throttled, waited = (
+        min(getattr(slow, name) or 0.0, max((getattr(peer, name) or 0.0 for peer in peers), default=0.0))
+        for name in ("throttled_seconds", "cpu_wait_seconds")
+    )
+    nodes[slow.node] = replace(slow, throttled_seconds=throttled, cpu_wait_seconds=waited, **ceilings_of(peers))
+    return replace(context, seen=replace(context.seen, nodes=nodes))
 
 
 def _kind(slow: NodeFacts, peers: Sequence[NodeFacts], restrained: float, slower: float) -> str:
@@ -128,4 +145,5 @@ CAUSE = Cause(
     tier=Tier.MENDABLE,
     find=find,
     rests_on_steps=True,
+    mended=mended,
 )

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from statistics import median
+from typing import Any
 
 from bottleneck.diagnosis import thresholds
 from bottleneck.diagnosis.observations.engine import EngineFacts
@@ -167,11 +168,18 @@ def _decode_pace(engine: EngineFacts) -> float | None:
 
 def _level(nodes: Sequence[NodeFacts]) -> list[NodeFacts]:
     """Return the nodes with the lowest of their ceilings each."""
-    found = list(nodes)
+    lowest = ceilings_of(nodes)
+    return [
+        replace(facts, **{name: value for name, value in lowest.items() if getattr(facts, name)}) for facts in nodes
+    ]
+
+
+def ceilings_of(nodes: Sequence[NodeFacts]) -> dict[str, Any]:
+    """Return the lowest of some nodes' ceilings by the attribute of `NodeFacts`; without those that no node has."""
+    found: dict[str, Any] = {}
     for _, value, interval in _CEILINGS:
-        known = [facts for facts in found if getattr(facts, value)]
+        known = [facts for facts in nodes if getattr(facts, value)]
         if known:
             lowest = min(known, key=lambda facts: float(getattr(facts, value)))
-            change = {value: getattr(lowest, value), interval: getattr(lowest, interval)}
-            found = [replace(facts, **change) if getattr(facts, value) else facts for facts in found]
+            found |= {value: getattr(lowest, value), interval: getattr(lowest, interval)}
     return found
