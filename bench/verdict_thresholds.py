@@ -116,12 +116,14 @@ def table(results: Sequence[tuple[int, dict[Change, int]]]) -> str:
     rows = []
     for name, number in thresholds.all_numbers().items():
         less, more = (sum(counts[name, factor] for _, counts in results) for factor in (1.0 - STEP, 1.0 + STEP))
-        rows.append((max(less, more), f"| `{name}` | {float(number):g} | {number.unit} | {less} | {more} |"))
+        why = "" if less or more else thresholds.STAYS[name]
+        rows.append((max(less, more), f"| `{name}` | {float(number):g} | {number.unit} | {less} | {more} | {why} |"))
     rows.sort(key=lambda row: -row[0])
     head = (
         f"{whole} recorded runs; {len(rows)} thresholds, {sum(not largest for largest, _ in rows)} of them with no run "
         f"that changes. What each decides: `bottleneck/diagnosis/thresholds.py`.\n\n"
-        f"| threshold | value | unit | named otherwise at {1 - STEP:.0%} | at {1 + STEP:.0%} |\n|---|---|---|---|---|\n"
+        f"| threshold | value | unit | named otherwise at {1 - STEP:.0%} | at {1 + STEP:.0%} | why it stays |\n"
+        "|---|---|---|---|---|---|\n"
     )
     return head + "".join(f"{row}\n" for _, row in rows)
 

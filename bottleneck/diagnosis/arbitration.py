@@ -225,7 +225,7 @@ def _without_ledger(seen: Observations, attribution: Attribution) -> list[Issue]
         return []
     lack = "no output token with a known time: what was seen cannot be weighed as a share of one"
     # An engine that idles or is stuck needs no token to be seen so.
-    stands_alone = any((engine.stuck_share or 0.0) > thresholds.STUCK_READINGS for engine in seen.engines)
+    stands_alone = any((engine.stuck_share or 0.0) > 1 / 2 for engine in seen.engines)
     idle = (seen.idle_share or 0.0) >= thresholds.IDLE
     return [] if stands_alone or idle else [Issue(thresholds.GRAVE, lack)]
 
@@ -340,7 +340,7 @@ def _of_a_start(seen: Observations, notes: tuple[str, ...]) -> Decision | None:
             used = facts.worker_cpu_seconds / span
             words = f"processes of the engine on {facts.node} computed with {used:.2g} cores: imports, compiling"
             lines.append(line(words, used, "cores", "samples: CPU time of the workers"))
-    confidence = thresholds.SLIGHT * seen.quality * (1.0 - largest / thresholds.STORAGE_WAIT / 2.0) if known else 0.0
+    confidence = thresholds.SLIGHT * seen.quality * (1.0 - largest / thresholds.LEAST_SCORE / 2.0) if known else 0.0
     if confidence < thresholds.LEAST_CONFIDENCE:
         return None
     return Decision(CAUSES["balanced"], Finding(0.0, evidence=tuple(lines)), 0.0, confidence, notes=notes)

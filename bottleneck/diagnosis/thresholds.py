@@ -32,10 +32,10 @@ class Number(float):
 
 
 # Observations.
-CACHE_FULL = Number(
+FULL = Number(
     0.85,
     "1",
-    "From this usage on the KV cache counts as full.",
+    "From this share on a KV cache, a link, a core counts as full.",
     "vLLM preempts when a running request finds no block",
     LAB,
 )
@@ -55,9 +55,6 @@ AT_WORK_CORES = Number(
     "A second in which workers use more than this is one of work.",
     "an idle engine's loops use 0.02",
     LAB,
-)
-LINK_FULL = Number(
-    0.8, "1", "From this share of its capacity on a link counts as full.", "framing and scheduling take the rest", LAB
 )
 PLATEAU_BAND = Number(
     0.25,
@@ -85,9 +82,6 @@ SLOWER = Number(
     "A ceiling below this share of its peers' makes a node slow, if the intervals are apart.",
     "probes' spread",
     LAB,
-)
-SHOWS = Number(
-    0.5, "1", "A difference between nodes of which less than this shows in the run is none.", "a majority", LAB
 )
 COVERED = Number(0.8, "1", "Samples that cover less of the interval are said to be missing.", DEFINITION, DEFINITION)
 QUOTA_BELOW = Number(
@@ -119,9 +113,6 @@ LEFT_TO_ONE = Number(
     "Share of unexplained step time that is one node's own work.",
     "user CPU time misses page faults, caches",
     LAB,
-)
-LEFT_TO_SEVERAL = Number(
-    0.5, "1", "The same for a node among several, of the time its worker was awake.", "see above", LAB
 )
 LAUNCHES_HIDDEN = Number(
     0.75,
@@ -156,9 +147,6 @@ HEAD_LOOP = Number(
 IDLE = Number(
     0.3, "1", "Idle for this share of the time or more: the load is weighed as the limit.", "gaps of a closed loop", LAB
 )
-QUEUED = Number(
-    0.2, "1", "A client that has more than this of its readings waiting does not limit.", "arrivals bunch", LAB
-)
 BUBBLE_ASLEEP = Number(
     0.25,
     "1",
@@ -166,42 +154,11 @@ BUBBLE_ASLEEP = Number(
     "messages cost a tenth",
     LAB,
 )
-STANDS_OUT = Number(
-    0.1, "1", "A straggler stands out from its peers by this share of the busy time.", "noise of run delay", LAB
-)
 API_SERVER_EASY = Number(
     0.6, "1", "An API server process that needs less of a core is not what limits.", "one thread, bursts", LAB
 )
-API_SERVER_FULL = Number(0.9, "1", "One that needs this much of a core is full.", "one thread, bursts", LAB)
 API_SERVER_DELAYED = Number(
     0.3, "1", "One that waits this much longer than its node's others is held back.", "else 0.05", DEVELOPMENT
-)
-MEMORY_STALLED = Number(
-    0.1, "1", "Tasks must stall for memory this share of the time.", "kernel's PSI, reclaim is cheap", SERVERS
-)
-STORAGE_WAIT = Number(
-    0.2,
-    "1",
-    "Storage that is waited for, or read at its ceiling, for less of a start is not its limit.",
-    "warm starts",
-    LAB,
-)
-LINK_PROMISED = Number(
-    0.5,
-    "1",
-    "A link that carries less of what the profile says works wrong.",
-    "framing and CPU take a third at most",
-    LAB,
-)
-STUCK_READINGS = Number(
-    0.5, "1", "Requests that wait in more of the readings while nothing runs are stuck.", "a majority", SERVERS
-)
-BUDGET_FULL = Number(
-    0.6,
-    "1",
-    "Steps with prompts filled to less of the token budget are not cut by it.",
-    "last pieces of prompts are small",
-    LAB,
 )
 
 # Arbitration.
@@ -231,6 +188,31 @@ NARROW_RISK = Number(
     0.2, "1", "How much of confidence a margin of nothing takes away.", "fit to right and wrong", DEVELOPMENT
 )
 MOST_CONFIDENCE = Number(0.97, "1", "No answer is surer.", DEFINITION, DEFINITION)
+
+STAYS = {
+    "CACHE_ROOMY": "apart from FULL, so that a cache that is neither full nor roomy names no cause of waiting",
+    "AT_WORK_CORES": "live windows: where no reading of the engine says when it worked",
+    "PLATEAU_BAND": "with PLATEAU_QUANTILE and OLD_CEILING_AWAKE: an old ceiling of a link",
+    "COVERED": "no run of the record lacks samples; damaged runs of the tests do",
+    "HOT_CELSIUS": "no run of the record is hot; the vendors' number",
+    "POWER_LIMIT": "no run of the record is at its power limit",
+    "NOTABLE": "no run of the record is damaged: it weighs doubts about measurements",
+    "GRAVE": "as NOTABLE",
+    "FEW_REQUESTS": "no run of the record has so few; a note and its doubt",
+    "LAUNCHES_HIDDEN": "the record has no accelerator; scenarios of an H200 have",
+    "LAUNCHES_LEFT": "as LAUNCHES_HIDDEN",
+    "HOST_UNSURE": "as LAUNCHES_HIDDEN",
+    "IMPLAUSIBLE": "as LAUNCHES_HIDDEN",
+    "CANNOT_TELL": "as LAUNCHES_HIDDEN: slow kernels or a slow host",
+    "HEAD_LOOP": "parts wait for the loop from wait for messages, which only their shares show",
+    "API_SERVER_EASY": "twice as large it takes 27 right answers and adds 20 false names: a fifth is far from that",
+    "LEAST_SHOWN": "twice as large it takes five right answers: runners-up that are not listed",
+    "LEAST_SCORE": "twice as large six runs are named otherwise: an answer has to be of some size",
+    "MENDABLE": "a half of it takes a right answer, twice as large 17 runs are named otherwise",
+    "NARROW_RISK": "names no cause: how sure an answer is said to be",
+    "MOST_CONFIDENCE": "as NARROW_RISK",
+}
+"""Why a number stays with which a fifth more or less names no run of the record otherwise."""
 
 
 def all_numbers() -> dict[str, Number]:

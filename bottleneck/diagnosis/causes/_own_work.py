@@ -119,7 +119,7 @@ def _exclusion_lines(context: Context) -> list[Evidence]:
     waiting = [engine.waiting_share for engine in context.seen.engines if engine.waiting_share is not None]
     if waiting and max(waiting) < thresholds.LEAST_SHOWN:
         found.append(line("requests hardly waited", max(waiting), "1", "engine metrics: num_requests_waiting"))
-    if link is not None and link.full_share is not None and link.full_share < thresholds.STANDS_OUT:
+    if link is not None and link.full_share is not None and link.full_share < thresholds.LEAST_SHOWN:
         words = f"{link.name} was near its capacity only {percent(link.full_share)} of the busy time"
         found.append(line(words, link.full_share, "1", "samples: bytes sent"))
     return found
@@ -156,6 +156,6 @@ def _by_elimination(context: Context) -> tuple[float, str]:
     # The sleepiest worker says how much of the time was a wait for others.
     awake = 1.0 - max(asleep)
     return (
-        thresholds.LEFT_TO_SEVERAL * unexplained * awake,
+        unexplained * awake / 2,
         f"the workers were awake for at least {percent(awake)} of it",
     )

@@ -12,7 +12,7 @@ def find(context: Context) -> Finding | None:
     """Find an engine that idles while nothing waits; or requests that are slow at the client alone."""
     seen, spare = context.seen, 1.0 - context.api_server_saturation
     waiting = max((engine.waiting_share or 0.0 for engine in seen.engines), default=0.0)
-    queued = max(waiting, context.slots_share + context.cache_share) > thresholds.QUEUED
+    queued = max(waiting, context.slots_share + context.cache_share) > thresholds.LEAST_SCORE
     idle = None if seen.idle_share is None else seen.idle_share * spare
     # What an engine lost of its counts looks as if it had passed at the client.
     counted = context.engine_reported and not any(engine.reset for engine in seen.engines)

@@ -132,6 +132,6 @@ def _beyond_slots(seen: Observations) -> float:
 
 def _saturation(engine: EngineFacts) -> float:
     """Return how far the process in front of an engine is saturated, or held back, 0 to 1."""
-    easy, full = thresholds.API_SERVER_EASY, thresholds.API_SERVER_FULL
+    easy, full = thresholds.API_SERVER_EASY, thresholds.FULL
     needed = (engine.api_server_need - easy) / (full - easy)
     return min(1.0, max(needed, (engine.api_server_wait_share or 0.0) / thresholds.API_SERVER_DELAYED))

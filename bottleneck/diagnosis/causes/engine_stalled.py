@@ -15,7 +15,7 @@ def find(context: Context) -> Finding | None:
     tells it from a stall.
     """
     seen = max(context.seen.engines, key=lambda engine: engine.stuck_share or 0.0, default=None)
-    if seen is None or not seen.stuck_share or seen.stuck_share <= thresholds.STUCK_READINGS or _moves(context):
+    if seen is None or not seen.stuck_share or seen.stuck_share <= 1 / 2 or _moves(context):
         return None
     share, waiting = seen.stuck_share, seen.waiting_mean or 0.0
     seconds = context.seen.span_seconds

@@ -25,13 +25,13 @@ def find(context: Context) -> Finding | None:
         evidence.append(line(words, link.busiest_bytes, "B", f"samples; capacity: {link.capacity_source}"))
     # By a probe, or by what crossed while workers waited for it; the highest rate that was seen is no such measurement.
     probed = link.probe_bytes_per_second is not None and (capacity or 0.0) <= link.probe_bytes_per_second
-    short = bool(probed and capacity and promised and capacity < thresholds.LINK_PROMISED * promised)
+    short = bool(probed and capacity and promised and capacity < promised / 2)
     if short and capacity and promised:
         words = f"by the profile {link.name} carries {promised / 1e6:.4g} MB/s, {promised / capacity:.2g} times as much"
         evidence.append(line(words, capacity / promised, "1", "profile; " + link.capacity_source))
     if link.full_share is not None:
         words = (
-            f"{link.name} ran at {percent(thresholds.LINK_FULL)} of its capacity or more for "
+            f"{link.name} ran at {percent(thresholds.FULL)} of its capacity or more for "
             f"{percent(link.full_share)} of the busy time"
         )
         evidence.append(line(words, link.full_share, "1", "samples: bytes sent"))
@@ -41,7 +41,7 @@ def find(context: Context) -> Finding | None:
         evidence.append(line(words, facts.asleep_share, "1", "samples: CPU time of the worker"))
     # Workers that compute all the time do not wait for a link. A wait for a core may pass while the bytes do.
     off = [(facts.asleep_share or 0.0) + context.seen.busy_share_of(facts.cpu_wait_seconds) for facts in asleep]
-    score = min(share, max(off, default=1.0) / thresholds.SHOWS)
+    score = min(share, 2 * max(off, default=1.0))
     if score < share:
         words = "yet no worker was off its core that long, which speaks against the link"
         evidence.append(line(words, max(off), "1", "samples"))

@@ -12,7 +12,7 @@ def find(context: Context) -> Finding | None:
     """Find the node whose tasks stall for memory."""
     share = {name: context.seen.busy_share_of(facts.memory_stall_seconds) for name, facts in context.seen.nodes.items()}
     node = max(share, key=lambda name: share[name], default=None)
-    if node is None or share[node] <= thresholds.MEMORY_STALLED:
+    if node is None or share[node] <= thresholds.LEAST_SHOWN:
         return None
     words = f"tasks on {node} stalled for memory {percent(share[node])} of the busy time"
     evidence = [line(words, share[node], "1", "samples: pressure of memory")]

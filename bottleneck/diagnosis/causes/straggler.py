@@ -22,7 +22,7 @@ def find(context: Context) -> Finding | None:
     nodes = list(context.seen.nodes.values())
     found = standing_out(context)
     slow = found.node
-    if slow is None or found.total < thresholds.STANDS_OUT:
+    if slow is None or found.total < thresholds.LEAST_SHOWN:
         return None
     restrained = found.restrained * context.steps_share
     if context.ledger.entries:
@@ -42,7 +42,7 @@ def find(context: Context) -> Finding | None:
             )
         )
     for peer in peers:
-        if peer.asleep_share is not None and peer.asleep_share > thresholds.STANDS_OUT:
+        if peer.asleep_share is not None and peer.asleep_share > thresholds.LEAST_SHOWN:
             evidence.append(
                 line(
                     f"the worker of its peer {peer.node} slept {percent(peer.asleep_share)} of the busy time",

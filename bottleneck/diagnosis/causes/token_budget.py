@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bottleneck.diagnosis import thresholds
 from bottleneck.diagnosis.attribution.parts import DECODE, PREFILL, Work
 from bottleneck.diagnosis.causes.base import LAB, Cause, Finding, Term, Tier
 from bottleneck.diagnosis.causes.context import Context
@@ -25,7 +24,7 @@ def find(context: Context) -> Finding | None:
     decodes = [work for work in context.ledger.work if work.kind == DECODE]
     for prefill, decode in zip(prefills, decodes, strict=True):
         whole += prefill.wall_seconds
-        if prefill.steps <= 0 or prefill.tokens / prefill.steps < thresholds.BUDGET_FULL * budget:
+        if prefill.steps <= 0 or prefill.tokens / prefill.steps < budget / 2:
             continue
         spared = prefill.steps - max(prefill.tokens / usual, prefill.steps * budget / usual)
         won += min(spared * _fixed_seconds(decode), prefill.wall_seconds)

@@ -32,7 +32,7 @@ def _of_node(context: Context, facts: NodeFacts, idle: float) -> Finding | None:
     full = min(1.0, read / ceiling / span) if ceiling else 0.0
     waits, wait_source = storage_wait_share(facts, span)
     share = max(full, waits)
-    if not read or share <= thresholds.STORAGE_WAIT:
+    if not read or share <= thresholds.LEAST_SCORE:
         return None
     evidence = []
     if waits:

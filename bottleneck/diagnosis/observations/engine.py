@@ -306,7 +306,7 @@ def _plateau(running: Array, cache: Array) -> float | None:
 
 def _why(running: Array, cache: Array, limit: float | None) -> Waiting:
     at_limit = running >= limit if limit else np.zeros(running.size, dtype=bool)
-    full = np.nan_to_num(cache, nan=0.0) >= thresholds.CACHE_FULL
+    full = np.nan_to_num(cache, nan=0.0) >= thresholds.FULL
     both = float((at_limit & full).sum()) / 2
     count = float(running.size)
     return Waiting(

@@ -36,7 +36,7 @@ class LinkFacts:
     probe_bytes_per_second : float or None
         The probe's ceiling, which may be older than the run.
     full_share : float or None
-        Share of the busy time in which the link ran at `LINK_FULL` of its capacity or more.
+        Share of the busy time in which the link ran at `FULL` of its capacity or more.
     full_bytes_share : float or None
         Share of the bytes that crossed at such times.
     peak_bytes_per_second : float or None
@@ -257,7 +257,7 @@ def _with_fullness(
     _, steps = _busiest(topology, samples, interval)
     if steps is None or not facts.capacity_bytes_per_second:
         return facts
-    full = steps.rate >= thresholds.LINK_FULL * facts.capacity_bytes_per_second
+    full = steps.rate >= thresholds.FULL * facts.capacity_bytes_per_second
     return replace(
         facts,
         full_bytes_share=float(steps.growth[full].sum() / steps.growth.sum()),

@@ -109,7 +109,7 @@ def _contradiction(
     if own.requests <= 0:
         return "it had no request to answer"
     longer = [pace / median(theirs) for pace, theirs in _paces(own, others) if median(theirs) > 0]
-    if not longer or max(longer) >= 1.0 + thresholds.SHOWS * (1.0 / (1.0 - slower) - 1.0):
+    if not longer or max(longer) >= 1.0 + (1.0 / (1.0 - slower) - 1.0) / 2:
         return None
     return f"its requests took at most {max(longer) - 1.0:+.0%} longer a token"
 
@@ -126,7 +126,7 @@ def _by_sleep(
     waits = [peer.asleep_share for peer in others if peer.asleep_share is not None]
     if topology.pipeline_parallel < 2:
         # Every step ends together: who is faster sleeps as much of it as it is faster.
-        if not waits or max(waits) >= thresholds.SHOWS * slower:
+        if not waits or max(waits) >= slower / 2:
             return None
         return f"no worker slept for more than {max(waits):.0%} of the time to wait for it"
     # Stages take turns: each is awake for its part of the way through all of them.
@@ -134,12 +134,12 @@ def _by_sleep(
     alike, whole = 1.0 / len(group.nodes), longer + len(others)
     if facts.asleep_share is not None:
         awake, claimed = 1.0 - facts.asleep_share, longer / whole
-        refuted = awake < alike + thresholds.SHOWS * (claimed - alike)
+        refuted = awake < alike + (claimed - alike) / 2
         return f"its worker was awake for {awake:.0%} of the time only" if refuted else None
     if not waits:
         return None
     awake, claimed = 1.0 - min(waits), 1.0 / whole
-    refuted = awake > alike + thresholds.SHOWS * (claimed - alike)
+    refuted = awake > alike + (claimed - alike) / 2
     return f"its peer was awake for {awake:.0%} of the time" if refuted else None
 
 
