@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from genai_server.application import MOST_BODY_BYTES
 
 from tests.fake_genai import FakePipeline, FakeServer, running
 
@@ -109,6 +110,8 @@ def test_what_is_no_request_is_refused(server: FakeServer) -> None:
     status, found = server.ask("POST", "/v1/completions", "{no")
     assert status == 400 and "no JSON" in found["error"]["message"]
     assert server.ask("POST", "/v1/completions", [1])[0] == 400
+    status, found = server.ask("POST", "/v1/completions", "[" + " " * MOST_BODY_BYTES + "]")
+    assert status == 413 and "larger than" in found["error"]["message"]
     status, found = server.complete(model="other", prompt="x")
     assert status == 404 and "expected fake" in found["error"]["message"]
     status, found = server.ask("POST", "/v1/chat/completions", {"messages": []})

@@ -139,10 +139,13 @@ class _Server:
 
 
 async def _document(request: Request) -> object:
-    if int(request.headers.get("content-length") or 0) > MOST_BODY_BYTES:
-        raise RequestError(f"the body is larger than {MOST_BODY_BYTES} bytes", None, 413)
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > MOST_BODY_BYTES:
+            raise RequestError(f"the body is larger than {MOST_BODY_BYTES} bytes", None, 413)
     try:
-        return json.loads(await request.body())
+        return json.loads(body)
     except ValueError as error:
         raise RequestError(f"the body is no JSON: {error}") from error
 

@@ -13,8 +13,8 @@ class SettingsError(Exception):
     """A setting that cannot be; the text says which, what was seen and what was expected."""
 
 
-# Tokens of one block of the KV cache: of the CPU plugin and of the GPU plugin of OpenVINO 2026.4
-# (ContinuousBatchingPipeline; measured on the CPU: 250 tokens take 8 blocks).
+# Tokens of one block of the KV cache by device (openvino.genai: continuous_batching/cache/kv_cache_manager.hpp;
+# measured on the CPU: 250 tokens take 8 blocks).
 BLOCK_TOKENS = {"CPU": 32, "GPU": 16}
 # Bytes of one value in the KV cache.
 CACHE_FORMATS = {"u8": 1, "f16": 2, "bf16": 2, "f32": 4}
