@@ -60,7 +60,7 @@ def _of_a_start(seen: Observations) -> Iterator[Issue]:
 def _of_engines(seen: Observations, run: Run) -> Iterator[Issue]:
     if not any(engine.has_times or engine.readings for engine in seen.engines):
         yield Issue(thresholds.GRAVE, "no engine metrics: queueing and cache cannot be told from slow steps")
-    elif any(engine.prefill_seconds is not None and not engine.requests for engine in seen.engines):
+    elif any(engine.prefill_seconds and not engine.requests for engine in seen.engines):
         lack = "the engine counts no requests and no waiting: phases are estimated from the client's times"
         yield Issue(thresholds.NOTABLE, lack)
     elif not any(engine.has_times for engine in seen.engines):

@@ -1,0 +1,37 @@
+"""A recorded run of llama.cpp: its dialect is read, and what it does not count is missing and named."""
+
+from pathlib import Path
+
+import pytest
+
+from bottleneck.diagnosis.verdict import analyse
+from bottleneck.runs.run import load_run
+
+RUN = Path(__file__).parents[1] / "data" / "llamacpp"
+
+
+def test_its_counters_agree_with_what_was_sent() -> None:
+    run = load_run(RUN)
+    assert (run.settings.engine, run.settings.engine_version) == ("llamacpp", "1:0.7.0+dfsg-2")
+    assert run.settings.stage_layers == (5, 3)
+    (engine,) = analyse(run).measured["engines"]
+    assert (engine["prompt_tokens"], engine["generation_tokens"]) == (12 * 256, 12 * 32)
+    assert 0 < engine["steps"] <= 12 * 33
+    assert engine["running_max"] <= 4
+
+
+def test_what_it_lacks_is_missing_and_said() -> None:
+    verdict = analyse(load_run(RUN))
+    (engine,) = verdict.measured["engines"]
+    assert (engine["cache_usage_max"], engine["queue_seconds"], engine["preemptions"]) == (None, None, None)
+    assert any("counts no requests" in note for note in verdict.notes)
+    assert not any("no engine metrics" in note for note in verdict.notes)
+
+
+def test_the_clients_times_stand() -> None:
+    verdict = analyse(load_run(RUN))
+    assert verdict.ledger is not None
+    assert verdict.ledger.source.startswith("client")
+    # 12 requests of 32 tokens, about 3 s each.
+    assert verdict.ledger.total == pytest.approx(0.0953, rel=0.02)
+    assert sum(entry.seconds for entry in verdict.ledger.entries) == pytest.approx(verdict.ledger.total, rel=1e-6)
