@@ -135,12 +135,12 @@ def install(directory: str, requirements: str | None, engine: Mapping[str, Any])
 def _make(directory: str, requirements: str, engine: Mapping[str, Any]) -> None:
     python = shutil.which(engine["python"]) or sys.executable
     _run([python, "-m", "venv", directory])
-    pip = [
+    binary = [
         os.path.join(directory, "bin/python"),
         *("-m", "pip", "-qq", "--disable-pip-version-check"),
-        *("install", "--no-deps", "--no-compile", "--only-binary", ":all:", "-r", requirements),
-        *(f"--extra-index-url={url}" for url in engine.get("indexes", [])),
+        *("install", "--no-deps", "--no-compile", "--only-binary", ":all:"),
     ]
+    pip = [*binary, "-r", requirements, *(f"--extra-index-url={url}" for url in engine.get("indexes", []))]
     fallback = engine.get("fallback_index")
     try:
         _run(pip)
@@ -149,7 +149,9 @@ def _make(directory: str, requirements: str, engine: Mapping[str, Any]) -> None:
         # default one has no build of the package.
         if not fallback:
             raise
-        _run([*pip, "--extra-index-url", fallback["url"]])
+        # And for its own package alone: asked for all, it could answer for any of their names.
+        _run([*binary, "--index-url", fallback["url"], fallback["package"]])
+        _run(pip)
     build = engine.get("source_build")
     if build:
         _build(directory, build)

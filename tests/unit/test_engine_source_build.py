@@ -50,6 +50,26 @@ def test_an_engine_without_one_is_installed_as_before(engine: Any, tmp_path: Pat
     assert engine.commands[1][1]["environment"] is None
 
 
+def test_a_fallback_index_answers_for_its_own_package_and_for_no_other(
+    engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[list[str]] = []
+
+    def output_of(command: list[str], **_: Any) -> str:
+        tried.append(command)
+        if "-r" in command and sum("-r" in each for each in tried) == 1:
+            raise RuntimeError("no matching distribution of torch")
+        return ""
+
+    monkeypatch.setattr(engine.node_commands, "output_of", output_of)
+    fallback = {"package": "torch==2.13.0+cpu", "url": "https://example.org/cpu"}
+    engine._make(str(tmp_path), LOCK, {"python": "python3", "fallback_index": fallback})
+    _, first, its_own, again = tried
+    assert its_own[its_own.index("--index-url") :] == ["--index-url", fallback["url"], fallback["package"]]
+    assert {"--no-deps", "--only-binary"} < set(its_own)
+    assert first == again and not [word for word in (*first, *again) if "example.org" in word]
+
+
 def test_what_is_built_is_part_of_the_environments_name() -> None:
     spec = load_profile(find_profile("arc-a770/v0.1")).engine_of("node0")
     assert spec.source_build is not None
