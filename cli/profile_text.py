@@ -45,7 +45,8 @@ def describe(profile: Profile) -> None:
     deployments = Table("deployment", "nodes", "tensor", "pipeline", "replicas", "link", "largest rank", box=None)
     for name, deployment in profile.deployments.items():
         mark = " (default)" if name == profile.default_deployment else ""
-        sizes = (deployment.tensor_parallel, deployment.pipeline_parallel, deployment.replicas)
+        layers = f" ({'+'.join(map(str, deployment.layers))})" if deployment.layers else ""
+        sizes = (deployment.tensor_parallel, f"{deployment.pipeline_parallel}{layers}", deployment.replicas)
         largest = max(deployment_memory(profile, name), key=lambda fit: fit.memory.total_bytes / fit.limit_bytes)
         room = f"{size_text(largest.memory.total_bytes)} of {size_text(largest.limit_bytes)}"
         deployments.add_row(name + mark, ", ".join(deployment.nodes), *map(str, sizes), deployment.link, room)

@@ -40,7 +40,7 @@ class NodeFit:
 def node_fits(
     deployment: Deployment, model: Model, nodes: Mapping[str, Node], engines: Mapping[str, EngineSpec]
 ) -> list[NodeFit]:
-    """Return the memory arithmetic of every node; the deployment must be placeable.
+    """Return the memory arithmetic of every node's tightest rank; the deployment must be placeable.
 
     Parameters
     ----------
@@ -53,8 +53,15 @@ def node_fits(
     engines
         Kind of accelerator to engine.
     """
+    ranks = _rank_fits(deployment, model, nodes, engines)
+    return [max(each, key=lambda fit: fit.memory.total_bytes / fit.limit_bytes) for each in ranks]
+
+
+def _rank_fits(
+    deployment: Deployment, model: Model, nodes: Mapping[str, Node], engines: Mapping[str, EngineSpec]
+) -> Iterator[list[NodeFit]]:
+    """Yield the arithmetic of each node's ranks; those that are alike once."""
     shape, weights = model.model_shape(), model.weight_format()
-    found = []
     for place in places(deployment):
         node = nodes[place.node]
         engine = engines[deployment.engine or node.accelerator.kind]
@@ -74,8 +81,7 @@ def node_fits(
                 kv_value_bytes=model.kv_value_bytes,
             )
             fits.append(NodeFit(place.node, place.replica, memory, *_limit(deployment, card, node, engine)))
-        found.append(max(fits, key=lambda fit: fit.memory.total_bytes / fit.limit_bytes))
-    return found
+        yield fits
 
 
 def _limit(deployment: Deployment, card: Accelerator, node: Node, engine: EngineSpec) -> tuple[int, str]:
@@ -145,7 +151,9 @@ def deployment_problems(
                 f" {size_text(fit.limit_bytes)}, {fit.limit_text}"
             )
             yield Problem((), text)
-        yield from _cache_length(deployment, model, fit)
+    for fits in _rank_fits(deployment, model, nodes, engines):
+        # Of unlike stages the one with more layers has room for fewer tokens.
+        yield from _cache_length(deployment, model, min(fits, key=lambda fit: fit.memory.kv_cache_tokens))
 
 
 def _cards(deployment: Deployment, nodes: Mapping[str, Node]) -> Iterator[Problem]:

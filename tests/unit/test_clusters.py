@@ -156,6 +156,12 @@ REFUSED = {
         [("    layers: [16, 32]\n", "")],
         "deployments.pp2: does not fit node0: ",
     ),
+    "a cache for the longer stage": (
+        LAYERS,
+        # 262,144 tokens of 32 layers take 16 GiB; 512 MiB hold them of 16 layers up to half as far.
+        [("max_model_len: 32768", "max_model_len: 32768\n      kv_cache_memory: 1 GiB")],
+        "room for 16384 tokens of 65536 bytes on node0; expected at least max_model_len 32768 tokens, 2 GiB",
+    ),
     "layers that the engine cannot be told": (
         LAYERS,
         [
