@@ -192,7 +192,11 @@ def _start(unit: str, arguments: list[str], engine: Mapping[str, Any]) -> dict[s
         raise RuntimeError("another probe runs on this node: wait for it, or end it with probe.stop")
     environment = {**(engine.get("environment") or {}), **engine_environment.preload(engine)}
     started: dict[str, Any] = __salt__["supervise.start"](
-        unit, [python, SCRIPT, *arguments], environment, f"/var/log/cluster/{unit}.log"
+        # Without bytecode: the state keeps the folder as it is in the repository.
+        unit,
+        [python, "-B", SCRIPT, *arguments],
+        environment,
+        f"/var/log/cluster/{unit}.log",
     )
     return started
 

@@ -23,8 +23,8 @@ if command == "serve":
     import socket
     listener = socket.create_server((specification["address"], specification["port"] + 1))
     time.sleep(60)
-result = {"command": command, "specification": specification, "preload": os.environ.get("LD_PRELOAD"),
-          "flag": os.environ.get("FLAG")}
+result = {"command": command, "specification": specification, "started": sys.orig_argv[1],
+          "preload": os.environ.get("LD_PRELOAD"), "flag": os.environ.get("FLAG")}
 with open(sys.argv[3] + ".partial", "w") as file:
     json.dump(result, file)
 os.replace(sys.argv[3] + ".partial", sys.argv[3])
@@ -75,6 +75,7 @@ def left(tmp_path: Path) -> list[str]:
 def test_a_node_is_given_its_own_part_and_says_what_it_is(probe: Any, tmp_path: Path) -> None:
     found = probe.node(specifications(tmp_path), measure=False)
     assert found["command"] == "node" and found["flag"] == "on"
+    assert found["started"] == "-B", "no bytecode beside the scripts, which a state would take out again and again"
     assert found["specification"] == {
         "measure": False,
         "cores": 1,

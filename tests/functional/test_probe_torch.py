@@ -56,7 +56,7 @@ def specification(**changes: Any) -> str:
 
 def test_a_device_is_measured_with_torchs_own_products() -> None:
     found = subprocess.run(
-        [PYTHON, "-c", CARD], cwd=FILES, capture_output=True, text=True, check=True, env={"OMP_NUM_THREADS": "1"}
+        [PYTHON, "-B", "-c", CARD], cwd=FILES, capture_output=True, text=True, check=True, env={"OMP_NUM_THREADS": "1"}
     )
     document = json.loads(found.stdout)
     assert document["placed"] == ["None", "card"], "only the host's buffer was made elsewhere"
@@ -76,7 +76,7 @@ def test_two_ranks_measure_on_the_device_of_the_map(tmp_path: Path) -> None:
     outputs = [tmp_path / f"{rank}.json" for rank in (0, 1)]
     running = [
         subprocess.Popen(
-            [PYTHON, FILES / "probe.py", "node", specification(collectives=[{**message, "rank": rank}]), output],
+            [PYTHON, "-B", FILES / "probe.py", "node", specification(collectives=[{**message, "rank": rank}]), output],
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -96,8 +96,35 @@ def test_two_ranks_measure_on_the_device_of_the_map(tmp_path: Path) -> None:
 def test_a_card_that_torch_does_not_have_is_not_measured(tmp_path: Path) -> None:
     output = tmp_path / "out.json"
     whole = specification(measure=True, directory=str(tmp_path), device="xpu")
-    subprocess.run([PYTHON, FILES / "probe.py", "node", whole, output], check=True)
+    subprocess.run([PYTHON, "-B", FILES / "probe.py", "node", whole, output], check=True)
     found = json.loads(output.read_text())
     assert set(found["values"]) == {"process_launch_seconds", "disk_read_bytes_per_second"}
     assert "has no device xpu" in found["notes"]["accelerator"] and found["device"] is None
     assert sys.executable != str(PYTHON)
+
+
+def test_the_module_runs_it_under_the_supervisor_with_the_engines_python(
+    loaders: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(loaders.modules["supervise.start"].__globals__, "DIRECTORY", str(tmp_path / "supervise"))
+    namespace = loaders.modules["probe.stop"].__globals__
+    for name, value in {
+        "SCRIPT": str(FILES / "probe.py"),
+        "RUNTIME_DIRECTORY": "run",
+        "STATE_DIRECTORY": "state",
+    }.items():
+        monkeypatch.setitem(namespace, name, str(tmp_path / value))
+    start = loaders.modules["supervise.start"]
+
+    def logged(unit: str, command: list[str], environment: dict[str, str], log: str) -> Any:
+        return start(unit, command, environment, str(tmp_path / Path(log).name))
+
+    own = {name: loaders.modules[name] for name in ("supervise.status", "supervise.stop")}
+    monkeypatch.setitem(namespace, "__salt__", {**own, "supervise.start": logged})
+    engine = {"directory": str(PYTHON.parents[1]), "preload": [], "environment": {}}
+    told = {"node0": {"cores": 1, "collectives": [], "engine": engine, "device": "cpu", "bench": None}}
+    found = loaders.modules.probe.node(told, seconds=200)
+    assert found["device"]["kind"] == "cpu" and found["device"]["by"].startswith("torch ")
+    for name in ("memory_read_bytes_per_second", "gemm_bf16_flops_per_second", "kernel_dispatch_seconds"):
+        assert len(found["values"][name]) == 7 and min(found["values"][name]) > 0
+    assert "memory_copy_bytes_per_second" not in found["values"], "of a card alone"
