@@ -139,3 +139,30 @@ def test_a_fault_without_a_group_of_its_own_is_swept(monkeypatch: pytest.MonkeyP
 
 def test_every_resource_of_the_ledger_has_words_in_the_report() -> None:
     assert set(report_ledger.RESOURCES) == set(RESOURCES)
+
+
+def test_the_way_from_a_sample_to_a_verdict_names_files_in_the_order_of_the_data() -> None:
+    text = (ROOT / "doc" / "explanation" / "architecture.md").read_text(encoding="utf-8")
+    section = text.partition("## From a sample to a verdict, in an hour")[2].partition("\n## ")[0]
+    files = re.findall(r"`((?:[\w.-]+/)+[\w.-]*)`", section)
+    assert len(files) >= 10 and all((ROOT / name).exists() for name in files)
+    rooms = ["salt/sampler", "_engines", "reactor", "_runners", "bottleneck/runs", "bottleneck/diagnosis"]
+    places = [next(index for index, name in enumerate(files) if name.startswith(room)) for room in rooms]
+    assert places == sorted(places)
+    # What is read one after the other is called, or imported, by what was read before.
+    verdict = (ROOT / "bottleneck" / "diagnosis" / "verdict.py").read_text(encoding="utf-8")
+    for module in ("observations.gather", "attribution.build", "arbitration"):
+        assert f"bottleneck.diagnosis.{module} import" in verdict
+
+
+def test_the_table_of_what_works_is_one_click_from_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "](doc/reference/status.md)" in readme
+    page = (ROOT / "doc" / "reference" / "status.md").read_text(encoding="utf-8")
+    assert "| part | works | built, not run | not claimed |" in page
+    rows = [line.strip("|").split("|") for line in page.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) >= 8 and all(len(row) == 4 and row[1].strip() for row in rows)
+    for profile in sorted(
+        {path.name.removesuffix(".yaml") for path in (ROOT / "profiles").iterdir()} - {"engines", "engine_interfaces"}
+    ):
+        assert f"`{profile}`" in page, f"{profile}: what is it at?"
