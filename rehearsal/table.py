@@ -40,7 +40,7 @@ class Stages:
 
     @property
     def failed(self) -> bool:
-        """Whether a stage failed, or was cut off."""
+        """Return whether a stage failed, or was cut off."""
         return any(not outcome.passed for outcome in self._outcomes)
 
     def say(self, text: str) -> None:

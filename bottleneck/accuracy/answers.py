@@ -122,7 +122,7 @@ class Judged:
 
     @property
     def right(self) -> bool:
-        """Whether every fault that counts is where it may be, and none is named that is not there."""
+        """Return whether every fault that counts is where it may be, and none is named that is not there."""
         if self.false_name:
             return False
         return all(place in wanted for place, wanted in zip(self.places, self.wanted, strict=True))
@@ -134,7 +134,7 @@ class Judged:
 
     @property
     def counts(self) -> bool:
-        """Whether a fault is there that has to be named."""
+        """Return whether a fault is there that has to be named."""
         return self.cost >= LEAST_COST
 
 

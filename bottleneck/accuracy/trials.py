@@ -121,7 +121,7 @@ class Trial:
 
     @property
     def split(self) -> str:
-        """Whether rules may be made by it."""
+        """Return whether rules may be made by it."""
         kinds = {put.kind for put in self.faults}
         out = kinds & HELD_OUT_FAULTS or len(self.faults) > 1 or self.load[0] in HELD_OUT_LOADS
         return HELD_OUT if out else DEVELOPMENT

@@ -52,7 +52,7 @@ class Truth:
 
     @property
     def healthy(self) -> bool:
-        """Whether nothing was put in."""
+        """Return whether nothing was put in."""
         return not self.trial.faults
 
 

@@ -61,12 +61,12 @@ class Candidate:
 
     @property
     def fault(self) -> bool:
-        """Whether something works or is set wrong."""
+        """Return whether something works or is set wrong."""
         return self.cause.fault if self.finding.fault is None else self.finding.fault
 
     @property
     def mendable(self) -> bool:
-        """Whether mending it gives all of its share, and the share is no noise."""
+        """Return whether mending it gives all of its share, and the share is no noise."""
         return (self.cause.tier is Tier.MENDABLE or self.fault) and self.score >= thresholds.MENDABLE
 
     @property

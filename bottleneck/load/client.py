@@ -26,7 +26,7 @@ class ClientRequest:
 
     @property
     def good(self) -> bool:
-        """Whether the request came back with tokens and a usable time."""
+        """Return whether the request came back with tokens and a usable time."""
         return (
             not self.error
             and self.output_tokens > 0

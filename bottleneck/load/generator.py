@@ -71,7 +71,7 @@ class Generator:
 
     @property
     def is_running(self) -> bool:
-        """Whether it has not ended yet."""
+        """Return whether it has not ended yet."""
         return self._process.status() is None
 
     def requests_done(self) -> int | None:

@@ -332,7 +332,7 @@ class _Reader:
         return active * width + shared, found
 
     def _sparse(self, index: int) -> bool:
-        """Whether a layer has experts."""
+        """Return whether a layer has experts."""
         config = self.config
         if config.enable_moe_block:
             return True

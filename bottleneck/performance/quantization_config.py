@@ -53,7 +53,7 @@ class Storage:
 
 
 def _fits(pattern: str, name: str) -> bool:
-    """Whether a pattern names a module or what it is in: a regular expression after `re:`, else dotted parts of it."""
+    """Return whether a pattern names a module or what it is in: a regular expression after `re:`, else dotted parts."""
     if pattern.startswith("re:"):
         return re.match(pattern[3:], name) is not None
     if "*" in pattern:

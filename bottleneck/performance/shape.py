@@ -334,11 +334,11 @@ class Split:
         return shape.layers[first : first + counts[stage]]
 
     def has_first(self, stage: int | None) -> bool:
-        """Whether a stage has the embedding; None is all stages."""
+        """Return whether a stage has the embedding; None is all stages."""
         return stage in (None, 0)
 
     def has_last(self, stage: int | None) -> bool:
-        """Whether a stage has the output head; None is all stages."""
+        """Return whether a stage has the output head; None is all stages."""
         return stage in (None, self.pipeline_parallel - 1)
 
 

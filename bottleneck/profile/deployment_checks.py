@@ -33,7 +33,7 @@ class NodeFit:
 
     @property
     def fits(self) -> bool:
-        """Whether the rank has room."""
+        """Return whether the rank has room."""
         return self.memory.total_bytes <= self.limit_bytes
 
 

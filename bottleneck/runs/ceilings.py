@@ -157,7 +157,7 @@ class Ceilings(_Document):
 
     @property
     def known(self) -> bool:
-        """Whether anything was measured."""
+        """Return whether anything was measured."""
         return bool(self.nodes or self.links or self.allreduce or self.send_receive)
 
     def to_json(self) -> dict[str, Any]:

@@ -100,17 +100,17 @@ class Run:
 
     @property
     def live(self) -> bool:
-        """Whether it is a window: no client timings are to be expected."""
+        """Return whether it is a window: no client timings are to be expected."""
         return self.kind == "window"
 
     @property
     def start(self) -> bool:
-        """Whether the engine starts in it."""
+        """Return whether the engine starts in it."""
         return self.kind == "start"
 
     @property
     def scenario(self) -> bool:
-        """Whether it was recorded elsewhere."""
+        """Return whether it was recorded elsewhere."""
         return self.kind == "scenario"
 
     def window(self, start: float, end: float) -> Run:
@@ -278,7 +278,7 @@ _FILES = ("run.json", "samples.jsonl.gz", "client.json", "client.json.gz")
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder holds anything of a run."""
+    """Return whether a folder holds anything of a run."""
     return any((folder / name).exists() for name in _FILES) or any(folder.glob("engine_after*.prom"))
 
 

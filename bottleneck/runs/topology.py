@@ -91,7 +91,7 @@ class Topology:
 
     @property
     def unwatched_link(self) -> bool:
-        """Whether ranks of one replica exchange messages between hosts over something that nobody watched."""
+        """Return whether ranks of one replica exchange messages between hosts over something that nobody watched."""
         return self.link is None and self.settings.nodes > 1 and self.settings.ranks > 1
 
     @property

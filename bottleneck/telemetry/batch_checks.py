@@ -205,7 +205,7 @@ def _is_name(of: str, name: str) -> bool:
 
 
 def _are_scalars(values: Iterable[object], texts: bool = False) -> bool:
-    """Whether all are finite numbers or nothing; with `texts` a short text may be among them, as a driver's name."""
+    """Return whether all are finite numbers or nothing; with `texts` a short text may be among them."""
     return all(
         value is None
         or (math.isfinite(number(value)) if not isinstance(value, str) else texts and len(value) <= LONGEST_NAME)

@@ -48,7 +48,7 @@ def clock_ahead(batch: Mapping[str, Any], now: float) -> float | None:
 
 
 def is_wrong(ahead: float) -> bool:
-    """Whether a clock that is so far ahead (seconds) cannot be believed."""
+    """Return whether a clock that is so far ahead (seconds) cannot be believed."""
     return ahead > AHEAD_SECONDS or ahead < -BEHIND_SECONDS
 
 

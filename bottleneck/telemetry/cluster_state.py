@@ -388,7 +388,7 @@ def _arrived(event: Arrived, state: State) -> State:
 
 
 def _of_former_life(batch: Mapping[str, Any]) -> bool:
-    """Whether a sampler sent what a life of it before this one had left: no news of how the node is."""
+    """Return whether a sampler sent what a life of it before this one had left: no news of how the node is."""
     sampler = batch.get("sampler")
     return isinstance(sampler, Mapping) and sampler.get("former") == 1
 
@@ -471,7 +471,7 @@ def _lost_again_seconds(times: int) -> float:
 
 
 def _complete(nodes: Iterable[NodeState], end: float, now: float, settings: Settings) -> bool:
-    """Whether a window can be closed: all its batches have come, or they have had their time."""
+    """Return whether a window can be closed: all its batches have come, or they have had their time."""
     up = [node for node in nodes if node.up]
     if now >= end + WINDOW_PATIENCE_SECONDS + settings.send_interval_seconds:
         return True

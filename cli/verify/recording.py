@@ -24,16 +24,20 @@ from cli.verify.faults import FaultError, injected
 from cli.verify.generator import GENERATOR_SOCKET, generator
 from cli.verify.groups import DEPLOY_SECONDS, RUN_SECONDS, Block, Group, Stage, Step
 from cli.verify.loads import Load
+from cli.verify.pace import (
+    HEALTHY_SECONDS,
+    LEAST_REQUESTS,
+    LEAST_ROUNDS,
+    TOO_LONG,
+    TOO_SHORT,
+    Measured,
+    requests_for,
+)
 from cli.verify.record import Record
 from cli.verify.strengths import KINDS, Fault, Healthy, injections, made, next_strength
 from lab import LabError
 
 SCHEMA = 1
-# What a healthy run is to last: some windows of the sampler's readings, and no longer.
-HEALTHY_SECONDS = 5.0
-# Requests are counted anew for a load whose first run lasted a time outside of these.
-TOO_SHORT, TOO_LONG = 0.6 * HEALTHY_SECONDS, 1.8 * HEALTHY_SECONDS
-LEAST_ROUNDS, LEAST_REQUESTS = 2, 3
 DEPLOY_TIMEOUT_SECONDS = 300.0
 # A run may take as long as what surrounds it, and so many times what it takes without a fault.
 AROUND_SECONDS, MOST_TIMES = 45.0, 8.0
@@ -41,24 +45,6 @@ AROUND_SECONDS, MOST_TIMES = 45.0, 8.0
 ENDLESS_COST = 8.0
 # After so many runs in a row that failed, the deployment is not trusted any more.
 FAILED_RUNS = 2
-
-
-@dataclass
-class Measured:
-    """What a run's load took; None in a run that failed."""
-
-    seconds_per_token: float
-    requests_per_second: float
-    seconds: float
-
-    @classmethod
-    def of(cls, headline: Mapping[str, Any]) -> Measured | None:
-        """Read what the bench says of its only point."""
-        values = [headline.get(key) for key in ("output_tokens_per_second", "requests_per_second", "duration_seconds")]
-        tokens, requests, seconds = (float(value) if value else math.nan for value in values)
-        if headline.get("failed") or not (tokens > 0 and requests > 0 and seconds > 0):
-            return None
-        return cls(1.0 / tokens, requests, seconds)
 
 
 @dataclass
@@ -399,9 +385,3 @@ def _turns(block: Block) -> list[Step | None]:
         if number % 2 == 0 or number == len(block.steps):
             order.append(None)
     return order
-
-
-def requests_for(load: Load, sent: int, seconds: float) -> int:
-    """Return the requests, in whole rounds, with which a healthy run lasts about as long as it should."""
-    rounds = max(round(HEALTHY_SECONDS / seconds * sent / load.concurrency), LEAST_ROUNDS)
-    return max(rounds * load.concurrency, LEAST_REQUESTS)

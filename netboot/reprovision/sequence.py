@@ -78,7 +78,7 @@ class State:
 
     @property
     def ok(self) -> bool:
-        """Whether everything went as wanted."""
+        """Return whether everything went as wanted."""
         return self.stage == "ended" and not self.failures
 
 

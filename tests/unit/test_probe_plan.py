@@ -33,9 +33,9 @@ def test_an_engine_without_torch_measures_itself_with_the_model_it_serves() -> N
     changed = load_profile(find_profile("embedded"))
     llama = changed.engines["cpu-llamacpp"]
     changed.engines["cpu"] = llama
-    told = probing.own_bench(changed, "node1")
-    assert told is not None and told["program"] == "llama-bench" and told["host"] is True
-    words = dict(zip(told["argv"][::2], told["argv"][1::2], strict=True))
+    bench = probing.own_bench(changed, "node1")
+    assert bench is not None and bench["program"] == "llama-bench" and bench["host"] is True
+    words = dict(zip(bench["argv"][::2], bench["argv"][1::2], strict=True))
     assert words["-m"].endswith("/model.gguf") and words["-o"] == "json"
     assert words["-t"] == str(changed.nodes["node1"].cores)
     assert probing.collectives(changed) == [], "its messages are its own"

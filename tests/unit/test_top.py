@@ -18,7 +18,8 @@ from bottleneck.telemetry.recent_rates import recent
 from cli import top as top_module
 from cli.control import ControlError
 from cli.top import follow, frame, top
-from tests.run_builder import PROFILE, STARTED, Shape, batches, verdict
+from tests.run_builder import PROFILE, STARTED, Shape, batches
+from tests.run_verdict import verdict
 
 Latest = dict[str, Any]
 

@@ -22,9 +22,10 @@ from cli.verify import archive
 from cli.verify.faults import _KINDS
 from cli.verify.groups import Block, Group, Stage, Step, dealt, sweep, together
 from cli.verify.loads import LONGEST_ROUND_SECONDS, RANGES, Load, draw
+from cli.verify.pace import requests_for
 from cli.verify.plan import groups, starts
 from cli.verify.record import Record
-from cli.verify.recording import Recorder, requests_for
+from cli.verify.recording import Recorder
 from cli.verify.strengths import KINDS, TARGETS, Fault, Healthy, injections, made, next_strength
 
 LOAD = Load("mixed", 4, 128, 16)

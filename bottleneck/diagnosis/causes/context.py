@@ -44,7 +44,7 @@ class Context:
 
     @property
     def engine_reported(self) -> bool:
-        """Whether the engine gave its own account of the requests."""
+        """Return whether the engine gave its own account of the requests."""
         return any(engine.has_times for engine in self.seen.engines)
 
     @property

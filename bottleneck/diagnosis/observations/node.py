@@ -74,7 +74,7 @@ class NodeFacts:
 
     @property
     def restricted(self) -> bool:
-        """Whether the node's CPU quota is below the cores it was promised."""
+        """Return whether the node's CPU quota is below the cores it was promised."""
         if self.quota_cores is None or self.cores is None:
             return False
         return self.quota_cores < thresholds.QUOTA_BELOW * self.cores

@@ -33,7 +33,7 @@ class CardFiles:
 
     @property
     def empty(self) -> bool:
-        """Whether nothing of the table was there."""
+        """Return whether nothing of the table was there."""
         return not self._numbers
 
     def sample(self) -> dict[str, Any]:

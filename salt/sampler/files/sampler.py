@@ -68,7 +68,7 @@ class Pacer:
 
     @property
     def last_of_batch(self) -> bool:
-        """Whether the tick is the last one of its batch."""
+        """Return whether the tick is the last one of its batch."""
         return (self.tick + 1) % self._batch == 0
 
     def sends_after(self, batch: int) -> bool:
