@@ -49,6 +49,8 @@ log = logging.getLogger(__name__)
 
 PING_SECONDS = 3
 PINGS = 3
+# A minion whose master comes back is connected again within seconds; this is some of them.
+GRACE_SECONDS = 45.0
 APPLIED_FUNCTIONS = ("state.apply", "state.highstate")
 STORE_TRIES = 3
 # Moment in the deployment's record -> the stage of a boot that it is.
@@ -94,6 +96,7 @@ async def _run(settings: "Settings", images: pathlib.Path, dhcp_log: pathlib.Pat
         alive=master.alive,
         mac_of=kernel_tables.mac_of,
         announce=master.announce,
+        grace_seconds=GRACE_SECONDS,
     )
     master.service = service
     master.listen(asyncio.get_running_loop())

@@ -63,6 +63,7 @@ class Bench:
         self.settings = Settings.of(load_profile(boot_profile.write(folder / "bench.yaml", described)))
         self.images = folder / "images"
         self.image = fake_image.publish(self.images, "bench") if images else None
+        self.grace_seconds = 0.0
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._runner: web.AppRunner | None = None
@@ -104,6 +105,7 @@ class Bench:
                 mac_of=self.macs_seen.get,
                 announce=lambda tag, data: self.announced.append((tag, data)),
                 clock=lambda: self.now,
+                grace_seconds=self.grace_seconds,
             )
             self._runner = http.runner_of(self.service)
             await self._runner.setup()

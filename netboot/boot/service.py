@@ -100,8 +100,10 @@ class BootService:
         mac_of: Callable[[str], str | None],
         announce: Announce = lambda _tag, _data: None,
         clock: Callable[[], float] = time.time,
+        grace_seconds: float = 0.0,
     ) -> None:
         self.settings = settings
+        self._began, self._grace = clock(), grace_seconds
         self.images_directory = images_directory
         self._directory = record_directory
         self._keys = keys
@@ -193,6 +195,8 @@ class BootService:
             return "asked with another MAC address"
         if self.state.nodes[node.name].blocked:
             return "the node is blocked"
+        if self._may_be_on_its_way_back(node):
+            return "the master has just begun, the node's minion may be on its way back"
         if await self.is_alive(node):
             return "the node is alive"
         now = self.clock()
@@ -200,6 +204,16 @@ class BootService:
         if len([boot for boot in open_boots if not boot.enrolled_key]) >= enrolment.OPEN_BOOTS:
             return "too many boots that have not enrolled"
         return ""
+
+    def _may_be_on_its_way_back(self, node: BootNode) -> bool:
+        """Return whether a node that was up when the master ended has not had the time to connect to it again.
+
+        Without this anyone could have its script after each restart of the master, by asking first.
+        """
+        known = self.state.nodes[node.name]
+        enrolled = [boot.at("enrolled") for boot in known.boots]
+        was_up = any(at is not None and at < self._began for at in enrolled)
+        return was_up and not known.armed and 0 <= self.clock() - self._began < self._grace
 
     async def is_alive(self, node: BootNode) -> bool:
         """Return whether the node's minion is connected and answers."""

@@ -226,6 +226,31 @@ def test_duplicate_of_a_node_that_is_up(service: Bench) -> None:
     assert ("cluster/boot/duplicate", {"node": "node0", "source": ADDRESSES["node0"]}) in service.announced
 
 
+def test_after_a_restart_of_the_master_no_node_that_was_up_is_taken_for_down(service: Bench) -> None:
+    """Its minion has no connection yet; whoever asks in its name first would be given its script."""
+    from netboot.boot import command_queue
+
+    asyncio.run(service.node("node0").enrol(hostile.public_key()))
+    service.kill()
+    service.now += 10.0
+    service.grace_seconds = 45.0
+    service.start()
+    assert "not expected to boot now" in asyncio.run(service.node("node0").script())
+    assert "may be on its way back" in service.service.state.refusals[-1].reason
+    assert begin(service, "node1"), "one that was not up is waited for as ever"
+    service.now += 40.0
+    assert "not expected to boot now" in asyncio.run(service.node("node0").script())
+    # Nor is one held up that is to boot, or that did not come back.
+    command_queue.give(service.folder / "boot", command_queue.Command("arm", "node0", powered_on=True))
+    service.call(service.service.obey)
+    assert begin(service)
+    service.kill()
+    service.now += 10.0
+    service.start()
+    service.now += 46.0
+    assert begin(service)
+
+
 def test_a_node_that_is_blocked(service: Bench) -> None:
     from netboot.boot import command_queue
 
