@@ -137,11 +137,13 @@ def log(limit: int = 20) -> dict[str, list[dict[str, Any]]]:
 
 def _look(cause: str, settle: bool) -> dict[str, Any]:
     again = records.path_of(__opts__, AGAIN)
+    restarted: dict[str, Any] = {}
     while True:
         try:
             with records.lock(__opts__, LOCK, "the deployment is being looked at already"):
                 again.unlink(missing_ok=True)
-                found = Recovery(__opts__, Nodes(__opts__), __salt__).run(cause, settle)
+                found = {**restarted, **Recovery(__opts__, Nodes(__opts__), __salt__).run(cause, settle)}
+                restarted = {key: found[key] for key in ("restarted",) if key in found}
         except records.BusyError as error:
             # Ranks end together, and each asks; who looks now looks once more.
             again.touch()

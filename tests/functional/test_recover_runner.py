@@ -10,6 +10,7 @@ import pytest
 from salt.exceptions import CommandExecutionError
 
 from control import audit, records, recovery, serving
+from tests.by_file import load
 
 SPECS = [
     {"node": "node0", "name": "tp2-0", "head": True, "api_address": "10.0.0.1", "api_port": 8000},
@@ -211,3 +212,26 @@ def test_the_record_of_actions_is_bounded_and_survives_a_cut_line(
         file.write('{"time": 1, "act')
     found = audit.entries(opts, 3)
     assert [entry["cause"] for entry in found] == ["cause 97", "cause 98", "cause 99"]
+
+
+def test_a_look_that_was_asked_for_meanwhile_follows_and_the_restart_is_still_told(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = load("_runners/recover.py", "recover_runner")
+    module.__opts__ = world.opts
+    module.__salt__ = {}
+    looks: list[str] = []
+    # Ending the ranks ends processes, and each end asks for a look.
+    answers = iter([{"serves": True, "restarted": True, "reason": "killed"}, {"serves": True, "reason": "x"}])
+
+    def run(_self: Any, cause: str, _settle: bool) -> dict[str, Any]:
+        looks.append(cause)
+        if len(looks) == 1:
+            assert module.worker_exited("node1")["serves"] is None
+        return next(answers)
+
+    monkeypatch.setattr(module, "Nodes", lambda _opts: None)
+    monkeypatch.setattr(module.Recovery, "run", run)
+    assert module.look() == {"serves": True, "restarted": True, "reason": "x"}
+    assert len(looks) == 2
+    assert not (tmp_path / module.AGAIN).exists()
