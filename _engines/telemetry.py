@@ -23,7 +23,7 @@ import salt.utils.event
 from bottleneck.profile import Profile, load_profile
 from bottleneck.telemetry import batch_checks, batch_times, cluster_state, exporter
 from bottleneck.telemetry.store import Store, StoreDamagedError, StoreError, StoreUnavailableError
-from bottleneck.telemetry.store_recovery import open_or_begin_anew, set_aside
+from bottleneck.telemetry.store_recovery import make_room, open_or_begin_anew, set_aside
 from control import http_server, internal_events
 from netboot.boot.rate_limit import Budget
 
@@ -47,6 +47,7 @@ TICK_SECONDS = 1.0
 # What NTP slews between two ticks is far less.
 CLOCK_SET_SECONDS = 2.0
 PRUNE_SECONDS = 600.0
+MAKE_ROOM_SECONDS = 10.0
 SERVE_AGAIN_SECONDS = 10.0
 # How long to wait for a store that takes nothing, and between two words about it.
 STORE_AGAIN_SECONDS = 10.0
@@ -130,6 +131,7 @@ class Collector:
         self._budget = Budget(BURST_BATCHES, BATCHES_PER_SECOND)
         self._latest: tuple[float, dict[str, Any] | None] = (-math.inf, None)
         self._pruned = -math.inf
+        self._room_made = -math.inf
         self._listen: tuple[str, int] | None = None
         self._served = -math.inf
         self._server: http_server.BoundedServer | None = None
@@ -275,6 +277,11 @@ class Collector:
         steady = self._steady()
         if self._listen and steady - self._served >= SERVE_AGAIN_SECONDS:
             self._serve()
+        if steady - self._room_made >= MAKE_ROOM_SECONDS:
+            self._room_made = steady
+            gone = make_room(self._store)
+            if gone:
+                log.warning("The disk of %s is nearly full: its %d oldest batches went", self._store.path, gone)
         if steady - self._pruned >= PRUNE_SECONDS:
             self._pruned = steady
             self._store.prune(now - self._retention, now + self._retention)

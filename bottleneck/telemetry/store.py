@@ -384,6 +384,18 @@ class Store:
         found = ({"window": _unpack(described), "verdict": _unpack(payload)} for described, payload in rows)
         return [each for each in found if None not in each.values()]
 
+    def spare_bytes(self) -> int:
+        """Return how much of the file is free inside: what was deleted leaves room for what comes."""
+        ((pages,),) = self._rows("PRAGMA freelist_count")
+        ((size,),) = self._rows("PRAGMA page_size")
+        return int(pages) * int(size)
+
+    def drop_oldest(self, share: float) -> int:
+        """Delete a share (0 to 1) of the batches, the oldest; return how many went."""
+        ((count,),) = self._rows("SELECT count(*) FROM batches")
+        found = self._rows("SELECT t1 FROM batches ORDER BY t1 LIMIT 1 OFFSET ?", (math.ceil(count * share),))
+        return self.prune(float(found[0][0])) if found else 0
+
     def prune(self, before: float, after: float = math.inf) -> int:
         """Delete what ended before a moment or ends after another (unix seconds); return how many batches went."""
         with self._change() as connection:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -51,6 +52,35 @@ def set_aside(path: Path, now: float) -> Path:
     except OSError as error:
         raise StoreUnavailableError(f"{path}: is damaged and cannot be set aside ({error})") from error
     return aside
+
+
+# Left on the disk for everything else that writes there: the smaller of the two.
+RESERVE_BYTES, RESERVE_SHARE = 256 * 2**20, 0.05
+# What goes at once when that is reached.
+DROPPED_SHARE = 0.1
+
+
+def make_room(store: Store) -> int:
+    """Delete the oldest batches when the disk is nearly full, so that the file takes new ones without growing.
+
+    Returns
+    -------
+    int
+        How many batches went; 0 while there is room on the disk, or inside the file.
+
+    Raises
+    ------
+    StoreUnavailableError
+        When the disk is so full already that nothing can be deleted.
+    """
+    try:
+        disk = shutil.disk_usage(store.path.parent)
+    except OSError as error:
+        raise StoreUnavailableError(f"{store.path}: cannot be used now ({error})") from error
+    reserve = min(RESERVE_BYTES, RESERVE_SHARE * disk.total)
+    if disk.free >= reserve or store.spare_bytes() >= reserve / 4:
+        return 0
+    return store.drop_oldest(DROPPED_SHARE)
 
 
 def open_or_begin_anew(path: Path | str, now: float) -> tuple[Store, Path | None]:

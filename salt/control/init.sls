@@ -3,6 +3,7 @@ include:
   - control.interface
   - control.firewall
   - control.time
+  - control.logs
   - control.ssh
   - control.master
   - control.dnsmasq

@@ -6,6 +6,7 @@ control-install-packages-pkg-installed:
       - dnsmasq-base
       - ipxe
       - iproute2
+      - logrotate
       - mmdebstrap
       - nftables
       - openssl

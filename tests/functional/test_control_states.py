@@ -255,6 +255,12 @@ def test_nothing_that_came_through_a_router_reaches_the_boot_service(
         listening.communicate(timeout=30)
 
 
+@pytest.mark.skipif(not shutil.which("logrotate"), reason="needs logrotate")
+def test_logrotate_takes_its_configuration(control: Any, tmp_path: Path) -> None:
+    found = run("logrotate", "--debug", "--state", tmp_path / "state", render(control, "logrotate.conf", tmp_path))
+    assert found.returncode == 0 and "error" not in found.stderr, found.stderr
+
+
 @pytest.mark.skipif(not shutil.which("chronyd"), reason="needs chronyd")
 def test_chronyd_takes_its_configuration(control: Any, profile: Profile, tmp_path: Path) -> None:
     found = run("chronyd", "-p", "-f", render(control, "chrony.conf", tmp_path))

@@ -6,12 +6,14 @@ import os
 import sqlite3
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from bottleneck.telemetry import store_recovery
 from bottleneck.telemetry.store import Store, StoreDamagedError, StoreError, StoreUnavailableError
-from bottleneck.telemetry.store_recovery import open_or_begin_anew, set_aside
+from bottleneck.telemetry.store_recovery import make_room, open_or_begin_anew, set_aside
 
 
 def batch(sequence: int, node: str = "node0", boot: str = "b1", **more: Any) -> dict[str, Any]:
@@ -254,6 +256,26 @@ def test_only_the_last_few_damaged_stores_are_kept(tmp_path: Path) -> None:
 def test_what_was_stored_has_reached_the_disk_before_it_is_acknowledged(store: Store) -> None:
     # 2 is FULL: the write-ahead log is synchronised at every commit. https://www.sqlite.org/pragma.html
     assert store._rows("PRAGMA synchronous") == [(2,)]
+
+
+def test_on_a_disk_that_is_nearly_full_the_oldest_give_their_room_to_the_newest(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = SimpleNamespace(total=20_000_000, used=0, free=2_000_000)
+    monkeypatch.setattr(store_recovery.shutil, "disk_usage", lambda _: usage)
+    fill = os.urandom(2000).hex()
+    store.put_batches([batch(sequence, fill=fill + str(sequence)) for sequence in range(1, 1001)])
+    assert make_room(store) == 0, "there is room on the disk"
+    usage.free = 900_000
+    pages = []
+    for first in range(1001, 4001, 100):
+        assert make_room(store) in (0, *range(90, 130))
+        store.put_batches([batch(sequence, fill=fill + str(sequence)) for sequence in range(first, first + 100)])
+        pages.append(store._rows("PRAGMA page_count")[0][0])
+    assert max(pages[3:]) <= min(pages[3:]) * 1.05, "the file stays as large as it is"
+    kept = [one["sequence"] for one in store.batches(0, 1e9)]
+    assert kept[-1] == 4000 and kept == list(range(kept[0], 4001)), "the newest are there, without a gap"
+    assert store.watermark("node0", "b1") == 4000
 
 
 def test_a_full_store_says_so_and_goes_on_when_there_is_room(store: Store) -> None:
