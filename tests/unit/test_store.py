@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from bottleneck.telemetry import store_recovery
 from bottleneck.telemetry.store import Store, StoreDamagedError, StoreError, StoreUnavailableError
 from bottleneck.telemetry.store_recovery import make_room, open_or_begin_anew, set_aside
 
@@ -262,7 +261,7 @@ def test_on_a_disk_that_is_nearly_full_the_oldest_give_their_room_to_the_newest(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = SimpleNamespace(total=20_000_000, used=0, free=2_000_000)
-    monkeypatch.setattr(store_recovery.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr("bottleneck.telemetry.store_recovery.shutil.disk_usage", lambda _: usage)
     fill = os.urandom(2000).hex()
     store.put_batches([batch(sequence, fill=fill + str(sequence)) for sequence in range(1, 1001)])
     assert make_room(store) == 0, "there is room on the disk"
