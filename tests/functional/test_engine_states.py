@@ -136,6 +136,14 @@ def test_what_is_listened_on_is_seen_without_connecting() -> None:
             "the model cannot be loaded: llama_model_loader: failed to load from /m.gguf",
         ),
         ("./src/ggml-rpc/ggml-rpc.cpp:650: Failed to connect to 10.77.1.11:50052", "the RPC server of another node"),
+        (
+            "0.01.000.000 E ggml_backend_cpu_buffer_type_alloc_buffer: failed to allocate buffer of size 26843545600",
+            "the model or its cache does not fit: ",
+        ),
+        (
+            "./ggml/src/ggml-rpc/ggml-rpc.cpp:420: GGML_ASSERT(status) failed",
+            "llama.cpp stopped itself: status was not so",
+        ),
         ("Failed to create server socket", "the port that the worker is to listen on is taken"),
     ],
 )
