@@ -1,9 +1,10 @@
 """Check that a deployment can run: ranks, divisibility, server settings, memory."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bottleneck.performance.memory import RankMemory, rank_memory
+from bottleneck.performance.server_limits import Limits
 from bottleneck.profile.capability_checks import accelerator_problems, capability_problems
 from bottleneck.profile.engine_checks import engine_problems, kind_problems
 from bottleneck.profile.rank_placement import card_count, placement_problem, places, taken_cards
@@ -73,7 +74,7 @@ def _rank_fits(
             memory = rank_memory(
                 shape,
                 weights,
-                deployment.limits(model.shape, card, engine.host_processor),
+                _limits(deployment, model, card, engine),
                 deployment.split,
                 stage,
                 runtime_bytes=engine.runtime_memory_bytes,
@@ -82,6 +83,15 @@ def _rank_fits(
             )
             fits.append(NodeFit(place.node, place.replica, memory, *_limit(deployment, card, node, engine)))
         yield fits
+
+
+def _limits(deployment: Deployment, model: Model, card: Accelerator, engine: EngineSpec) -> Limits:
+    """Return the settings that memory depends on; an engine that has room for every sequence at once sets blocks."""
+    limits = deployment.limits(model.shape, card, engine.host_processor)
+    if not engine.interface.reserves_context:
+        return limits
+    tokens = limits.sequence_tokens * (deployment.server.max_num_seqs or 1)
+    return replace(limits, cache_blocks=-(-tokens // engine.kv_block_tokens))
 
 
 def _limit(deployment: Deployment, card: Accelerator, node: Node, engine: EngineSpec) -> tuple[int, str]:

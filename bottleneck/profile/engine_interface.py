@@ -285,10 +285,15 @@ class EngineInterface(Section):
             raise ValueError(f"failures {self.failures!r}; expected the name of a module, such as vllm_failures")
         return self
 
+    @property
+    def reserves_context(self) -> bool:
+        """Whether it is started with room in the cache for every sequence at its longest."""
+        return any("context_tokens" in role.names() for role in self.roles.values())
+
     def settings(self) -> set[str]:
         """Return the server settings that its command lines carry."""
         used = set().union(*(role.names() for role in self.roles.values()))
         # Said in one number where the engine knows only that.
-        if "context_tokens" in used:
+        if self.reserves_context:
             used |= {"max_model_len", "max_num_seqs"}
         return used & set(SETTINGS)

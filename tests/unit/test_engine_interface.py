@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from bottleneck.plan.engines.templates import command_line, environment
-from bottleneck.plan.nodes import node_pillar, worker_specs
+from bottleneck.plan.nodes import deployment_memory, node_pillar, worker_specs
 from bottleneck.profile import ProfileError, load_profile, paths
 from bottleneck.profile.engine_interface import EngineInterface
 from bottleneck.profile.loading import load_interfaces
@@ -159,6 +159,15 @@ def test_followers_with_unlike_shares_have_the_output_on_the_last(tmp_path: Path
     head = worker_specs(load_profile(path), "llamacpp")[0]
     assert after(head.argv, "--rpc") == "10.77.1.11:50052,10.77.1.12:50052"
     assert (after(head.argv, "-ngl"), after(head.argv, "--tensor-split")) == ("5", "3,2")
+
+
+def test_room_for_every_sequence_counts_as_memory() -> None:
+    profile = load_profile(PROFILES / "embedded.yaml")
+    for fit in deployment_memory(profile, "llamacpp"):
+        assert fit.memory.kv_cache_tokens == 4 * 2048
+    for fit in deployment_memory(profile, "llamacpp", {"max_num_seqs": 16}):
+        # 4 of the 8 layers, 1 KiB a token and layer.
+        assert fit.memory.kv_cache_bytes == 16 * 2048 * 4 * 1024
 
 
 def test_only_the_head_may_connect_to_a_follower() -> None:
