@@ -1,4 +1,4 @@
-"""What every test stands on: output as wide as on a wide terminal, whatever pytest was started from."""
+"""Set up every test: output as wide as on a wide terminal, whatever pytest was started from."""
 
 import os
 import signal

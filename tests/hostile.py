@@ -1,4 +1,4 @@
-"""What a hostile machine on the provisioning wire can send to the boot service, by kind.
+"""Attempts of a hostile machine on the provisioning wire against the boot service, by kind.
 
 Each kind makes its attempts from what an attacker could hold: nothing, another node's nonce, a
 captured claim. An attempt has failed when the service refuses it and the master's keys are as before.

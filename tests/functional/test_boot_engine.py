@@ -1,4 +1,4 @@
-"""What the boot engine takes from Salt: the key store, the master's fingerprint, what jobs say."""
+"""Take from Salt as the boot engine does: the key store, the master's fingerprint, the returns of jobs."""
 
 from __future__ import annotations
 

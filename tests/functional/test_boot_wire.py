@@ -1,4 +1,4 @@
-"""What a source can hold of the boot service: connections that ask nothing, slow requests, files on their way."""
+"""Bound each source at the boot service: connections that ask nothing, slow requests, files on their way."""
 
 from __future__ import annotations
 

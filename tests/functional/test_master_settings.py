@@ -1,4 +1,4 @@
-"""What the master is told, as Salt itself takes it."""
+"""Settings of the master, as Salt itself takes them."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""What is slowed is put back: by the one who asked, by the next change, and by the watchdog when nobody is left."""
+"""Put back all that was slowed: by the one who asked, by the next change, and by the watchdog when nobody is left."""
 
 import json
 import os

@@ -122,8 +122,8 @@ def test_the_module_runs_it_under_the_supervisor_with_the_engines_python(
     own = {name: loaders.modules[name] for name in ("supervise.status", "supervise.stop")}
     monkeypatch.setitem(namespace, "__salt__", {**own, "supervise.start": logged})
     engine = {"directory": str(PYTHON.parents[1]), "preload": [], "environment": {}}
-    told = {"node0": {"cores": 1, "collectives": [], "engine": engine, "device": "cpu", "bench": None}}
-    found = loaders.modules.probe.node(told, seconds=200)
+    nodes = {"node0": {"cores": 1, "collectives": [], "engine": engine, "device": "cpu", "bench": None}}
+    found = loaders.modules.probe.node(nodes, seconds=200)
     assert found["device"]["kind"] == "cpu" and found["device"]["by"].startswith("torch ")
     for name in ("memory_read_bytes_per_second", "gemm_bf16_flops_per_second", "kernel_dispatch_seconds"):
         assert len(found["values"][name]) == 7 and min(found["values"][name]) > 0

@@ -1,4 +1,4 @@
-"""What the start of `cluster` imports: a command does not pay for the others."""
+"""Imports at the start of `cluster`: a command does not pay for the others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the doctor sees on a control node, in network namespaces: a DHCP server is found, on its interface alone."""
+"""Doctor's look at a control node, in network namespaces: a DHCP server is found, on its interface alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a fault cost, measured beside healthy runs, and when an answer is right by that."""
+"""Cost of a fault, measured beside healthy runs, and when an answer is right by that."""
 
 import dataclasses
 import math

@@ -1,4 +1,4 @@
-"""What `cluster boot` and `cluster node` print, from a record as the control node gives it."""
+"""Output of `cluster boot` and `cluster node`, from a record as the control node gives it."""
 
 from __future__ import annotations
 

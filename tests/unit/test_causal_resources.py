@@ -1,4 +1,4 @@
-"""Which resources a deployment has, and what every node is told to slow them."""
+"""Resources of a deployment, and what slows them on every node."""
 
 from typing import Any
 

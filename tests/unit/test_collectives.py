@@ -1,4 +1,4 @@
-"""What a message between ranks takes, there and back from what was probed."""
+"""Seconds of a message between ranks, there and back from what was probed."""
 
 from __future__ import annotations
 

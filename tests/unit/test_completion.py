@@ -1,4 +1,4 @@
-"""What the shell completes comes from this laptop: profiles that were used, runs that are here."""
+"""The shell's completion comes from this laptop: profiles that were used, runs that are here."""
 
 from __future__ import annotations
 

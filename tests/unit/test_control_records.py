@@ -1,4 +1,4 @@
-"""What is on record on the control node: whole, or an error with the file and the next command."""
+"""Records of the control node: whole, or an error with the file and the next command."""
 
 from pathlib import Path
 

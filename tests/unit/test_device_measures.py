@@ -1,4 +1,4 @@
-"""What is measured on a device, on a made-up torch that notes where it was asked to compute; no card was there."""
+"""Measures on a device, on a made-up torch that notes where it was asked to compute; no card was there."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""What the documentation says is so: links, commands, generated pages, names of metrics, no path of one machine."""
+"""Documentation is true: links, commands, generated pages, names of metrics, no path of one machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ends OpenVINO GenAI's server, each rule by the log of a start that failed so (2026.4.1, on the CPU)."""
+"""Ends of OpenVINO GenAI's server, each rule by the log of a start that failed so (2026.4.1, on the CPU)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a trial of an image comes to, for everything that can be known of the node's boot."""
+"""Outcome of an image's trial, for everything that can be known of the node's boot."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which kernel modules the initramfs takes, on made-up module folders."""
+"""Kernel modules that the initramfs takes, on made-up module folders."""
 
 from __future__ import annotations
 

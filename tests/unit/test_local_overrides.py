@@ -1,4 +1,4 @@
-"""What is laid over a profile, and what differs between two."""
+"""Overlays of a profile, and the difference of two."""
 
 import json
 import shutil

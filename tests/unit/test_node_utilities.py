@@ -1,4 +1,4 @@
-"""What node modules share: files that are whole or not there, the process table, control groups, the preload."""
+"""Utilities of node modules: files that are whole or not there, the process table, control groups, the preload."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What this machine's page cache keeps of a file."""
+"""Files in this machine's page cache."""
 
 import mmap
 import os

@@ -1,4 +1,4 @@
-"""What the probes are told, and when they refuse."""
+"""Specifications of the probes, and when they refuse."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What Prometheus and Grafana are given uses only what is exported."""
+"""Prometheus and Grafana are given only what is exported."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""What the rehearsal stands on stays valid: its profile, and three images that differ as they are meant to."""
+"""The rehearsal stays possible: its profile, and three images that differ as they are meant to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes to a control node: words, marks in its error output, the tree, ssh's configuration."""
+"""Ways to a control node: words, marks in its error output, the tree, ssh's configuration."""
 
 from __future__ import annotations
 

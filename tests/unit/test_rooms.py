@@ -1,4 +1,4 @@
-"""What rooms import is what the contracts allow, the rooms that are no packages too; and the pages show it as it is."""
+"""Imports of the rooms are those of the contracts, the rooms that are no packages too; and the pages show them."""
 
 from __future__ import annotations
 

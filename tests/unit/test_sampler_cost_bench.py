@@ -1,4 +1,4 @@
-"""What watching costs, worked out from blocks and requests: no lab, no load."""
+"""Cost of watching, worked out from blocks and requests: no lab, no load."""
 
 from pathlib import Path
 from types import ModuleType

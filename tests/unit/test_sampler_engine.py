@@ -1,4 +1,4 @@
-"""What the sampler keeps of the engine's metrics: all that the analysis reads, and no more."""
+"""The sampler's share of the engine's metrics: all that the analysis reads, and no more."""
 
 import json
 import re

@@ -24,7 +24,7 @@ FOLDERS = (
         "lab",
         "netboot",
     ),
-    *("rehearsal", "remote", "salt"),
+    *("rehearsal", "remote", "salt", "tests"),
 )
 MODULES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py") if not path.is_symlink())
 
@@ -82,7 +82,8 @@ def test_a_docstring_begins_with_what_the_module_does(path: Path) -> None:
     first = (ast.get_docstring(ast.parse(text)) or "").partition(" ")[0]
     assert first or not text.strip(), "a module without a docstring"
     assert first not in ("What", "Whether", "How", "Which", "Where", "Who", "When"), first
-    found = GONE.search(text)
+    # A test may hold a name against its coming back.
+    found = GONE.search(text) if path.relative_to(ROOT).parts[0] != "tests" else None
     assert found is None, f"{found[0]} is gone" if found else ""
 
 

@@ -1,4 +1,4 @@
-"""What a node answers of a worker that failed: the reason of its whole log and of how it ended, and where it stands."""
+"""A node's answer about a worker that failed: the reason of its whole log and of how it ended, and where it stands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many requests a head's engine has, from its metrics."""
+"""Requests of a head's engine, from its metrics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How portable kernels are taken out of a wheel, on containers built here after their formats; nothing is compiled."""
+"""Portable kernels are taken out of a wheel, on containers built here after their formats; nothing is compiled."""
 
 import json
 import struct
