@@ -1,6 +1,9 @@
 {# This project's own programs for engines: kilobytes, so every node has those of all engines that it may be given. #}
-{% set engines = [pillar['engine']] + pillar['engines'] %}
-{% for name in engines | map(attribute='programs', default=none) | select | unique %}
+{% set placed = [] %}
+{% for engine in [pillar['engine']] + pillar['engines'] %}
+{% set name = engine.get('programs') %}
+{% if name and name not in placed %}
+{% do placed.append(name) %}
 engine-programs-{{ name }}-file-recurse:
   file.recurse:
     - name: /opt/cluster/programs/{{ name }}
@@ -10,4 +13,5 @@ engine-programs-{{ name }}-file-recurse:
     - makedirs: true
     - dir_mode: '0755'
     - file_mode: '0644'
+{% endif %}
 {% endfor %}
