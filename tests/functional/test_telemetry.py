@@ -14,10 +14,11 @@ import salt.config
 import salt.loader
 import salt.template
 import yaml
+from salt.exceptions import CommandExecutionError
 
 from bottleneck.plan.nodes import deployment_record
 from bottleneck.profile import load_profile
-from bottleneck.telemetry import sample_schema
+from bottleneck.telemetry import cluster_state, sample_schema
 from bottleneck.telemetry.store import Store
 from control import internal_events
 from tests import run_builder
@@ -250,6 +251,22 @@ def test_a_start_that_waits_for_storage_is_named_while_it_lasts(runners: Any, tm
     assert runners["telemetry.aggregate"](windows[2])["class"] is None, "it was given up"
 
 
+def test_a_sealed_window_that_the_reactor_hands_over_becomes_a_verdict(runners: Any, tmp_path: Path) -> None:
+    """From the engine's event over what the reactor renders to the store, through Salt's own loaders."""
+    tag = cluster_state.WINDOW_TAG
+    event = internal_events.sealed({"cluster_directory": str(tmp_path)}, tag, window(0))
+    ((_, call),) = rendered(tag, {**event, "_stamp": "2026-11-27T12:00:00.000000"}).items()
+    ((called, (parts,)),) = call.items()
+    assert called == "runner.internal.take"
+    arguments = {key: value for part in parts["args"] for key, value in part.items()}
+    assert runners["internal.take"](**arguments)["class"]
+    arguments["event"] = {**arguments["event"], "sealed": json.dumps(window(1))}
+    with pytest.raises(CommandExecutionError, match="not the control node's own"):
+        runners["internal.take"](**arguments)
+    with Store(tmp_path / "store.db") as store:
+        assert [each["window"]["window"] for each in store.verdict_history()] == ["0"]
+
+
 def test_a_window_without_an_engine_has_no_verdict(runners: Any) -> None:
     assert runners["telemetry.aggregate"](window(1000))["class"] is None
 
@@ -264,8 +281,6 @@ def test_a_window_without_an_engine_has_no_verdict(runners: Any) -> None:
     ],
 )
 def test_a_forged_window_is_refused(runners: Any, odd: Any) -> None:
-    from salt.exceptions import CommandExecutionError
-
     with pytest.raises(CommandExecutionError):
         runners["telemetry.aggregate"](odd)
 
@@ -296,6 +311,16 @@ def test_latest_and_status_are_plain_data(runners: Any) -> None:
 def reactions() -> dict[str, list[str]]:
     entries = yaml.safe_load((REPOSITORY / "reactor" / "reactor.conf").read_text())["reactor"]
     return {tag: files for entry in entries for tag, files in entry.items()}
+
+
+def rendered(tag: str, data: dict[str, Any]) -> Any:
+    """Return what the reactor makes of an event."""
+    opts = dict(salt.config.master_config(None))
+    renderers = salt.loader.render(opts, salt.loader.minion_mods({**salt.config.minion_config(None), "id": "x"}))
+    (name,) = reactions()[tag]
+    return salt.template.compile_template(
+        str(REPOSITORY / "reactor" / name), renderers, "jinja|yaml", [], [], tag=tag, data=data
+    )
 
 
 def test_every_reaction_has_its_file_and_is_short() -> None:
@@ -330,13 +355,7 @@ def test_every_reaction_has_its_file_and_is_short() -> None:
 def test_a_reaction_calls_one_runner(
     runners: Any, tag: str, data: dict[str, Any], function: str, arguments: list[Any]
 ) -> None:
-    opts = dict(salt.config.master_config(None))
-    renderers = salt.loader.render(opts, salt.loader.minion_mods({**salt.config.minion_config(None), "id": "x"}))
-    (name,) = reactions()[tag]
-    rendered = salt.template.compile_template(
-        str(REPOSITORY / "reactor" / name), renderers, "jinja|yaml", [], [], tag=tag, data=data
-    )
-    ((_, call),) = rendered.items()
+    ((_, call),) = rendered(tag, data).items()
     ((called, parts),) = call.items()
     assert called == f"runner.{function}"
     assert json.loads(json.dumps(parts)) == [{"args": arguments}]
