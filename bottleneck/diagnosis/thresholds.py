@@ -161,6 +161,14 @@ API_SERVER_DELAYED = Number(
     0.3, "1", "One that waits this much longer than its node's others is held back.", "else 0.05", DEVELOPMENT
 )
 
+STUCK_SECONDS = Number(
+    10.0,
+    "s",
+    "Requests that run for so long without a token or a step are stuck.",
+    "the longest steps of the record: a prompt of some seconds",
+    SERVERS,
+)
+
 # Arbitration.
 LEAST_SHOWN = Number(0.05, "1", "A smaller share of an output token's time is not listed.", DEFINITION, DEFINITION)
 LEAST_SCORE = Number(

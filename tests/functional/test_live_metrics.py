@@ -218,6 +218,22 @@ def test_the_one_of_two_engines_that_is_stuck_is_named() -> None:
     assert analyse(judgeable(readings_document(working), "two engines")).name != "engine_stalled"
 
 
+@pytest.mark.parametrize(("last", "expected"), [(5, False), (20, True)])
+def test_requests_that_run_for_long_and_come_to_nothing_are_stuck(last: int, expected: bool) -> None:
+    """A collective that hangs leaves the gauges as they were; so does one long step, but not for long."""
+    counts = {
+        "num_requests_running": 5,
+        "num_requests_waiting": 9,
+        "generation_tokens_total": 100,
+        "prompt_tokens_total": 9,
+    }
+    text = "\n".join(f'vllm:{name}{{engine="0",model_name="m"}} {count}' for name, count in counts.items())
+    verdict = analyse(judgeable(readings_document([Reading(float(at), text) for at in range(last)]), "hangs"))
+    assert (verdict.name == "engine_stalled") is expected
+    if expected:
+        assert "5 requests ran and 9 waited in 100% of the readings" in str(verdict.to_json()["evidence"])
+
+
 @pytest.mark.parametrize(
     ("words", "part"),
     [

@@ -20,8 +20,11 @@ def find(context: Context) -> Finding | None:
     share, waiting = seen.stuck_share, seen.waiting_mean or 0.0
     seconds = context.seen.span_seconds
     words = f"nothing ran in {percent(share)} of the readings while {waiting:.3g} requests waited, for {seconds:.3g} s"
+    if seen.running_mean:
+        ran = f"{seen.running_mean:.3g} requests ran and {waiting:.3g} waited"
+        words = f"{ran} in {percent(share)} of the readings, for {seconds:.3g} s, and nothing came of it"
     if seen.stuck_engine:
-        words = f"{seen.stuck_engine}: nothing ran there in {percent(share)} of the readings, for {seconds:.3g} s"
+        words = f"{seen.stuck_engine}: nothing was made there in {percent(share)} of the readings, for {seconds:.3g} s"
     return Finding(
         share,
         seen.head or None,
@@ -48,7 +51,7 @@ CAUSE = Cause(
     title="Engine on {node} is stuck",
     meaning="Requests wait and the engine makes nothing: its scheduler, a worker or a collective does not go on.",
     signals=(
-        "requests wait and none runs, reading after reading",
+        "requests wait and none runs, reading after reading, or requests run for long and nothing comes of it",
         "no token is made and no step is computed from the first reading to the last",
         "no worker computes, and nothing crosses the link",
     ),

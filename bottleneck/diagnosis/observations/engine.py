@@ -49,8 +49,8 @@ class EngineFacts:
         How much of the interval the readings during it reach over, 0 to 1.
     stuck_share : float or None
         Share of the readings in which requests waited and none ran, where the engine made no token and computed no
-        step from the first reading to the last; 0 where it made any. Of several engines behind one server, that of
-        the one that is stuck most.
+        step from the first reading to the last; 0 where it made any. After a while (`STUCK_SECONDS`) those in which
+        requests are said to run count too. Of several engines behind one server, that of the one that is stuck most.
     stuck_engine : str or None
         Which of several engines behind one server that is, and how many requests wait for it.
     api_server_cpu_share : float or None
@@ -150,6 +150,9 @@ def engine_facts(
     if any((totals.get(name) or 0.0) > 0 for name in ("steps", "generation_tokens", "prompt_tokens")):
         gauges["stuck_share"] = 0.0
         gauges |= _stuck_engine(readings)
+    elif any(totals.get(name) is not None for name in ("generation_tokens", "prompt_tokens")):
+        running, waiting = (_column(readings, f"vllm:num_requests_{name}") for name in ("running", "waiting"))
+        gauges |= {"stuck_share": share} if (share := _stuck(readings, running, waiting)) is not None else {}
     return EngineFacts(
         head=group.head,
         counted_seconds=max(moments) - min(moments) if live and moments else None,
@@ -272,6 +275,17 @@ def _gauges(readings: Readings, limit: int | None) -> dict[str, Any]:
     return found
 
 
+def _stuck(readings: Readings, running: Array, waiting: Array) -> float | None:
+    """Return the share of the readings of an engine that makes nothing in which it ought to; None without readings."""
+    known = np.isfinite(running)
+    if not known.any():
+        return None
+    ought = (running == 0) & (waiting > 0)
+    if readings[-1][0] - readings[0][0] >= thresholds.STUCK_SECONDS:
+        ought = (running > 0) | (waiting > 0)
+    return float((known & ought).sum() / known.sum())
+
+
 def _stuck_engine(readings: Readings) -> dict[str, Any]:
     """Return the one of several engines that made nothing while requests waited for it; the others may well work."""
     labels = readings[-1][1].engine_labels if len(readings) > 1 else []
@@ -283,11 +297,10 @@ def _stuck_engine(readings: Readings) -> dict[str, Any]:
             delta(readings[0][1], readings[-1][1], f"vllm:{name}_tokens_total", **each)
             for name in ("generation", "prompt")
         ]
-        known = np.isfinite(running)
-        if not known.any() or all(grown is None for grown in made) or any(grown and grown.value for grown in made):
+        if all(grown is None for grown in made) or any(grown and grown.value for grown in made):
             continue
-        share = float((known & (running == 0) & (waiting > 0)).sum() / known.sum())
-        if share > found.get("stuck_share", 0.0):
+        share = _stuck(readings, running, waiting)
+        if share is not None and share > found.get("stuck_share", 0.0):
             name = " ".join(each.values())
             words = f"engine {name} of {len(labels)}, for which {np.nanmean(waiting):.3g} requests wait"
             found = {"stuck_share": share, "stuck_engine": words}
