@@ -43,7 +43,7 @@ def test_a_copy_on_each_node_serves_and_is_judged(deployed: Callable[..., Cluste
     assert plan["settings"]["engine"] == "openvino" and plan["settings"]["replicas"] == 2
     assert versions["nodes"]["node0"]["engine"]["openvino-genai"].startswith("2026.")
 
-    verdict = cluster.json("bottleneck", run["run"])
+    verdict = cluster.json("bottleneck", run["run"])["verdict"]
     engines = verdict["measured"]["engines"]
     assert [engine["head"] for engine in engines] == ["node0", "node1"]
     for engine in engines:
@@ -62,7 +62,7 @@ def test_a_copy_on_each_node_serves_and_is_judged(deployed: Callable[..., Cluste
     load = ("--requests", "64", "--concurrency", "16", "--input", "64", "--output", "48")
     run = small.json("bench", *load)
     assert run["points"][0]["headline"]["failed"] == 0
-    engines = small.json("bottleneck", run["run"])["measured"]["engines"]
+    engines = small.json("bottleneck", run["run"])["verdict"]["measured"]["engines"]
     assert all(engine["running_max"] <= 2 and engine["waiting_share"] > 0.5 for engine in engines)
 
     cluster.run("undeploy")
