@@ -165,8 +165,8 @@ STUCK_SECONDS = Number(
     10.0,
     "s",
     "Requests that run for so long without a token or a step are stuck.",
-    "the longest steps of the record: a prompt of some seconds",
-    SERVERS,
+    "chosen: a step with a long prompt takes a few seconds",
+    DEFINITION,
 )
 
 # Arbitration.
