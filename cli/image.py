@@ -1,6 +1,8 @@
 """`cluster image`: build the Linux image that the nodes boot, compare, make active, go back."""
 
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
@@ -41,45 +43,46 @@ class Images(Protocol):
     ) -> Any: ...
 
 
-class Here:
-    """The same functions as the runner's, for a store on this machine."""
+class LocalImages:
+    """A store on this machine: the functions of the runner `image`, without a control node."""
 
     def __init__(self, root: Path, profile: Profile) -> None:
         self.store, self.profile = Store(root.absolute()), profile
 
+    def functions(self, on_progress: Progress | None = None) -> dict[str, Callable[..., Any]]:
+        """Return what each of the runner's functions is here."""
+        store, name = self.store, self.profile.name
+        return {
+            "image.build": partial(_build, store, self.profile, on_progress),
+            "image.list": lambda: {"images": operations.show_all(store, name)},
+            "image.show": partial(operations.show, store, name),
+            "image.diff": partial(operations.diff, store, name),
+            "image.activate": partial(operations.activate, store, self.profile),
+            "image.rollback": partial(operations.rollback, store, name),
+            # No node boots from here, so none runs what would go.
+            "image.gc": lambda keep=3: operations.collect(store, keep, ()),
+            "image.lock": lambda **given: {"lines": operations.locked(store, name, **given)},
+        }
+
     def runner(
         self, function: str, arguments: dict[str, Any] | None = None, on_progress: Progress | None = None
     ) -> Any:
-        """Do what the runner would; its errors are those of a runner."""
+        """Call one of them; its errors are those of a runner."""
+        given = {key: value for key, value in (arguments or {}).items() if value is not None}
         try:
-            return self._do(function, {k: v for k, v in (arguments or {}).items() if v is not None}, on_progress)
+            return self.functions(on_progress)[function](**given)
         except (BuildError, StoreError, ProfileError) as error:
             raise ControlError(str(error)) from error
 
-    def _do(self, function: str, given: dict[str, Any], on_progress: Progress | None) -> Any:
-        store, name = self.store, self.profile.name
-        if function == "image.build":
-            started = time.monotonic()
 
-            def report(progress: dict[str, object]) -> None:
-                if on_progress:
-                    on_progress({**progress, "node": "", "seconds": round(time.monotonic() - started, 1)})
+def _build(store: Store, profile: Profile, on_progress: Progress | None, **given: Any) -> Any:
+    started = time.monotonic()
 
-            return operations.build(store, self.profile, report, **given)
-        if function == "image.list":
-            return {"images": operations.show_all(store, name)}
-        if function == "image.activate":
-            return operations.activate(store, self.profile, **given)
-        if function == "image.gc":
-            # No node boots from here, so none runs what would go.
-            return operations.collect(store, given.get("keep", 3), ())
-        if function == "image.lock":
-            return {"lines": operations.locked(store, name, **given)}
-        if function == "image.rollback":
-            return operations.rollback(store, name)
-        if function == "image.diff":
-            return operations.diff(store, name, **given)
-        return operations.show(store, name, **given)
+    def report(progress: dict[str, object]) -> None:
+        if on_progress:
+            on_progress({**progress, "node": "", "seconds": round(time.monotonic() - started, 1)})
+
+    return operations.build(store, profile, report, **given)
 
 
 def images_of(profile: str, lab: str, store: Path | None) -> Images:
@@ -87,7 +90,7 @@ def images_of(profile: str, lab: str, store: Path | None) -> Images:
     if store is None:
         return connect(profile, lab)
     try:
-        return Here(store, load_profile(find_profile(profile)))
+        return LocalImages(store, load_profile(find_profile(profile)))
     except ProfileError as error:
         fail(str(error), f"cluster profile check {profile}", USAGE)
 

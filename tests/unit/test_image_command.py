@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
 
+from bottleneck.profile import find_profile, load_profile
+from cli import image
 from cli.image import app
 from netboot.image import operations
 from netboot.image.commands import BuildError
@@ -127,3 +131,8 @@ def test_build_reports_progress_and_failure(store: Store, monkeypatch: pytest.Mo
     result = call(store, "build", "--json")
     assert result.exit_code == 1 and result.stdout == ""
     assert "mmdebstrap ended with 25" in result.stderr
+
+
+def test_a_store_on_this_machine_has_every_function_that_a_command_asks_for(tmp_path: Path) -> None:
+    asked = set(re.findall(r'"(image\.\w+)"', inspect.getsource(image).partition("def images_of")[2]))
+    assert set(image.LocalImages(tmp_path, load_profile(find_profile("embedded"))).functions()) == asked
