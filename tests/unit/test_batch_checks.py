@@ -345,7 +345,7 @@ PARTS = st.dictionaries(
 )
 MUTATED = st.builds(
     lambda change, parts: batch(**{"samples": [{"t": NOW, **each} for each in parts], **change}),
-    st.dictionaries(st.sampled_from(sorted(batch())), DOCUMENTS, max_size=2),
+    st.dictionaries(st.sampled_from([*sorted(batch()), "exits"]), DOCUMENTS, max_size=2),
     st.lists(PARTS, min_size=1, max_size=3),
 )
 
