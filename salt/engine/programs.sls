@@ -4,7 +4,7 @@
 {% set name = engine.get('programs') %}
 {% if name and name not in placed %}
 {% do placed.append(name) %}
-engine-programs-{{ name }}-file-recurse:
+engine-programs-{{ name | replace('_', '-') }}-file-recurse:
   file.recurse:
     - name: /opt/cluster/programs/{{ name }}
     - source: salt://engine/files/{{ name }}
