@@ -16,10 +16,12 @@ def find(context: Context) -> Finding | None:
     """
     engines = context.seen.engines
     seen = max(engines, key=lambda engine: engine.waiting.slots if engine.waiting else 0.0, default=None)
-    if seen is None or seen.waiting is None:
+    if seen is None:
         return None
+    # No reading may have fallen into a moment in which requests waited.
+    slots = seen.waiting.slots if seen.waiting else 0.0
     # No ledger (no token finished): waiting against running requests is the measure of the queue.
-    waits = context.slots_share if context.ledger.entries else seen.waiting.slots * waiting_share(seen)
+    waits = context.slots_share if context.ledger.entries else slots * waiting_share(seen)
     if waits <= 0:
         return None
     growing = context.growing_share
@@ -28,19 +30,21 @@ def find(context: Context) -> Finding | None:
     words = "requests waited with every slot taken"
     if limit:
         words = (
-            f"{percent(seen.waiting.slots)} of the readings with requests waiting had all {limit:g} slots taken "
+            f"{percent(slots)} of the readings with requests waiting had all {limit:g} slots taken "
             "and room in the cache"
         )
-    taken = line(words, seen.waiting.slots, "1", source)
+    taken = line(words, slots, "1", source)
     client, allowed = context.seen.client, context.seen.topology.max_num_seqs
-    if seen.waiting.slots <= 0 and client is not None and client.concurrency and allowed:
+    if slots <= 0 and client is not None and client.concurrency and allowed:
         # No reading fell into such a moment: that there are fewer slots than clients says it.
         words = f"{client.concurrency} requests at a time were sent to {len(engines) * allowed} slots"
         taken = line(words, len(engines) * allowed / client.concurrency, "1", "workload; server settings")
     usage = seen.cache_usage_mean
-    evidence = [
-        taken,
-        line(f"{seen.waiting_mean or 0:.3g} requests waited on average", seen.waiting_mean, "requests", source),
+    evidence = [taken]
+    if seen.waiting_mean is not None:
+        words = f"{seen.waiting_mean:.3g} requests waited on average"
+        evidence.append(line(words, seen.waiting_mean, "requests", source))
+    evidence += [
         line(
             f"the KV cache was {percent(usage or 0)} full on average", usage, "1", "engine metrics: kv_cache_usage_perc"
         ),
