@@ -32,7 +32,7 @@ class Point(NamedTuple):
 
     def label(self, name: str) -> str | None:
         """Return the value of one label, or None."""
-        return dict(self.labels).get(name)
+        return next((value for key, value in self.labels if key == name), None)
 
     def key(self) -> str:
         """Return the point as the exposition text writes it, labels sorted by name."""

@@ -140,7 +140,7 @@ class MetricsText:
         points: list[Point] = []
         unusable = 0
         for key, value in flat.items():
-            if isinstance(value, bool) or not isinstance(value, int | float | str):
+            if type(value) is not float and (isinstance(value, bool) or not isinstance(value, int | float | str)):
                 unusable += 1
                 continue
             series = parse_key(key)
@@ -156,11 +156,11 @@ class MetricsText:
 
     def select(self, name: str, **labels: str) -> list[Point]:
         """Return the points of a name whose labels have the given values."""
-        return [
-            point
-            for point in self._by_name.get(name, [])
-            if all(point.label(label) == wanted for label, wanted in labels.items())
-        ]
+        points = self._by_name.get(name, [])
+        if not labels:
+            return list(points)
+        wanted = set(labels.items())
+        return [point for point in points if wanted.issubset(point.labels)]
 
     def value(self, name: str, **labels: str) -> float | None:
         """Sum the points that match, or return the largest of them where they are shares; None when there is none."""

@@ -17,23 +17,11 @@ from bottleneck.performance.server_limits import server_defaults
 from bottleneck.runs.topology import Group
 
 
-def local_parts(seen: Observations, group: Group, node: str, both: Both, index: int) -> list[Part]:
-    """Return the parts of one kind of work that happen on one node: its own work, messages, what restrains it.
-
-    Parameters
-    ----------
-    seen
-        All that was observed of the run.
-    group
-        The engine: its head and its nodes in rank order.
-    node
-        One node of the group.
-    both
-        Steps with prompts in them, and steps of decoding only.
-    index
-        Which of `both`: 0 or 1.
-    """
-    facts, work = seen.nodes.get(node) or NodeFacts(node), both[index]
+def local_parts(seen: Observations, group: Group, node: str, both: Both) -> tuple[list[Part], list[Part]]:
+    """Return the parts of each kind of work that happen on one node: its own work, messages, what restrains it."""
+    if not sum(each.wall_seconds for each in both) > 0:
+        return [], []
+    facts = seen.nodes.get(node) or NodeFacts(node)
     restrained = [_restraints(facts, both, each) for each in (0, 1)]
     rooms = []
     for each in (0, 1):
@@ -42,13 +30,17 @@ def local_parts(seen: Observations, group: Group, node: str, both: Both, index: 
         turns = len(group.nodes) if seen.topology.pipeline_parallel > 1 else 1
         rooms.append(max(0.0, both[each].wall_seconds - total(taken)) / turns)
     floors = [floor_of(seen, group, facts, each) for each in both]
-    seconds, source = _compute(seen, group, facts, both, index, rooms, floors)
-    bound = floors[index]
-    # The arithmetic of a prompt is what counts of it; decoding is named by what its roofline says limits it.
-    reads = bound is None or float(bound.weights[0]) >= float(bound.arithmetic[0])
-    resource = "memory" if work.kind == DECODE and reads else "compute"
-    parts = [Part(resource, min(seconds, work.wall_seconds), source, node)] if seconds > 0 else []
-    return parts + restrained[index]
+
+    def of_kind(index: int) -> list[Part]:
+        work, bound = both[index], floors[index]
+        seconds, source = _compute(seen, group, facts, both, index, rooms, floors)
+        # The arithmetic of a prompt is what counts of it; decoding is named by what its roofline says limits it.
+        reads = bound is None or float(bound.weights[0]) >= float(bound.arithmetic[0])
+        resource = "memory" if work.kind == DECODE and reads else "compute"
+        parts = [Part(resource, min(seconds, work.wall_seconds), source, node)] if seconds > 0 else []
+        return parts + restrained[index]
+
+    return of_kind(0), of_kind(1)
 
 
 def _restraints(facts: NodeFacts, both: Both, index: int) -> list[Part]:

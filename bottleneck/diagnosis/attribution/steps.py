@@ -96,7 +96,8 @@ def engine_time(seen: Observations, group: Group, facts: EngineFacts) -> EngineT
     if watched_from_outside(seen, group):
         work, issues, unsure = accelerator_work(seen, group, facts, both)
         return replace(times, work=work, issues=issues, host_or_kernels=unsure)
-    found = [_take_apart(seen, group, work, both) for work in both]
+    local = [local_parts(seen, group, node, both) for node in group.nodes]
+    found = [_take_apart(seen, group, both, index, [parts[index] for parts in local]) for index in (0, 1)]
     taken = (found[0][0], found[1][0])
     slept = asleep_parts(seen, group, taken)
     work = tuple(each.with_parts((*each.parts, *slept[each.kind])) for each in taken)
@@ -234,15 +235,17 @@ def _counted(
     )
 
 
-def _take_apart(seen: Observations, group: Group, work: Work, both: Both) -> tuple[Work, tuple[str, ...]]:
+def _take_apart(
+    seen: Observations, group: Group, both: Both, index: int, local: Sequence[list[Part]]
+) -> tuple[Work, tuple[str, ...]]:
     """Return a kind of work with its parts, and notes: the critical path is the slowest node plus the link.
 
     In a collective every rank waits for the slowest, so what nodes do side by side is not added up: the node with the
     most of its own work, throttling and waiting stands for all. Pipeline stages take turns, so there every node counts.
     """
+    work = both[index]
     if work.wall_seconds <= 0:
         return work, ()
-    local = [local_parts(seen, group, node, both, both.index(work)) for node in group.nodes]
     if seen.topology.pipeline_parallel > 1 and len(group.nodes) > 1:
         chosen = [part for parts in local for part in parts]
     else:
