@@ -21,7 +21,7 @@ import salt.client
 import salt.utils.event
 
 from bottleneck.profile import Profile, load_profile
-from bottleneck.telemetry import batch_checks, batch_times, cluster_state, exporter
+from bottleneck.telemetry import batch_checks, batch_times, cluster_state, cluster_view, exporter
 from bottleneck.telemetry.store import Store, StoreDamagedError, StoreError, StoreUnavailableError
 from bottleneck.telemetry.store_recovery import make_room, open_or_begin_anew, set_aside
 from control import http_server, internal_events
@@ -63,7 +63,7 @@ FAILED_WAIT_SECONDS = 0.5
 # Nodes that have asked since the last tick.
 MOST_ASKED = 4096
 # What a person may want to mend.
-WARNED = (cluster_state.LOST_TAG, cluster_state.CLOCK_TAG)
+WARNED = (cluster_view.LOST_TAG, cluster_view.CLOCK_TAG)
 ACKNOWLEDGED_PATH = "/acknowledged/"
 
 
@@ -122,7 +122,7 @@ class Collector:
         now = clock()
         seen = store.last_seen()
         self.state = cluster_state.begin(
-            cluster_state.Settings.of(profile),
+            cluster_view.Settings.of(profile),
             now,
             [node for node, moment in seen.items() if now - moment < EXPECTED_SECONDS],
         )
@@ -170,7 +170,7 @@ class Collector:
         by = now - wall - (self._clocks_read[1] - steady)
         if abs(by) > CLOCK_SET_SECONDS:
             log.warning("This machine's clock was set by %+.0f s; windows go on by the new time", by)
-            self._apply(cluster_state.ClockSet(now, by))
+            self._apply(cluster_view.ClockSet(now, by))
 
     @contextlib.contextmanager
     def _surviving_its_store(self) -> Iterator[None]:
@@ -198,7 +198,7 @@ class Collector:
             log.error("%s; %s", error, unmoved)
             return
         log.error("%s; it is now %s, and a new one begins", error, aside)
-        self._apply(cluster_state.StoreReplaced(now))
+        self._apply(cluster_view.StoreReplaced(now))
 
     def take(self, tag: str, data: Any) -> None:
         """Take one event: the batches that a node sent together. What is not sound is refused and counted."""
@@ -236,19 +236,19 @@ class Collector:
             oldest = batch.get("sampler", {}).get("oldest")
             if isinstance(oldest, int) and mark + 1 < oldest <= batch["sequence"]:
                 mark = self._store.skip(batch["node"], batch["boot"], oldest)
-            self._apply(cluster_state.Arrived(now, batch, new, mark, ahead))
+            self._apply(cluster_view.Arrived(now, batch, new, mark, ahead))
 
     def _store_alone(self, batch: dict[str, Any], ahead: float) -> None:
         try:
             self._store_all([(batch, ahead)])
         except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError):
             self._failed(f"a batch of {batch['node']}")
-            self._apply(cluster_state.Rejected(self._clock()))
+            self._apply(cluster_view.Rejected(self._clock()))
 
     def _failed(self, what: str) -> None:
         """Count an error that was caught and log it with its traceback."""
         log.exception("The telemetry engine failed on %s, and goes on", what)
-        self._apply(cluster_state.Failed(self._clock()))
+        self._apply(cluster_view.Failed(self._clock()))
 
     def _is_sound(self, tag: str, batch: Any, sender: Any) -> bool:
         now = self._clock()
@@ -263,14 +263,14 @@ class Collector:
         if self._steady() - self._refused_logged >= REFUSED_LOG_SECONDS:
             self._refused_logged = self._steady()
             log.warning("Batch refused: %s (%d before it)", reason, self.state.rejected)
-        self._apply(cluster_state.Rejected(now))
+        self._apply(cluster_view.Rejected(now))
         return False
 
     def tick(self, now: float) -> None:
         """Let time pass: windows, heartbeats, acknowledgements, and now and then the old batches."""
         while self._asked:
-            self._apply(cluster_state.Asked(now, self._asked.popleft()))
-        self._apply(cluster_state.Tick(now))
+            self._apply(cluster_view.Asked(now, self._asked.popleft()))
+        self._apply(cluster_view.Tick(now))
         stored = cluster_state.to_acknowledge(self.state, now)
         if stored:
             self._acknowledge(stored, now)
@@ -286,7 +286,7 @@ class Collector:
             self._pruned = steady
             self._store.prune(now - self._retention, now + self._retention)
 
-    def _apply(self, event: cluster_state.Event) -> None:
+    def _apply(self, event: cluster_view.Event) -> None:
         self.state = cluster_state.apply(event, self.state)
         for tag, data in self.state.announcements:
             log.log(logging.WARNING if tag in WARNED else logging.INFO, "%s %s", tag, data)
@@ -308,7 +308,7 @@ class Collector:
         }
         self._client.cmd_async(list(minions), "telemetry.acknowledge", kwarg={"stored": minions}, tgt_type="list")
         for node in stored:
-            self._apply(cluster_state.Asked(now, node, by_job=True))
+            self._apply(cluster_view.Asked(now, node, by_job=True))
 
     def _stored_of_former_lives(self, node: str) -> list[dict[str, Any]]:
         known = (self._store.stored(node, boot) for boot in self.state.nodes[node].former)

@@ -16,7 +16,7 @@ from typing import Any
 
 from salt.exceptions import CommandExecutionError
 
-from bottleneck.telemetry import cluster_state
+from bottleneck.telemetry import cluster_view
 from control import shared_secrets
 from control.nodes import Options
 
@@ -31,11 +31,11 @@ class Action:
 
 
 ACTIONS = {
-    cluster_state.WINDOW_TAG: Action("telemetry.aggregate", whole=True),
-    cluster_state.LOST_TAG: Action("recover.node_lost", ("node",)),
-    cluster_state.STILL_LOST_TAG: Action("recover.node_lost", ("node",)),
-    cluster_state.EXITED_TAG: Action("recover.worker_exited", ("node", "workers")),
-    cluster_state.STALLED_TAG: Action("recover.engine_stalled", ("node", "seconds")),
+    cluster_view.WINDOW_TAG: Action("telemetry.aggregate", whole=True),
+    cluster_view.LOST_TAG: Action("recover.node_lost", ("node",)),
+    cluster_view.STILL_LOST_TAG: Action("recover.node_lost", ("node",)),
+    cluster_view.EXITED_TAG: Action("recover.worker_exited", ("node", "workers")),
+    cluster_view.STALLED_TAG: Action("recover.engine_stalled", ("node", "seconds")),
 }
 SEALED, SEAL = "sealed", "seal"
 _PURPOSE = "internal events"

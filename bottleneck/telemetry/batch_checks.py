@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from bottleneck.json_numbers import number
-from bottleneck.telemetry.cluster_state import Settings
+from bottleneck.telemetry.cluster_view import Settings
 from bottleneck.telemetry.sample_schema import PARTS
 
 # A sampler sends at most five in one event (`salt/sampler/files/delivery.py`).

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bottleneck.json_numbers import number
-from bottleneck.telemetry.cluster_state import NodeState, State
+from bottleneck.telemetry.cluster_view import NodeState, State
 from bottleneck.telemetry.sample_schema import CORE_FIELDS, LINK_FIELDS
 
 # Labels are bounded by the profile and by the code; a metric with any other label is a mistake.

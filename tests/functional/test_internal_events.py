@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from salt.exceptions import CommandExecutionError
 
-from bottleneck.telemetry import cluster_state
-from bottleneck.telemetry.cluster_state import LOST_TAG, WINDOW_TAG
+from bottleneck.telemetry import cluster_view
+from bottleneck.telemetry.cluster_view import LOST_TAG, WINDOW_TAG
 from control import internal_events, records, shared_secrets
 from tests.by_file import load
 
@@ -50,14 +50,14 @@ def received(event: dict[str, Any]) -> dict[str, Any]:
 
 # What the engine announces under each tag -> what is called.
 ANNOUNCED: dict[str, tuple[dict[str, Any], tuple[Any, ...]]] = {
-    cluster_state.WINDOW_TAG: (WINDOW, ("telemetry.aggregate", WINDOW)),
+    cluster_view.WINDOW_TAG: (WINDOW, ("telemetry.aggregate", WINDOW)),
     LOST_TAG: ({"node": "node0", "since": 1e-05}, ("recover.node_lost", "node0")),
-    cluster_state.STILL_LOST_TAG: ({"node": "node0", "since": 1.0, "times": 2}, ("recover.node_lost", "node0")),
-    cluster_state.EXITED_TAG: (
+    cluster_view.STILL_LOST_TAG: ({"node": "node0", "since": 1.0, "times": 2}, ("recover.node_lost", "node0")),
+    cluster_view.EXITED_TAG: (
         {"node": "node0", "workers": ["tp2-0"], "at": 1.0},
         ("recover.worker_exited", "node0", ["tp2-0"]),
     ),
-    cluster_state.STALLED_TAG: ({"node": "node0", "seconds": 9.5}, ("recover.engine_stalled", "node0", 9.5)),
+    cluster_view.STALLED_TAG: ({"node": "node0", "seconds": 9.5}, ("recover.engine_stalled", "node0", 9.5)),
 }
 
 

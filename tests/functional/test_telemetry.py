@@ -18,7 +18,7 @@ from salt.exceptions import CommandExecutionError
 
 from bottleneck.plan.nodes import deployment_record
 from bottleneck.profile import load_profile
-from bottleneck.telemetry import cluster_state, sample_schema
+from bottleneck.telemetry import cluster_view, sample_schema
 from bottleneck.telemetry.store import Store
 from control import internal_events
 from tests import run_builder
@@ -253,7 +253,7 @@ def test_a_start_that_waits_for_storage_is_named_while_it_lasts(runners: Any, tm
 
 def test_a_sealed_window_that_the_reactor_hands_over_becomes_a_verdict(runners: Any, tmp_path: Path) -> None:
     """From the engine's event over what the reactor renders to the store, through Salt's own loaders."""
-    tag = cluster_state.WINDOW_TAG
+    tag = cluster_view.WINDOW_TAG
     event = internal_events.sealed({"cluster_directory": str(tmp_path)}, tag, window(0))
     ((_, call),) = rendered(tag, {**event, "_stamp": "2026-11-27T12:00:00.000000"}).items()
     ((called, (parts,)),) = call.items()

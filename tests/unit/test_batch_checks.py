@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bottleneck.profile import load_profile
-from bottleneck.telemetry import batch_checks, cluster_state
+from bottleneck.telemetry import batch_checks, cluster_state, cluster_view
 from bottleneck.telemetry.batch_checks import AHEAD_SECONDS, DEEPEST, LONGEST_SECONDS
 from bottleneck.telemetry.store import Store
 from tests import run_builder
@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "salt" / "sampler" / "files")
 import machine
 
 NOW = 1_795_000_000.0
-SETTINGS = cluster_state.Settings(senders={"node0": "host0", "node1": "host1"})
+SETTINGS = cluster_view.Settings(senders={"node0": "host0", "node1": "host1"})
 
 
 def batch(**change: Any) -> dict[str, Any]:
@@ -136,7 +136,7 @@ def test_what_samplers_send_is_taken() -> None:
     assert batch_checks.problem(batch(), "host0", SETTINGS, NOW) is None
     profile = load_profile(run_builder.PROFILE)
     for found in run_builder.batches(run_builder.Shape(), "m", random.Random(1)):
-        assert batch_checks.problem(found, found["node"], cluster_state.Settings.of(profile), found["t1"]) is None
+        assert batch_checks.problem(found, found["node"], cluster_view.Settings.of(profile), found["t1"]) is None
     # What an engine reports may be no number, and a machine may have what an older control node does not know.
     odd = batch(engine={"t": NOW, "metrics": {"vllm:x": math.nan}}, **sample(future={"a": [1, {"b": "c"}]}))
     assert batch_checks.problem(odd, "host0", SETTINGS, NOW) is None

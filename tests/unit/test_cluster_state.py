@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from bottleneck.telemetry import cluster_state
-from bottleneck.telemetry.cluster_state import Arrived, Asked, Event, Failed, Rejected, State, Tick
+from bottleneck.telemetry import cluster_state, cluster_view
+from bottleneck.telemetry.cluster_view import Arrived, Asked, Event, Failed, Rejected, State, Tick
 
-SETTINGS = cluster_state.Settings(
+SETTINGS = cluster_view.Settings(
     senders={"node0": "host0", "node1": "host1"},
     capacities={"node0": {"direct": 1e9}, "node1": {"direct": 1e9}},
     window_seconds=10.0,
@@ -158,11 +158,11 @@ def test_a_silent_node_is_lost_once_and_back_once() -> None:
     state = fold(Tick(last_batch + 5.0), state=state)
     assert state.announcements == ()
     state = fold(Tick(last_batch + 5.1), state=state)
-    assert state.announcements == ((cluster_state.LOST_TAG, {"node": "node0", "since": last_batch}),)
+    assert state.announcements == ((cluster_view.LOST_TAG, {"node": "node0", "since": last_batch}),)
     assert state.nodes["node0"].up is False
     assert announced(Tick(last_batch + 6.0), Tick(last_batch + 7.0), state=state) == []
     found = announced(arrived("node0", 20, 1), arrived("node0", 21, 1), state=state)
-    assert [tag for tag, _ in found] == [cluster_state.BACK_TAG]
+    assert [tag for tag, _ in found] == [cluster_view.BACK_TAG]
     assert found[0][1]["silent_seconds"] == pytest.approx(19.0)
 
 
@@ -172,7 +172,7 @@ def test_a_node_that_stays_lost_is_named_again_less_and_less_often() -> None:
     times = []
     for second in range(2500):
         state = fold(Tick(lost + second), state=state)
-        times += [(second, data["times"]) for tag, data in state.announcements if tag == cluster_state.STILL_LOST_TAG]
+        times += [(second, data["times"]) for tag, data in state.announcements if tag == cluster_view.STILL_LOST_TAG]
     assert times == [(30, 2), (90, 3), (210, 4), (450, 5), (930, 6), (1530, 7), (2130, 8)]
     state = fold(arrived("node0", 2), state=state)
     assert state.nodes["node0"].up is True
@@ -183,7 +183,7 @@ def test_nobody_is_lost_while_the_control_node_itself_stood_still() -> None:
     woken = START + 60.0
     assert announced(Tick(woken), Tick(woken + 4.9), state=state) == []
     assert [tag for tag, _ in announced(Tick(woken), Tick(woken + 4.9), Tick(woken + 5.1), state=state)] == [
-        cluster_state.LOST_TAG
+        cluster_view.LOST_TAG
     ]
 
 
@@ -195,7 +195,7 @@ def test_after_a_restart_known_nodes_are_expected_back_for_a_while() -> None:
     state = cluster_state.begin(SETTINGS, START, ["node0", "gone"])
     assert "gone" not in state.nodes
     assert announced(Tick(START + 24.0), state=state) == []
-    assert [tag for tag, _ in announced(Tick(START + 26.0), state=state)] == [cluster_state.LOST_TAG]
+    assert [tag for tag, _ in announced(Tick(START + 26.0), state=state)] == [cluster_view.LOST_TAG]
     assert announced(arrived("node0", 7, 7), Tick(START + 9.0), state=state) == []
 
 
@@ -216,7 +216,7 @@ def serve(state: State, first: int, last: int, nodes: tuple[str, ...] = ("node0"
 
 def test_windows_follow_each_other_without_gap_or_overlap() -> None:
     _, found = serve(cluster_state.begin(SETTINGS, START), 3, 41)
-    windows = [data for tag, data in found if tag == cluster_state.WINDOW_TAG]
+    windows = [data for tag, data in found if tag == cluster_view.WINDOW_TAG]
     assert [(window["start"], window["end"]) for window in windows] == [
         (1010.0, 1020.0),
         (1020.0, 1030.0),
@@ -230,7 +230,7 @@ def test_a_window_closes_as_soon_as_every_node_is_past_its_end() -> None:
     state, found = serve(cluster_state.begin(SETTINGS, START), 10, 19)
     assert found == []
     _, found = serve(state, 20, 20)
-    assert [tag for tag, _ in found] == [cluster_state.WINDOW_TAG]
+    assert [tag for tag, _ in found] == [cluster_view.WINDOW_TAG]
 
 
 def test_a_window_waits_for_a_slow_node_but_not_for_ever() -> None:
@@ -238,8 +238,8 @@ def test_a_window_waits_for_a_slow_node_but_not_for_ever() -> None:
     state, found = serve(state, 19, 22, nodes=("node0",))
     assert [tag for tag, _ in found] == []
     state = cluster_state.apply(Tick(1023.5), state)
-    assert [(tag, data.get("nodes")) for tag, data in state.announcements if tag == cluster_state.WINDOW_TAG] == [
-        (cluster_state.WINDOW_TAG, ["node0", "node1"])
+    assert [(tag, data.get("nodes")) for tag, data in state.announcements if tag == cluster_view.WINDOW_TAG] == [
+        (cluster_view.WINDOW_TAG, ["node0", "node1"])
     ]
 
 
@@ -247,8 +247,8 @@ def test_a_silent_cluster_closes_no_windows() -> None:
     state, _ = serve(cluster_state.begin(SETTINGS, START), 10, 20)
     found = announced(*(Tick(1021.0 + second) for second in range(100)), state=state)
     tags = [tag for tag, _ in found]
-    assert tags[:2] == [cluster_state.LOST_TAG, cluster_state.LOST_TAG]
-    assert set(tags[2:]) == {cluster_state.STILL_LOST_TAG}
+    assert tags[:2] == [cluster_view.LOST_TAG, cluster_view.LOST_TAG]
+    assert set(tags[2:]) == {cluster_view.STILL_LOST_TAG}
 
 
 def test_a_clock_that_jumps_ahead_does_not_make_a_thousand_windows() -> None:
@@ -276,11 +276,11 @@ def test_the_end_of_a_worker_asks_for_one_look_however_many_processes_end() -> N
     state = fold(arrived("node0", 1))
     events = [arrived("node0", number, exits=[EXIT, EXIT], now=1010.0 + number / 10) for number in (2, 3, 4)]
     assert announced(*events, state=state) == [
-        (cluster_state.EXITED_TAG, {"node": "node0", "workers": ["tp2-0"], "at": pytest.approx(1002.9)})
+        (cluster_view.EXITED_TAG, {"node": "node0", "workers": ["tp2-0"], "at": pytest.approx(1002.9)})
     ]
     assert fold(*events, state=state).nodes["node0"].exits == 6
     again = arrived("node0", 5, exits=[EXIT], now=1020.0)
-    assert [tag for tag, _ in announced(*events, again, state=state)] == [cluster_state.EXITED_TAG] * 2
+    assert [tag for tag, _ in announced(*events, again, state=state)] == [cluster_view.EXITED_TAG] * 2
 
 
 def test_an_end_that_was_stored_before_is_no_news() -> None:
@@ -305,5 +305,5 @@ def test_an_engine_with_requests_that_makes_nothing_asks_for_a_look(running: int
         arrived("node0", number, engine=reading(START + number, running, 100 + grows * number))
         for number in range(1, 14)
     ]
-    tags = [tag for tag, _ in announced(*events, state=fold()) if tag == cluster_state.STALLED_TAG]
-    assert tags == [cluster_state.STALLED_TAG] * asks
+    tags = [tag for tag, _ in announced(*events, state=fold()) if tag == cluster_view.STALLED_TAG]
+    assert tags == [cluster_view.STALLED_TAG] * asks

@@ -15,7 +15,7 @@ import pytest
 import salt._logging
 
 from bottleneck.profile import load_profile
-from bottleneck.telemetry import cluster_state, exporter, sample_schema
+from bottleneck.telemetry import cluster_state, cluster_view, exporter, sample_schema
 from bottleneck.telemetry.store import Store
 from tests import run_builder
 from tests.by_file import load
@@ -248,12 +248,12 @@ def test_windows_and_losses_are_reported_on_the_bus(collector: Any, clock: Clock
     for batch in batches():
         send(collector, clock, [batch])
         collector.tick(clock.now)
-    windows = [data for tag, data in collector._bus.fired if tag == cluster_state.WINDOW_TAG]
+    windows = [data for tag, data in collector._bus.fired if tag == cluster_view.WINDOW_TAG]
     assert len(windows) >= 2
     assert all(late["start"] == early["end"] for early, late in itertools.pairwise(windows))
     for second in range(60):
         collector.tick(clock.now + second)
-    assert [tag for tag, _ in collector._bus.fired].count(cluster_state.LOST_TAG) == 2
+    assert [tag for tag, _ in collector._bus.fired].count(cluster_view.LOST_TAG) == 2
 
 
 def test_old_batches_go(collector: Any, clock: Clock, store: Store) -> None:

@@ -10,7 +10,7 @@ import pytest
 import salt._logging
 
 from bottleneck.profile import load_profile
-from bottleneck.telemetry import cluster_state
+from bottleneck.telemetry import cluster_state, cluster_view
 from bottleneck.telemetry.store import Store
 from tests import run_builder
 from tests.by_file import load
@@ -153,7 +153,7 @@ class Running:
 
     @property
     def windows(self) -> list[dict[str, Any]]:
-        return self.of(cluster_state.WINDOW_TAG)
+        return self.of(cluster_view.WINDOW_TAG)
 
 
 @pytest.fixture
@@ -175,9 +175,9 @@ def test_a_node_whose_clock_is_wrong_from_the_start_loses_nothing_and_is_named(
     assert [batch["t1"] for batch in stored if batch["node"] == "node0"] == pytest.approx(
         [batch["t1"] for batch in stored if batch["node"] == "node1"], abs=0.1
     )
-    named = running.of(cluster_state.CLOCK_TAG)
+    named = running.of(cluster_view.CLOCK_TAG)
     assert named == ([{"node": "node0", "ahead_seconds": pytest.approx(ahead, abs=0.1)}] if ahead else [])
-    assert running.of(cluster_state.LOST_TAG) == []
+    assert running.of(cluster_view.LOST_TAG) == []
 
 
 def test_a_node_whose_clock_is_set_while_it_runs_loses_nothing(running: Running, store: Store) -> None:
@@ -189,9 +189,9 @@ def test_a_node_whose_clock_is_set_while_it_runs_loses_nothing(running: Running,
     running.ahead["node0"] = 0.0
     running.run(30)
     assert len(store.batches(NOW - 10, NOW + 200)) == 240
-    found = [round(each["ahead_seconds"]) for each in running.of(cluster_state.CLOCK_TAG)]
+    found = [round(each["ahead_seconds"]) for each in running.of(cluster_view.CLOCK_TAG)]
     assert found == [3600, -7200, 0]
-    assert len(running.windows) >= 7 and running.of(cluster_state.LOST_TAG) == []
+    assert len(running.windows) >= 7 and running.of(cluster_view.LOST_TAG) == []
 
 
 @pytest.mark.parametrize("by", [-3600.0, 3600.0, -86_400.0])
@@ -203,10 +203,10 @@ def test_windows_go_on_and_a_dead_node_is_noticed_when_the_control_clock_is_set(
     clock.set_by = by
     running.run(120)
     assert len(running.windows) - before >= 7
-    assert running.of(cluster_state.LOST_TAG) == [] and running.of(cluster_state.BACK_TAG) == []
+    assert running.of(cluster_view.LOST_TAG) == [] and running.of(cluster_view.BACK_TAG) == []
     assert running.windows[-1]["end"] == pytest.approx(clock.wall(), abs=30.0), "by the new time"
     running.run(30, nodes=("node0",))
-    assert [each["node"] for each in running.of(cluster_state.LOST_TAG)] == ["node1"]
+    assert [each["node"] for each in running.of(cluster_view.LOST_TAG)] == ["node1"]
 
 
 def test_a_batch_that_was_kept_on_its_way_is_not_taken_for_a_wrong_clock(running: Running, collector: Any) -> None:
@@ -214,7 +214,7 @@ def test_a_batch_that_was_kept_on_its_way_is_not_taken_for_a_wrong_clock(running
     running.clock.now += 300.0
     running.ahead["node0"] = -300.0
     running.run(1)
-    assert running.of(cluster_state.CLOCK_TAG) == []
+    assert running.of(cluster_view.CLOCK_TAG) == []
 
 
 def test_what_cannot_be_and_has_no_age_is_of_now(running: Running, store: Store) -> None:
