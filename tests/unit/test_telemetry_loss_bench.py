@@ -1,4 +1,4 @@
-"""What the bench of lost telemetry counts, worked out from numbers that were taken and stored: nothing is started."""
+"""Counts of the bench of lost telemetry, worked out from numbers that were taken and stored: nothing is started."""
 
 import struct
 from pathlib import Path

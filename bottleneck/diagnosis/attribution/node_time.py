@@ -18,7 +18,24 @@ from bottleneck.runs.topology import Group
 
 
 def local_parts(seen: Observations, group: Group, node: str, both: Both) -> tuple[list[Part], list[Part]]:
-    """Return the parts of each kind of work that happen on one node: its own work, messages, what restrains it."""
+    """Return the parts of each kind of work that happen on one node: its own work, messages, what restrains it.
+
+    Parameters
+    ----------
+    seen
+        All that was observed of the run.
+    group
+        The engine: its head and its nodes in rank order.
+    node
+        One node of the group.
+    both
+        Steps with prompts in them, and steps of decoding only.
+
+    Returns
+    -------
+    tuple of two lists of Part
+        Of each kind of `both`, in that order; empty when neither has any time.
+    """
     if not sum(each.wall_seconds for each in both) > 0:
         return [], []
     facts = seen.nodes.get(node) or NodeFacts(node)
