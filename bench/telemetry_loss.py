@@ -188,6 +188,9 @@ class Cluster:
             "sampler": [sys.executable, __file__, "sampler", str(folder / "sampler.json"), str(folder / "taken")],
             "plain": [sys.executable, __file__, "plain", str(folder / "minion"), str(folder / "sent"), str(self.rate)],
         }
+        # Nobody reaps what a killed daemon leaves here, so its number would still look like a running one to Salt.
+        if kind in ("master", "minion"):
+            (folder / kind / "pid").unlink(missing_ok=True)
         environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
         if kind in ("master", "sampler"):
             environment[CLOCK] = str(self.folder / f"{name or 'master'}.clock")
