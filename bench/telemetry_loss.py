@@ -393,14 +393,15 @@ def listens(port: int) -> bool:
 
 def measure(nodes: int, rate: int, outage: float, settle: float) -> dict[str, Any]:
     """Run all faults; return what was taken, stored, lost and doubled, by fault and node, and of plain events."""
-    with tempfile.TemporaryDirectory(prefix="cl-", dir="/tmp") as name:
+    with tempfile.TemporaryDirectory(prefix="cl-", dir="/tmp", ignore_cleanup_errors=True) as name:
         cluster = Cluster(Path(name), nodes, rate)
         try:
             return _measure(cluster, outage, settle)
         finally:
             for what in list(cluster.processes):
                 cluster.kill(what)
-            subprocess.run(["umount", cluster.state], check=False)
+            # Lazily: a process that was killed a moment ago may still hold it.
+            subprocess.run(["umount", "--lazy", cluster.state], check=False)
 
 
 def _measure(cluster: Cluster, outage: float, settle: float) -> dict[str, Any]:
