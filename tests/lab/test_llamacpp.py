@@ -27,7 +27,7 @@ def test_layers_over_remote_calls_serve_and_are_judged(deployed: Callable[..., C
     assert plan["settings"]["pipeline_parallel"] == 2
     assert versions["nodes"]["node0"]["engine"]["llama.cpp-tools"]
 
-    verdict = cluster.json("bottleneck", run["run"])
+    verdict = cluster.json("bottleneck", run["run"])["verdict"]
     (engine,) = verdict["measured"]["engines"]
     # Its own counters, in its own dialect: what it generated and computed, and in how many steps.
     assert engine["generation_tokens"] == pytest.approx(4 * 16, abs=4)
