@@ -116,7 +116,13 @@ def table(results: Sequence[tuple[int, dict[Change, int]]]) -> str:
     rows = []
     for name, number in thresholds.all_numbers().items():
         less, more = (sum(counts[name, factor] for _, counts in results) for factor in (1.0 - STEP, 1.0 + STEP))
-        why = "" if less or more else thresholds.STAYS[name]
+        why = (
+            ""
+            if less or more
+            else thresholds.STAYS.get(
+                name, "**nothing hangs on it and no reason is given: delete it, or say why in `STAYS`**"
+            )
+        )
         rows.append((max(less, more), f"| `{name}` | {float(number):g} | {number.unit} | {less} | {more} | {why} |"))
     rows.sort(key=lambda row: -row[0])
     head = (

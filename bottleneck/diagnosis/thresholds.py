@@ -217,6 +217,7 @@ STAYS = {
     "LEAST_SHOWN": "twice as large it takes five right answers: runners-up that are not listed",
     "LEAST_SCORE": "twice as large six runs are named otherwise: an answer has to be of some size",
     "MENDABLE": "a half of it takes a right answer, twice as large 17 runs are named otherwise",
+    "STUCK_SECONDS": "chosen, not fitted: no run of the record hangs; scenarios of a stuck engine do",
     "NARROW_RISK": "names no cause: how sure an answer is said to be",
     "MOST_CONFIDENCE": "as NARROW_RISK",
 }
