@@ -188,9 +188,6 @@ class Cluster:
             "sampler": [sys.executable, __file__, "sampler", str(folder / "sampler.json"), str(folder / "taken")],
             "plain": [sys.executable, __file__, "plain", str(folder / "minion"), str(folder / "sent"), str(self.rate)],
         }
-        # Nobody reaps what a killed daemon leaves here, so its number would still look like a running one to Salt.
-        if kind in ("master", "minion"):
-            (folder / kind / "pid").unlink(missing_ok=True)
         environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
         if kind in ("master", "sampler"):
             environment[CLOCK] = str(self.folder / f"{name or 'master'}.clock")
@@ -213,12 +210,19 @@ class Cluster:
             process.send_signal(number)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(15)
+        ended = []
         for entry in Path("/proc").iterdir():
             with contextlib.suppress(OSError, ValueError, IndexError):
                 session = int((entry / "stat").read_text().rpartition(")")[2].split()[3])
                 if entry.name.isdigit() and session == process.pid:
                     os.kill(int(entry.name), signal.SIGKILL)
+                    ended.append(int(entry.name))
         process.wait()
+        # This is the first process of its namespace: what it does not reap still looks alive to Salt, which then does
+        # not start a second minion beside it.
+        for pid in ended:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
 
     def kill_engine(self) -> None:
         """Kill the process of the master that holds the store; the master starts it again."""
