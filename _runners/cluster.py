@@ -5,23 +5,20 @@ Works out ranks and addresses from the profile (``bottleneck.plan``) and calls t
 nodes' modules; measures and decides nothing itself.
 """
 
-import json
 import logging
-import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-import salt.utils.event
-import salt.utils.http
 from salt.exceptions import CommandExecutionError
 
 from bottleneck.plan.engines import model_directory
 from bottleneck.plan.nodes import deployment_record as plan_deployment
 from bottleneck.profile import ProfileError
 from bottleneck.profile.hardware_checks import refuse_open
-from control import locks, node_starts, records
+from control import locks, node_starts, readiness, records, state_apply
 from control.nodes import Nodes, engine_slice, progress
+from control.readiness import Spec
 from netboot.boot import command_queue
 
 if TYPE_CHECKING:
@@ -30,19 +27,6 @@ if TYPE_CHECKING:
     from bottleneck.profile import Profile
 
 log = logging.getLogger(__name__)
-
-POLL_SECONDS = 2.0
-# A minion beside a busy engine takes its time.
-PING_SECONDS = 60
-APPLY_SECONDS = 1800
-# How long a rank that only lost another is not believed: the other may be still ending.
-SETTLE_SECONDS = 20.0
-# Of `failure_reasons.Rank`, as `worker.status` gives it.
-UNNAMED, PEER = 1, 3
-
-# How one node's worker is started, as `worker.start` takes it, and what `worker.status` answers of one.
-Spec = Mapping[str, Any]
-Worker = Mapping[str, Any]
 
 
 def nodes() -> dict[str, Any]:
@@ -75,10 +59,10 @@ def apply(test: bool = False, states: str | None = None, only: list[str] | None 
         _refuse_open(nodes.profile)
     names = list(only or nodes.names)
     if test:
-        return _apply(nodes, names, True, states)
+        return state_apply.apply(__opts__, nodes, names, True, states)
     # The reactor may be configuring a node that has just come up: that is waited for.
     with node_starts.alone(__opts__, names):
-        results = _apply(nodes, names, False, states)
+        results = state_apply.apply(__opts__, nodes, names, False, states)
         for name in names:
             if states is None and not results[name]["failed"]:
                 node_starts.note_applied(__opts__, name, nodes.profile)
@@ -107,7 +91,7 @@ def node_started(minion: str) -> dict[str, Any]:
     (name,) = names
 
     def apply() -> dict[str, Any]:
-        results = _apply(nodes, names, False, None)
+        results = state_apply.apply(__opts__, nodes, names, False, None)
         return {"failed": [name for name, result in results.items() if result["failed"]]}
 
     outcome = node_starts.act_on(__opts__, name, nodes.profile, time.time(), apply)
@@ -150,7 +134,7 @@ def _deploy(nodes: Nodes, deployment: str, overrides: dict[str, Any] | None, tim
     try:
         _start(nodes, specs, started, timeout)
         moments["ready"] = time.time()
-        _warm(profile, specs, started)
+        readiness.warm(profile, specs, started)
         moments["first_token"] = time.time()
     except BaseException:
         # Nothing half-done stays: not after a failure, nor after Ctrl-C.
@@ -296,7 +280,7 @@ def _install_further(nodes: Nodes, name: str) -> None:
     lacking = [node for node in deployment.nodes if not found[node] or not all(found[node].values())]
     if not lacking:
         return
-    for node, result in _apply(nodes, lacking, False, "engine.further,model.further").items():
+    for node, result in state_apply.apply(__opts__, nodes, lacking, False, "engine.further,model.further").items():
         if result["failed"]:
             first = result["failed"][0]
             text = f"{node}: {engine.interface.title} could not be installed: {first['comment']}"
@@ -313,147 +297,4 @@ def _start(nodes: Nodes, specs: Sequence[Spec], started: float, timeout: float) 
             progress("starting", spec["node"], spec["name"], started)
             engine = profile.engine_for(profile.deployments[spec["deployment"]], spec["node"])
             nodes.call(spec["node"], "worker.start", [spec, engine_slice(engine)])
-        _wait_ready(nodes, group, started, max(deadline - time.monotonic(), POLL_SECONDS))
-
-
-def _wait_ready(nodes: Nodes, specs: Sequence[Spec], started: float, timeout: float) -> None:
-    """Report each worker's stage until all are ready; raise with the reason when one fails."""
-    stages: dict[str, str] = {}
-    deadline = started + timeout
-    settled: float | None = None
-    while time.monotonic() < deadline:
-        answers = nodes.ask_workers([spec["node"] for spec in specs])
-        seen: list[tuple[Spec, Worker]] = [
-            (spec, (answers[spec["node"]] or {}).get(spec["name"], {})) for spec in specs
-        ]
-        for spec, worker in seen:
-            stage = worker.get("stage", "unknown")
-            if stages.get(spec["node"]) != stage:
-                stages[spec["node"]] = stage
-                progress(stage, spec["node"], spec["name"], started)
-        failed = [(spec, worker) for spec, worker in seen if worker.get("stage") in ("failed", "stopped")]
-        if failed:
-            first = min(failed, key=_nearness)
-            settled = settled or time.monotonic() + SETTLE_SECONDS
-            # A rank that lost another may end before the one that it lost: that one's reason is awaited.
-            if _nearness(first)[0] < PEER or len(failed) == len(specs) or time.monotonic() >= settled:
-                raise CommandExecutionError(_failure(*first))
-        if stages and all(stage == "ready" for stage in stages.values()):
-            return
-        time.sleep(POLL_SECONDS)
-    slow = ", ".join(f"{node} is {stage}" for node, stage in stages.items() if stage != "ready")
-    raise CommandExecutionError(f"not ready after {timeout:.0f} s: {slow} (see cluster logs)")
-
-
-def _nearness(failed: tuple[Spec, Worker]) -> tuple[int, float]:
-    """Return how near a failed worker is to the cause: by what it reported, then by when."""
-    _, worker = failed
-    failure = worker.get("failure") or {}
-    rank, moment = failure.get("rank"), failure.get("moment")
-    if rank is None:
-        # Nothing was reported: it was stopped, or ended without a word.
-        rank = PEER if "other rank" in (worker.get("reason") or "other rank") else UNNAMED
-    return rank, float("inf") if moment is None else moment
-
-
-def _failure(spec: Spec, worker: Worker) -> str:
-    """Return the sentence that a deployment's failure ends with."""
-    reason = worker.get("reason") or "the worker was stopped"
-    text = f"{spec['name']} on {spec['node']} failed: {reason} (log: {worker.get('log')})"
-    if "; next: " not in text:
-        text += "; next: cluster logs NODE -n 200"
-    return re.sub(r"\bNODE\b", spec["node"], text)
-
-
-def _warm(profile: "Profile", specs: Sequence[Spec], started: float) -> None:
-    """Have each head answer one short request, so that the first real one finds everything in place."""
-    for spec in specs:
-        if not spec["head"]:
-            continue
-        progress("warming", spec["node"], "first request", started)
-        answer = salt.utils.http.query(
-            f"http://{spec['api_address']}:{spec['api_port']}/v1/completions",
-            method="POST",
-            header_dict={"Content-Type": "application/json"},
-            data=json.dumps({"model": profile.model.name, "prompt": "warm", "max_tokens": 4, "temperature": 0}),
-            decode=False,
-            raise_error=False,
-        )
-        if "error" in answer:
-            raise CommandExecutionError(f"{spec['name']} is up but does not answer: {answer['error']}")
-        progress("ready", spec["node"], spec["name"], started)
-
-
-def _apply(nodes: Nodes, names: Sequence[str], test: bool, states: str | None) -> dict[str, Any]:
-    """Run state.apply on nodes, reporting every state as it ends; return a summary by node."""
-    started = time.monotonic()
-    by_minion = {nodes.minion(name): name for name in names}
-    # A job that is sent to a minion that does not listen is lost, and would be waited for to the end.
-    silent = sorted(set(names) - nodes.answering(names, PING_SECONDS))
-    if silent:
-        raise CommandExecutionError(
-            f"{', '.join(silent)} did not answer in {PING_SECONDS} s: is the minion up? (cluster status)"
-        )
-    # Another may have given the minion a state to apply, as a person with Salt's own command: wait for it, do not fail.
-    keywords: dict[str, Any] = {"test": bool(test), "state_events": True, "queue": True}
-    if states:
-        # Only a highstate brings our modules to the node by itself.
-        keywords["sync_mods"] = "all"
-    with salt.utils.event.get_event("master", sock_dir=__opts__["sock_dir"], opts=__opts__, listen=True) as bus:
-        bus.subscribe("salt/job/")
-        job = nodes.client.run_job(
-            list(by_minion),
-            "state.apply",
-            [states] if states else [],
-            tgt_type="list",
-            kwarg=keywords,
-            timeout=15,
-            listen=False,
-        )
-        if not job:
-            raise CommandExecutionError("no node took the job: is the minion up? (cluster status)")
-        waiting = set(names)
-        results: dict[str, Any] = {}
-        prefix = f"salt/job/{job['jid']}/"
-        while waiting and time.monotonic() < started + APPLY_SECONDS:
-            event = bus.get_event(wait=1.0, tag="salt/job/", full=True, auto_reconnect=True)
-            if not event or not event["tag"].startswith(prefix):
-                continue
-            kind, _, rest = event["tag"].removeprefix(prefix).partition("/")
-            name = by_minion.get(rest.partition("/")[0])
-            if kind == "prog" and name:
-                state = event["data"]["data"].get("ret", {})
-                progress("applying", name, str(state.get("__id__") or state.get("name") or ""), started)
-            elif kind == "ret" and name in waiting:
-                waiting.discard(name)
-                results[name] = _summary(event["data"].get("return"))
-                progress("applied", name, f"{len(results[name]['changed'])} changes", started)
-    if waiting:
-        raise CommandExecutionError(f"{', '.join(sorted(waiting))} did not finish state.apply in {APPLY_SECONDS} s")
-    return results
-
-
-def _summary(returned: Any) -> dict[str, Any]:
-    """Fold what state.apply returned into what changed, what would, and what failed."""
-    if not isinstance(returned, dict):
-        errors = returned if isinstance(returned, list) else [str(returned)]
-        return {"states": 0, "changed": [], "failed": [{"id": "compile", "comment": " ".join(map(str, errors))}]}
-    ordered = sorted(returned.values(), key=lambda state: state.get("__run_num__", 0))
-    return {
-        "states": len(ordered),
-        "changed": [
-            {
-                "id": state.get("__id__", state["name"]),
-                "name": state["name"],
-                "comment": state["comment"],
-                "changes": state["changes"],
-            }
-            for state in ordered
-            if (state["changes"] and state["result"] is not False) or state["result"] is None
-        ],
-        "failed": [
-            {"id": state.get("__id__", state["name"]), "name": state["name"], "comment": state["comment"]}
-            for state in ordered
-            if state["result"] is False
-        ],
-    }
+        readiness.wait_ready(nodes, group, started, max(deadline - time.monotonic(), readiness.POLL_SECONDS))

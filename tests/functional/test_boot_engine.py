@@ -22,7 +22,7 @@ import salt.utils.crypt
 from salt.exceptions import CommandExecutionError
 
 from bottleneck.plan import nodes as plan
-from control import nodes
+from control import nodes, readiness
 from netboot.boot import progress_report
 from netboot.boot.events import Armed
 from netboot.boot.settings import BootNode
@@ -237,7 +237,7 @@ def test_what_cluster_deploy_records_ends_the_trace(
         service.call(master._applied, "node0", {"fun": "state.apply", "return": {"file_|-a": {"result": True}}})
 
         runner.__opts__ = {"cluster_profile": str(tmp_path / "bench.yaml"), "cluster_directory": str(tmp_path)}
-        monkeypatch.setattr(runner, "POLL_SECONDS", 0.01)
+        monkeypatch.setattr(readiness, "POLL_SECONDS", 0.01)
         awaited: list[str] = []
         starting: list[dict[str, Any]] = []
 

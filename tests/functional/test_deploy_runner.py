@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from salt.exceptions import CommandExecutionError
 
-from tests.by_file import load
+from control import readiness
 
 Answer = dict[str, dict[str, Any] | None]
 
@@ -43,14 +43,13 @@ class Nodes:
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    module = load("_runners/cluster.py", "cluster_runner")
-    monkeypatch.setattr(module, "POLL_SECONDS", 0.0)
-    return module
+    monkeypatch.setattr(readiness, "POLL_SECONDS", 0.0)
+    return readiness
 
 
 def failure(module: ModuleType, nodes: Nodes) -> str:
     with pytest.raises(CommandExecutionError) as raised:
-        module._wait_ready(nodes, SPECS, module.time.monotonic(), 60.0)
+        module.wait_ready(nodes, SPECS, module.time.monotonic(), 60.0)
     return str(raised.value)
 
 

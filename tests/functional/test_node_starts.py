@@ -35,7 +35,7 @@ class Applies:
         self.failed: list[dict[str, str]] = []
         self.meanwhile: Callable[[], None] = lambda: None
 
-    def __call__(self, nodes: Any, names: list[str], test: bool, states: str | None) -> dict[str, Any]:
+    def __call__(self, _opts: Any, nodes: Any, names: list[str], test: bool, states: str | None) -> dict[str, Any]:
         self.done += names
         self.meanwhile()
         return {name: {"states": 1, "changed": [], "failed": self.failed} for name in names}
@@ -51,7 +51,7 @@ def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, applies: Applies) ->
     module = load("_runners/cluster.py", "cluster_runner")
     salt._logging.shutdown_temp_handler()
     module.__opts__ = {"cluster_directory": str(tmp_path), "cluster_profile": str(NETBOOTED)}
-    monkeypatch.setattr(module, "_apply", applies)
+    monkeypatch.setattr(module.state_apply, "apply", applies)
     monkeypatch.setattr(module, "_refuse_open", lambda _: None)
     return module
 
