@@ -101,7 +101,10 @@ def node_started(minion: str) -> dict[str, Any]:
 
 
 def deploy(
-    deployment: str | None = None, overrides: dict[str, Any] | None = None, timeout: float = 600
+    deployment: str | None = None,
+    overrides: dict[str, Any] | None = None,
+    timeout: float = 600,
+    again: float | None = None,
 ) -> dict[str, Any]:
     """
     Start a deployment's workers on their nodes and wait until it serves.
@@ -111,12 +114,17 @@ def deploy(
     .. code-block:: bash
 
         salt-run cluster.deploy tp2 overrides='{"max_num_seqs": 4}'
+
+    again
+        ``started`` of the deployment on record: it is deployed only if that one still is (``recover``)
     """
     nodes = Nodes(__opts__)
     _refuse_open(nodes.profile)
     deployment = deployment or nodes.profile.default_deployment
     # Of two at once the second would fail on the first one's ports, and stop the workers of both.
     with locks.exclusive(__opts__, locks.DEPLOYMENT, f"a deploy of {deployment}"):
+        if again is not None and deployment_record().get("started") != again:
+            raise CommandExecutionError(f"{deployment} is not deployed any more as it was: it is left alone")
         return _deploy(nodes, deployment, overrides, float(timeout))
 
 

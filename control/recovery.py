@@ -13,7 +13,7 @@ from typing import Any
 
 from salt.exceptions import CommandExecutionError, SaltException
 
-from control import audit, records
+from control import audit, locks, records
 from control.nodes import Nodes, Options
 from control.serving import trouble
 
@@ -106,7 +106,25 @@ class Recovery:
         if why is None:
             return {"serves": True, "reason": cause}
         while True:
-            # A person may have undeployed, deployed, or paused it meanwhile.
+            try:
+                found = self._end_ranks(record, cause, why)
+                if found is not None:
+                    return found
+                failure = self._restart(record, cause, why, seen)
+            except locks.LockedError as error:
+                # A person, or reprovisioning, starts or stops workers now: what they want is what counts.
+                return {"serves": None, "reason": str(error)}
+            if failure is None:
+                return {"serves": True, "restarted": True, "reason": why}
+            why = failure
+
+    def _end_ranks(self, record: Mapping[str, Any], cause: str, why: str) -> dict[str, Any] | None:
+        """End what is left of the deployment, and wait as long as the restarts before it want; or return the outcome.
+
+        Under the lock of those who start and stop workers, and after another look: workers that are being stopped on
+        purpose look as if they had died.
+        """
+        with locks.exclusive(self._opts, locks.DEPLOYMENT, f"a restart of {record['deployment']}"):
             if records.read(self._opts, records.DEPLOYMENT).get("started") != record.get("started"):
                 return {"serves": None, "reason": "it is not the deployment any more that was looked at"}
             if reason := under_way(self._opts, self._now()):
@@ -116,11 +134,8 @@ class Recovery:
             self._stop(record)
             if not decision.restart:
                 return self._give_up(record, cause, f"{why}; {decision.reason}")
-            self._wait(decision.wait)
-            failure = self._restart(record, cause, why, seen)
-            if failure is None:
-                return {"serves": True, "restarted": True, "reason": why}
-            why = failure
+        self._wait(decision.wait)
+        return None
 
     def _stop(self, record: Mapping[str, Any]) -> None:
         """End every rank: at once, for the head still holds requests that nobody will answer."""
@@ -134,7 +149,11 @@ class Recovery:
         entry = {"deployment": record["deployment"], "looked_at": cause}
         try:
             self._await_nodes(record)
-            started = self._functions["cluster.deploy"](record["deployment"], record.get("overrides") or {})
+            started = self._functions["cluster.deploy"](
+                record["deployment"], record.get("overrides") or {}, again=record["started"]
+            )
+        except locks.LockedError:
+            raise
         except (SaltException, OSError) as error:
             audit.note(self._opts, "restart", why, f"failed: {error}", seconds=round(self._now() - seen, 1), **entry)
             return str(error)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from salt.exceptions import CommandExecutionError
 
-from control import audit, records, recovery, serving
+from control import audit, locks, records, recovery, serving
 from tests.by_file import load
 
 SPECS = [
@@ -41,8 +41,8 @@ class World:
     def look(self, _nodes: Any, _specs: Any, _model: str, _settle: bool) -> str | None:
         return "tp2-0 on node1 has ended: it was killed" if self.sick else None
 
-    def deploy(self, name: str, overrides: dict[str, Any]) -> dict[str, Any]:
-        assert overrides == RECORD["overrides"]
+    def deploy(self, name: str, overrides: dict[str, Any], again: float) -> dict[str, Any]:
+        assert overrides == RECORD["overrides"] and again == RECORD["started"]
         self.done.append(f"deploy {name} at {self.now:.0f}")
         if self.fails:
             raise CommandExecutionError(self.fails.pop())
@@ -107,13 +107,40 @@ def test_a_person_who_undeploys_meanwhile_is_not_overruled(world: World) -> None
     world.fails = ["no memory"]
     deploy = world.deploy
 
-    def and_undeploy(name: str, overrides: dict[str, Any]) -> dict[str, Any]:
+    def and_undeploy(name: str, overrides: dict[str, Any], again: float) -> dict[str, Any]:
         records.forget(world.opts, records.DEPLOYMENT)
-        return deploy(name, overrides)
+        return deploy(name, overrides, again)
 
     world.deploy = and_undeploy  # type: ignore[method-assign]
     assert world.run()["serves"] is None
     assert len([step for step in world.done if step.startswith("deploy")]) == 1
+
+
+def test_workers_that_a_person_stops_are_not_started_again(world: World) -> None:
+    """They end before the record goes: seen in the lab, where a deployment came back after `cluster undeploy`."""
+    with locks.exclusive(world.opts, locks.DEPLOYMENT, "an undeploy"):
+        found = world.run()
+    assert found["serves"] is None and "an undeploy is under way" in found["reason"]
+    assert world.done == [] and audit.entries(world.opts, 5) == []
+    # It ended between the look and the lock.
+    look = world.look
+
+    def ended_meanwhile(*arguments: Any) -> str | None:
+        records.forget(world.opts, records.DEPLOYMENT)
+        return look(*arguments)
+
+    world.look = ended_meanwhile  # type: ignore[method-assign, assignment]
+    assert world.run()["serves"] is None
+    assert world.done == []
+
+
+def test_a_person_who_takes_over_in_the_wait_before_a_restart_has_it(world: World) -> None:
+    def taken(name: str, overrides: dict[str, Any], again: float) -> dict[str, Any]:
+        raise locks.LockedError("a deploy of pp2 is under way")
+
+    world.deploy = taken  # type: ignore[method-assign]
+    assert world.run() == {"serves": None, "reason": "a deploy of pp2 is under way"}
+    assert audit.entries(world.opts, 5) == []
 
 
 def test_nothing_is_done_while_paused_or_while_others_work_on_it(world: World) -> None:
