@@ -54,14 +54,14 @@ def rows(found: list[dict[str, Any]]) -> list[list[object]]:
     for deployment in dict.fromkeys(each["deployment"] for each in found):
         mine = [each for each in found if each["deployment"] == deployment]
         values = {name: [figure(each["headline"], key) for each in mine] for name, key in FIGURES.items()}
-        speeds = values["output tokens/s"]
+        rates = values["output tokens/s"]
         table.append(
             [
                 deployment,
                 len(mine),
                 sum(each["headline"]["failed"] for each in mine),
                 *(statistics.median(each) for each in values.values()),
-                f"{min(speeds):.0f} to {max(speeds):.0f}",
+                f"{min(rates):.0f} to {max(rates):.0f}",
                 statistics.median(each["start_seconds"] for each in mine),
             ]
         )

@@ -107,7 +107,7 @@ def test_no_console_line_no_request_no_sideways_scroll(
 
 def test_the_watch_itself_sees_requests_and_console_lines(browser: Browser, tmp_path: Path) -> None:
     bad = tmp_path / "bad.html"
-    bad.write_text("<img src='http://127.0.0.1:9/x.png'><script>console.error('said')</script>")
+    bad.write_text("<img src='http://127.0.0.1:9/x.png'><script>console.error('reported')</script>")
     browser.console(), browser.requests()
     browser.open(bad)
     assert any("reported" in line for line in browser.console())
