@@ -8,14 +8,13 @@ and not from the event (``control.recovery``).
 import time
 from typing import TYPE_CHECKING, Any
 
-from control import audit, records
+from control import audit, locks, records
 from control.nodes import Nodes
 from control.recovery import Recovery
 
 if TYPE_CHECKING:
     from loader_dunders import __opts__, __salt__
 
-LOCK = "recover.lock"
 # There when another event asked to look while one look lasted.
 AGAIN = "recover.again"
 
@@ -140,11 +139,11 @@ def _look(cause: str, settle: bool) -> dict[str, Any]:
     restarted: dict[str, Any] = {}
     while True:
         try:
-            with records.lock(__opts__, LOCK, "the deployment is being looked at already"):
+            with locks.exclusive(__opts__, locks.RECOVERY, "a look", "the deployment is being looked at already"):
                 again.unlink(missing_ok=True)
                 found = {**restarted, **Recovery(__opts__, Nodes(__opts__), __salt__).run(cause, settle)}
                 restarted = {key: found[key] for key in ("restarted",) if key in found}
-        except records.BusyError as error:
+        except locks.LockedError as error:
             # Ranks end together, and each asks; who looks now looks once more.
             again.touch()
             return {"serves": None, "reason": str(error)}

@@ -9,7 +9,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from control import audit, node_starts, records, reprovision_attempts, reprovisioning
+from control import audit, locks, node_starts, records, reprovision_attempts, reprovisioning
 from control.nodes import Nodes
 from netboot.reprovision import sequence
 
@@ -41,7 +41,7 @@ def run(nodes: str | list[str] | None = None, force: bool = False, test: bool = 
     """
     found = Nodes(__opts__)
     names = [nodes] if isinstance(nodes, str) else list(nodes or found.names)
-    with records.lock(__opts__, records.REPROVISION_LOCK, BUSY):
+    with locks.exclusive(__opts__, locks.REPROVISION, "a reprovisioning", BUSY):
         deployed = __salt__["cluster.deployment_record"]() or reprovisioning.unfinished(__opts__)
         state, target = reprovisioning.prepare(found, __salt__, names, deployed or None)
         if test:

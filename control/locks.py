@@ -19,6 +19,8 @@ from control import records
 # Whoever starts or stops workers; and whoever measures, of which several may run. A sync restarts the master under
 # neither (`remote/master_reload.py` looks at the same files).
 DEPLOYMENT, BENCH = "deployment.lock", "bench.lock"
+# Whoever boots nodes anew, and whoever looks whether a deployment serves.
+REPROVISION, RECOVERY = "reprovision.lock", "recover.lock"
 
 
 class LockedError(CommandExecutionError):  # type: ignore[misc]  # Salt is not typed
@@ -26,16 +28,18 @@ class LockedError(CommandExecutionError):  # type: ignore[misc]  # Salt is not t
 
 
 @contextlib.contextmanager
-def exclusive(opts: Mapping[str, Any], name: str, what: str) -> Iterator[None]:
+def exclusive(opts: Mapping[str, Any], name: str, what: str, refusal: str | None = None) -> Iterator[None]:
     """
     Hold a lock alone.
 
     what
         what is under way while it is held, for whoever is refused meanwhile
+    refusal
+        what to say when another holds it, instead of what that one says of itself
 
     Raises ``LockedError`` at once when another process holds it.
     """
-    with _locked(opts, name, fcntl.LOCK_EX) as descriptor:
+    with _locked(opts, name, fcntl.LOCK_EX, refusal) as descriptor:
         holder = {"what": what, "process": os.getpid(), "since": time.time()}
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps(holder).encode(), 0)
@@ -49,8 +53,17 @@ def shared(opts: Mapping[str, Any], name: str) -> Iterator[None]:
         yield
 
 
+def is_held(opts: Mapping[str, Any], name: str) -> bool:
+    """Return whether a process holds a lock."""
+    try:
+        with shared(opts, name):
+            return False
+    except LockedError:
+        return True
+
+
 @contextlib.contextmanager
-def _locked(opts: Mapping[str, Any], name: str, kind: int) -> Iterator[int]:
+def _locked(opts: Mapping[str, Any], name: str, kind: int, refusal: str | None = None) -> Iterator[int]:
     path = records.path_of(opts, name)
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -58,7 +71,7 @@ def _locked(opts: Mapping[str, Any], name: str, kind: int) -> Iterator[int]:
         try:
             fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise LockedError(_sentence(os.pread(descriptor, 4096, 0))) from None
+            raise LockedError(refusal or _sentence(os.pread(descriptor, 4096, 0))) from None
         yield descriptor
     finally:
         os.close(descriptor)

@@ -1,9 +1,8 @@
 """Keep the control node's records of the cluster: JSON documents in its own directory, each whole or not there."""
 
 import contextlib
-import fcntl
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ REPROVISION = "reprovision.json"
 RECOVERY = "recovery.json"
 # There while the cluster does nothing by itself.
 PAUSED = "paused.json"
-REPROVISION_LOCK = "reprovision.lock"
 # A folder: the boot service's own record, and the orders that it is given.
 BOOT = "boot"
 # What writes a record anew.
@@ -34,10 +32,6 @@ _NEXT = {
     RECOVERY: "cluster undeploy, then cluster deploy",
     PAUSED: "cluster pause",
 }
-
-
-class BusyError(CommandExecutionError):  # type: ignore[misc]  # Salt is not typed
-    """Another process has the lock; the text says what it does."""
 
 
 class RecordError(CommandExecutionError):  # type: ignore[misc]  # Salt is not typed
@@ -99,29 +93,3 @@ def forget(opts: Mapping[str, Any], name: str) -> None:
     """Remove a record, if there is one."""
     with contextlib.suppress(FileNotFoundError):
         path_of(opts, name).unlink()
-
-
-@contextlib.contextmanager
-def lock(opts: Mapping[str, Any], name: str, busy: str) -> Iterator[None]:
-    """
-    Hold a lock of the control node; it ends with the process that has it.
-
-    Raises ``BusyError``, with the text ``busy``, when another process has it.
-    """
-    path = path_of(opts, name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise BusyError(busy) from error
-        yield
-
-
-def is_locked(opts: Mapping[str, Any], name: str) -> bool:
-    """Return whether a process holds a lock."""
-    try:
-        with lock(opts, name, name):
-            return False
-    except BusyError:
-        return True

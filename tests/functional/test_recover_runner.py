@@ -150,7 +150,7 @@ def test_nothing_is_done_while_paused_or_while_others_work_on_it(world: World) -
     records.write(world.opts, records.STARTING, {"deployment": "pp2", "began": world.now - 5})
     assert "pp2 is being deployed" in world.run()["reason"]
     records.forget(world.opts, records.STARTING)
-    with records.lock(world.opts, records.REPROVISION_LOCK, "busy"):
+    with locks.exclusive(world.opts, locks.REPROVISION, "busy"):
         assert "reprovisioned" in world.run()["reason"]
     assert world.done == []
 

@@ -13,7 +13,7 @@ from salt.exceptions import CommandExecutionError
 from bottleneck.profile import load_profile
 from bottleneck.profile.local_overrides import set_mac
 from bottleneck.profile.paths import repository_directory
-from control import node_starts, records, reprovision_attempts, reprovisioning
+from control import locks, node_starts, reprovision_attempts, reprovisioning
 from tests.by_file import load
 
 REPOSITORY = Path(__file__).parents[2]
@@ -253,7 +253,7 @@ def test_a_run_that_was_cut_off_still_knows_what_was_deployed(runner: Any, world
 
 def test_two_at_the_same_time_are_refused(runner: Any, tmp_path: Path) -> None:
     with (
-        records.lock({"cluster_directory": tmp_path / "state"}, records.REPROVISION_LOCK, "x"),
+        locks.exclusive({"cluster_directory": tmp_path / "state"}, locks.REPROVISION, "x"),
         pytest.raises(CommandExecutionError, match="being reprovisioned already"),
     ):
         runner.run()

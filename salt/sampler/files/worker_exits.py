@@ -6,15 +6,13 @@ those. A pidfd becomes readable when its process ends, whoever its parent is.
 """
 
 import contextlib
-import json
 import os
 import select
-import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import node_processes
-from workers import UNIT_PREFIX
+from workers import unit_records
 
 # How often the records of units are looked at for new ones; an end is seen at the next look, whatever this is.
 SEARCH_SECONDS = 1.0
@@ -89,23 +87,9 @@ class WorkerExits:
         return self._watched.pop(descriptor)
 
 
-def _running(directory: str) -> Iterable[tuple[str, dict[str, Any]]]:
-    """Yield each worker whose unit has a program and, by its record, runs."""
-    with contextlib.suppress(FileNotFoundError):
-        for name in os.listdir(directory):
-            if not (name.startswith(UNIT_PREFIX) and name.endswith(".json")):
-                continue
-            try:
-                with open(os.path.join(directory, name), encoding="utf-8") as file:
-                    record = json.load(file)
-            except (OSError, ValueError) as error:
-                print(f"sampler: {name} is left out: {error!r}", file=sys.stderr)
-                continue
-            # The record outlives a keeper that was killed; its number may belong to another process by now.
-            if (
-                isinstance(record, dict)
-                and record.get("exit_code", 0) is None
-                and record.get("pid")
-                and node_processes.is_alive(record.get("keeper", 0), record.get("keeper_start", 0))
-            ):
-                yield name.removeprefix(UNIT_PREFIX).removesuffix(".json"), record
+def _running(directory: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield each worker whose unit has a program and runs, and its record."""
+    for worker, record in unit_records(directory):
+        # The record outlives a keeper that was killed; its number may belong to another process by now.
+        if record.get("pid") and node_processes.is_alive(record.get("keeper", 0), record.get("keeper_start", 0)):
+            yield worker, record

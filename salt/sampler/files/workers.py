@@ -8,7 +8,7 @@ looked for every second, and whether a process that reads is waiting for storage
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import node_processes
@@ -33,13 +33,12 @@ BUSY_THREADS = 16
 Keeper = tuple[int, int]
 
 
-def units(directory: str) -> dict[str, Keeper]:
-    """Return {worker: (keeper, its start)} of the units that run."""
-    found: dict[str, Keeper] = {}
+def unit_records(directory: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield each worker whose unit, by its record, runs, and that record; one that cannot be read is left out."""
     try:
         names = os.listdir(directory)
     except OSError:
-        return found
+        return
     for name in names:
         if not (name.startswith(UNIT_PREFIX) and name.endswith(".json")):
             continue
@@ -49,9 +48,12 @@ def units(directory: str) -> dict[str, Keeper]:
         except (OSError, ValueError):
             continue
         if record.get("exit_code") is None:
-            worker = name.removeprefix(UNIT_PREFIX).removesuffix(".json")
-            found[worker] = (record["keeper"], record["keeper_start"])
-    return found
+            yield name.removeprefix(UNIT_PREFIX).removesuffix(".json"), record
+
+
+def units(directory: str) -> dict[str, Keeper]:
+    """Return {worker: (keeper, its start)} of the units that run."""
+    return {worker: (record["keeper"], record["keeper_start"]) for worker, record in unit_records(directory)}
 
 
 class _Thread:
