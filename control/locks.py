@@ -53,7 +53,7 @@ def shared(opts: Mapping[str, Any], name: str) -> Iterator[None]:
         yield
 
 
-def is_held(opts: Mapping[str, Any], name: str) -> bool:
+def is_taken(opts: Mapping[str, Any], name: str) -> bool:
     """Return whether a process holds a lock."""
     try:
         with shared(opts, name):

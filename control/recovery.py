@@ -61,7 +61,7 @@ def under_way(opts: Options, now: float) -> str | None:
         return f"{starting['deployment']} is being deployed"
     if records.path_of(opts, records.PAUSED).exists():
         return "recovery is paused (cluster resume)"
-    if locks.is_held(opts, locks.REPROVISION):
+    if locks.is_taken(opts, locks.REPROVISION):
         return "nodes are being reprovisioned"
     return None
 
