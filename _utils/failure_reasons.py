@@ -29,7 +29,7 @@ _SPACES = re.compile(r"\s+")
 
 
 class Rank(enum.IntEnum):
-    """How near to the cause a message is: the smallest of a log, then the first in time, is the reason."""
+    """Nearness of a message to the cause: the smallest of a log, then the first in time, is the reason."""
 
     CAUSE = 0
     # An exception without a rule, or a process that was ended by a signal.
@@ -47,7 +47,7 @@ class Rank(enum.IntEnum):
 @dataclass(frozen=True)
 class Rule:
     """
-    What a message means.
+    The meaning of a message.
 
     name
         of the failure, in snake case
@@ -101,7 +101,7 @@ class Rules:
 @dataclass(frozen=True)
 class Reason:
     """
-    Why something failed.
+    The reason that something failed for.
 
     ``moment`` is seconds since the epoch by the node's clock, None when the log has no times; ``order`` is the line's
     number; of two reasons in one ``chain`` the more ``special`` rule counts (the smaller number).

@@ -118,7 +118,7 @@ class Event:
 
 @dataclass
 class _Stream:
-    """What is open in the lines of one process."""
+    """The unfinished lines of one process."""
 
     frames: bool = False
     frame: str = ""

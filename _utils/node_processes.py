@@ -11,7 +11,7 @@ ZOMBIE = "Z"
 
 
 class Stat(NamedTuple):
-    """What is asked of /proc/PID/stat; ``start_ticks`` since boot tells two processes of one number apart."""
+    """Fields of /proc/PID/stat; ``start_ticks`` since boot tells two processes of one number apart."""
 
     state: str
     parent: int

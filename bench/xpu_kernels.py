@@ -86,7 +86,7 @@ class Module:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one module."""
+    """The result of one module."""
 
     library: str
     index: int
@@ -213,7 +213,7 @@ def modules(wheel: Path, libraries: Sequence[str] = ()) -> Iterator[Module]:
 
 
 class Compiles(Protocol):
-    """What compiles a module."""
+    """The compilers of a module."""
 
     def compile(self, module: Module, further: str = "") -> tuple[bool, str]:
         """Return whether a module compiles, and what the compiler said when not."""

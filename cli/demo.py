@@ -32,7 +32,7 @@ REQUESTS, THROTTLED_REQUESTS = 16, 8
 
 @dataclass
 class Story:
-    """What the demo has done so far."""
+    """The course of the demo so far."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     runs: list[tuple[str, Recorded]] = field(default_factory=list)

@@ -36,7 +36,7 @@ class LiveError(Exception):
 
 
 class Watched(NamedTuple):
-    """What was seen of a server: the document of a scenario, and what could not be seen."""
+    """Something that can be measured by itself."""
 
     document: dict[str, Any]
     unseen: list[str]

@@ -18,7 +18,7 @@ TIMEOUT_SECONDS = 180.0
 
 
 class Part(StrEnum):
-    """What can be measured by itself."""
+    """A watched server: the document of a scenario, and what could not be seen."""
 
     NODES = "nodes"
     LINKS = "links"

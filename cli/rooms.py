@@ -37,7 +37,7 @@ class Room:
 
     @property
     def broken(self) -> frozenset[str]:
-        """What it imports and must not."""
+        """Imports that the contract forbids."""
         return self.imports & self.never | (frozenset() if self.only is None else self.imports - self.only)
 
 

@@ -36,7 +36,7 @@ class RunHead:
 
     @property
     def started(self) -> float:
-        """When it began, unix seconds; 0 when that is not known."""
+        """Time at which the run began, unix seconds; 0 when that is not known."""
         moment = number(self.document.get("started"))
         return moment if moment == moment else 0.0
 

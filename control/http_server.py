@@ -26,7 +26,7 @@ Application = Callable[[Mapping[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 @dataclass(frozen=True)
 class Limits:
-    """How many connections are served at a time, and for how long each."""
+    """Limits on connections: how many are served at a time, and for how long each."""
 
     connections: int = MOST_CONNECTIONS
     from_one_address: int = MOST_FROM_ONE_ADDRESS

@@ -26,7 +26,7 @@ MOST_APPLIES, WITHIN_SECONDS = 3, 600.0
 
 @dataclass(frozen=True)
 class Applied:
-    """What starts have led to on one node.
+    """Results of a node's starts.
 
     Attributes
     ----------

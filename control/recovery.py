@@ -34,7 +34,7 @@ Functions = Mapping[str, Callable[..., Any]]
 
 @dataclass(frozen=True)
 class Decision:
-    """What to do about a deployment that does not serve: restart it after ``wait`` seconds, or not, and why."""
+    """The answer to a deployment that does not serve: restart it after ``wait`` seconds, or not, and why."""
 
     restart: bool
     wait: float = 0.0

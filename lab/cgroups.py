@@ -36,7 +36,7 @@ class CgroupError(LabError):
 
 @dataclass(frozen=True)
 class Usage:
-    """What a node's group has used and may use, in base units."""
+    """Use and limits of a node's group, in base units."""
 
     cpu_seconds: float
     memory_bytes: int

@@ -19,7 +19,7 @@ _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?")
 
 
 class LabError(Exception):
-    """What stopped the lab, as a sentence, with the command to run next and the exit status."""
+    """A lab that cannot go on: a sentence, with the command to run next and the exit status."""
 
     def __init__(self, message: str, next_command: str | None = None, code: int = 1) -> None:
         super().__init__(message)
@@ -58,7 +58,7 @@ def node_directory(name: str, node: str) -> Path:
 
 @dataclass
 class Record:
-    """What `up` did, kept in the lab's folder for the commands that come after it."""
+    """Record of `up`, kept in the lab's folder for the commands that come after it."""
 
     name: str
     profile: str

@@ -35,7 +35,7 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class _Making:
-    """What `up` works with."""
+    """Parts that `up` works with."""
 
     profile: Profile
     hierarchy: Hierarchy

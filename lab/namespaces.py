@@ -40,7 +40,7 @@ _PASSED_ON = re.compile(
 
 @dataclass(frozen=True)
 class NodeSpec:
-    """What one node is made of."""
+    """Specification of one node of the lab."""
 
     lab: str
     name: str

@@ -22,7 +22,7 @@ class CommandError(Exception):
 
 
 class Laptop:
-    """What the person drives the cluster from.
+    """The machine from which the person drives the cluster.
 
     Parameters
     ----------

@@ -16,7 +16,7 @@ from cli.output import console, out
 
 @dataclass
 class Outcome:
-    """How a stage went."""
+    """Outcome of a stage."""
 
     title: str
     seconds: float

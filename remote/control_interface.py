@@ -30,7 +30,7 @@ class ControlError(Exception):
 
 @dataclass(frozen=True)
 class Completed:
-    """What a finished command left: its exit status and its output as text."""
+    """A finished command: its exit status and its output as text."""
 
     returncode: int
     stdout: str
@@ -86,7 +86,7 @@ class Control(ABC):
 
     @property
     def options(self) -> str:
-        """What to add to a command so that it means this control node again."""
+        """Return what to add to a command so that it means this control node again."""
         return f" --lab {self.lab}" if self.lab else ""
 
     def run(

@@ -14,7 +14,7 @@ CONTACT_TIMEOUT_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class HostKey:
-    """What a machine showed at first contact.
+    """The key that a machine showed at first contact.
 
     Attributes
     ----------

@@ -22,7 +22,7 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Plan:
-    """What a sync would do.
+    """Steps of a sync that has not begun.
 
     Attributes
     ----------

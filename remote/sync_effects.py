@@ -22,7 +22,7 @@ ITS_STATES = ("pyproject.toml", "requirements.lock", "setup/", "profiles/", "rea
 
 @dataclass(frozen=True)
 class Consequences:
-    """What has to follow a sync.
+    """Steps that have to follow a sync.
 
     Attributes
     ----------

@@ -48,7 +48,7 @@ class TreeError(Exception):
 
 @dataclass(frozen=True)
 class Difference:
-    """What one tree has against another, each a sorted list of paths."""
+    """Differences of one tree from another, each a sorted list of paths."""
 
     added: list[str]
     changed: list[str]
@@ -61,7 +61,7 @@ class Difference:
 
     @property
     def count(self) -> int:
-        """How many paths differ."""
+        """The number of paths that differ."""
         return len(self.paths)
 
 

@@ -39,7 +39,7 @@ def key_pair() -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class Boot:
-    """What a boot script tells whoever reads it."""
+    """A boot script's contents for whoever reads it."""
 
     boot: str
     id: str
@@ -106,7 +106,7 @@ async def post(url: str, body: bytes, source: str) -> tuple[int, str]:
 
 @dataclass
 class Arsenal:
-    """What the attacker holds."""
+    """Everything that the attacker has."""
 
     used: Boot
     captured: dict[str, str]

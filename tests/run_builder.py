@@ -26,7 +26,7 @@ NODES = ("node0", "node1")
 
 @dataclass(frozen=True)
 class Shape:
-    """How the run goes: lengths in seconds, rates in bytes per second."""
+    """The course of the run: lengths in seconds, rates in bytes per second."""
 
     prefill: float = 6.4
     step: float = 0.055
@@ -211,7 +211,7 @@ def engine_metrics(shape: Shape, model: str, moment: float) -> dict[str, float]:
 
 
 def client(shape: Shape, model: str, rng: random.Random) -> dict[str, Any]:
-    """What the load generator saves with --save-detailed."""
+    """The file that the load generator saves with --save-detailed."""
     ttfts, itls, starts = [], [], []
     for burst in range(shape.bursts):
         for _ in range(shape.concurrency):

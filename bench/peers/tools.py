@@ -26,7 +26,7 @@ EARLIER = 0.15
 
 @dataclass(frozen=True)
 class Meaning:
-    """What one of a program's findings stands for: classes, whether it is a symptom only, what it rules out."""
+    """One of a program's findings in our words: classes, whether it is a symptom only, what it rules out."""
 
     names: tuple[str, ...] = ()
     symptom: bool = False

@@ -129,7 +129,7 @@ class Judged:
 
     @property
     def cost(self) -> float:
-        """What the faults cost together; 0 for a healthy run."""
+        """Return the cost of the faults together; 0 for a healthy run."""
         return self.truth.cost.value if self.truth.cost else 0.0
 
     @property

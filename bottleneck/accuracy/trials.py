@@ -111,12 +111,12 @@ class Trial:
 
     @property
     def compared(self) -> tuple[object, ...]:
-        """What runs have to have in common to be compared."""
+        """Return the key shared by runs that may be compared."""
         return self.group, self.deployment, self.load, self.requests
 
     @property
     def identity(self) -> tuple[object, ...]:
-        """What repeats of one case have in common."""
+        """Return the key shared by the repeats of one case."""
         return *self.compared, self.settings, self.faults
 
     @property

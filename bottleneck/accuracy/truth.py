@@ -31,7 +31,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Truth:
-    """What is known of a recorded run, measured and not judged.
+    """Measured facts of a recorded run, none of them judged.
 
     Attributes
     ----------

@@ -71,13 +71,13 @@ class Candidate:
 
     @property
     def obtainable(self) -> float:
-        """Which part of a share can be had: all of it, or what hardware twice as fast gives."""
+        """Return the part of a share that can be had: all of it, or what hardware twice as fast gives."""
         return 1.0 if self.mendable else 1 / 2
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What is named.
+    """Outcome of the arbitration: the named cause.
 
     Attributes
     ----------

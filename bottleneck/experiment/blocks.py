@@ -38,7 +38,7 @@ class Block:
 
     @property
     def label(self) -> str:
-        """What is done, in a few words."""
+        """The change, in a few words."""
         if self.resource is None:
             return "baseline"
         return f"{self.resource.name} x{self.slowdown:.3g}"
@@ -46,7 +46,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one block measured; seconds.
+    """Measurements of one block; seconds.
 
     Attributes
     ----------

@@ -58,7 +58,7 @@ class Interval:
 
 
 class Layout:
-    """Which parameter is where, and what a block's time is under a set of them."""
+    """Index of the parameters, and the time of a block under a set of them."""
 
     def __init__(self, resources: Sequence[Resource], groups: Sequence[Sequence[str]]) -> None:
         """Lay the parameters out.

@@ -31,7 +31,7 @@ _CLASSES = {LINK_RATE: "link_bandwidth", LINK_LATENCY: "link_latency", ARRIVALS:
 
 @dataclass(frozen=True)
 class Circumstances:
-    """What is known of a deployment and its load beside the blocks.
+    """Facts of a deployment and its load beside the blocks.
 
     Attributes
     ----------
@@ -55,7 +55,7 @@ class Circumstances:
 
 @dataclass(frozen=True)
 class Gain:
-    """What an upgrade is predicted to give, or gave: the share of the time that is saved, below 1.
+    """The gain that an upgrade is predicted to give, or gave: the share of the time that is saved, below 1.
 
     A saving of 0.5 is a speed-up of 2. (Coz, SOSP 2015, measures programs by the same share.)
     """
@@ -120,7 +120,7 @@ def measured_gain(before: Sequence[float], after: Sequence[float]) -> Gain:
 
 @dataclass(frozen=True)
 class Conclusion:
-    """What the experiment says.
+    """The experiment's answer.
 
     Attributes
     ----------

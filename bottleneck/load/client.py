@@ -44,7 +44,7 @@ class ClientRequest:
 
 @dataclass(frozen=True)
 class ClientResult:
-    """What the load generator recorded, over one or more of its result files.
+    """Records of the load generator, over one or more of its result files.
 
     Attributes
     ----------

@@ -24,7 +24,7 @@ _PROGRESS = re.compile(r"(\d+)/(\d+) \[")
 
 
 class WorkloadError(ValueError):
-    """What was asked for cannot be sent; the text says what was seen and what is expected."""
+    """A load that cannot be sent; the text says what was seen and what is expected."""
 
 
 @dataclass(frozen=True)

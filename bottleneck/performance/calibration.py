@@ -153,7 +153,7 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Transfer:
-    """What carrying efficiencies to another accelerator or precision does to their logarithms."""
+    """Change of the efficiencies' logarithms from one accelerator or precision to another."""
 
     shift: Floats
     spread: Floats

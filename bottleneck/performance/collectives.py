@@ -20,7 +20,7 @@ _UNLIMITED = 1e15
 
 @dataclass(frozen=True)
 class Algorithm:
-    """How a backend makes an all-reduce of small messages, and how a step passes on to the next stage over it.
+    """A backend's way of making an all-reduce of small messages, and of passing a step on to the next stage.
 
     Attributes
     ----------
@@ -106,7 +106,7 @@ def moved_bytes(message_bytes: Quantity, ranks: int) -> Quantity:
 
 @dataclass(frozen=True)
 class Link:
-    """What carries messages between ranks.
+    """The carrier of messages between ranks.
 
     Attributes
     ----------

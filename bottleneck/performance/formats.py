@@ -12,7 +12,7 @@ VALUE_BYTES = 2
 
 @dataclass(frozen=True)
 class WeightFormat:
-    """How weights are stored and at which rate they are multiplied.
+    """Storage of weights and the rate at which they are multiplied.
 
     Attributes
     ----------
@@ -76,7 +76,7 @@ FORMATS: dict[str, WeightFormat] = {
 
 @dataclass(frozen=True)
 class Mixture:
-    """How the parts of a model are stored: a GGUF file has several types in it.
+    """Storage of a model's parts: a GGUF file has several types in it.
 
     Attributes
     ----------

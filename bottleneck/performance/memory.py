@@ -30,7 +30,7 @@ _STATE_BLOCKS = 2
 
 @dataclass(frozen=True)
 class RankMemory:
-    """What one rank holds, in bytes.
+    """Memory of one rank, in bytes.
 
     Attributes
     ----------
@@ -59,7 +59,7 @@ class RankMemory:
 
     @property
     def total_bytes(self) -> int:
-        """What the rank needs in all."""
+        """All bytes that the rank needs."""
         return self.weights_bytes + self.kv_cache_bytes + self.activations_bytes + self.runtime_bytes
 
     def arithmetic(self) -> str:
@@ -108,7 +108,7 @@ def rank_memory(
 
 @dataclass(frozen=True)
 class SequenceCache:
-    """What one sequence of full length takes of a rank's KV cache, in bytes.
+    """Bytes of a rank's KV cache that one sequence of full length takes.
 
     Attributes
     ----------

@@ -30,7 +30,7 @@ _INDEX_SCALE_BYTES = 4
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What a config.json says.
+    """Contents of a config.json.
 
     Attributes
     ----------

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class Family:
-    """What differs between kinds of models beside their fields.
+    """A family of models: what sets it apart beside the fields of its configuration.
 
     Attributes
     ----------

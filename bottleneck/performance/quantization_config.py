@@ -17,7 +17,7 @@ from bottleneck.units import shown
 
 @dataclass(frozen=True)
 class Storage:
-    """How the modules of a checkpoint are stored.
+    """Storage of a checkpoint's modules.
 
     Attributes
     ----------

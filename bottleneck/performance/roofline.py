@@ -24,7 +24,7 @@ from bottleneck.performance.served import Served
 
 @dataclass(frozen=True)
 class Demand:
-    """What steps ask of one rank; every attribute has shape (steps,).
+    """Demands of steps on one rank; every attribute has shape (steps,).
 
     Attributes
     ----------

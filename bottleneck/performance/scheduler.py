@@ -45,7 +45,7 @@ class Steps:
 
     @property
     def count(self) -> int:
-        """How many steps."""
+        """The number of steps."""
         return int(self.tokens.size)
 
     @classmethod

@@ -10,7 +10,7 @@ from bottleneck.performance.model import VALUE_BYTES, ModelShape, WeightFormat
 
 @dataclass(frozen=True)
 class Accelerator:
-    """What an accelerator can do, as probes measured it.
+    """An accelerator's abilities, as probes measured them.
 
     Attributes
     ----------

@@ -9,7 +9,7 @@ from bottleneck.units import GIB
 
 @dataclass(frozen=True)
 class ServerDefaults:
-    """What vLLM's API server takes where a setting is left out.
+    """Defaults of vLLM's API server for settings that are left out.
 
     Attributes
     ----------

@@ -59,7 +59,7 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Attention:
-    """How a layer looks back.
+    """Attention of a layer: its heads, and how far back they look.
 
     Attributes
     ----------
@@ -269,7 +269,7 @@ def dense_shape(
 
 @dataclass(frozen=True)
 class Split:
-    """How a model is split over ranks.
+    """Split of a model over ranks.
 
     Attributes
     ----------

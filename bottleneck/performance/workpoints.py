@@ -25,7 +25,7 @@ def _steps(batch: int, prompt: int, output_tokens: int, budget: int) -> Steps:
 
 @dataclass(frozen=True)
 class WorkPoints:
-    """What a model and its engine do at some points.
+    """Work of a model and its engine at some points.
 
     Pipeline stages work on parts of the batch side by side: as many as there are stages, if there are sequences
     enough. A part goes through all stages, one after the other, to get a token for each of its sequences; the stages'

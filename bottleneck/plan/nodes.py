@@ -25,7 +25,7 @@ _LINK_KEY = "link"
 
 
 class WorkerSpec(Worker):
-    """How one node's part of one replica is started.
+    """Specification of one node's part of one replica.
 
     Attributes
     ----------

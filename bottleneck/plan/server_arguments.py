@@ -41,7 +41,7 @@ _METHODS: dict[str, FormatName] = {
 
 @dataclass(frozen=True)
 class ServerArguments:
-    """What arguments say.
+    """Settings that were read from a server's arguments.
 
     Attributes
     ----------

@@ -21,7 +21,7 @@ _LATENCIES, _RATES = (1e-8, 10.0), (1e3, 1e15)
 
 @dataclass(frozen=True)
 class BreakEven:
-    """Where splitting every layer over ranks (TP) and taking turns on the layers (PP) give the same decode step.
+    """The point where splitting every layer over ranks (TP) and taking turns on the layers (PP) decode equally fast.
 
     Attributes
     ----------
@@ -41,7 +41,7 @@ class BreakEven:
 
     @property
     def faster(self) -> str:
-        """Which is faster at the link as it is."""
+        """The faster of the two at the link as it is."""
         return "tensor parallel" if self.tensor_step_seconds < self.pipeline_step_seconds else "pipeline parallel"
 
     def to_json(self) -> dict[str, Any]:

@@ -112,7 +112,7 @@ class Scenario:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a scenario is predicted to do.
+    """Predictions of a scenario.
 
     Attributes
     ----------
@@ -134,12 +134,12 @@ class Outcome:
 
     @property
     def prefill_binds(self) -> str:
-        """What most of a first token's time goes to."""
+        """The resource that most of a first token's time goes to."""
         return max(self.prefill_parts, key=lambda name: self.prefill_parts[name])
 
     @property
     def decode_binds(self) -> str:
-        """What most of a later token's time goes to."""
+        """The resource that most of a later token's time goes to."""
         return max(self.decode_parts, key=lambda name: self.decode_parts[name])
 
     def to_json(self) -> dict[str, Any]:

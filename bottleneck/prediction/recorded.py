@@ -25,7 +25,7 @@ _IN_STEP = 0.25
 
 @dataclass(frozen=True)
 class Recorded:
-    """What recorded runs of one deployment tell: where to begin, and points to calibrate on."""
+    """Start values and calibration points from recorded runs of one deployment."""
 
     base: Scenario
     points: tuple[Point, ...]

@@ -38,7 +38,7 @@ KernelArgument = Annotated[str, AfterValidator(_kernel_argument)]
 
 
 class Image(Section):
-    """What the nodes' shared image holds beyond the base recipe."""
+    """Additions to the base recipe in the nodes' shared image."""
 
     suite: Name = Field(default="trixie", description="Debian release.")
     kernel: Name = Field(default="linux-image-amd64", description="Debian package of the kernel.")
@@ -53,7 +53,7 @@ class Image(Section):
 
 
 class Boot(Section):
-    """How the nodes boot over the network."""
+    """Settings of nodes that boot over the network."""
 
     dhcp: Literal["serve", "proxy"] = Field(
         default="serve", description="Answer DHCP on the cluster's interface, or add to a DHCP server that is there."
@@ -77,7 +77,7 @@ class Boot(Section):
 
 
 class Source(Section):
-    """Where a number of the hardware is from."""
+    """Origin of a number of the hardware."""
 
     basis: Literal["datasheet", "standard", "measured", "computed", "chosen", "assumed"] = Field(
         description="What it rests on: a maker's data, a standard, a measurement, arithmetic, our choice, or nothing"

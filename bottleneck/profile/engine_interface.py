@@ -140,7 +140,7 @@ WordGroup = Annotated[Words, BeforeValidator(_group)]
 
 
 class Ready(Section):
-    """How is seen that a worker is ready: by one of three."""
+    """Signs that a worker is ready: one of three."""
 
     path: str | None = Field(default=None, description="The API answers here with `status`.")
     status: int = Field(default=200, description="The status that is expected there.")
@@ -157,7 +157,7 @@ class Ready(Section):
 
 
 class Role(Section):
-    """How the worker of one role is started."""
+    """Command of the worker of one role."""
 
     program: str = Field(description="The program: a path below the engine's environment, or an absolute one.")
     argv: list[WordGroup] = Field(default=[], description="Its arguments.")
@@ -178,7 +178,7 @@ class Stage(Section):
 
 
 class Metrics(Section):
-    """Where the head's metrics are, and in which names."""
+    """Place of the head's metrics, and the names in them."""
 
     dialect: Name = Field(
         default=NO_METRICS,
@@ -188,14 +188,14 @@ class Metrics(Section):
 
 
 class EagerWords(Section):
-    """What the setting enforce_eager is called."""
+    """Words for the setting enforce_eager."""
 
     on: str = Field(description="Steps are run kernel by kernel.")
     off: str = Field(description="Steps are compiled or captured.")
 
 
 class Conversion(Section):
-    """How a checkpoint becomes what the engine loads: done once, by digest."""
+    """Conversion of a checkpoint to what the engine loads: done once, by digest."""
 
     form: Name = Field(description="The form, a part of the folder's name.")
     file: str = Field(default="", description="The file in that folder that the engine loads; empty is the folder.")
@@ -287,7 +287,7 @@ class EngineInterface(Section):
 
     @property
     def reserves_context(self) -> bool:
-        """Whether it is started with room in the cache for every sequence at its longest."""
+        """Return whether it is started with room in the cache for every sequence at its longest."""
         return any("context_tokens" in role.names() for role in self.roles.values())
 
     def settings(self) -> set[str]:

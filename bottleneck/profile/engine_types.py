@@ -181,7 +181,7 @@ class EngineSpec(Section):
 
     @property
     def interface(self) -> EngineInterface:
-        """How the engine is started, watched and spread."""
+        """The description of the engine: how it is started, watched and spread."""
         assert self._interface is not None, "set when the engine map is read"
         return self._interface
 

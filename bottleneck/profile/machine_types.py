@@ -101,19 +101,19 @@ class Link(Section):
 
 
 class Pcie(Section):
-    """How an accelerator is attached."""
+    """Attachment of an accelerator."""
 
     generation: Annotated[int, Field(ge=1, le=6)] = Field(description="Generation of PCI Express.")
     lanes: Literal[1, 2, 4, 8, 16] = Field(description="Lanes.")
 
     @property
     def bandwidth_bytes_per_second(self) -> float:
-        """What it carries one way, after the line code and before packet headers."""
+        """The rate one way, after the line code and before packet headers."""
         return _LANE_BYTES_PER_SECOND[self.generation] * self.lanes
 
 
 class Accelerator(Section):
-    """What computes on a node."""
+    """The device of a node that computes."""
 
     kind: Name = Field(description="An entry of engines.yaml, which says how vLLM is installed and started for it.")
     model: str = Field(default="", description="What it is, for people: Intel Arc A770 16 GB.")

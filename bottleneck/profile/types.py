@@ -62,7 +62,7 @@ __all__ = [
 
 
 class Quantization(Section):
-    """How the weights of the linear layers are stored."""
+    """Storage of the weights of the linear layers."""
 
     bits: Literal[4, 8, 16] = Field(description="Bits of one weight; 16 is bfloat16 without quantization.")
     group_size: Count = Field(default=128, description="Weights that share one bfloat16 scale.")
@@ -240,7 +240,7 @@ class Deployment(Section):
 
     @property
     def split(self) -> Split:
-        """How the model is split over the ranks of a replica."""
+        """The split of the model over the ranks of a replica."""
         return Split(self.tensor_parallel, self.pipeline_parallel, partition=tuple(self.layers))
 
     @property
@@ -273,7 +273,7 @@ class Deployment(Section):
 
 
 class Workload(Section):
-    """What the load generator sends."""
+    """Requests that the load generator sends: their number, lengths and concurrency."""
 
     input_tokens: Count = Field(default=256, description="Tokens of a prompt.")
     output_tokens: Count = Field(default=32, description="Tokens of an answer.")
@@ -286,7 +286,7 @@ class Workload(Section):
 
 
 class Sampler(Section):
-    """How each node measures itself."""
+    """Settings of the sampler on each node."""
 
     rate_hertz: Frequency = with_unit("10 Hz", "rate", "Samples a second.")
     batch_interval_seconds: Duration = with_unit("1 s", "batch_interval", "Samples are packed into batches this long.")
@@ -306,7 +306,7 @@ class Sampler(Section):
 
 
 class Telemetry(Section):
-    """What the control node makes of the samples."""
+    """Settings of the control node's handling of samples."""
 
     window_seconds: Duration = with_unit("15 s", "window", "Length of one window of aggregation.")
     heartbeat_deadline_seconds: Duration = with_unit(
@@ -368,7 +368,7 @@ class Profile(Section):
 
     @property
     def lost_after_seconds(self) -> float:
-        """How long nothing may come of a node: from one sending to the next, and what is late after that."""
+        """The time after which a silent node counts as lost: one interval of sending, and the deadline after it."""
         return self.sampler.send_interval_seconds + self.telemetry.heartbeat_deadline_seconds
 
     def problem(self, location: Location, text: str) -> Problem:

@@ -81,7 +81,7 @@ class Spread(_Document):
 
 
 class Machine(_Document):
-    """What the numbers of a node belong to."""
+    """The machine that the numbers of a node belong to."""
 
     cpu_model: str = ""
     cores: int = 0
@@ -91,7 +91,7 @@ class Machine(_Document):
 
 
 class MeasuredDevice(_Document):
-    """What the measures of the accelerator were made on, and by what.
+    """Device and program that the measures of the accelerator were made with.
 
     Attributes
     ----------
@@ -105,7 +105,7 @@ class MeasuredDevice(_Document):
 
 
 class NodeCeilings(_Document):
-    """What one node can do; base SI units."""
+    """Ceilings of one node; base SI units."""
 
     machine: Machine = Field(default_factory=Machine)
     measured: float | None = None
@@ -126,7 +126,7 @@ class NodeCeilings(_Document):
 
 
 class LinkCeilings(_Document):
-    """What one direction of a link can do; the latency is one way."""
+    """Ceilings of one direction of a link; the latency is one way."""
 
     measured: float | None = None
     bandwidth_bytes_per_second: Spread | None = None

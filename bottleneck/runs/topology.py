@@ -28,7 +28,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Topology:
-    """What the analysis needs to know of a deployment.
+    """Facts of a deployment that the analysis needs.
 
     Attributes
     ----------

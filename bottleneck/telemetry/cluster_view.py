@@ -25,7 +25,7 @@ STALLED_TAG = "cluster/engine/stalled"
 
 @dataclass(frozen=True)
 class Settings:
-    """What of the profile matters here.
+    """The part of the profile that matters here.
 
     Attributes
     ----------
@@ -62,7 +62,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class NodeState:
-    """What is known of one node.
+    """Known facts of one node.
 
     Attributes
     ----------

@@ -19,7 +19,7 @@ _COUNTER_ENDINGS = ("_total", "_sum", "_count", "_bucket")
 
 @dataclass(frozen=True)
 class Delta:
-    """How much a counter grew between two readings.
+    """Growth of a counter between two readings.
 
     Attributes
     ----------
@@ -172,7 +172,7 @@ class MetricsText:
 
     @property
     def engines(self) -> int:
-        """How many engines the text is of: several where requests are spread over copies of the model."""
+        """The number of engines in the text: several where requests are spread over copies of the model."""
         return max(1, len(self.engine_labels))
 
     @property

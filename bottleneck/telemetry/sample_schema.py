@@ -23,7 +23,7 @@ class CoreSeconds(NamedTuple):
 
 
 class LinkCounters(NamedTuple):
-    """What has gone over a link; on the wire a list in this order."""
+    """Counters of a link; on the wire a list in this order."""
 
     receive_bytes: int
     transmit_bytes: int

@@ -191,7 +191,7 @@ class NodeSamples:
 
     @property
     def resets(self) -> int:
-        """How often a link counter went backwards inside a boot."""
+        """Count how often a link counter went backwards inside a boot."""
         return sum(self.link(name, "transmit_bytes").resets for name in self.keys("links"))
 
 

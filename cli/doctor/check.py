@@ -8,7 +8,7 @@ Status = Literal["ok", "warning", "failed", "unknown"]
 
 @dataclass(frozen=True)
 class Check:
-    """What one look found.
+    """The finding of one look.
 
     Attributes
     ----------

@@ -32,7 +32,7 @@ class Distribution:
 
 @dataclass(frozen=True)
 class Figures:
-    """What the load generator saw of a run."""
+    """Measurements of a run by the load generator."""
 
     requests: int
     failed: int

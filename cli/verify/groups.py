@@ -60,7 +60,7 @@ class Block:
 
     @property
     def runs(self) -> int:
-        """How many runs it makes."""
+        """The number of runs it makes."""
         return self.healthy + len(self.steps) + (math.ceil(len(self.steps) / 2) + 1 if self.steps else 0)
 
 
@@ -87,19 +87,19 @@ class Stage:
 
 @dataclass(frozen=True)
 class Group:
-    """What one lab does at a stretch."""
+    """Runs that one lab makes at a stretch."""
 
     name: str
     stages: tuple[Stage, ...]
 
     @property
     def runs(self) -> int:
-        """How many runs it makes."""
+        """The number of runs it makes."""
         return sum(len(stage.starts) + sum(block.runs for block in stage.blocks) for stage in self.stages)
 
     @property
     def seconds(self) -> float:
-        """What it takes, about."""
+        """Its length, about, in seconds."""
         return sum(
             DEPLOY_SECONDS * max(len(stage.starts), 1)
             + sum(block.runs for block in stage.blocks) * RUN_SECONDS[stage.deployment]

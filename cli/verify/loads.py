@@ -36,7 +36,7 @@ class Load:
 
     @property
     def round_seconds(self) -> float:
-        """How long one round takes, roughly."""
+        """The length of one round, roughly."""
         prompts = self.concurrency * self.input_tokens * PROMPT_TOKEN_SECONDS
         return prompts + self.output_tokens * STEP_SECONDS
 

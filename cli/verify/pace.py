@@ -18,7 +18,7 @@ LEAST_ROUNDS, LEAST_REQUESTS = 2, 3
 
 @dataclass(frozen=True)
 class Measured:
-    """What a run's load took; None in a run that failed."""
+    """Measured figures of a run's load; None in a run that failed."""
 
     seconds_per_token: float
     requests_per_second: float

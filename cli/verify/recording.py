@@ -49,7 +49,7 @@ FAILED_RUNS = 2
 
 @dataclass
 class _Known:
-    """What a lab has learnt of a load while a group lasts."""
+    """Loads that a lab has run while a group lasts."""
 
     requests: int
     healthy: Measured | None = None

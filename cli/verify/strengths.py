@@ -63,7 +63,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Healthy:
-    """What the load does without a fault: throughput's seconds per output token, requests per second, seconds long."""
+    """The load without a fault: throughput's seconds per output token, requests per second, seconds long."""
 
     seconds_per_token: float
     requests_per_second: float

@@ -39,7 +39,7 @@ class Upgrade:
 
     @property
     def name(self) -> str:
-        """What it is, unique among them."""
+        """The upgrade's name, unique among them."""
         put = ",".join("-".join(str(value) for value in each.values()) for each in self.injections)
         return f"{self.deployment}/{self.load}/{put}/{self.resource}x{self.factor:.3g}"
 

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Command:
-    """What the boot service is to do."""
+    """A command to the boot service."""
 
     what: Literal["arm", "block", "deploy", "undeploy"]
     node: str

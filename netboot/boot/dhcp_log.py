@@ -74,7 +74,7 @@ MOST_LOG_BYTES, KEPT_LOG_BYTES = 16 * 1024 * 1024, 4 * 1024 * 1024
 
 @dataclass(frozen=True)
 class Seen:
-    """What a line of the log says.
+    """The contents of a line of the log.
 
     `kind` is `asked` (a machine wants to boot), `given` (it has an address), `ignored` (it is
     no node), `sent` (TFTP delivered the file `file`), or `trouble`. A request that was turned
@@ -186,7 +186,7 @@ def _bound(kept: dict[str, str]) -> None:
 
 
 class Tail:
-    """What was added to a file since it was last looked at, also when it was rotated or emptied."""
+    """Lines added to a file since it was last looked at, also when it was rotated or emptied."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -39,7 +39,7 @@ class ClaimError(ValueError):
 
 @dataclass(frozen=True)
 class Claim:
-    """What a booting node says of itself."""
+    """A booting node's claim: who it says it is."""
 
     boot: str
     id: str

@@ -52,7 +52,7 @@ class Troubled:
 
 @dataclass(frozen=True)
 class Delivered:
-    """What a node had trouble with at a stage has come after all: notes that begin with `about` no longer hold."""
+    """The end of a node's trouble at a stage: notes that begin with `about` no longer hold."""
 
     now: float
     node: str

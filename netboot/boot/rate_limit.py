@@ -13,7 +13,7 @@ SOURCES_KEPT = 1024
 
 @dataclass
 class Bucket:
-    """What one source has left, and since when."""
+    """Tokens that one source has left, and since when."""
 
     tokens: float
     at: float

@@ -41,7 +41,7 @@ class Settings:
 
     @property
     def url(self) -> str:
-        """Where the boot service answers."""
+        """The address at which the boot service answers."""
         return f"http://{self.address}:{self.port}"
 
     def by_mac(self, mac: str) -> BootNode | None:

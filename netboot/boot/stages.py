@@ -13,7 +13,7 @@ BOOT_STAGES: Final[tuple[BootStage, ...]] = get_args(BootStage)
 
 @dataclass(frozen=True)
 class StageRules:
-    """How a stage of a boot is judged.
+    """Rules by which a stage of a boot is judged.
 
     Attributes
     ----------

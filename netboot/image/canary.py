@@ -37,7 +37,7 @@ class Canary:
 
 @dataclass(frozen=True)
 class BootRecord:
-    """What is known of the node's newest boot.
+    """Known facts of the node's newest boot.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ class BootRecord:
 
 @dataclass(frozen=True)
 class Decision:
-    """What is to be done, and why, in one sentence."""
+    """The next step, and why, in one sentence."""
 
     action: Literal["wait", "promote", "rollback"]
     reason: str

@@ -59,7 +59,7 @@ class SaltEnvironment(Section):
 
 
 class Units(Section):
-    """Which systemd units start, and which never do."""
+    """Systemd units that start, and those that never do."""
 
     enable: list[str] = Field(default=[], description="Units to enable.")
     mask: list[str] = Field(default=[], description="Units to mask.")
@@ -67,7 +67,7 @@ class Units(Section):
 
 
 class Initramfs(Section):
-    """What runs before the image is there."""
+    """The system that runs before the image is there."""
 
     modules: list[Name] = Field(description="Kernel modules; what they depend on comes with them.")
 

@@ -34,7 +34,7 @@ class StoreError(Exception):
 
 @dataclass(frozen=True)
 class Removed:
-    """What a collection took away."""
+    """Versions that a collection took away."""
 
     images: tuple[str, ...]
     layers: tuple[str, ...]

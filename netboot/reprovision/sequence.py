@@ -33,7 +33,7 @@ class Action:
 
 @dataclass(frozen=True)
 class Failure:
-    """What went wrong, where; `text` is a sentence for the person."""
+    """The place and text of a failure; `text` is a sentence for the person."""
 
     kind: Kind
     node: str | None
@@ -42,7 +42,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class State:
-    """Where a run is.
+    """Progress of a run.
 
     Attributes
     ----------

@@ -91,7 +91,7 @@ def test_the_fingerprint_is_what_a_minion_compares(engine: ModuleType, opts: dic
 
 
 def test_the_node_s_key_is_one_that_salt_reads(tmp_path: Path) -> None:
-    """What openssl writes on the node is what Salt's own classes take."""
+    """The key that openssl writes on the node is one that Salt's own classes take."""
     if shutil.which("openssl") is None:
         pytest.skip("openssl is not installed (setup/packages test)")
     private = tmp_path / "minion.pem"
@@ -202,7 +202,7 @@ class Minions:
 
 
 class Api(BaseHTTPRequestHandler):
-    """What answers the first request."""
+    """A server that answers the first request."""
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))

@@ -48,7 +48,7 @@ class Nodes:
         return answers
 
     def slowdown(self, actuator: str) -> float:
-        """How much slower the slowest node is by an actuator."""
+        """The factor by which an actuator slows the slowest node."""
         changes = [change for each in self.slowed.values() for change in each if change["actuator"] == actuator]
         if actuator == "link_rate":
             return max([5e6 / change["bytes_per_second"] for change in changes], default=1.0)

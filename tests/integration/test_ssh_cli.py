@@ -225,7 +225,7 @@ def test_a_sync_that_is_cut_leaves_the_tree_in_use_whole(
 
 @dataclass
 class Systemd:
-    """What stands for the control node's systemd and Salt: it notes what it is asked, and says what it is told to."""
+    """A stand-in for the control node's systemd and Salt: it notes what it is asked, and answers as it was made to."""
 
     folder: Path
     configuration: Path

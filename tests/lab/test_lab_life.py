@@ -87,7 +87,7 @@ def profile() -> Profile:
 
 @pytest.fixture(scope="module")
 def clean() -> dict[str, Any]:
-    """What the machine shows before any lab of ours."""
+    """The state of the machine before any lab of ours."""
     return traces()
 
 

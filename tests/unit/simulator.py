@@ -33,7 +33,7 @@ MODEL = "m"
 
 @dataclass
 class World:
-    """What to simulate; the defaults are a healthy embedded cluster, compute-bound."""
+    """The cluster to simulate; the defaults are a healthy embedded cluster, compute-bound."""
 
     link_bytes_per_second: float = 1e9
     probe_bytes_per_second: float | None = None  # None: the ceiling on file is right
@@ -277,7 +277,7 @@ class Simulation:
         }
 
     def client(self) -> ClientResult:
-        """What the load generator would have saved."""
+        """The file that the load generator would have saved."""
         overhead = 0.004
         requests = [
             ClientRequest(
@@ -328,7 +328,7 @@ class Simulation:
 
 
 def deployed(profile: Profile, name: str, overrides: dict[str, Any] | None = None) -> dict[str, Any]:
-    """What a run has of a deployment of the profile."""
+    """The record of a deployment in a run."""
     record = DeploymentRecord.model_validate(deployment_record(profile, name, overrides))
     names = ("deployment", "workers", "settings", "overrides")
     return {key: getattr(record, key) for key in names}

@@ -290,7 +290,7 @@ def test_an_event_with_very_many_batches_is_one_refusal(
 
 
 def test_a_node_has_a_budget_of_its_own(engine: Any, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What one node sends too much of is refused, and costs another node nothing."""
+    """A node that sends too much is refused the rest, and costs another node nothing."""
     burst = int(engine.BURST_BATCHES)
     events = [event(*(batch(sequence=first + number) for number in range(50))) for first in range(1, burst + 100, 50)]
     made = run(engine, store, monkeypatch, [*events, event(batch(node="node1"), sender="node1", node="node1")])
@@ -371,7 +371,7 @@ def collector(engine: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 )
 @given(st.one_of(DOCUMENTS, MUTATED), DOCUMENTS)
 def test_whatever_comes_is_taken_or_refused_without_an_error(collector: Any, found: Any, other: Any) -> None:
-    """What the check lets through, store, state and exporter take: `failures` counts what they would not."""
+    """Store, state and exporter take whatever the check lets through: `failures` counts what they would not."""
     before = collector.state.rejected + collector.state.nodes["node0"].stored + collector.state.nodes["node0"].repeated
     collector.take("cluster/telemetry/batch/node0", {"id": "node0", "data": {"batches": [found]}})
     node = collector.state.nodes["node0"]

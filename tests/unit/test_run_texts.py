@@ -34,7 +34,7 @@ NAMES = st.from_regex(r"[a-z][a-z0-9]{0,8}(-(fp8|int4|awq|w8a8|bf16|eager|h200))
 
 
 def outcome(verdict: Verdict) -> tuple[Any, ...]:
-    """What must not move: class, place, score and confidence, of the answer and of those behind it."""
+    """The parts of a verdict that must not move: class, place, score, confidence; of the answer and those behind it."""
     behind = [(each["class"], each["node"], each["link"], each["score"]) for each in verdict.runners_up]
     return (verdict.name, verdict.where, verdict.kind, verdict.undecided, verdict.score, verdict.confidence, behind)
 

@@ -26,7 +26,7 @@ Latest = dict[str, Any]
 
 @pytest.fixture
 def latest() -> Latest:
-    """What the telemetry.latest runner returns, eight seconds into the run, as it comes over the wire."""
+    """The answer of the telemetry.latest runner, eight seconds into the run, as it comes over the wire."""
     shape, now = Shape(), STARTED + 8
     seen = [batch for batch in batches(shape, "m", random.Random(1)) if now - 6 <= batch["t0"] < now]
     measured = {"link": {"name": "direct", "capacity_bytes_per_second": shape.link_ceiling}}

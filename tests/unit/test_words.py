@@ -66,6 +66,8 @@ GONE = re.compile(
     r"cluster/perf/|salt-run perf\.|admission\.(?:open|close)d?\b|wave\.send|startup\.record|cluster_perf_"
     r"|boot[. ]hold\b|boot/orders|(?:profile|`)\.?perf\.|_heard_timestamp|\"waves?\"|`FRONT_|tone-front"
 )
+# A docstring that opens with one of these names a question instead of a thing.
+ASKING = re.compile(r"(?:What|Whether|How|Which|Where|Who|Whose|When|Why)\b")
 ANALYSIS = [path for path in MODULES if path.relative_to(ROOT).parts[0] == "bottleneck"]
 # Words that are no names: each says too little or is not the field's own.
 NO_NAMES = {
@@ -77,11 +79,13 @@ NAMES = re.compile(r"perf_counter|(?i:held_out)")
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_a_docstring_begins_with_what_the_module_does(path: Path) -> None:
+def test_a_docstring_begins_with_what_the_thing_does(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
-    first = (ast.get_docstring(ast.parse(text)) or "").partition(" ")[0]
-    assert first or not text.strip(), "a module without a docstring"
-    assert first not in ("What", "Whether", "How", "Which", "Where", "Who", "When"), first
+    tree = ast.parse(text)
+    assert ast.get_docstring(tree) or not text.strip(), "a module without a docstring"
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    texts = [ast.get_docstring(each) or "" for each in ast.walk(tree) if isinstance(each, kinds)]
+    assert [each for each in texts if ASKING.match(each)] == []
     # A test may hold a name against its coming back.
     found = GONE.search(text) if path.relative_to(ROOT).parts[0] != "tests" else None
     assert found is None, f"{found[0]} is gone" if found else ""

@@ -12,7 +12,7 @@ from bottleneck.diagnosis.observations.peers import peers_of, slower_by
 
 @dataclass(frozen=True)
 class StandingOut:
-    """How far the slowest node stands out: by what restrains it, and by lower ceilings; shares of the busy time."""
+    """Distance of the slowest node from the others, shares of the busy time: by restraint, by lower ceilings."""
 
     restrained: float = 0.0
     slower: float = 0.0

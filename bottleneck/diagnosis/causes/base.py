@@ -14,7 +14,7 @@ LAB, RECORDED, SYNTHETIC = "lab", "recorded", "synthetic"
 
 
 class Tier(Enum):
-    """What mending a cause takes.
+    """The effort that mending a cause takes.
 
     `MENDABLE`: something is set or works wrong, or too little is sent: mending it gives all of its share.
     `LIMIT`: the hardware gives no more under this load and deployment; a healthy cluster has these too.

@@ -16,7 +16,7 @@ GROWING = ((PREFILL, ("compute", "memory", "link_transfer", "unwatched")), (DECO
 
 @dataclass(frozen=True)
 class Context:
-    """What a cause looks at.
+    """Everything that a cause looks at.
 
     Attributes
     ----------

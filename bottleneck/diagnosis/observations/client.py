@@ -16,7 +16,7 @@ from bottleneck.telemetry.samples import Array
 
 @dataclass(frozen=True)
 class ClientFacts:
-    """What the load generator measured; sums over its good requests, in seconds and tokens."""
+    """Measurements of the load generator; sums over its good requests, in seconds and tokens."""
 
     requests: int = 0
     failed: int = 0

@@ -26,7 +26,7 @@ Readings = Sequence[tuple[float, MetricsText]]
 
 @dataclass(frozen=True)
 class Waiting:
-    """Why requests waited, as shares (0 to 1) of the readings in which any waited.
+    """Reasons for which requests waited, as shares (0 to 1) of the readings in which any waited.
 
     `slots`: as many ran as are allowed, and the cache had room. `cache`: the cache was full and slots were free.
     `step`: neither; they waited for the running step to end.

@@ -7,7 +7,7 @@ from enum import Enum
 
 
 class Scope(Enum):
-    """Which causes a doubt concerns: all, or those that rest on what steps are made of."""
+    """The causes that a doubt concerns: all, or those that rest on what steps are made of."""
 
     ALL = "all"
     STEPS = "steps"

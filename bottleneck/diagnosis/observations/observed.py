@@ -18,7 +18,7 @@ from bottleneck.runs.topology import Topology
 
 @dataclass(frozen=True)
 class BusyTime:
-    """How long a run was watched, and how much of that some request was under way.
+    """Length of the watched time of a run, and how much of that some request was under way.
 
     Attributes
     ----------
@@ -64,12 +64,12 @@ class Observations:
 
     @property
     def span_seconds(self) -> float:
-        """How long was watched."""
+        """Return how long was watched."""
         return self.time.span_seconds
 
     @property
     def busy_seconds(self) -> float:
-        """How much of it some request was under way."""
+        """Return how much of it some request was under way."""
         return self.time.busy_seconds
 
     @property

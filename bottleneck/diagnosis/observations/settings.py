@@ -9,7 +9,7 @@ from bottleneck.plan.workers import ServerSettings
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """How an engine runs.
+    """Settings that an engine runs with.
 
     Attributes
     ----------

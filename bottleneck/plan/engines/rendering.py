@@ -20,7 +20,7 @@ _TO_RUN = ("kind", "engine", "directory", "root_folder")
 
 @dataclass(frozen=True)
 class Launch:
-    """How one worker is started and watched.
+    """Command, environment and checks of one worker.
 
     Attributes
     ----------

@@ -45,7 +45,7 @@ QUIET = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "DO_NOT_TRACK": "1"
 
 
 class Progress:
-    """How far the conversion is, in a file beside its output."""
+    """Progress of the conversion, in a file beside its output."""
 
     def __init__(self, path: str) -> None:
         self.path = path

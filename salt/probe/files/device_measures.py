@@ -27,7 +27,7 @@ class NoDeviceError(Exception):
 
 
 class Device:
-    """Where torch computes, and how the end of what was queued there is waited for.
+    """The place where torch computes, and how the end of what was queued there is waited for.
 
     kind
         torch's own name: ``cpu``, ``cuda`` (NVIDIA and AMD), ``xpu``
@@ -46,7 +46,7 @@ class Device:
 
     @property
     def name(self) -> str:
-        """What the device calls itself; empty for the processor, whose name the probe's machine has."""
+        """The device's own name; empty for the processor, whose name the probe's machine has."""
         return str(self._backend.get_device_name(0)) if self._backend is not None else ""
 
     def wait(self) -> None:

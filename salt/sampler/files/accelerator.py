@@ -16,7 +16,7 @@ from nvidia_cards import find_module, nvidia_cards
 
 
 class Card(Protocol):
-    """What a reader of one card has."""
+    """Facts of one card for its reader."""
 
     empty: bool
 

@@ -66,7 +66,7 @@ class Disk(Protocol):
 
     @property
     def failures(self) -> int:
-        """How often the disk took nothing."""
+        """Count of the times that the disk took nothing."""
 
     def append(self, boot: str, sequence: int, packed: bytes) -> None:
         """Have a batch written."""
@@ -79,7 +79,7 @@ class Disk(Protocol):
 
 
 class Acknowledgements:
-    """Where the control node publishes what it has stored.
+    """The place where the control node publishes what it has stored.
 
     It is asked over HTTP, which costs this node next to nothing; a job costs the minion a process. Where the port
     cannot be reached, the control node sends that job, and ``telemetry.acknowledge`` leaves the answer in a file.

@@ -174,7 +174,7 @@ class Writer(threading.Thread):
 
     @property
     def failures(self) -> int:
-        """How often the disk took nothing."""
+        """Count of the times that the disk took nothing."""
         return self._journal.failures
 
     def append(self, boot: str, sequence: int, packed: bytes) -> None:

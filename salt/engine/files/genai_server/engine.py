@@ -30,7 +30,7 @@ def _ignore(_: str) -> None:
 
 
 class Worker(Protocol):
-    """What steps at the other end of a connection."""
+    """The engine's loop at the other end of a connection."""
 
     def alive(self) -> bool:
         """Return whether it runs."""

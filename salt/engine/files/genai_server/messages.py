@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a request's tokens are chosen, and when it ends.
+    """Rules by which a request's tokens are chosen, and when it ends.
 
     Attributes
     ----------

@@ -49,14 +49,14 @@ class RequestError(Exception):
 
 
 class StreamOptions(BaseModel):
-    """What a stream carries beside the text."""
+    """Extras of a stream beside the text."""
 
     include_usage: bool = False
     continuous_usage_stats: bool = False
 
 
 class Body(BaseModel):
-    """What both kinds of requests have."""
+    """Fields of both kinds of requests."""
 
     model_config = ConfigDict(extra="allow", allow_inf_nan=False, protected_namespaces=())
 

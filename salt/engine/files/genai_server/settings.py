@@ -26,7 +26,7 @@ _PAIR_BYTES = 8
 
 @dataclass(frozen=True)
 class Settings:
-    """How the server is run.
+    """Settings that the server runs with.
 
     Attributes
     ----------
