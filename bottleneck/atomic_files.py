@@ -48,12 +48,40 @@ def replace(path: Path, content: str | bytes, *, mode: int = 0o644, durable: boo
 
 
 def replace_json(path: Path, content: Any, *, mode: int = 0o644, durable: bool = False) -> None:
-    """Put a JSON document in the place of the one before; parameters and errors as `replace`."""
+    """Put a JSON document in the place of the one before; parameters and errors as `replace`.
+
+    Parameters
+    ----------
+    path : Path
+        File to replace; its folder must be there.
+    content : Any
+        Anything that JSON can carry. NaN and infinity are written as such, which JSON does not know: see `finite`.
+    mode, durable : int
+        As in `replace`.
+
+    Raises
+    ------
+    OSError
+        As in `replace`; the old content stays.
+    TypeError
+        For content that JSON cannot carry; the old content stays.
+    """
     replace(path, json.dumps(content, indent=1) + "\n", mode=mode, durable=durable)
 
 
 def synchronise(path: Path) -> None:
-    """Wait until the storage has a file's content, or a folder's entries."""
+    """Wait until the storage has a file's content, or a folder's entries.
+
+    Parameters
+    ----------
+    path : Path
+        File or folder that is there.
+
+    Raises
+    ------
+    OSError
+        Where it is not, or the storage reports an error.
+    """
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

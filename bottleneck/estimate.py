@@ -21,7 +21,15 @@ class Interval:
 
     @classmethod
     def of_logarithm(cls, middle: float, half_width: float) -> Interval:
-        """Return an interval that is symmetric in the logarithm."""
+        """Return an interval that is symmetric in the logarithm.
+
+        Parameters
+        ----------
+        middle : float
+            Natural logarithm of the middle.
+        half_width : float
+            Natural logarithm of the ratio between an end and the middle; at least 0.
+        """
         return cls(math.exp(middle), math.exp(middle - half_width), math.exp(middle + half_width))
 
 

@@ -7,7 +7,13 @@ from typing import Any
 
 
 def number(value: object) -> float:
-    """Return a float, NaN for what is not a number."""
+    """Return a float, NaN for what is not a number.
+
+    Parameters
+    ----------
+    value : object
+        Anything a document may have in a number's place. A truth value is no number; a text such as "12.5" is one.
+    """
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return math.nan
     try:
@@ -17,7 +23,13 @@ def number(value: object) -> float:
 
 
 def finite(value: Any) -> Any:
-    """Replace numbers that JSON does not know by None, all the way down."""
+    """Replace numbers that JSON does not know by None, all the way down.
+
+    Parameters
+    ----------
+    value : Any
+        What is to be written as JSON. A tuple becomes a list, as in JSON.
+    """
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):

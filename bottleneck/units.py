@@ -46,6 +46,11 @@ class Dimension:
     def parse(self, value: object) -> float:
         """Return a quantity in base units.
 
+        Parameters
+        ----------
+        value : object
+            A number in base units, or a text with a unit such as "940 Mbit/s"; a truth value is refused.
+
         Raises
         ------
         ValueError
@@ -55,6 +60,11 @@ class Dimension:
 
     def parse_whole(self, value: object) -> int:
         """Return a quantity in whole base units: the part of one that is left over (15.9 GiB) is dropped.
+
+        Parameters
+        ----------
+        value : object
+            As in `parse`.
 
         Raises
         ------
@@ -124,7 +134,15 @@ FREQUENCY = Dimension("a frequency", "hertz", _powers("k M G", "Hz", 1000, _ONE)
 
 
 def shown(value: object, limit: int = 60) -> str:
-    """Return a value the way a message quotes it: short, on one line."""
+    """Return a value the way a message quotes it: short, on one line.
+
+    Parameters
+    ----------
+    value : object
+        Anything a document may have in it.
+    limit : int
+        Most characters of a text or number; what is longer ends in "...".
+    """
     if value is None:
         return "nothing"
     if isinstance(value, bool):
@@ -138,24 +156,48 @@ def shown(value: object, limit: int = 60) -> str:
 
 
 def size_text(size_bytes: float) -> str:
-    """Return bytes in the largest binary unit that keeps the number above one."""
+    """Return bytes in the largest binary unit that keeps the number above one.
+
+    Parameters
+    ----------
+    size_bytes : float
+        Bytes; three digits are shown.
+    """
     return _in_largest(size_bytes, {"TiB": TIB, "GiB": GIB, "MiB": MIB, "KiB": KIB}) or f"{size_bytes:g} B"
 
 
 def rate_text(rate_bytes_per_second: float) -> str:
-    """Return a link's rate in bits per second, the way networks are sold."""
+    """Return a link's rate in bits per second, the way networks are sold.
+
+    Parameters
+    ----------
+    rate_bytes_per_second : float
+        Bytes per second; three digits are shown of the bits.
+    """
     rate = rate_bytes_per_second * 8
     return _in_largest(rate, {"Tbit/s": 1e12, "Gbit/s": 1e9, "Mbit/s": 1e6, "kbit/s": 1e3}) or f"{rate:g} bit/s"
 
 
 def byte_rate_text(rate_bytes_per_second: float) -> str:
-    """Return a rate in bytes per second, the way memories are sold."""
+    """Return a rate in bytes per second, the way memories are sold.
+
+    Parameters
+    ----------
+    rate_bytes_per_second : float
+        Bytes per second, in powers of ten; three digits are shown.
+    """
     units = {"TB/s": 1e12, "GB/s": 1e9, "MB/s": 1e6, "kB/s": 1e3}
     return _in_largest(rate_bytes_per_second, units) or f"{rate_bytes_per_second:g} B/s"
 
 
 def duration_text(seconds: float) -> str:
-    """Return seconds in the unit a person would use."""
+    """Return seconds in the unit a person would use.
+
+    Parameters
+    ----------
+    seconds : float
+        Seconds; three digits are shown, from microseconds to days.
+    """
     if seconds == 0:
         return "0 s"
     units = {"d": 86400.0, "h": 3600.0, "min": 60.0, "s": 1.0, "ms": 1e-3}

@@ -68,7 +68,13 @@ class ErrorModel:
 
     @classmethod
     def of(cls, weights: WeightFormat) -> ErrorModel:
-        """Return the error model of a format: kernels for quantised weights differ more from batch to batch."""
+        """Return the error model of a format: kernels for quantised weights differ more from batch to batch.
+
+        Parameters
+        ----------
+        weights : WeightFormat
+            Format of the linear layers' weights.
+        """
         plain = cls()
         if weights.bits == BF16.bits:
             return plain
@@ -77,7 +83,21 @@ class ErrorModel:
 
 
 def prior(weights: WeightFormat, accelerator: Accelerator) -> tuple[Floats, Floats]:
-    """Return means and standard deviations of the logarithms of `PARAMETERS`."""
+    """Return means and standard deviations of the logarithms of `PARAMETERS`.
+
+    Parameters
+    ----------
+    weights : WeightFormat
+        Format of the linear layers' weights, whose kernels the efficiencies are those of.
+    accelerator : Accelerator
+        The accelerator, whose start of a kernel the seconds of `PARAMETERS` begin with.
+
+    Returns
+    -------
+    tuple[Floats, Floats]
+        Two arrays of shape (len(PARAMETERS),): natural logarithms of medians, and their standard deviations. The values
+        and their sources are in `bottleneck/performance/efficiencies.py`.
+    """
     entries = [efficiency(_STARTS.get(name, name), weights.kernels) for name in PARAMETERS]
     starts = [accelerator.launch_seconds if name in _STARTS else 1.0 for name in PARAMETERS]
     medians = [entry.value * start for entry, start in zip(entries, starts, strict=True)]
@@ -112,18 +132,43 @@ class Calibration:
     errors: ErrorModel
 
     def quantile(self, coverage: float) -> float:
-        """Return how many scales an interval reaches to each side."""
+        """Return how many scales an interval reaches to each side.
+
+        Parameters
+        ----------
+        coverage : float
+            Share of measurements inside the interval, above 0 and below 1.
+
+        Returns
+        -------
+        float
+            Quantile of Student's t with as many degrees of freedom as the fit has.
+        """
         return float(scipy.stats.t.ppf((1 + coverage) / 2, self.freedom))
 
     def predict(
         self, points: Sequence[tuple[int, int]], coverage: float = 0.9
     ) -> tuple[list[Interval], list[Interval]]:
-        """Return prefill and decode step seconds at every (batch, prompt tokens), as a measurement would show them."""
+        """Return prefill and decode step seconds at every (batch, prompt tokens), as a measurement would show them.
+
+        Parameters
+        ----------
+        points : sequence of (int, int)
+            Sequences in a batch, and tokens of each prompt.
+        coverage : float
+            Share of measurements that the intervals are to hold, above 0 and below 1.
+        """
         found = self.forecast(self.at(points)).intervals(coverage)
         return found[: len(points)], found[len(points) :]
 
     def at(self, points: Sequence[tuple[int, int]]) -> WorkPoints:
-        """Return other points of the same model, accelerator and split."""
+        """Return other points of the same model, accelerator and split.
+
+        Parameters
+        ----------
+        points : sequence of (int, int)
+            Sequences in a batch, and tokens of each prompt.
+        """
         return WorkPoints.of(self.served, self.accelerator, points, self.output_tokens, self.points.split)
 
     def forecast(self, at: WorkPoints, transfer: Transfer | None = None) -> Forecast:
@@ -186,12 +231,31 @@ class Forecast:
         return np.sqrt(np.maximum(np.diag(self.covariance), 1e-12))
 
     def intervals(self, coverage: float = 0.9) -> list[Interval]:
-        """Return the predictions in seconds."""
+        """Return the predictions in seconds.
+
+        Parameters
+        ----------
+        coverage : float
+            Share of measurements that the intervals are to hold, above 0 and below 1.
+
+        Returns
+        -------
+        list[Interval]
+            Seconds: the prefill of every point, then its decode step.
+        """
         wide = self.calibration.quantile(coverage) * self.spread
         return [Interval.of_logarithm(*each) for each in zip(self.center, wide, strict=True)]
 
     def shared(self, other: Forecast, related: bool) -> Floats:
-        """Return the covariance with another forecast of the same calibration; shape (2 * points, 2 * points)."""
+        """Return the covariance with another forecast of the same calibration; shape (2 * points, 2 * points).
+
+        Parameters
+        ----------
+        other : Forecast
+            Forecast of the same calibration at the same number of points.
+        related : bool
+            Whether both are of one deployment on one machine, so that their model errors are one and the same, too.
+        """
         known = self.calibration
         both = self.trend @ known.covariance @ other.trend.T
         if related:
@@ -340,7 +404,13 @@ def calibrate(
 
 
 def efficiencies(calibration: Calibration) -> dict[str, Interval]:
-    """Return what was fitted, with 90 % intervals; shares of a ceiling, seconds, the overlap's p - 1."""
+    """Return what was fitted, with 90 % intervals; shares of a ceiling, seconds, the overlap's p - 1.
+
+    Parameters
+    ----------
+    calibration : Calibration
+        A fit, or the prior alone.
+    """
     wide = calibration.quantile(0.9) * np.sqrt(np.diag(calibration.covariance))
     return {
         name: Interval.of_logarithm(middle, half)

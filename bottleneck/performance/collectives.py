@@ -41,7 +41,13 @@ class Algorithm:
     source: str
 
     def all_trips(self, ranks: int) -> int:
-        """Return how many one-way latencies an all-reduce takes."""
+        """Return how many one-way latencies an all-reduce takes.
+
+        Parameters
+        ----------
+        ranks : int
+            Ranks that take part, at least 1; one alone sends nothing.
+        """
         return self.hops(ranks) * self.trips if ranks > 1 else 0
 
 
@@ -91,7 +97,13 @@ DEFAULT_BACKEND = "nccl"
 
 
 def algorithm(backend: str) -> Algorithm:
-    """Return how a backend makes an all-reduce; one that is not known is taken for a ring without announcements."""
+    """Return how a backend makes an all-reduce; one that is not known is taken for a ring without announcements.
+
+    Parameters
+    ----------
+    backend : str
+        Name in `ALGORITHMS`, such as "nccl" or "gloo".
+    """
     return ALGORITHMS.get(backend, Algorithm("ring", _ring, 1, 6, "assumed"))
 
 
@@ -100,6 +112,18 @@ def moved_bytes(message_bytes: Quantity, ranks: int) -> Quantity:
 
     2 (n - 1) / n of the message, the least possible (Thakur, Rabenseifner and Gropp, "Optimization of collective
     communication operations in MPICH", 2005).
+
+    Parameters
+    ----------
+    message_bytes : Quantity
+        Bytes of the message on each rank: one number, or an array of any shape.
+    ranks : int
+        Ranks that take part, at least 1; one alone sends nothing.
+
+    Returns
+    -------
+    Quantity
+        Bytes, of the same shape.
     """
     return message_bytes * (2 * (ranks - 1) / ranks)
 
@@ -121,7 +145,13 @@ class Link:
     backend: str = DEFAULT_BACKEND
 
     def latency_of_allreduce(self, ranks: int) -> float:
-        """Return the seconds of an all-reduce without bytes."""
+        """Return the seconds of an all-reduce without bytes.
+
+        Parameters
+        ----------
+        ranks : int
+            Ranks that take part, at least 1; one alone sends nothing.
+        """
         return algorithm(self.backend).all_trips(ranks) * self.latency_seconds
 
     def latency_of_passing(self) -> float:
@@ -129,7 +159,20 @@ class Link:
         return algorithm(self.backend).stage_trips * self.latency_seconds
 
     def allreduce_seconds(self, message_bytes: float, ranks: int) -> float:
-        """Return the seconds of an all-reduce."""
+        """Return the seconds of an all-reduce.
+
+        Parameters
+        ----------
+        message_bytes : float
+            Bytes of the message on each rank.
+        ranks : int
+            Ranks that take part, at least 1; one alone sends nothing.
+
+        Returns
+        -------
+        float
+            Trips times the one-way latency, and the bytes that leave a rank (`moved_bytes`) over the link's rate.
+        """
         return self.latency_of_allreduce(ranks) + moved_bytes(message_bytes, ranks) / self.bytes_per_second
 
 
@@ -154,7 +197,21 @@ def link_of(seconds: Mapping[float, float], ranks: int, backend: str) -> Link | 
 
 
 def probed_seconds(probes: Mapping[float, float], size: float) -> float | None:
-    """Return the seconds of a message from probes of other sizes in bytes, between them along their logarithms."""
+    """Return the seconds of a message from probes of other sizes in bytes, between them along their logarithms.
+
+    Parameters
+    ----------
+    probes : mapping of float to float
+        Message size in bytes -> seconds of an all-reduce of it, both above 0.
+    size : float
+        Size asked for, in bytes.
+
+    Returns
+    -------
+    float or None
+        Below the smallest probe its seconds, above the largest in proportion to the size; None without a probe or for a
+        size of 0 or less.
+    """
     known = sorted(probes.items())
     if not known or size <= 0:
         return None

@@ -150,7 +150,20 @@ class Fields(Form):
         return self.num_key_value_heads or self.num_attention_heads
 
     def need(self, name: str, where: str) -> int:
-        """Return a field that has to be there; ConfigError where it is not."""
+        """Return a field that has to be there; ConfigError where it is not.
+
+        Parameters
+        ----------
+        name : str
+            Field of this class, as the configuration calls it.
+        where : str
+            File and key that an error begins with.
+
+        Raises
+        ------
+        ConfigError
+            When the configuration has no such field.
+        """
         value = getattr(self, name)
         if value is None:
             raise ConfigError(f"{where}{name}: missing; expected it beside {self.model_type}'s other fields")
@@ -158,7 +171,20 @@ class Fields(Form):
 
 
 def one_name(text: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Return the fields, each under one name; ConfigError where two names of one say different things."""
+    """Return the fields, each under one name; ConfigError where two names of one say different things.
+
+    Parameters
+    ----------
+    text : Mapping[str, Any]
+        Configuration as it is in the file, under any of the names that models use.
+    where : str
+        File and key that an error begins with.
+
+    Raises
+    ------
+    ConfigError
+        When two names of one field have different values.
+    """
     found: dict[str, Any] = {}
     for key, value in text.items():
         name = _NAMES.get(key, key)

@@ -127,6 +127,13 @@ TABLE: tuple[Efficiency, ...] = (
 def efficiency(name: str, weights: str = "") -> Efficiency:
     """Return an entry: that of a format of weights where there is one, else that of any.
 
+    Parameters
+    ----------
+    name : str
+        Name of an efficiency in `TABLE`, such as those of `calibration.PARAMETERS`.
+    weights : str
+        Kernels of the format (`WeightFormat.kernels`); empty for an entry of any format.
+
     Raises
     ------
     KeyError

@@ -47,7 +47,15 @@ class WeightFormat:
         return self.measured_as or self.name
 
     def bytes_of(self, weights: int, outputs: int) -> int:
-        """Return the bytes of a matrix of some weights and outputs, with its scales and zero points."""
+        """Return the bytes of a matrix of some weights and outputs, with its scales and zero points.
+
+        Parameters
+        ----------
+        weights : int
+            Number of weights of the matrix.
+        outputs : int
+            Its outputs: without groups each has one scale.
+        """
         groups = weights // (self.group_size * self.group_outputs) if self.group_size else outputs
         return math.ceil((weights * self.bits + groups * (self.scale_bits + self.zero_point_bits)) / 8)
 
@@ -126,7 +134,13 @@ def _gguf(*types: str) -> WeightFormat:
 
 
 def mixture(name: str) -> Mixture | None:
-    """Return how a model is stored under a format's name: one of `FORMATS`, or a GGUF type; None for another."""
+    """Return how a model is stored under a format's name: one of `FORMATS`, or a GGUF type; None for another.
+
+    Parameters
+    ----------
+    name : str
+        Name of a format, or of a GGUF file's type in either case, such as "Q4_K_M".
+    """
     if name in FORMATS:
         return Mixture(FORMATS[name])
     gguf = name.upper()

@@ -21,7 +21,18 @@ _MERGED = {"q_proj": "qkv", "k_proj": "qkv", "v_proj": "qkv", "gate_proj": "gate
 
 @lru_cache(maxsize=64)
 def merged_linears(shape: ModelShape) -> tuple[tuple[int, int], ...]:
-    """Return (outputs, inputs) of the products of a model's first layer as vLLM merges them."""
+    """Return (outputs, inputs) of the products of a model's first layer as vLLM merges them.
+
+    Parameters
+    ----------
+    shape : ModelShape
+        Shape of the model, with at least one layer.
+
+    Returns
+    -------
+    tuple[tuple[int, int], ...]
+        One pair for every product, in the order in which the layer has them; numbers of weights, not bytes.
+    """
     merged: dict[str, tuple[int, int]] = {}
     for matrix in shape.layers[0].matrices:
         name = _MERGED.get(matrix.name, matrix.name)

@@ -136,7 +136,13 @@ class SequenceCache:
         return self.growing_bytes + self.windowed_bytes + self.state_bytes
 
     def tokens_in(self, cache_bytes: int) -> int:
-        """Return how many tokens a cache holds, in sequences of full length."""
+        """Return how many tokens a cache holds, in sequences of full length.
+
+        Parameters
+        ----------
+        cache_bytes : int
+            Bytes of the rank's cache.
+        """
         return cache_bytes * self.tokens // self.total_bytes
 
 

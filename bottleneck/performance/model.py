@@ -54,7 +54,18 @@ class Parameters:
 
 
 def parameters(shape: ModelShape) -> Parameters:
-    """Return the parameters of a model; a tied output head has none of its own."""
+    """Return the parameters of a model; a tied output head has none of its own.
+
+    Parameters
+    ----------
+    shape : ModelShape
+        Shape of the model.
+
+    Returns
+    -------
+    Parameters
+        Counts of weights. Matrices that are made of others when the model is loaded do not count.
+    """
     return Parameters(
         linear=sum(each.parameters for layer in shape.layers for each in layer.matrices if not each.derived),
         embedding=shape.table_parameters,
@@ -150,7 +161,21 @@ def read_bytes(
 
 
 def read_copies(each: Experts, tokens: Quantity) -> Quantity:
-    """Return how many experts some tokens are routed to, on average, each choosing evenly among all of them."""
+    """Return how many experts some tokens are routed to, on average, each choosing evenly among all of them.
+
+    Parameters
+    ----------
+    each : Experts
+        The experts of some layers: copies in all, and active ones of a token.
+    tokens : Quantity
+        Tokens of a step: one number, or an array of any shape.
+
+    Returns
+    -------
+    Quantity
+        Expected number of different experts, n (1 - (1 - k/n)^tokens) for k of n, of the shape of `tokens`: the coupon
+        collector's expectation with k drawn at a time.
+    """
     kept: Quantity = (1.0 - each.active / each.copies) ** tokens
     return each.copies * (1.0 - kept)
 

@@ -43,7 +43,19 @@ class Storage:
     kv_value_bytes: int = VALUE_BYTES
 
     def of(self, *names: str) -> WeightFormat:
-        """Return the format of a module, by any of its names."""
+        """Return the format of a module, by any of its names.
+
+        Parameters
+        ----------
+        *names : str
+            Names of the module with dots, the checkpoint's and the engine's.
+
+        Returns
+        -------
+        WeightFormat
+            The first that fits: 16 bit for a module that is left out of the quantisation, a format of its own, or that
+            of all others.
+        """
         if any(_fits(pattern, name) for pattern in self.skipped for name in names):
             return BF16
         for patterns, stored in self.others:
@@ -253,6 +265,13 @@ _METHODS: dict[str, type[_Grouped | _Fp8 | _Mxfp4 | _BitsAndBytes | _CompressedT
 
 def read_storage(document: Mapping[str, Any] | None, where: str) -> Storage:
     """Read a `quantization_config`; None is a checkpoint in 16 bit.
+
+    Parameters
+    ----------
+    document : Mapping[str, Any] or None
+        Value of `quantization_config` in a config.json.
+    where : str
+        File and key that an error begins with.
 
     Raises
     ------

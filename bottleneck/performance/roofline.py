@@ -117,7 +117,13 @@ class Floor:
         return self.linear + self.activations + self.cache + self.attention + messages
 
     def times(self, count: float) -> Floor:
-        """Return the floor of so many of these steps."""
+        """Return the floor of so many of these steps.
+
+        Parameters
+        ----------
+        count : float
+            Number of steps; at least 0, not always whole.
+        """
         return Floor(*(count * getattr(self, each.name) for each in fields(self)))
 
 

@@ -73,7 +73,13 @@ class Steps:
 
 
 def padded(tokens: int) -> int:
-    """Return the size of the recorded graph that computes some tokens; unchanged above the largest."""
+    """Return the size of the recorded graph that computes some tokens; unchanged above the largest.
+
+    Parameters
+    ----------
+    tokens : int
+        Tokens of a step, at least 1.
+    """
     if tokens > CAPTURED_SIZES[-1]:
         return tokens
     return int(CAPTURED_SIZES[int(np.searchsorted(CAPTURED_SIZES, tokens))])

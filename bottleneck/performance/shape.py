@@ -46,11 +46,30 @@ class Matrix:
         return self.copies * self.outputs * self.inputs
 
     def share(self, ranks: int) -> int:
-        """Return into how many parts some ranks cut it."""
+        """Return into how many parts some ranks cut it.
+
+        Parameters
+        ----------
+        ranks : int
+            Tensor parallel ranks, at least 1.
+
+        Returns
+        -------
+        int
+            Number of parts; fewer than ranks where the matrix has fewer pieces, which some ranks have a copy of then.
+        """
         return ranks if self.pieces is None else min(ranks, self.pieces)
 
     def rank_bytes(self, weights: WeightFormat, ranks: int) -> int:
-        """Return the bytes of one rank's part of one copy, in the model's format if it has none of its own."""
+        """Return the bytes of one rank's part of one copy, in the model's format if it has none of its own.
+
+        Parameters
+        ----------
+        weights : WeightFormat
+            Format of the model's linear layers.
+        ranks : int
+            Tensor parallel ranks, at least 1.
+        """
         cut, whole = (self.inputs, self.outputs) if self.by_inputs else (self.outputs, self.inputs)
         cut = _padded(-(-cut // self.share(ranks)), self.multiples[0])
         whole = _padded(whole, self.multiples[1])
@@ -294,7 +313,18 @@ class Split:
         return self.tensor_parallel * self.pipeline_parallel
 
     def problem(self, shape: ModelShape) -> str | None:
-        """Return why a model cannot be split like this, or None."""
+        """Return why a model cannot be split like this, or None.
+
+        Parameters
+        ----------
+        shape : ModelShape
+            Shape of the model.
+
+        Returns
+        -------
+        str or None
+            What was seen and what is expected, such as "tensor parallel 3; expected a divisor of 48 attention heads".
+        """
         tensor, keys = self.tensor_parallel, shape.key_value_heads
         # More ranks than heads of keys and values have copies of them.
         if shape.attention_heads % tensor or max(keys, tensor) % min(keys, tensor):
@@ -317,6 +347,16 @@ class Split:
 
         vLLM gives what does not divide to the stages before the last, one each, from the second last backwards; the
         last one has the output head already (`vllm/distributed/utils.py`, get_pp_indices, 0.32).
+
+        Parameters
+        ----------
+        layers : int
+            Layers of the model, at least one for each stage.
+
+        Returns
+        -------
+        tuple[int, ...]
+            One number for every stage, from the first; they add up to `layers`.
         """
         if self.partition:
             return self.partition
@@ -326,7 +366,15 @@ class Split:
         return tuple(counts)
 
     def layers_of(self, shape: ModelShape, stage: int | None) -> tuple[Layer, ...]:
-        """Return the layers of a stage; all of them for None."""
+        """Return the layers of a stage; all of them for None.
+
+        Parameters
+        ----------
+        shape : ModelShape
+            Shape of the model, which can be split like this.
+        stage : int or None
+            Number of the stage from 0.
+        """
         if stage is None:
             return shape.layers
         counts = self.stage_layers(len(shape.layers))
@@ -334,11 +382,23 @@ class Split:
         return shape.layers[first : first + counts[stage]]
 
     def has_first(self, stage: int | None) -> bool:
-        """Return whether a stage has the embedding; None is all stages."""
+        """Return whether a stage has the embedding; None is all stages.
+
+        Parameters
+        ----------
+        stage : int or None
+            Number of the stage from 0.
+        """
         return stage in (None, 0)
 
     def has_last(self, stage: int | None) -> bool:
-        """Return whether a stage has the output head; None is all stages."""
+        """Return whether a stage has the output head; None is all stages.
+
+        Parameters
+        ----------
+        stage : int or None
+            Number of the stage from 0.
+        """
         return stage in (None, self.pipeline_parallel - 1)
 
 

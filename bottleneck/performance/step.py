@@ -114,6 +114,19 @@ def _smooth_maximum(one: Floats, two: Floats, power: float) -> Floats:
 
 
 def prefill_overhead(batch: NDArray[np.int64], parameters: NDArray[np.float64]) -> Floats:
-    """Return the seconds around the steps until the first tokens are there: requests in, tokens out."""
+    """Return the seconds around the steps until the first tokens are there: requests in, tokens out.
+
+    Parameters
+    ----------
+    batch : array of int, shape (n,)
+        Requests that are sent at once.
+    parameters : array of shape (len(PARAMETERS),)
+        Natural logarithms, in the order of `PARAMETERS`.
+
+    Returns
+    -------
+    Floats
+        Shape (n,): seconds of a run, and seconds of a request times the requests.
+    """
     run, request = np.exp(parameters[7:9])
     return np.asarray(run + batch * request, dtype=np.float64)

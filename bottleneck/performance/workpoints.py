@@ -87,7 +87,13 @@ class WorkPoints:
         return cls(served, accelerator, output_tokens, split, pairs[:, 0], pairs[:, 1], Steps(*columns), starts)
 
     def seconds(self, parameters: NDArray[np.float64]) -> Floats:
-        """Return prefill seconds of every point, then seconds of a decode step of every point; shape (2 * points,)."""
+        """Return prefill seconds of every point, then seconds of a decode step of every point; shape (2 * points,).
+
+        Parameters
+        ----------
+        parameters : array of shape (len(PARAMETERS),)
+            Natural logarithms, in the order of `PARAMETERS`.
+        """
         total = step_parts(self.steps, self.served, self.accelerator, parameters, self.split).total
         runs = np.add.reduceat(total, self.starts)
         whole, first, last = (runs[index::_RUNS] for index in range(_RUNS))
@@ -101,11 +107,27 @@ class WorkPoints:
         return np.concatenate([prefill, (last - first) / max(1, self.output_tokens - 1)])
 
     def decode_shares(self, parameters: NDArray[np.float64], point: int = 0) -> dict[str, float]:
-        """Return the seconds of one point's decode step by what they go to; they add up to the step."""
+        """Return the seconds of one point's decode step by what they go to; they add up to the step.
+
+        Parameters
+        ----------
+        parameters : array of shape (len(PARAMETERS),)
+            Natural logarithms, in the order of `PARAMETERS`.
+        point : int
+            Index of the point, in the order in which they were given.
+        """
         return self._shares(parameters, 3 * point + 2, 3 * point + 1, max(1, self.output_tokens - 1))
 
     def prefill_shares(self, parameters: NDArray[np.float64], point: int = 0) -> dict[str, float]:
-        """Return the seconds of one point's prefill by what they go to, pipeline overlap not among them."""
+        """Return the seconds of one point's prefill by what they go to, pipeline overlap not among them.
+
+        Parameters
+        ----------
+        parameters : array of shape (len(PARAMETERS),)
+            Natural logarithms, in the order of `PARAMETERS`.
+        point : int
+            Index of the point, in the order in which they were given.
+        """
         shares = self._shares(parameters, 3 * point, None, 1)
         shares["host"] += float(prefill_overhead(self.batch[[point]], parameters)[0])
         return shares
