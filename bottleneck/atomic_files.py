@@ -56,7 +56,7 @@ def replace_json(path: Path, content: Any, *, mode: int = 0o644, durable: bool =
         File to replace; its folder must be there.
     content : Any
         Anything that JSON can carry. NaN and infinity are written as such, which JSON does not know: see `finite`.
-    mode, durable : int
+    mode, durable : int, bool
         As in `replace`.
 
     Raises

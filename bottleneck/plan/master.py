@@ -51,7 +51,23 @@ def master_settings(profile: Profile, profile_path: str, tree: Path) -> dict[str
 
 
 def reactor_entries(tree: Path) -> list[dict[str, list[str]]]:
-    """Return the reactors of reactor/reactor.conf, their file names made whole."""
+    """Return the reactors of reactor/reactor.conf, their file names made whole.
+
+    Parameters
+    ----------
+    tree : Path
+        Folder of the repository on the control node.
+
+    Returns
+    -------
+    list[dict[str, list[str]]]
+        One mapping for each entry, event tag -> absolute paths of SLS files, in the order of the file.
+
+    Raises
+    ------
+    OSError
+        When the file cannot be read.
+    """
     folder = tree / "reactor"
     entries = yaml.safe_load((folder / "reactor.conf").read_text(encoding="utf-8"))["reactor"]
     return [{tag: [str(folder / name) for name in names] for tag, names in entry.items()} for entry in entries]

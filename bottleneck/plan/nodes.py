@@ -215,6 +215,13 @@ def _worker(profile: Profile, name: str, deployment: Deployment, place: Place) -
 def node_pillar(profile: Profile, node_name: str) -> dict[str, Any]:
     """Return a node's slice of the profile: what its states are rendered with, and nothing else.
 
+    Parameters
+    ----------
+    profile : Profile
+        Profile of the cluster.
+    node_name : str
+        Name of one of its nodes.
+
     Raises
     ------
     ProfileError
@@ -242,7 +249,13 @@ def node_pillar(profile: Profile, node_name: str) -> dict[str, Any]:
 
 
 def hosts(profile: Profile) -> dict[str, str]:
-    """Return host name -> address on the control network, of every node and the control node."""
+    """Return host name -> address on the control network, of every node and the control node.
+
+    Parameters
+    ----------
+    profile : Profile
+        Profile of the cluster.
+    """
     network = profile.control.network
     addresses = {node.hostname: node.links[network].address for node in profile.nodes.values()}
     return {profile.control.hostname: profile.control.address, **addresses}

@@ -45,7 +45,18 @@ class Collective:
     sizes_bytes: list[int]
 
     def for_node(self, node: str) -> dict[str, Any] | None:
-        """Return what the probe on a node is told; None when the node takes no part."""
+        """Return what the probe on a node is told; None when the node takes no part.
+
+        Parameters
+        ----------
+        node : str
+            Name of a node.
+
+        Returns
+        -------
+        dict[str, Any] or None
+            Plain data: rank, world, interface and the fields of this class that are not of the plan alone.
+        """
         if node not in self.nodes:
             return None
         rank = self.nodes.index(node)
@@ -57,6 +68,16 @@ def collectives(profile: Profile) -> list[Collective]:
     """Return the collectives worth measuring: those of the default deployment first.
 
     One all-reduce of a deployment that splits layers over nodes, one send and receive of one with stages.
+
+    Parameters
+    ----------
+    profile : Profile
+        Profile of the cluster.
+
+    Returns
+    -------
+    list[Collective]
+        At most one of each kind; empty when no deployment spans two nodes.
     """
     names = sorted(profile.deployments, key=lambda name: name != profile.default_deployment)
     found = [
@@ -99,6 +120,13 @@ def message_sizes(profile: Profile, deployment_name: str) -> dict[str, list[int]
 
     One sequence's token, a decoding step of the workload's concurrency, one prompt, and the largest forward pass.
 
+    Parameters
+    ----------
+    profile : Profile
+        Profile of the cluster.
+    deployment_name : str
+        Name of one of its deployments.
+
     Returns
     -------
     dict
@@ -115,7 +143,20 @@ def message_sizes(profile: Profile, deployment_name: str) -> dict[str, list[int]
 
 
 def own_bench(profile: Profile, node: str) -> dict[str, Any] | None:
-    """Return how a node's engine measures itself, where it has no torch to be measured with; None otherwise."""
+    """Return how a node's engine measures itself, where it has no torch to be measured with; None otherwise.
+
+    Parameters
+    ----------
+    profile : Profile
+        Profile of the cluster.
+    node : str
+        Name of one of its nodes.
+
+    Returns
+    -------
+    dict[str, Any] or None
+        Plain data: program, arguments, the most seconds that it may take, and whether it measures the host's processor.
+    """
     engine = profile.engine_of(node)
     bench = engine.interface.bench
     if engine.torch_device is not None or bench is None:
@@ -130,7 +171,13 @@ def own_bench(profile: Profile, node: str) -> dict[str, Any] | None:
 
 
 def node_pairs(profile: Profile) -> list[tuple[str, str, str]]:
-    """Return (network, node, node) for every two nodes that share a network."""
+    """Return (network, node, node) for every two nodes that share a network.
+
+    Parameters
+    ----------
+    profile : Profile
+        Profile of the cluster.
+    """
     pairs = []
     for network in profile.networks:
         members = [name for name, node in profile.nodes.items() if network in node.links]
@@ -165,12 +212,29 @@ def replica_pairs(workers: Iterable[Mapping[str, Any]]) -> list[tuple[str, str, 
 
 
 def link_seconds(pairs: int) -> int:
-    """Return how long to load each direction of each link, whole seconds, so that all of them take about 10 s."""
+    """Return how long to load each direction of each link, whole seconds, so that all of them take about 10 s.
+
+    Parameters
+    ----------
+    pairs : int
+        Number of pairs of nodes with a link between them.
+
+    Returns
+    -------
+    int
+        1 or 2.
+    """
     return max(1, min(2, int(LINK_BUDGET_SECONDS / max(1, 2 * pairs))))
 
 
 def requests_under_way(workers: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> float | None:
-    """Return how many requests run or wait, from what `worker.status` answers by node; None when no head tells."""
+    """Return how many requests run or wait, from what `worker.status` answers by node; None when no head tells.
+
+    Parameters
+    ----------
+    workers : Mapping[str, Mapping[str, Mapping[str, Any]]]
+        Node -> worker -> its status; starting workers and those without counts are left out.
+    """
     recorded = [
         status["requests"]
         for found in workers.values()

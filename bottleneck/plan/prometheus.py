@@ -45,6 +45,13 @@ def targets(profile: Profile, deployment: str | None = None) -> list[dict[str, A
 def configuration(profile: Profile, deployment: str | None = None) -> dict[str, Any]:
     """Return Prometheus' configuration for a cluster.
 
+    Parameters
+    ----------
+    profile : Profile
+        Profile of the cluster.
+    deployment : str or None
+        Name of the deployment whose engines are scraped; None for the default one.
+
     Raises
     ------
     ProfileError
@@ -78,7 +85,18 @@ def configuration(profile: Profile, deployment: str | None = None) -> dict[str, 
 
 
 def configuration_text(profile: Profile, deployment: str | None = None) -> str:
-    """Return the configuration as the file Prometheus reads."""
+    """Return the configuration as the file Prometheus reads.
+
+    Parameters
+    ----------
+    profile, deployment : Profile, str or None
+        As in `configuration`.
+
+    Raises
+    ------
+    ProfileError
+        As in `configuration`.
+    """
     text = yaml.safe_dump(configuration(profile, deployment), sort_keys=False)
     return f"# Made from profile {profile.name} {profile.version} by `cluster prometheus config`.\n{text}"
 

@@ -182,6 +182,11 @@ def format_of_config(config: object) -> FormatName | None:
 
     The forms are those of Hugging Face's transformers: ``quant_method``, and for ``compressed-tensors`` the bits of
     weights and activations in ``config_groups``.
+
+    Parameters
+    ----------
+    config : object
+        Value of the key as JSON gives it; what is no mapping has no format.
     """
     if not isinstance(config, dict):
         return None

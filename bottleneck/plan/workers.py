@@ -24,7 +24,18 @@ _OF_BITS: Mapping[int, FormatName] = MappingProxyType({4: "w4a16", 8: "w8a16", 1
 
 
 def weight_format(bits: int) -> FormatName:
-    """Return the format of a profile's weights of so many bits: what it quantizes is the weights alone."""
+    """Return the format of a profile's weights of so many bits: what it quantizes is the weights alone.
+
+    Parameters
+    ----------
+    bits : int
+        Bits of a weight: 4, 8 or 16.
+
+    Raises
+    ------
+    KeyError
+        For any other number.
+    """
     return _OF_BITS[bits]
 
 

@@ -18,7 +18,18 @@ from bottleneck.units import size_text
 
 
 def check(sections: Sections) -> list[Problem]:
-    """Return every disagreement, without lines."""
+    """Return every disagreement, without lines.
+
+    Parameters
+    ----------
+    sections : Sections
+        The profile's sections as far as each is sound by itself.
+
+    Returns
+    -------
+    list[Problem]
+        Problems in the order of the rules; empty for a profile that fits together.
+    """
     rules: list[Callable[[Sections], Iterator[Problem]]] = [
         _control,
         _networks,

@@ -110,7 +110,15 @@ def _limit(deployment: Deployment, card: Accelerator, node: Node, engine: Engine
 
 
 def shares_host_memory(card: Accelerator, engine: EngineSpec) -> bool:
-    """Return whether an accelerator's memory is part of its node's main memory."""
+    """Return whether an accelerator's memory is part of its node's main memory.
+
+    Parameters
+    ----------
+    card : Accelerator
+        Accelerator of a node; what it says itself comes first.
+    engine : EngineSpec
+        Engine of that kind of accelerator, which says what is usual.
+    """
     return engine.shares_host_memory if card.shares_host_memory is None else card.shares_host_memory
 
 

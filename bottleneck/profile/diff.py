@@ -48,6 +48,16 @@ def profile_differences(before: Profile, after: Profile) -> list[Difference]:
 
     Compared is what is in force: with what is laid over the files, with defaults, and with the
     entries of the engine map that the nodes use. Where a number is from does not count.
+
+    Parameters
+    ----------
+    before, after : Profile
+        Two profiles that were read and are sound; of two clusters as well as of one.
+
+    Returns
+    -------
+    list[Difference]
+        Empty for profiles that mean the same. A key that is in one alone is added or removed.
     """
     old, new = leaves(before), leaves(after)
     found = []
@@ -61,7 +71,18 @@ def profile_differences(before: Profile, after: Profile) -> list[Difference]:
 
 
 def leaves(profile: Profile) -> dict[str, Leaf]:
-    """Return every value of a profile by its key, parts joined by dots as in error messages."""
+    """Return every value of a profile by its key, parts joined by dots as in error messages.
+
+    Parameters
+    ----------
+    profile : Profile
+        A profile that was read.
+
+    Returns
+    -------
+    dict[str, Leaf]
+        Key -> value, defaults among them, the sources of numbers left out.
+    """
     found = dict(_walk(profile, ()))
     for kind in sorted({node.accelerator.kind for node in profile.nodes.values()}):
         found.update(_walk(profile.engines[kind], ("engines", kind)))

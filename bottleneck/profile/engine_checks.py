@@ -105,7 +105,20 @@ def _rdma(deployment: Deployment, nodes: Mapping[str, Node], engines: Mapping[st
 
 
 def kind_problems(deployment: Deployment, nodes: Mapping[str, Node]) -> Iterator[Problem]:
-    """Yield where a replica's nodes have unlike kinds of accelerators; the deployment must be placeable."""
+    """Yield where a replica's nodes have unlike kinds of accelerators; the deployment must be placeable.
+
+    Parameters
+    ----------
+    deployment : Deployment
+        A deployment that can be placed on its nodes (`placement_problem`).
+    nodes : Mapping[str, Node]
+        Name -> node, of every node that the deployment names.
+
+    Yields
+    ------
+    Problem
+        At most one, for the first replica with two kinds.
+    """
     groups: dict[int, dict[str, str]] = {}
     for place in places(deployment):
         groups.setdefault(place.replica, {})[place.node] = nodes[place.node].accelerator.kind

@@ -71,6 +71,11 @@ CONVERSION_NAMES: Mapping[str, str] = {
 def names_in(text: str) -> set[str]:
     """Return the names that a template uses.
 
+    Parameters
+    ----------
+    text : str
+        Template with names in braces, such as "--port {port}".
+
     Raises
     ------
     ValueError

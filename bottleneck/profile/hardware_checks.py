@@ -35,7 +35,18 @@ HARDWARE_NUMBERS = (
 
 
 def hardware_problems(sections: Sections) -> Iterator[Problem]:
-    """Yield what is wrong with the hardware's description, without lines."""
+    """Yield what is wrong with the hardware's description, without lines.
+
+    Parameters
+    ----------
+    sections : Sections
+        The profile's sections as far as each is sound by itself.
+
+    Yields
+    ------
+    Problem
+        Problems with MAC addresses, full meshes, the boot section, and keys that a source names.
+    """
     yield from _macs(sections)
     yield from _meshes(sections)
     yield from _boot(sections)
@@ -161,7 +172,15 @@ def _sources(sections: Sections) -> Iterator[Problem]:
 
 
 def covers(pattern: str, key: str) -> bool:
-    """Return whether a source's key covers a key of the profile: itself, or what is above it."""
+    """Return whether a source's key covers a key of the profile: itself, or what is above it.
+
+    Parameters
+    ----------
+    pattern : str
+        Key with dots, in which "*" stands for one part, such as "nodes.*.memory".
+    key : str
+        Key of the profile with dots.
+    """
     parts = [r"[^.]+" if part == "*" else re.escape(part) for part in pattern.split(".")]
     return re.match(r"\.".join(parts) + r"(\.|$)", key) is not None
 
@@ -170,6 +189,16 @@ def open_points(profile: Profile) -> list[Problem]:
     """Return what has to be filled in before anything is deployed on a profile.
 
     A profile may describe machines whose MACs nobody has read yet. It cannot boot them.
+
+    Parameters
+    ----------
+    profile : Profile
+        A profile that was read.
+
+    Returns
+    -------
+    list[Problem]
+        One for every MAC address or interface that is not known yet; empty where nothing boots over the network.
     """
     if profile.boot is None:
         return []
@@ -188,6 +217,11 @@ def open_points(profile: Profile) -> list[Problem]:
 def refuse_open(profile: Profile) -> None:
     """Raise when something has to be filled in before anything is deployed.
 
+    Parameters
+    ----------
+    profile : Profile
+        A profile that was read.
+
     Raises
     ------
     ProfileError
@@ -199,11 +233,35 @@ def refuse_open(profile: Profile) -> None:
 
 
 def assumptions(profile: Profile) -> dict[str, str]:
-    """Return the keys whose numbers are assumed, with what is said of each."""
+    """Return the keys whose numbers are assumed, with what is said of each.
+
+    Parameters
+    ----------
+    profile : Profile
+        A profile that was read.
+
+    Returns
+    -------
+    dict[str, str]
+        Key -> the sentence of its source.
+    """
     return {key: source.says for key, source in profile.sources.items() if source.basis == "assumed"}
 
 
 def source_of(sources: Mapping[str, object], key: str) -> str | None:
-    """Return the entry that covers a key most closely, or None."""
+    """Return the entry that covers a key most closely, or None.
+
+    Parameters
+    ----------
+    sources : Mapping[str, object]
+        Entries of a profile's `sources`: key, with "*" for one part of it -> source.
+    key : str
+        Key of the profile with dots.
+
+    Returns
+    -------
+    str or None
+        The longest pattern that covers the key, of two as long the one with fewer "*".
+    """
     found = [pattern for pattern in sources if covers(pattern, key)]
     return max(found, key=lambda pattern: (pattern.count("."), -pattern.count("*")), default=None)

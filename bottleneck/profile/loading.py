@@ -58,6 +58,11 @@ _LEFT_OUT: dict[str, Any] = {"workload": {}, "sampler": {}, "sources": {}}
 def load_profile(path: Path | str) -> Profile:
     """Read, check and return a profile with what is laid over it and the engine map that goes with it.
 
+    Parameters
+    ----------
+    path : Path or str
+        File of the profile; overlay and engine map are found beside it.
+
     Raises
     ------
     ProfileError
@@ -93,7 +98,18 @@ def load_profile(path: Path | str) -> Profile:
 
 
 def load_interfaces(path: Path) -> dict[str, EngineInterface]:
-    """Read how engines are started, watched and spread: name of the engine -> its interface."""
+    """Read how engines are started, watched and spread: name of the engine -> its interface.
+
+    Parameters
+    ----------
+    path : Path
+        File of the engines' interfaces.
+
+    Raises
+    ------
+    ProfileError
+        One line for each problem, with file and line, or when the file cannot be read.
+    """
     document = read(path)
     problems = list(document.problems)
     found = {}
@@ -109,7 +125,18 @@ def load_interfaces(path: Path) -> dict[str, EngineInterface]:
 
 
 def load_engines(path: Path) -> dict[str, EngineSpec]:
-    """Read an engine map: kind of accelerator -> engine."""
+    """Read an engine map: kind of accelerator -> engine.
+
+    Parameters
+    ----------
+    path : Path
+        File of the engine map; the interfaces are beside it or the repository's.
+
+    Raises
+    ------
+    ProfileError
+        One line for each problem of the map or the interfaces, with file and line, or when a file cannot be read.
+    """
     document = read(path)
     interfaces = load_interfaces(find_engine_interfaces(path))
     problems = list(document.problems)

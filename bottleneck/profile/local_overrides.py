@@ -20,12 +20,24 @@ _HEADER = "# Laid over {name}: what is known of these machines only. Kept out of
 
 
 def overlay_path(profile: Path) -> Path:
-    """Return where the overlay of a profile's file is, whether or not it is there."""
+    """Return where the overlay of a profile's file is, whether or not it is there.
+
+    Parameters
+    ----------
+    profile : Path
+        File of the profile.
+    """
     return profile.with_name(profile.name.removesuffix(".yaml") + ENDING)
 
 
 def is_overlay(path: Path) -> bool:
-    """Return whether a file is an overlay, and no profile of its own."""
+    """Return whether a file is an overlay, and no profile of its own.
+
+    Parameters
+    ----------
+    path : Path
+        Any file; its name alone counts.
+    """
     return path.name.endswith(ENDING)
 
 
@@ -34,6 +46,16 @@ def with_overlay(document: Document) -> Document:
 
     Mappings are merged key by key, everything else is replaced. Each location keeps the
     file and the line it is from, so that a mistake in the overlay is named there.
+
+    Parameters
+    ----------
+    document : Document
+        Document of the profile's own file.
+
+    Raises
+    ------
+    ProfileError
+        When the overlay is there and cannot be read as a mapping.
     """
     path = overlay_path(document.path)
     if not path.is_file():
@@ -47,7 +69,20 @@ def with_overlay(document: Document) -> Document:
 
 
 def copy_profile(profile: Path, target: Path) -> None:
-    """Copy a profile's file with its overlay, so that the copy means the same."""
+    """Copy a profile's file with its overlay, so that the copy means the same.
+
+    Parameters
+    ----------
+    profile : Path
+        File of the profile.
+    target : Path
+        File to write; its folder must be there, what is there already is replaced.
+
+    Raises
+    ------
+    OSError
+        When one of the two cannot be copied.
+    """
     shutil.copy(profile, target)
     if overlay_path(profile).is_file():
         shutil.copy(overlay_path(profile), overlay_path(target))

@@ -62,7 +62,13 @@ def list_profiles() -> list[Path]:
 
 
 def profile_name(path: Path) -> str:
-    """Return the name by which `find_profile` finds a file: its path without folder and ending."""
+    """Return the name by which `find_profile` finds a file: its path without folder and ending.
+
+    Parameters
+    ----------
+    path : Path
+        File of a profile; outside the folder of profiles its name is the path itself.
+    """
     try:
         return path.relative_to(profiles_directory()).with_suffix("").as_posix()
     except ValueError:
@@ -111,6 +117,16 @@ def find_engine_map(profile: Path) -> Path:
     """Return the engine map beside a profile, above it, or in the folder of profiles.
 
     A profile that was copied into a run's folder has none beside it.
+
+    Parameters
+    ----------
+    profile : Path
+        File of the profile.
+
+    Raises
+    ------
+    ProfileError
+        When there is none in any of these places.
     """
     folder = profile.resolve().parent
     for candidate in (folder, folder.parent, profiles_directory(), repository_directory() / "profiles"):
@@ -120,13 +136,25 @@ def find_engine_map(profile: Path) -> Path:
 
 
 def find_engine_interfaces(engine_map: Path) -> Path:
-    """Return the engines' interfaces beside an engine map, or the repository's."""
+    """Return the engines' interfaces beside an engine map, or the repository's.
+
+    Parameters
+    ----------
+    engine_map : Path
+        File of the engine map.
+    """
     beside = engine_map.with_name(ENGINE_INTERFACES)
     return beside if beside.is_file() else repository_directory() / "profiles" / ENGINE_INTERFACES
 
 
 def lock_file(name: str) -> Path:
-    """Return where the lock file of an engine is in the repository."""
+    """Return where the lock file of an engine is in the repository.
+
+    Parameters
+    ----------
+    name : str
+        Name of the file, without a folder.
+    """
     return repository_directory() / "salt" / "engine" / "files" / name
 
 

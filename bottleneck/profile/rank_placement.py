@@ -27,7 +27,13 @@ class Place:
     ranks: range
 
     def stages(self, tensor_parallel: int) -> list[int]:
-        """Return the pipeline stages that have a rank here."""
+        """Return the pipeline stages that have a rank here.
+
+        Parameters
+        ----------
+        tensor_parallel : int
+            Ranks of a stage, at least 1.
+        """
         return sorted({rank // tensor_parallel for rank in self.ranks})
 
 
@@ -69,7 +75,18 @@ def _counts(accelerators: list[int]) -> str:
 
 
 def places(deployment: Deployment) -> list[Place]:
-    """Return every node's part; the deployment must have no `placement_problem`."""
+    """Return every node's part; the deployment must have no `placement_problem`.
+
+    Parameters
+    ----------
+    deployment : Deployment
+        A deployment whose nodes and ranks are multiples of its replicas.
+
+    Returns
+    -------
+    list[Place]
+        One for every node, replica after replica; a node's ranks follow each other.
+    """
     nodes_per_replica = len(deployment.nodes) // deployment.replicas
     ranks_per_node = deployment.ranks_per_replica // nodes_per_replica
     found = []

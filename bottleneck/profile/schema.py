@@ -192,7 +192,18 @@ def stale_files() -> list[Path]:
 
 
 def main(arguments: list[str]) -> int:
-    """Write the files, or with ``--check`` only say which are not current."""
+    """Write the files, or with ``--check`` only say which are not current.
+
+    Parameters
+    ----------
+    arguments : list[str]
+        Words of the command line after the program's name.
+
+    Returns
+    -------
+    int
+        Exit status: 1 when ``--check`` finds a file that is not current, else 0.
+    """
     stale = stale_files()
     if "--check" in arguments:
         for path in stale:

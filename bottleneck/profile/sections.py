@@ -48,7 +48,13 @@ class Sections:
     broken: frozenset[Location] = frozenset()
 
     def names(self, section: str) -> set[str]:
-        """Return every name of a section, sound or not."""
+        """Return every name of a section, sound or not.
+
+        Parameters
+        ----------
+        section : str
+            Name of a section that is a mapping, such as "nodes".
+        """
         sound: Mapping[str, Any] = getattr(self, section)
         return set(sound) | {str(location[1]) for location in self.broken if location[0] == section and location[1:]}
 

@@ -372,7 +372,15 @@ class Profile(Section):
         return self.sampler.send_interval_seconds + self.telemetry.heartbeat_deadline_seconds
 
     def problem(self, location: Location, text: str) -> Problem:
-        """Return a problem at a location, with the line it is written on."""
+        """Return a problem at a location, with the line it is written on.
+
+        Parameters
+        ----------
+        location : Location
+            Keys and indices from the root of the profile.
+        text : str
+            What was seen and what is expected.
+        """
         return self._document.problem(location, text) if self._document else Problem(location, text)
 
     @property
@@ -388,15 +396,55 @@ class Profile(Section):
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def engine_of(self, node: str) -> EngineSpec:
-        """Return the engine of a node's accelerator."""
+        """Return the engine of a node's accelerator.
+
+        Parameters
+        ----------
+        node : str
+            Name of a node of the profile.
+
+        Raises
+        ------
+        KeyError
+            For a node that the profile does not have.
+        """
         return self._engines[self.nodes[node].accelerator.kind]
 
     def engine_for(self, deployment: Deployment, node: str) -> EngineSpec:
-        """Return the engine that a deployment has on a node: the one it names, or that of the node's accelerator."""
+        """Return the engine that a deployment has on a node: the one it names, or that of the node's accelerator.
+
+        Parameters
+        ----------
+        deployment : Deployment
+            A deployment of the profile.
+        node : str
+            Name of one of its nodes.
+
+        Raises
+        ------
+        KeyError
+            For a node that the profile does not have.
+        """
         return self._engines[deployment.engine] if deployment.engine else self.engine_of(node)
 
     def further_engines_of(self, node: str) -> list[EngineSpec]:
-        """Return the engines of deployments on a node that are not its accelerator's own, each once."""
+        """Return the engines of deployments on a node that are not its accelerator's own, each once.
+
+        Parameters
+        ----------
+        node : str
+            Name of a node of the profile.
+
+        Returns
+        -------
+        list[EngineSpec]
+            In the order of the deployments; engines whose tools convert a model come last.
+
+        Raises
+        ------
+        KeyError
+            For a node that the profile does not have.
+        """
         named = {each.engine: None for each in self.deployments.values() if node in each.nodes and each.engine}
         # A conversion of the model has its tools in yet another one.
         tools = {self._engines[name].conversion_tools: None for name in named if name}

@@ -35,7 +35,18 @@ def _host_name(text: str) -> str:
 
 
 def name_text(text: str) -> str:
-    """Return a text that can be a name; a `ValueError` with what was seen and expected when it cannot."""
+    """Return a text that can be a name.
+
+    Parameters
+    ----------
+    text : str
+        Name of a node, network, deployment or model, as it was written.
+
+    Raises
+    ------
+    ValueError
+        With what was seen and what is expected, when it cannot be one.
+    """
     # Names become parts of file names, process names and run ids.
     if not _NAME.fullmatch(text):
         raise ValueError(f"{shown(text)}; expected a name of letters, digits, '-', '_' and '.'")

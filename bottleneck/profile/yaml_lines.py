@@ -81,11 +81,30 @@ class Document:
     files: dict[Location, Path] = field(default_factory=dict)
 
     def line(self, location: Location) -> int:
-        """Return the line of a location or of its nearest ancestor that is in the file."""
+        """Return the line of a location or of its nearest ancestor that is in the file.
+
+        Parameters
+        ----------
+        location : Location
+            Keys and indices from the root of the document.
+
+        Returns
+        -------
+        int
+            Number of the line from 1; 1 for the root.
+        """
         return self.lines.get(self._written(location), 1)
 
     def problem(self, location: Location, text: str) -> Problem:
-        """Return a problem at a location, with its line and, where that is another, its file."""
+        """Return a problem at a location, with its line and, where that is another, its file.
+
+        Parameters
+        ----------
+        location : Location
+            Keys and indices from the root of the document.
+        text : str
+            What was seen and what is expected.
+        """
         file = self.files.get(self._written(location))
         return Problem(location, text, self.line(location), str(file) if file else None)
 
@@ -118,6 +137,11 @@ for _tag, _pattern, _first in (
 
 def read(path: Path) -> Document:
     """Read a YAML file whose root is a mapping.
+
+    Parameters
+    ----------
+    path : Path
+        File of at most 1 MiB.
 
     Raises
     ------

@@ -166,13 +166,33 @@ class Ceilings(_Document):
 
 
 def spread(values: Iterable[float]) -> Spread | None:
-    """Return the median of repeats and its interval; None when nothing usable was measured."""
+    """Return the median of repeats and its interval; None when nothing usable was measured.
+
+    Parameters
+    ----------
+    values : Iterable[float]
+        Repeats of one measurement, in its own unit. What is no number, infinite, 0 or less is left out.
+    """
     found = estimate(value for value in values if math.isfinite(value) and value > 0)
     return Spread(**found.to_json()) if found else None
 
 
 def device_kind(profile: Profile, node: str) -> str:
-    """Return what the measures of a node's accelerator have to be made on, as `MeasuredDevice.kind` has it."""
+    """Return what the measures of a node's accelerator have to be made on, as `MeasuredDevice.kind` has it.
+
+    Parameters
+    ----------
+    profile : Profile
+        Profile of the cluster.
+    node : str
+        Name of one of its nodes.
+
+    Returns
+    -------
+    str
+        A kind of torch's devices such as "xpu", "host" for the processor, or "engine" for one that only its engine
+        reaches.
+    """
     engine = profile.engine_of(node)
     if engine.torch_device is not None:
         return engine.torch_device
@@ -245,6 +265,13 @@ def merge(old: Ceilings | None, new: Ceilings) -> Ceilings:
     """Return `new` completed with what only `old` measured and still holds.
 
     A node that is another machine now takes its links and collectives with it.
+
+    Parameters
+    ----------
+    old : Ceilings or None
+        Ceilings from before, or None; those of another profile are dropped.
+    new : Ceilings
+        Ceilings that were just measured.
     """
     if old is None or old.profile != new.profile:
         return new
@@ -279,6 +306,11 @@ def _same_machine(one: Machine, two: Machine) -> bool:
 
 def parse(document: Mapping[str, Any]) -> Ceilings:
     """Read the file's content.
+
+    Parameters
+    ----------
+    document : Mapping[str, Any]
+        Content of a file of ceilings.
 
     Raises
     ------

@@ -33,12 +33,29 @@ class Reading(NamedTuple):
 
 
 def engine_lines(text: str) -> list[str]:
-    """Return the lines of a text that hold vLLM's metrics under any of their names."""
+    """Return the lines of a text that hold vLLM's metrics under any of their names.
+
+    Parameters
+    ----------
+    text : str
+        Prometheus exposition text, from any server.
+    """
     return [line for line in text.splitlines() if is_engine_sample(line)]
 
 
 def why_not(text: str) -> str:
-    """Return why a text is no text of vLLM's metrics; empty when it is one."""
+    """Return why a text is no text of vLLM's metrics; empty when it is one.
+
+    Parameters
+    ----------
+    text : str
+        What an address or a file gave as vLLM's metrics.
+
+    Returns
+    -------
+    str
+        What was seen and what is expected, in one sentence.
+    """
     names = MetricsText.parse(text).names()
     own = sorted(name for name in names if name.startswith(PREFIX))
     if own and not names & _MADE:
@@ -57,7 +74,13 @@ def why_not(text: str) -> str:
 
 
 def is_metrics_text(path: Path) -> bool:
-    """Return whether a file is the text of vLLM's metrics."""
+    """Return whether a file is the text of vLLM's metrics.
+
+    Parameters
+    ----------
+    path : Path
+        File, plain or compressed by gzip or xz; one that cannot be read is none.
+    """
     try:
         return bool(engine_lines(read_text(path)))
     except ScenarioError:
@@ -123,7 +146,18 @@ def pair_document(before: Path, after: Path, seconds: float | None) -> dict[str,
 
 
 def read_text(path: Path) -> str:
-    """Return a file's text, decompressed by its ending; raise `ScenarioError` when it cannot be read."""
+    """Return a file's text, decompressed by its ending.
+
+    Parameters
+    ----------
+    path : Path
+        File in UTF-8, plain or compressed by gzip (.gz) or xz (.xz).
+
+    Raises
+    ------
+    ScenarioError
+        When it cannot be read, is cut, or is no text.
+    """
     try:
         with _OPENERS.get(path.suffix, open)(path, "rt", encoding="utf-8") as stream:
             return str(stream.read())

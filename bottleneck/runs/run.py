@@ -114,7 +114,13 @@ class Run:
         return self.kind == "scenario"
 
     def window(self, start: float, end: float) -> Run:
-        """Return a while of it as a live window; of a start, as a start that has lasted so long."""
+        """Return a while of it as a live window; of a start, as a start that has lasted so long.
+
+        Parameters
+        ----------
+        start, end : float
+            Unix seconds by the control node's clock, `start` before `end`.
+        """
         kind: Kind = "start" if self.start else "window"
         window = replace(self, kind=kind, interval=(start, end), client=None, verdict=None)
         return _with_readings(replace(window, engine_before={}, engine_after={}))
@@ -191,7 +197,20 @@ _CACHE_SETTINGS = {
 
 
 def as_the_engine_says(settings: ServerSettings, reading: MetricsText) -> ServerSettings:
-    """Return settings with what an engine's metrics say of its cache: that is what is in force."""
+    """Return settings with what an engine's metrics say of its cache: that is what is in force.
+
+    Parameters
+    ----------
+    settings : ServerSettings
+        Settings as the deployment has them.
+    reading : MetricsText
+        Metrics of the engine, of whatever time: the cache is laid out once.
+
+    Returns
+    -------
+    ServerSettings
+        The same settings where the metrics say nothing of them, or something that a setting cannot be.
+    """
     found = {}
     for label, name in _CACHE_SETTINGS.items():
         word = reading.info("vllm:cache_config_info", label)
@@ -228,7 +247,19 @@ def _read_load(head: dict[str, Any], problems: list[str]) -> Load | None:
 
 
 def client_files(folder: Path) -> list[Path]:
-    """Return the load generator's results in a run's folder: one, or one for each load of a sweep."""
+    """Return the load generator's results in a run's folder: one, or one for each load of a sweep.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder of the run.
+
+    Returns
+    -------
+    list[Path]
+        Plain or compressed files; the loads of a sweep in the order of their names, those of numbers in the order of
+        these.
+    """
     single = [path for path in (folder / "client.json", folder / "client.json.gz") if path.exists()]
     several = [*(folder / "client").glob("*.json"), *(folder / "client").glob("*.json.gz")]
     return single[:1] or sorted(several, key=lambda path: (len(path.name), path.name))
@@ -278,12 +309,23 @@ _FILES = ("run.json", "samples.jsonl.gz", "client.json", "client.json.gz")
 
 
 def is_run(folder: Path) -> bool:
-    """Return whether a folder holds anything of a run."""
+    """Return whether a folder holds anything of a run.
+
+    Parameters
+    ----------
+    folder : Path
+        Any folder.
+    """
     return any((folder / name).exists() for name in _FILES) or any(folder.glob("engine_after*.prom"))
 
 
 def load_run(folder: Path | str) -> Run:
     """Load a run folder, as much of it as there is.
+
+    Parameters
+    ----------
+    folder : Path or str
+        Folder of the run. A file that is missing or cannot be read is a sentence in `Run.problems`, no error.
 
     Raises
     ------

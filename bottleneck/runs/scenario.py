@@ -55,6 +55,11 @@ class ScenarioError(ValueError):
 def read_document(path: Path) -> dict[str, Any]:
     """Read a JSON object from a file, compressed by gzip or xz or not at all.
 
+    Parameters
+    ----------
+    path : Path
+        File whose ending says how it is compressed: .gz, .xz, or anything else for not at all.
+
     Raises
     ------
     ScenarioError
@@ -99,7 +104,20 @@ def judgeable(document: dict[str, Any], name: str, ceilings: Path | str | None =
 
 
 def scenario_run(document: dict[str, Any], name: str = "scenario") -> Run:
-    """Make a scenario's document into a run."""
+    """Make a scenario's document into a run.
+
+    Parameters
+    ----------
+    document : dict[str, Any]
+        Scenario as its file has it (doc/reference/scenario-file.md).
+    name : str
+        File or address that problems and errors begin with.
+
+    Raises
+    ------
+    ScenarioError
+        When there is no reading of the metrics after the load, or none in it is vLLM's.
+    """
     problems: list[str] = []
     after = _metrics(document, "metrics_after", name, problems)
     if after is None:

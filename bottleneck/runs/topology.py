@@ -103,6 +103,11 @@ class Topology:
 def find_topology(run: Run) -> Topology:
     """Derive a run's topology.
 
+    Parameters
+    ----------
+    run : Run
+        Any run; without a profile or a deployment, the nodes that reported are one group.
+
     Returns
     -------
     Topology

@@ -48,12 +48,31 @@ def clock_ahead(batch: Mapping[str, Any], now: float) -> float | None:
 
 
 def is_wrong(ahead: float) -> bool:
-    """Return whether a clock that is so far ahead (seconds) cannot be believed."""
+    """Return whether a clock that is so far ahead (seconds) cannot be believed.
+
+    Parameters
+    ----------
+    ahead : float
+        Seconds by which the node's clock is ahead of the control node's; negative where it is behind.
+    """
     return ahead > AHEAD_SECONDS or ahead < -BEHIND_SECONDS
 
 
 def same_clock(ahead: float, before: float) -> float:
-    """Return the earlier of two estimates while they may be of one clock: so its batches stay evenly spaced."""
+    """Return the earlier of two estimates while they may be of one clock: so its batches stay evenly spaced.
+
+    Parameters
+    ----------
+    ahead : float
+        New estimate, in seconds ahead of the control node's clock.
+    before : float
+        The estimate in use, the same way.
+
+    Returns
+    -------
+    float
+        `before` while it is that of a wrong clock (`is_wrong`) and within `SAME_SECONDS` of the new one, else `ahead`.
+    """
     return before if abs(ahead - before) <= SAME_SECONDS and is_wrong(before) else ahead
 
 
@@ -61,6 +80,18 @@ def put_right(batch: Mapping[str, Any], ahead: float) -> dict[str, Any]:
     """Return a batch with the control node's times in place of those of a clock that is `ahead` seconds ahead.
 
     What is no number stays as it is: whether a batch is sound is told elsewhere (`batch_checks`).
+
+    Parameters
+    ----------
+    batch : Mapping[str, Any]
+        Batch as it came, checked or not.
+    ahead : float
+        Seconds by which the node's clock is ahead.
+
+    Returns
+    -------
+    dict[str, Any]
+        A copy; of the sampler it has ``clock_ahead_s``, in seconds to the millisecond.
     """
     found = {**batch, "t0": _less(batch.get("t0"), ahead), "t1": _less(batch.get("t1"), ahead)}
     samples, engine, sampler = batch.get("samples"), batch.get("engine"), batch.get("sampler")

@@ -64,7 +64,24 @@ def flat_readings(batches: Iterable[Batch], start: float, end: float) -> dict[st
 
 
 def read_batches(path: Path) -> tuple[list[Batch], list[str]]:
-    """Read `samples.jsonl.gz`; a cut file gives what came before the cut, and a sentence about it."""
+    """Read `samples.jsonl.gz`; a cut file gives what came before the cut, and a sentence about it.
+
+    Parameters
+    ----------
+    path : Path
+        File with one batch a line, compressed by gzip where its name ends in .gz.
+
+    Returns
+    -------
+    tuple[list[Batch], list[str]]
+        Batches in the file's order, with today's names for keys that were called otherwise; and one sentence for each
+        kind of damage.
+
+    Raises
+    ------
+    FileNotFoundError
+        When there is no such file.
+    """
     batches: list[Batch] = []
     broken = 0
     problems: list[str] = []
@@ -93,7 +110,20 @@ def read_batches(path: Path) -> tuple[list[Batch], list[str]]:
 
 
 def write_batches(path: Path, batches: Iterable[Batch]) -> None:
-    """Write batches, one a line, compressed."""
+    """Write batches, one a line, compressed.
+
+    Parameters
+    ----------
+    path : Path
+        File to write; one that is there is replaced.
+    batches : Iterable[Batch]
+        Batches in the order in which they are to be read.
+
+    Raises
+    ------
+    OSError
+        When it cannot be written.
+    """
     with gzip.open(path, "wt", encoding="utf-8") as stream:
         for batch in batches:
             stream.write(json.dumps(batch, separators=(",", ":")) + "\n")

@@ -73,7 +73,20 @@ def begin(settings: Settings, now: float, seen_before: Iterable[str] = ()) -> St
 
 
 def apply(event: Event, state: State) -> State:
-    """Return the state after an event."""
+    """Return the state after an event.
+
+    Parameters
+    ----------
+    event : Event
+        Something that happened, with the time at which it did.
+    state : State
+        State before it; it stays as it is.
+
+    Returns
+    -------
+    State
+        What is to be announced because of this event, and no other, is in `State.announcements`.
+    """
     state = replace(state, announcements=())
     if isinstance(event, Arrived):
         return _arrived(event, state)
@@ -145,6 +158,18 @@ def to_acknowledge(state: State, now: float) -> dict[str, dict[str, Any]]:
     """Return what to tell by a job, by node: those that send but have not asked for long.
 
     A sampler asks by itself (see `salt/sampler/files/delivery.py`); a job is for the node that cannot reach the port.
+
+    Parameters
+    ----------
+    state : State
+        State of the cluster.
+    now : float
+        Unix seconds by the control node's clock.
+
+    Returns
+    -------
+    dict[str, dict[str, Any]]
+        Node -> what is stored of its boot, as `acknowledgement` gives it.
     """
     patience = 6.0 * state.settings.acknowledge_interval_seconds
     found = {}

@@ -45,7 +45,13 @@ class Settings:
 
     @classmethod
     def of(cls, profile: Profile) -> Settings:
-        """Take them from a profile."""
+        """Take them from a profile.
+
+        Parameters
+        ----------
+        profile : Profile
+            Profile of the cluster.
+        """
         return cls(
             senders={name: node.hostname for name, node in profile.nodes.items()},
             capacities={

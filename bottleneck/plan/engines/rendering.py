@@ -109,7 +109,21 @@ def engine_arguments(engine: EngineSpec, deployment: Deployment, values: Values 
 
 
 def model_directory(profile: Profile, engine: EngineSpec) -> str:
-    """Return the folder with the model in the form that an engine loads."""
+    """Return the folder with the model in the form that an engine loads.
+
+    Parameters
+    ----------
+    profile : Profile
+        Profile with the model.
+    engine : EngineSpec
+        Entry of the engine map.
+
+    Returns
+    -------
+    str
+        Absolute path on a node: of the checkpoint, or of what it is converted to, whose name has the digest of all that
+        the conversion depends on.
+    """
     checkpoint = profile.model.directory()
     conversion = engine.interface.conversion
     if conversion is None:
@@ -124,13 +138,40 @@ def model_directory(profile: Profile, engine: EngineSpec) -> str:
 
 
 def model_path(profile: Profile, engine: EngineSpec) -> str:
-    """Return what an engine loads: the folder with the model, or the file in it."""
+    """Return what an engine loads: the folder with the model, or the file in it.
+
+    Parameters
+    ----------
+    profile : Profile
+        Profile with the model.
+    engine : EngineSpec
+        Entry of the engine map.
+
+    Returns
+    -------
+    str
+        Absolute path on a node.
+    """
     made = engine.interface.conversion
     return "/".join(filter(None, [model_directory(profile, engine), made.file if made else ""]))
 
 
 def conversion(profile: Profile, engine: EngineSpec) -> dict[str, Any] | None:
-    """Return what a node needs to make the model in the form that an engine loads; None where it loads checkpoints."""
+    """Return what a node needs to make the model in the form that an engine loads; None where it loads checkpoints.
+
+    Parameters
+    ----------
+    profile : Profile
+        Profile with the model, and the engine map with the engine whose tools convert.
+    engine : EngineSpec
+        Entry of the engine map.
+
+    Returns
+    -------
+    dict[str, Any] or None
+        Plain data for the pillar: the tools, the steps as templates, the names that are filled in, where the result
+        goes.
+    """
     made = engine.interface.conversion
     if made is None:
         return None
@@ -155,6 +196,13 @@ def load_generator(profile: Profile, deployment_name: str) -> EngineSpec:
     """Return the entry of the engine map whose load generator a deployment is sent load with.
 
     The deployment's own engine comes first, then those of the profile's nodes, which the control node has as well.
+
+    Parameters
+    ----------
+    profile : Profile
+        Profile of the cluster.
+    deployment_name : str
+        Name of one of its deployments.
 
     Raises
     ------

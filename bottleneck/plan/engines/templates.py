@@ -32,7 +32,22 @@ def command_line(groups: Iterable[Words], values: Values, arguments: Iterable[st
 
 
 def filled(words: Iterable[str], values: Values) -> list[str]:
-    """Return words with the names filled in; nothing when one of them has no value."""
+    """Return words with the names filled in; nothing when one of them has no value.
+
+    Parameters
+    ----------
+    words : Iterable[str]
+        Templates with names in braces, such as "--port" and "{port}".
+    values : Values
+        Name -> value; None where there is nothing to say.
+
+    Raises
+    ------
+    KeyError
+        For a name that is not among the values.
+    ValueError
+        For a text that is no template.
+    """
     written = list(words)
     used = set().union(*map(names_in, written))
     if any(values[name] is None for name in used):
@@ -42,13 +57,34 @@ def filled(words: Iterable[str], values: Values) -> list[str]:
 
 
 def environment(templates: Mapping[str, str], values: Values) -> dict[str, str]:
-    """Return the variables that have a value."""
+    """Return the variables that have a value.
+
+    Parameters
+    ----------
+    templates : Mapping[str, str]
+        Name of a variable -> template of its value.
+    values : Values
+        As in `filled`.
+
+    Raises
+    ------
+    KeyError
+        As in `filled`.
+    ValueError
+        As in `filled`.
+    """
     found = {name: filled([text], values) for name, text in templates.items()}
     return {name: words[0] for name, words in found.items() if words}
 
 
 def value_text(value: Value) -> str:
-    """Return a value as a command line has it: shares without needless digits."""
+    """Return a value as a command line has it: shares without needless digits.
+
+    Parameters
+    ----------
+    value : Value
+        Number or text; a float is written with six digits at most.
+    """
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
