@@ -55,7 +55,18 @@ class Answer:
 
     @classmethod
     def of_verdict(cls, verdict: Mapping[str, Any]) -> Answer:
-        """Read a verdict's JSON."""
+        """Read a verdict's JSON.
+
+        Parameters
+        ----------
+        verdict : Mapping[str, Any]
+            Verdict as `Verdict.to_json` writes it.
+
+        Raises
+        ------
+        KeyError
+            When it names no class.
+        """
         where = verdict.get("where") or {}
         first = Named(str(verdict["class"]), where.get("node"), where.get("link"), verdict.get("score"))
         return cls(
@@ -75,7 +86,18 @@ class Answer:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Answer:
-        """Read what `to_json` returned."""
+        """Read what `to_json` returned.
+
+        Parameters
+        ----------
+        document : Mapping[str, Any]
+            An answer that was written down.
+
+        Raises
+        ------
+        KeyError
+            When a part of it is missing.
+        """
         return cls(
             Named(**document["first"]),
             bool(document["fault"]),
@@ -191,7 +213,20 @@ def place_of(put: Put, deployment: str, answer: Answer) -> str:
 
 
 def expected_of(put: Put, deployment: str) -> tuple[str, str | None]:
-    """Return the class and the node that name a fault."""
+    """Return the class and the node that name a fault.
+
+    Parameters
+    ----------
+    put : Put
+        The fault.
+    deployment : str
+        Name of the deployment; on "single" there is no other node that one could fall behind.
+
+    Returns
+    -------
+    tuple[str, str or None]
+        Name of the class; name of the node, None where the fault is no node's own.
+    """
     if deployment == "single" and put.expected == "straggler":
         return "host_overhead", None
     return put.expected, put.node

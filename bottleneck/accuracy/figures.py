@@ -112,7 +112,13 @@ class Figures:
 
 
 def figures(judged: Sequence[Judged]) -> Figures:
-    """Return the figures; faulty runs without a healthy one beside them are left out."""
+    """Return the figures; faulty runs without a healthy one beside them are left out.
+
+    Parameters
+    ----------
+    judged : Sequence[Judged]
+        Runs with what was put in and what was answered, in any order.
+    """
     known = [each for each in judged if each.truth.healthy or each.truth.cost is not None]
     splits = {"all": _split(known)} | {
         name: _split([each for each in known if each.truth.trial.split == name]) for name in (DEVELOPMENT, HELD_OUT)
@@ -157,7 +163,18 @@ def _by_cost(judged: Sequence[Judged], named: Callable[[str], bool]) -> dict[str
 
 
 def kind_of(judged: Judged) -> str:
-    """Return the word for what was put in."""
+    """Return the word for what was put in.
+
+    Parameters
+    ----------
+    judged : Judged
+        A run with what was put in.
+
+    Returns
+    -------
+    str
+        Name in `FAULTS`, `HEALTHY` without a fault, or "two at once".
+    """
     faults = judged.truth.trial.faults
     return HEALTHY if not faults else faults[0].kind if len(faults) == 1 else "two at once"
 

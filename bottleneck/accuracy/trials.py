@@ -67,7 +67,20 @@ class Put:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Put:
-        """Read a fault of the record."""
+        """Read a fault of the record.
+
+        Parameters
+        ----------
+        document : Mapping[str, Any]
+            Fault of a line of the record: kind, strength, and where it has one a node or a link.
+
+        Raises
+        ------
+        ValueError
+            For a kind that is not in `FAULTS`.
+        KeyError
+            Without a kind or a strength.
+        """
         kind = str(document["kind"])
         if kind not in FAULTS:
             raise ValueError(f"fault {kind!r} in the record; expected one of {', '.join(FAULTS)}")
@@ -128,7 +141,20 @@ class Trial:
 
     @classmethod
     def from_json(cls, line: Mapping[str, Any]) -> Trial | None:
-        """Read a line of the record; None for one of a run that failed, or of no run at all."""
+        """Read a line of the record; None for one of a run that failed, or of no run at all.
+
+        Parameters
+        ----------
+        line : Mapping[str, Any]
+            Line of the record of `cluster verify`.
+
+        Raises
+        ------
+        KeyError
+            When a line of a run that succeeded lacks a part.
+        ValueError
+            For a fault whose kind is not in `FAULTS`.
+        """
         if line.get("error") or "measured" not in line:
             return None
         measured = line["measured"]

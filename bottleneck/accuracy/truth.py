@@ -57,7 +57,13 @@ class Truth:
 
 
 def truths(trials: Sequence[Trial]) -> dict[str, Truth]:
-    """Return what every run's faults cost, by its case."""
+    """Return what every run's faults cost, by its case.
+
+    Parameters
+    ----------
+    trials : Sequence[Trial]
+        All runs of the record; healthy ones are what the others are compared with.
+    """
     scatters = scatter(trials)
     by_place: dict[tuple[object, ...], list[Trial]] = {}
     for trial in trials:
@@ -114,6 +120,17 @@ def scatter(trials: Sequence[Trial]) -> dict[tuple[object, ...], float]:
 
     From differences of healthy runs that follow each other, which a slow drift hardly touches; a load's own few are
     mixed with those of all loads of its deployment.
+
+    Parameters
+    ----------
+    trials : Sequence[Trial]
+        All runs of the record.
+
+    Returns
+    -------
+    dict[tuple[object, ...], float]
+        Key of runs that may be compared (`Trial.compared`) -> standard deviation, without a unit; about the relative
+        one while it is small.
     """
     places: dict[tuple[object, ...], list[Trial]] = {}
     for trial in trials:

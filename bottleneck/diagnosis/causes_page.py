@@ -62,7 +62,18 @@ def page() -> str:
 
 
 def advice_commands(item: Cause) -> list[str]:
-    """Return the `cluster` commands that a class advises, with placeholders for names and numbers."""
+    """Return the `cluster` commands that a class advises, with placeholders for names and numbers.
+
+    Parameters
+    ----------
+    item : Cause
+        A cause.
+
+    Returns
+    -------
+    list[str]
+        In the order of the advice; such as "cluster probe --only link".
+    """
     return [found for line in item.advice for found in COMMAND.findall(fill(line, PLACEHOLDERS))]
 
 

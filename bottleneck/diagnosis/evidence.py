@@ -24,7 +24,13 @@ class Evidence:
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Evidence:
-        """Read a line that `to_json` wrote."""
+        """Read a line that `to_json` wrote.
+
+        Parameters
+        ----------
+        document : dict[str, Any]
+            Plain data; what is missing is empty.
+        """
         value = number(document.get("value"))
         return cls(
             str(document.get("statement", "")),
@@ -52,5 +58,11 @@ def line(statement: str, value: float | None, unit: str, source: str) -> Evidenc
 
 
 def percent(value: float) -> str:
-    """Return a ratio as a whole percentage."""
+    """Return a ratio as a whole percentage.
+
+    Parameters
+    ----------
+    value : float
+        Ratio without a unit; 1 is 100 %.
+    """
     return f"{value:.0%}"

@@ -230,6 +230,19 @@ def all_numbers() -> dict[str, Number]:
 
 
 def replaced(name: str, value: float) -> Number:
-    """Return a threshold's twin with another value, for asking what hangs on it."""
+    """Return a threshold's twin with another value, for asking what hangs on it.
+
+    Parameters
+    ----------
+    name : str
+        Name of a threshold in this module.
+    value : float
+        The other value, in the same unit.
+
+    Raises
+    ------
+    KeyError
+        For a name that this module does not have.
+    """
     old: Any = globals()[name]
     return Number(value, old.unit, old.decides, old.source, old.set_on)

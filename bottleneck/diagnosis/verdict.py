@@ -99,7 +99,13 @@ class Verdict:
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Verdict:
-        """Read a verdict that `to_json` wrote."""
+        """Read a verdict that `to_json` wrote.
+
+        Parameters
+        ----------
+        document : dict[str, Any]
+            Plain data; what is missing is empty or 0, and a verdict without a class is inconclusive.
+        """
         interval = document.get("interval") or {}
         name = str(document.get("class", "inconclusive"))
         return cls(

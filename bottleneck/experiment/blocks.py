@@ -67,7 +67,23 @@ class Measurement:
     requests: int
 
     def metric(self, name: str) -> float:
-        """Return one of `METRICS`."""
+        """Return one of `METRICS`.
+
+        Parameters
+        ----------
+        name : str
+            One of `METRICS`.
+
+        Returns
+        -------
+        float
+            Seconds.
+
+        Raises
+        ------
+        KeyError
+            For any other name.
+        """
         return {TIME: self.time_seconds, TTFT: self.ttft_seconds, ITL: self.itl_seconds}[name]
 
     def to_json(self) -> dict[str, Any]:

@@ -86,7 +86,23 @@ class Layout:
         self.index = {name: place for place, name in enumerate(names)}
 
     def prior_load(self, name: str) -> float:
-        """Return the load of a processor by its cores alone: the fewest of its group have load 1."""
+        """Return the load of a processor by its cores alone: the fewest of its group have load 1.
+
+        Parameters
+        ----------
+        name : str
+            Name of a processor that waits for others.
+
+        Returns
+        -------
+        float
+            Above 0, at most 1.
+
+        Raises
+        ------
+        KeyError
+            For a resource that is no such processor.
+        """
         mine = self.resources[name]
         peers = [self.resources[each] for each in self.members if self.group_of[each] == self.group_of[name]]
         return min(peer.amount for peer in peers) / mine.amount
@@ -152,7 +168,25 @@ class Fit:
     blocks: int
 
     def interval(self, name: str, confidence: float = 0.95) -> Interval:
-        """Return a parameter with its interval."""
+        """Return a parameter with its interval.
+
+        Parameters
+        ----------
+        name : str
+            Name of a parameter, such as "share cpu" or "load node0".
+        confidence : float
+            Probability that the value is inside, above 0 and below 1.
+
+        Returns
+        -------
+        Interval
+            By Student's t with the fit's degrees of freedom.
+
+        Raises
+        ------
+        KeyError
+            For a name that is no parameter of this fit.
+        """
         place = self.layout.index[name]
         value = float(self.parameters[place])
         reach = float(scipy.stats.t.ppf(0.5 + confidence / 2, self.degrees)) * math.sqrt(
@@ -161,12 +195,38 @@ class Fit:
         return Interval(value, value - reach, value + reach)
 
     def share(self, resource: Resource, confidence: float = 0.95) -> Interval:
-        """Return a resource's share of the time; of a processor that waits for others, that of all of them."""
+        """Return a resource's share of the time; of a processor that waits for others, that of all of them.
+
+        Parameters
+        ----------
+        resource : Resource
+            One of the fit's resources.
+        confidence : float
+            As in `interval`.
+
+        Returns
+        -------
+        Interval
+            Share of the time, without a unit; noise may take its ends below 0 or above 1.
+        """
         grouped = resource.name in self.layout.group_of
         return self.interval(f"share {CPU}" if grouped else f"share {resource.name}", confidence)
 
     def draws(self, count: int, seed: int) -> Array:
-        """Draw parameters from what is known of them, shape (count, parameters)."""
+        """Draw parameters from what is known of them, shape (count, parameters).
+
+        Parameters
+        ----------
+        count : int
+            Number of draws.
+        seed : int
+            Seed of the random numbers: the same one draws the same.
+
+        Returns
+        -------
+        Array
+            Student's t of the fit's estimate and covariance; loads are cut to 0 to 1.
+        """
         random = np.random.default_rng(seed)
         # Student's t with the fit's degrees: a normal draw widened by a chi-square one.
         normal = random.multivariate_normal(np.zeros(len(self.parameters)), self.covariance, count, method="eigh")

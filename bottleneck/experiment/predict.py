@@ -140,7 +140,13 @@ class Conclusion:
     candidates: tuple[str, ...]
 
     def settle(self, classes: Sequence[str]) -> str | None:
-        """Return which of some classes the experiment confirms; None when it does not decide between them."""
+        """Return which of some classes the experiment confirms; None when it does not decide between them.
+
+        Parameters
+        ----------
+        classes : Sequence[str]
+            Names of classes, the likelier first.
+        """
         compatible = [name for name in classes if name in self.candidates]
         return compatible[0] if self.confirmed and compatible else None
 
@@ -163,7 +169,20 @@ class _Cause:
 
 
 def conclude(session: Session, circumstances: Circumstances) -> Conclusion:
-    """Say which resource holds the load back."""
+    """Say which resource holds the load back.
+
+    Parameters
+    ----------
+    session : Session
+        The experiment so far.
+    circumstances : Circumstances
+        Facts of the deployment and its load.
+
+    Returns
+    -------
+    Conclusion
+        "inconclusive" where nothing was measured or no resource could be slowed.
+    """
     estimates = session.fit()
     if estimates is None:
         return Conclusion("inconclusive", None, None, False, "too few blocks to estimate anything", ())
@@ -248,7 +267,15 @@ def _work_classes(session: Session, resource: Resource, circumstances: Circumsta
 
 
 def slow_node(estimates: Fit, grouped: Sequence[Resource]) -> Resource | None:
-    """Return the processor that its peers wait for, or None when none of them stands out beyond the intervals."""
+    """Return the processor that its peers wait for, or None when none of them stands out beyond the intervals.
+
+    Parameters
+    ----------
+    estimates : Fit
+        A fit of the blocks.
+    grouped : Sequence[Resource]
+        Processors that wait for each other.
+    """
     if len(grouped) < 2:
         return None
     loads = {resource.name: estimates.interval(f"load {resource.name}") for resource in grouped}

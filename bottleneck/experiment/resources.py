@@ -67,13 +67,35 @@ class Resource:
         return {key: value for key, value in asdict(self).items() if key != "changes"}
 
     def at(self, slowdown: float) -> float:
-        """Return the amount that is left at a slowdown; below one, what an upgrade would be."""
+        """Return the amount that is left at a slowdown; below one, what an upgrade would be.
+
+        Parameters
+        ----------
+        slowdown : float
+            Factor, above 0; at 1 the amount is the one that is there.
+
+        Returns
+        -------
+        float
+            In the unit of the amount: bytes per second, seconds of a link's delay, cores.
+        """
         if self.kind == LINK_LATENCY:
             return self.amount * slowdown
         return self.amount / slowdown
 
     def changes_at(self, slowdown: float) -> dict[str, dict[str, Any]]:
-        """Return node -> the change that makes a slowdown; empty for what the load generator does itself."""
+        """Return node -> the change that makes a slowdown; empty for what the load generator does itself.
+
+        Parameters
+        ----------
+        slowdown : float
+            Factor, at least 1.
+
+        Returns
+        -------
+        dict[str, dict[str, Any]]
+            Arguments of the node's perturbation, in base SI units.
+        """
         if self.kind == LINK_RATE:
             return {node: {**change, "bytes_per_second": self.at(slowdown)} for node, change in self.changes.items()}
         if self.kind == LINK_LATENCY:
@@ -132,7 +154,13 @@ def candidates(
 
 
 def allowed_sequences(record: DeploymentRecord) -> int | None:
-    """Return how many sequences the engines may run together; None when they run with vLLM's own default."""
+    """Return how many sequences the engines may run together; None when they run with vLLM's own default.
+
+    Parameters
+    ----------
+    record : DeploymentRecord
+        Record of a deployment as it was started.
+    """
     each = record.settings.max_num_seqs
     return each * len(record.heads) if each else None
 
@@ -161,7 +189,13 @@ def requests_in_cache(metrics: Iterable[MetricsText], tokens: int) -> int | None
 
 
 def exchanging_pairs(record: DeploymentRecord) -> list[tuple[str, str]]:
-    """Return the pairs of nodes of one replica: they exchange messages over the deployment's link."""
+    """Return the pairs of nodes of one replica: they exchange messages over the deployment's link.
+
+    Parameters
+    ----------
+    record : DeploymentRecord
+        Record of a deployment as it was started.
+    """
     replicas: dict[int, list[str]] = {}
     for worker in record.workers:
         members = replicas.setdefault(worker.replica, [])

@@ -72,18 +72,41 @@ class Session:
         return float(np.median(seen)) if seen else math.nan
 
     def add(self, measured: Measurement) -> None:
-        """Take what a block measured."""
+        """Take what a block measured.
+
+        Parameters
+        ----------
+        measured : Measurement
+            The block that `next_block` returned last, as it was measured.
+        """
         self.measurements.append(measured)
         self._fits = {}
 
     def fit(self, metric: str = TIME) -> Fit | None:
-        """Return the estimates so far."""
+        """Return the estimates so far.
+
+        Parameters
+        ----------
+        metric : str
+            One of `METRICS`.
+
+        Returns
+        -------
+        Fit or None
+            None while there are too few blocks.
+        """
         if metric not in self._fits:
             self._fits[metric] = fit(self.measurements, self.resources, self.groups, metric)
         return self._fits[metric]
 
     def next_block(self, elapsed_seconds: float) -> Block | None:
-        """Return the next block, or None when it is enough; `stopped` says why."""
+        """Return the next block, or None when it is enough; `stopped` says why.
+
+        Parameters
+        ----------
+        elapsed_seconds : float
+            Time since the experiment began.
+        """
         if not self._queue:
             self._queue = self._round()
         if not self._queue:

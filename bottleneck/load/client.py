@@ -75,13 +75,25 @@ _MOST_SECONDS, _MOST_TOKENS = 1e9, 2.0**53
 
 
 def seconds(value: object) -> float:
-    """Return a time of a request or a result; NaN for what cannot be one."""
+    """Return a time of a request or a result; NaN for what cannot be one.
+
+    Parameters
+    ----------
+    value : object
+        What a document has in the place of seconds; at least 0, and at most what a run can last.
+    """
     found = number(value)
     return found if 0 <= found <= _MOST_SECONDS else math.nan
 
 
 def count(value: object) -> int | None:
-    """Return a number of tokens or requests; None for what cannot be one."""
+    """Return a number of tokens or requests; None for what cannot be one.
+
+    Parameters
+    ----------
+    value : object
+        What a document has in the place of a count; at least 0, a fraction is cut off.
+    """
     found = number(value)
     return int(found) if 0 <= found <= _MOST_TOKENS else None
 

@@ -194,7 +194,15 @@ class _Forked:
 
 
 def generator_environment(executable: Path, engine: Mapping[str, str]) -> dict[str, str]:
-    """Return the generator's environment: the engine's, and no proxy, for the nodes are reached directly."""
+    """Return the generator's environment: the engine's, and no proxy, for the nodes are reached directly.
+
+    Parameters
+    ----------
+    executable : Path
+        Program of the generator; its folder comes first in the path.
+    engine : Mapping[str, str]
+        Variables of the engine's entry in the engine map.
+    """
     inherited = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
     path = f"{executable.parent}:{inherited.get('PATH', '/usr/bin:/bin')}"
     return {**inherited, **engine, "TOKENIZERS_PARALLELISM": "false", "PATH": path}

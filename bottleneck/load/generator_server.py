@@ -45,7 +45,21 @@ def preload() -> None:
 
 
 def become_generator(request: dict[str, Any]) -> None:
-    """Turn this process, a fresh child, into `vllm` with the request's arguments."""
+    """Turn this process, a fresh child, into `vllm` with the request's arguments.
+
+    Parameters
+    ----------
+    request : dict[str, Any]
+        The generator's ``directory`` and ``log`` as absolute paths, its ``environment``, and its ``arguments`` after
+        `vllm`.
+
+    Raises
+    ------
+    OSError
+        When folder or log cannot be used.
+    ImportError
+        When the process is not one of vLLM's environment.
+    """
     os.setsid()
     os.chdir(request["directory"])
     os.environ.update(request["environment"])

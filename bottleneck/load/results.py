@@ -25,6 +25,16 @@ def merge_results(documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
     Counts add up; the time is that from the first request of any to the last answer of any, by the clock they share;
     times are those of all requests together.
+
+    Parameters
+    ----------
+    documents : Sequence[Mapping[str, Any]]
+        At least one result file's content, as `vllm bench serve` writes it.
+
+    Returns
+    -------
+    dict[str, Any]
+        In the same form.
     """
     if len(documents) == 1:
         return dict(documents[0])
@@ -60,6 +70,16 @@ def interval(document: Mapping[str, Any]) -> tuple[float, float] | None:
 
     The clock is that of `time.perf_counter`, which all processes of a Linux machine share. None when a result has no
     times of its requests.
+
+    Parameters
+    ----------
+    document : Mapping[str, Any]
+        Content of a result file.
+
+    Returns
+    -------
+    tuple[float, float] or None
+        Two times in seconds.
     """
     requests = client_result(dict(document)).requests
     starts = [request.start_seconds for request in requests if request.start_seconds is not None]
@@ -73,6 +93,11 @@ def interval(document: Mapping[str, Any]) -> tuple[float, float] | None:
 
 def headline(document: Mapping[str, Any]) -> dict[str, Any]:
     """Return the numbers a person wants first, in base units, from the requests themselves.
+
+    Parameters
+    ----------
+    document : Mapping[str, Any]
+        Content of a result file.
 
     Returns
     -------
@@ -111,7 +136,18 @@ def _latencies(requests: Sequence[ClientRequest]) -> dict[str, list[float]]:
 
 
 def first_error(document: Mapping[str, Any]) -> str | None:
-    """Return the last line of the first request's error, or None when none failed."""
+    """Return the last line of the first request's error, or None when none failed.
+
+    Parameters
+    ----------
+    document : Mapping[str, Any]
+        Content of a result file.
+
+    Returns
+    -------
+    str or None
+        300 characters of it at most.
+    """
     for error in document.get("errors") or []:
         lines = [line.strip() for line in str(error or "").splitlines() if line.strip()]
         if lines:

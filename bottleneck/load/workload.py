@@ -166,6 +166,19 @@ def shares(load: Load, heads: int) -> list[Load | None]:
     """Divide a load among the heads of a deployment, each of which has a generator of its own.
 
     A head is left without work (None) when there are fewer requests under way than heads.
+
+    Parameters
+    ----------
+    load : Load
+        The load on the deployment as a whole.
+    heads : int
+        Number of heads, at least 1.
+
+    Returns
+    -------
+    list[Load or None]
+        One for every head, in order. Requests, those under way and the rate add up to those of the load; seeds follow
+        each other.
     """
     working = min(heads, load.requests, load.concurrency or heads)
     found: list[Load | None] = [
@@ -241,6 +254,17 @@ def warm_up_request(load: Load, model: str, vocabulary_size: int) -> dict[str, A
 
 
 def progress(text: str) -> tuple[int, int] | None:
-    """Return (done, total) of the last progress bar in what a generator has printed."""
+    """Return (done, total) of the last progress bar in what a generator has printed.
+
+    Parameters
+    ----------
+    text : str
+        Output of a generator, with the bar's carriage returns.
+
+    Returns
+    -------
+    tuple[int, int] or None
+        Numbers of requests; None before the first bar.
+    """
     found = _PROGRESS.findall(text)
     return (int(found[-1][0]), int(found[-1][1])) if found else None

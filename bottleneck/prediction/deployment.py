@@ -190,13 +190,33 @@ def transfer_to(calibration: Calibration, weights: WeightFormat, accelerator: Ac
 
 
 def parameters(calibration: Calibration, scenario: Scenario) -> NDArray[np.float64]:
-    """Return the logarithms of `PARAMETERS` for a scenario's weights and accelerator."""
+    """Return the logarithms of `PARAMETERS` for a scenario's weights and accelerator.
+
+    Parameters
+    ----------
+    calibration : Calibration
+        Fit on measured points of one deployment.
+    scenario : Scenario
+        Deployment and load to predict.
+
+    Returns
+    -------
+    NDArray[np.float64]
+        Shape (len(PARAMETERS),), natural logarithms.
+    """
     transfer = transfer_to(calibration, scenario.served.weights, scenario.accelerator)
     return calibration.mean if transfer is None else calibration.mean + transfer.shift
 
 
 def forecast(calibration: Calibration, scenario: Scenario) -> Forecast:
     """Return the prefill and decode times of one replica.
+
+    Parameters
+    ----------
+    calibration : Calibration
+        Fit on measured points of one deployment.
+    scenario : Scenario
+        Deployment and load to predict.
 
     Raises
     ------
@@ -228,7 +248,20 @@ def forecast(calibration: Calibration, scenario: Scenario) -> Forecast:
 
 
 def outcome(found: Forecast, scenario: Scenario) -> Outcome:
-    """Return what a forecast means for people who wait for tokens."""
+    """Return what a forecast means for people who wait for tokens.
+
+    Parameters
+    ----------
+    found : Forecast
+        Forecast of the scenario's one point.
+    scenario : Scenario
+        The same scenario, whose lengths and batch are multiplied out.
+
+    Returns
+    -------
+    Outcome
+        Seconds, tokens per second, and the seconds of both phases by what they go to.
+    """
     ttft, itl = found.intervals(COVERAGE)
     tokens = scenario.output_tokens
     # Both are right or wrong together in the worst case, so their bounds are combined.

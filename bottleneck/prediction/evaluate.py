@@ -49,7 +49,18 @@ class Evaluation:
     notes: tuple[str, ...] = ()
 
     def distribution(self, attribute: str) -> dict[str, float]:
-        """Return quantiles of one of a draw's numbers, and its mean."""
+        """Return quantiles of one of a draw's numbers, and its mean.
+
+        Parameters
+        ----------
+        attribute : str
+            Name of a field of `Draw` that is a number.
+
+        Returns
+        -------
+        dict[str, float]
+            "mean", "median", and a name such as "p90" for each of `QUANTILES` -> value in the field's unit.
+        """
         values = np.array([getattr(draw, attribute) for draw in self.draws])
         named = {f"p{100 * quantile:g}": float(np.quantile(values, quantile)) for quantile in QUANTILES}
         return {"mean": float(values.mean()), "median": named["p50"], **named}

@@ -46,6 +46,11 @@ class Recorded:
 def recorded(runs: Sequence[Run]) -> Recorded:
     """Read runs of one deployment; the first is the base.
 
+    Parameters
+    ----------
+    runs : Sequence[Run]
+        At least one.
+
     Raises
     ------
     SweepError

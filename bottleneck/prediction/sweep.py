@@ -93,6 +93,11 @@ class _Ceilings(_Document):
 def read_sweep(path: Path) -> Sweep:
     """Read a sweep.
 
+    Parameters
+    ----------
+    path : Path
+        JSON file of a sweep (doc/howto/what-if.md).
+
     Raises
     ------
     SweepError
@@ -198,6 +203,11 @@ def _named(path: Path, text: str) -> list[WeightFormat]:
 
 def read_accelerator(path: Path) -> Accelerator:
     """Read the ceilings of an accelerator.
+
+    Parameters
+    ----------
+    path : Path
+        JSON file of an accelerator's ceilings, in bytes and operations per second.
 
     Raises
     ------

@@ -142,7 +142,13 @@ _ENDINGS: Final = ("_total", "_bucket", "_sum", "_count", "_created")
 
 @lru_cache(maxsize=4096)
 def present_name(name: str) -> str:
-    """Return what a sample is called here; a name that is no other name of a known family stays as it is."""
+    """Return what a sample is called here; a name that is no other name of a known family stays as it is.
+
+    Parameters
+    ----------
+    name : str
+        Name of a sample without its labels, of vLLM (any version) or of another server.
+    """
     if name in _TRANSLATED:
         return _TRANSLATED[name]
     found = _OTHER_NAME.match(name)
@@ -164,12 +170,29 @@ def present_name(name: str) -> str:
 
 
 def is_engine_sample(line: str) -> bool:
-    """Return whether a line of a text, or a key of a flat reading, is an engine's sample under any of its names."""
+    """Return whether a line of a text, or a key of a flat reading, is an engine's sample under any of its names.
+
+    Parameters
+    ----------
+    line : str
+        Line of exposition text, or a sample's key: a name, with or without labels.
+    """
     return present_name(line.partition("{")[0].partition(" ")[0]).startswith(PREFIX)
 
 
 def read_once(names: Collection[str]) -> dict[str, str | None]:
-    """Return {other name: present name} of the names of one text; None for one that is there under both."""
+    """Return {other name: present name} of the names of one text; None for one that is there under both.
+
+    Parameters
+    ----------
+    names : Collection[str]
+        Names of one text, without labels.
+
+    Returns
+    -------
+    dict[str, str or None]
+        Of names that are the present ones already there is no entry.
+    """
     changed = {name: present for name in names if (present := present_name(name)) != name}
     taken = set(names)
     found: dict[str, str | None] = {}
@@ -180,7 +203,18 @@ def read_once(names: Collection[str]) -> dict[str, str | None]:
 
 
 def other_server(names: Iterable[str]) -> str | None:
-    """Return the server that a text without a metric of vLLM is from, as far as its names show."""
+    """Return the server that a text without a metric of vLLM is from, as far as its names show.
+
+    Parameters
+    ----------
+    names : Iterable[str]
+        Names of one text, without labels.
+
+    Returns
+    -------
+    str or None
+        Name of a server such as SGLang; None for names that are known of none.
+    """
     for name in names:
         for prefix, server in _OTHER_SERVERS.items():
             if name.startswith(prefix):

@@ -10,6 +10,12 @@ WORK = ("vllm:prompt_tokens_total", "vllm:generation_tokens_total", "vllm:iterat
 
 
 def engine_work(metrics: MetricsText) -> tuple[float, float]:
-    """Return the requests that the engine has now, and all tokens and steps that it has made: a sum that only grows."""
+    """Return the requests that the engine has now, and all tokens and steps that it has made: a sum that only grows.
+
+    Parameters
+    ----------
+    metrics : MetricsText
+        One reading of an engine; what it does not have counts as 0.
+    """
     requests = sum(metrics.value(name) or 0.0 for name in REQUESTS)
     return requests, sum(metrics.value(name) or 0.0 for name in WORK)

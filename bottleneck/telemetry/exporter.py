@@ -338,7 +338,18 @@ def _verdict(latest: Mapping[str, Any], now: float, width: float) -> Iterator[Va
 
 
 def reference(metrics: tuple[Metric, ...] = METRICS) -> str:
-    """Return the reference page of the exporter's metrics."""
+    """Return the reference page of the exporter's metrics.
+
+    Parameters
+    ----------
+    metrics : tuple[Metric, ...]
+        Metrics in the order of the page's rows.
+
+    Returns
+    -------
+    str
+        Markdown.
+    """
     lines = [
         "# Metrics",
         "",
@@ -359,7 +370,13 @@ def reference(metrics: tuple[Metric, ...] = METRICS) -> str:
 
 
 def main(write: Callable[[str], object] = sys.stdout.write) -> None:
-    """Print the reference page."""
+    """Print the reference page.
+
+    Parameters
+    ----------
+    write : Callable[[str], object]
+        Takes the page, such as the write method of an open file.
+    """
     write(reference())
 
 

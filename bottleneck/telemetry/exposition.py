@@ -31,7 +31,13 @@ class Point(NamedTuple):
     value: float
 
     def label(self, name: str) -> str | None:
-        """Return the value of one label, or None."""
+        """Return the value of one label, or None.
+
+        Parameters
+        ----------
+        name : str
+            Name of the label.
+        """
         return next((value for key, value in self.labels if key == name), None)
 
     def key(self) -> str:
@@ -51,7 +57,18 @@ class Raw(NamedTuple):
 
 
 def raw_samples(text: str) -> Iterator[Raw]:
-    """Yield the samples of a text; comments and lines that are none are passed over."""
+    """Yield the samples of a text; comments and lines that are none are passed over.
+
+    Parameters
+    ----------
+    text : str
+        Prometheus exposition text, format 0.0.4.
+
+    Yields
+    ------
+    Raw
+        Name, key as it is written and value of each, in the order of the text.
+    """
     # Not splitlines(): a label's value may hold what that takes for the end of a line.
     for line in text.split("\n"):
         found = raw_sample(line)
@@ -60,7 +77,18 @@ def raw_samples(text: str) -> Iterator[Raw]:
 
 
 def raw_sample(line: str) -> Raw | None:
-    """Return the sample of one line, or None."""
+    """Return the sample of one line, or None.
+
+    Parameters
+    ----------
+    line : str
+        One line without its end.
+
+    Returns
+    -------
+    Raw or None
+        None for a comment, an empty line and what is no sample.
+    """
     match = None if line.startswith("#") else _LINE.fullmatch(line)
     if match is None:
         return None
@@ -71,7 +99,18 @@ def raw_sample(line: str) -> Raw | None:
 
 
 def parse_line(line: str) -> Point | None:
-    """Return the sample of one line with its labels parsed, or None."""
+    """Return the sample of one line with its labels parsed, or None.
+
+    Parameters
+    ----------
+    line : str
+        One line without its end.
+
+    Returns
+    -------
+    Point or None
+        None as in `raw_sample`, and for labels that cannot be read.
+    """
     raw = raw_sample(line)
     series = parse_key(raw.key) if raw else None
     return Point(*series, raw.value) if raw and series else None
@@ -80,7 +119,13 @@ def parse_line(line: str) -> Point | None:
 # The samples of every reading are those of the one before.
 @lru_cache(maxsize=4096)
 def parse_key(key: str) -> tuple[str, Labels] | None:
-    """Return the name and the labels, in order of name, of a sample as the text writes it; None for anything else."""
+    """Return the name and the labels, in order of name, of a sample as the text writes it; None for anything else.
+
+    Parameters
+    ----------
+    key : str
+        A name, with labels in braces or without, such as ``up{job="x"}``.
+    """
     match = _KEY.fullmatch(key.strip(" \t\r"))
     if match is None:
         return None

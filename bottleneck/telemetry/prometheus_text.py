@@ -125,7 +125,13 @@ class MetricsText:
 
     @classmethod
     def parse(cls, text: str) -> MetricsText:
-        """Parse exposition text."""
+        """Parse exposition text.
+
+        Parameters
+        ----------
+        text : str
+            Prometheus exposition text, format 0.0.4; lines that are no sample are passed over.
+        """
         return cls([Point(*series, raw.value) for raw in raw_samples(text) if (series := parse_key(raw.key))])
 
     @classmethod
@@ -155,7 +161,15 @@ class MetricsText:
         return {point.key(): point.value for point in self.points}
 
     def select(self, name: str, **labels: str) -> list[Point]:
-        """Return the points of a name whose labels have the given values."""
+        """Return the points of a name whose labels have the given values.
+
+        Parameters
+        ----------
+        name : str
+            Name of a sample, such as "vllm:num_requests_running".
+        **labels : str
+            Values that labels must have; a point may have further labels.
+        """
         points = self._by_name.get(name, [])
         if not labels:
             return list(points)
@@ -163,7 +177,15 @@ class MetricsText:
         return [point for point in points if wanted.issubset(point.labels)]
 
     def value(self, name: str, **labels: str) -> float | None:
-        """Sum the points that match, or return the largest of them where they are shares; None when there is none."""
+        """Sum the points that match, or return the largest of them where they are shares; None when there is none.
+
+        Parameters
+        ----------
+        name : str
+            Name of a sample; those of `SHARES` are ratios, which are not added up.
+        **labels : str
+            As in `select`.
+        """
         points = self.select(name, **labels)
         if not points:
             return None
@@ -187,14 +209,30 @@ class MetricsText:
         return set(self._by_name)
 
     def info(self, name: str, label: str) -> str | None:
-        """Return one label of the first point of an info metric, or None."""
+        """Return one label of the first point of an info metric, or None.
+
+        Parameters
+        ----------
+        name : str
+            Name of the info metric, whose value is always 1.
+        label : str
+            Name of the label.
+        """
         for point in self._by_name.get(name, []):
             if (value := point.label(label)) is not None:
                 return value
         return None
 
     def histogram(self, family: str, **labels: str) -> Histogram | None:
-        """Return a histogram summed over the series that match; None when there is no `_count` of it."""
+        """Return a histogram summed over the series that match; None when there is no `_count` of it.
+
+        Parameters
+        ----------
+        family : str
+            Name without `_bucket`, `_sum` and `_count`.
+        **labels : str
+            As in `select`.
+        """
         return histogram_delta(MetricsText(), self, family, **labels)
 
 

@@ -51,7 +51,13 @@ class Steps:
         return self.end - self.start
 
     def within(self, start: float, end: float) -> Steps:
-        """Cut the steps to an interval; a step across its border is shared out by time."""
+        """Cut the steps to an interval; a step across its border is shared out by time.
+
+        Parameters
+        ----------
+        start, end : float
+            Unix seconds.
+        """
         if self.start.size == 0:
             return self
         first, last = np.maximum(self.start, start), np.minimum(self.end, end)
@@ -60,12 +66,29 @@ class Steps:
         return Steps(first[keep], last[keep], self.growth[keep] * share, self.resets)
 
     def increase(self, start: float = -math.inf, end: float = math.inf) -> float | None:
-        """Total growth in an interval; None when no step lies in it."""
+        """Total growth in an interval; None when no step lies in it.
+
+        Parameters
+        ----------
+        start, end : float
+            Unix seconds; from the first step to the last where they are left out.
+
+        Returns
+        -------
+        float or None
+            In the unit of the field; None is no measurement, 0 is one of no growth.
+        """
         inside = self.within(start, end)
         return float(inside.growth.sum()) if inside.growth.size else None
 
     def covered(self, start: float, end: float) -> float:
-        """Share of an interval that the steps cover, 0 to 1."""
+        """Share of an interval that the steps cover, 0 to 1.
+
+        Parameters
+        ----------
+        start, end : float
+            Unix seconds; an interval without length is covered to 0.
+        """
         if end <= start:
             return 0.0
         return min(1.0, float(self.within(start, end).seconds.sum()) / (end - start))
@@ -98,7 +121,13 @@ class NodeSamples:
     _known_keys: dict[str, tuple[str, ...]] = field(default_factory=dict, repr=False, compare=False)
 
     def values(self, *path: str | int) -> Array:
-        """Return one field of every sample, shape (n,), NaN where a sample does not have it."""
+        """Return one field of every sample, shape (n,), NaN where a sample does not have it.
+
+        Parameters
+        ----------
+        *path : str or int
+            Keys and indices of the field inside a sample, such as "mem", "available".
+        """
         column: list[Any] = self.samples
         try:
             for key in path:
@@ -114,7 +143,20 @@ class NodeSamples:
         return np.array([number(value) for value in column], dtype=np.float64)
 
     def last(self, *path: str | int, until: float = math.inf) -> float | None:
-        """Return the latest value of a field that was known by a time, in unix seconds; else the first after it."""
+        """Return the latest value of a field that was known by a time, in unix seconds; else the first after it.
+
+        Parameters
+        ----------
+        *path : str or int
+            As in `values`.
+        until : float
+            Unix seconds.
+
+        Returns
+        -------
+        float or None
+            None when no sample has the field.
+        """
         values = self.values(*path)
         known = np.flatnonzero(np.isfinite(values))
         if not known.size:
@@ -123,7 +165,13 @@ class NodeSamples:
         return float(values[known[max(by_then - 1, 0)]])
 
     def steps(self, *path: str | int) -> Steps:
-        """Return how a cumulative field grows."""
+        """Return how a cumulative field grows.
+
+        Parameters
+        ----------
+        *path : str or int
+            As in `values`; of a counter in any unit.
+        """
         if path not in self._known_steps:
             self._known_steps[path] = self._grow(self.values(*path))
         return self._known_steps[path]
@@ -141,7 +189,18 @@ class NodeSamples:
         return Steps(times[:-1][keep], times[1:][keep], growth[keep], int(backwards.sum()))
 
     def keys(self, name: str) -> tuple[str, ...]:
-        """Return the keys that a part of the samples ever had: cores, links, workers."""
+        """Return the keys that a part of the samples ever had: cores, links, workers.
+
+        Parameters
+        ----------
+        name : str
+            Part of a sample that is a mapping, such as "links".
+
+        Returns
+        -------
+        tuple[str, ...]
+            Sorted; empty when no sample has the part.
+        """
         if name not in self._known_keys:
             parts = (sample.get(name) for sample in self.samples)
             self._known_keys[name] = tuple(
@@ -150,7 +209,20 @@ class NodeSamples:
         return self._known_keys[name]
 
     def link(self, name: str, quantity: str) -> Steps:
-        """Return the growth of one of a link's counters (a name of `LINK_FIELDS`)."""
+        """Return the growth of one of a link's counters (a name of `LINK_FIELDS`).
+
+        Parameters
+        ----------
+        name : str
+            Network of the link, as the profile calls it.
+        quantity : str
+            Name of a counter, which says its unit, such as "receive_bytes".
+
+        Raises
+        ------
+        ValueError
+            For a counter that links do not have.
+        """
         return self.steps("links", name, LINK_FIELDS.index(quantity))
 
     def cores(self, quantity: str, start: float, end: float) -> float | None:

@@ -259,12 +259,44 @@ class Store:
         return mark
 
     def watermark(self, node: str, boot: str) -> int:
-        """Return the highest sequence number up to which nothing of a boot is missing; 0 when the first is."""
+        """Return the highest sequence number up to which nothing of a boot is missing; 0 when the first is.
+
+        Parameters
+        ----------
+        node : str
+            Name of the node.
+        boot : str
+            Identifier of its boot, within which batches are numbered from 1.
+
+        Raises
+        ------
+        StoreUnavailableError
+            When the file cannot be used.
+        """
         with self._lock, _translated(self.path):
             return self._watermark(self._open(), node, boot)
 
     def stored(self, node: str, boot: str) -> dict[str, Any] | None:
-        """Return what is stored of a boot, as its sampler is answered; None when nothing is known of it."""
+        """Return what is stored of a boot, as its sampler is answered; None when nothing is known of it.
+
+        Parameters
+        ----------
+        node : str
+            Name of the node.
+        boot : str
+            Identifier of its boot.
+
+        Returns
+        -------
+        dict[str, Any] or None
+            The boot, its watermark as ``sequence``, and as ``missing`` the first `MOST_MISSING` numbers above it that
+            are not stored while later ones are.
+
+        Raises
+        ------
+        StoreUnavailableError
+            When the file cannot be used.
+        """
         known = self._rows("SELECT sequence FROM watermarks WHERE node=? AND boot=?", (node, boot))
         if not known:
             return None
@@ -391,13 +423,35 @@ class Store:
         return int(pages) * int(size)
 
     def drop_oldest(self, share: float) -> int:
-        """Delete a share (0 to 1) of the batches, the oldest; return how many went."""
+        """Delete a share (0 to 1) of the batches, the oldest; return how many went.
+
+        Parameters
+        ----------
+        share : float
+            Share of all batches, rounded up to whole ones.
+
+        Raises
+        ------
+        StoreUnavailableError
+            When the file cannot be used.
+        """
         ((count,),) = self._rows("SELECT count(*) FROM batches")
         found = self._rows("SELECT t1 FROM batches ORDER BY t1 LIMIT 1 OFFSET ?", (math.ceil(count * share),))
         return self.prune(float(found[0][0])) if found else 0
 
     def prune(self, before: float, after: float = math.inf) -> int:
-        """Delete what ended before a moment or ends after another (unix seconds); return how many batches went."""
+        """Delete what ended before a moment or ends after another (unix seconds); return how many batches went.
+
+        Parameters
+        ----------
+        before, after : float
+            Unix seconds by the control node's clock.
+
+        Raises
+        ------
+        StoreUnavailableError
+            When the file cannot be used.
+        """
         with self._change() as connection:
             gone = connection.execute("DELETE FROM batches WHERE t1<? OR t1>?", (before, after)).rowcount
             connection.execute("DELETE FROM verdicts WHERE end<? OR end>?", (before, after))

@@ -63,6 +63,11 @@ DROPPED_SHARE = 0.1
 def make_room(store: Store) -> int:
     """Delete the oldest batches when the disk is nearly full, so that the file takes new ones without growing.
 
+    Parameters
+    ----------
+    store : Store
+        An open store.
+
     Returns
     -------
     int

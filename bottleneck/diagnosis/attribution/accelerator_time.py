@@ -70,7 +70,15 @@ class Floor:
 
 
 def watched_from_outside(seen: Observations, group: Group) -> bool:
-    """Return whether nothing but the engine's metrics shows what an accelerator does."""
+    """Return whether nothing but the engine's metrics shows what an accelerator does.
+
+    Parameters
+    ----------
+    seen : Observations
+        Everything observed of a run.
+    group : Group
+        One engine's nodes; over several nodes the link shows something as well.
+    """
     if len(group.nodes) != 1:
         return False
     facts = seen.nodes.get(group.head)

@@ -108,15 +108,50 @@ class Ledger:
     first_token: Ledger | None = None
 
     def share(self, chosen: Callable[[Entry], bool]) -> float:
-        """Return the share of the total that the chosen entries have together."""
+        """Return the share of the total that the chosen entries have together.
+
+        Parameters
+        ----------
+        chosen : Callable[[Entry], bool]
+            True for an entry that counts.
+
+        Returns
+        -------
+        float
+            0 to 1, of the time of an output token.
+        """
         return math.fsum(entry.share for entry in self.entries if chosen(entry))
 
     def of(self, *resources: str) -> float:
-        """Return the share of some resources inside prefill and decode."""
+        """Return the share of some resources inside prefill and decode.
+
+        Parameters
+        ----------
+        *resources : str
+            Names of `RESOURCES`, such as "link_transfer".
+
+        Returns
+        -------
+        float
+            0 to 1, of the time of an output token.
+        """
         return self.share(lambda entry: entry.resource in resources and entry.phase in (PREFILL, DECODE))
 
     def of_kind(self, kind: str, *resources: str) -> float:
-        """Return the share of some resources inside the steps of one kind."""
+        """Return the share of some resources inside the steps of one kind.
+
+        Parameters
+        ----------
+        kind : str
+            Kind of step, `PREFILL` or `DECODE`; a mixed step is a prefill.
+        *resources : str
+            Names of `RESOURCES`.
+
+        Returns
+        -------
+        float
+            0 to 1, of the time of an output token.
+        """
         return math.fsum(self.kinds.get((kind, resource), 0.0) for resource in resources)
 
     @property
@@ -125,7 +160,18 @@ class Ledger:
         return 1.0 - self.share(lambda entry: entry.resource == "unexplained")
 
     def phase(self, name: str) -> float:
-        """Return the share of a phase."""
+        """Return the share of a phase.
+
+        Parameters
+        ----------
+        name : str
+            Phase of a request, such as `DECODE` or "queue".
+
+        Returns
+        -------
+        float
+            0 to 1, of the time of an output token.
+        """
         return self.share(lambda entry: entry.phase == name)
 
     def to_json(self) -> dict[str, Any]:
@@ -145,7 +191,13 @@ class Ledger:
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Ledger:
-        """Read a ledger that `to_json` wrote."""
+        """Read a ledger that `to_json` wrote.
+
+        Parameters
+        ----------
+        document : dict[str, Any]
+            Plain data; what is missing is empty, 0 or NaN.
+        """
         entries = tuple(
             Entry(
                 phase=str(item.get("phase", "")),

@@ -50,13 +50,35 @@ def link_parts(seen: Observations, group: Group, work: Work, both: Both) -> list
 
 
 def split_of(seen: Observations) -> Split:
-    """Return how the model is split over ranks."""
+    """Return how the model is split over ranks.
+
+    Parameters
+    ----------
+    seen : Observations
+        Everything observed of a run.
+
+    Returns
+    -------
+    Split
+        Without a link between the ranks.
+    """
     settings = seen.topology.settings
     return Split(settings.tensor_parallel, settings.pipeline_parallel, partition=settings.stage_layers)
 
 
 def linked_split_of(seen: Observations) -> Split:
-    """Return how the model is split, with the link between the ranks as it was observed."""
+    """Return how the model is split, with the link between the ranks as it was observed.
+
+    Parameters
+    ----------
+    seen : Observations
+        Everything observed of a run.
+
+    Returns
+    -------
+    Split
+        Without a link where the latency of messages is not known; without a limit where the link's rate is not.
+    """
     split, link = split_of(seen), seen.link
     if link is None or link.message_latency_seconds is None:
         return split

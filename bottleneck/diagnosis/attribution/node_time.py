@@ -113,7 +113,18 @@ def floor_of(seen: Observations, group: Group, facts: NodeFacts, work: Work) -> 
 
 
 def served_of(seen: Observations) -> Served:
-    """Return the profile's model as it is served."""
+    """Return the profile's model as it is served.
+
+    Parameters
+    ----------
+    seen : Observations
+        Everything observed of a run with a profile's model.
+
+    Returns
+    -------
+    Served
+        With the engine's budget of tokens for a step, or vLLM's default for it.
+    """
     model, budget = seen.topology.model, seen.topology.max_num_batched_tokens
     return Served(model.model_shape(), model.weight_format(), budget or server_defaults().batched_tokens)
 

@@ -22,12 +22,29 @@ class Part:
     link: str | None = None
 
     def scaled(self, factor: float) -> Part:
-        """Return it with its seconds times `factor`."""
+        """Return it with its seconds times `factor`.
+
+        Parameters
+        ----------
+        factor : float
+            At least 0.
+        """
         return replace(self, seconds=self.seconds * factor)
 
 
 def total(parts: Iterable[Part]) -> float:
-    """Return the seconds of some parts together."""
+    """Return the seconds of some parts together.
+
+    Parameters
+    ----------
+    parts : Iterable[Part]
+        Parts of steps, of any resources.
+
+    Returns
+    -------
+    float
+        0 for none.
+    """
     return math.fsum(part.seconds for part in parts)
 
 
@@ -63,7 +80,13 @@ class Work:
         return total(self.parts)
 
     def with_parts(self, parts: Iterable[Part]) -> Work:
-        """Return it made of these parts, those that are not rounding."""
+        """Return it made of these parts, those that are not rounding.
+
+        Parameters
+        ----------
+        parts : Iterable[Part]
+            Parts of these steps; those below `LEAST_PART` of their time are dropped.
+        """
         return replace(self, parts=tuple(part for part in parts if part.seconds > LEAST_PART * self.wall_seconds))
 
 

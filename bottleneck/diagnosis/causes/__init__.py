@@ -35,5 +35,18 @@ WORK = tuple(name for name, cause in CAUSES.items() if cause.family is Family.NO
 
 
 def title(name: str, values: dict[str, str | None]) -> str:
-    """Return a cause's title with its places filled in."""
+    """Return a cause's title with its places filled in.
+
+    Parameters
+    ----------
+    name : str
+        Name of a class in `CAUSES`.
+    values : dict[str, str or None]
+        Gap of the title ("node", "link", "kind") -> words for it.
+
+    Raises
+    ------
+    KeyError
+        For a name that is no class.
+    """
     return fill(CAUSES[name].title, values)

@@ -25,7 +25,15 @@ class StandingOut:
 
 
 def restrained_share(context: Context, facts: NodeFacts) -> float:
-    """Return the share of the busy time in which a node's surroundings kept its worker from running, 0 to 1."""
+    """Return the share of the busy time in which a node's surroundings kept its worker from running, 0 to 1.
+
+    Parameters
+    ----------
+    context : Context
+        Supplies the busy time.
+    facts : NodeFacts
+        Facts of one of the run's nodes.
+    """
     return context.seen.busy_share_of(facts.restrained_seconds)
 
 
@@ -33,13 +41,34 @@ def common_wait(context: Context) -> float:
     """Return the share of the time in steps in which the workers of every node alike waited for a core.
 
     Stages of a pipeline take turns: there each one's wait is on the way.
+
+    Parameters
+    ----------
+    context : Context
+        Supplies the waits of all nodes, and the ledger's share of waits for cores.
+
+    Returns
+    -------
+    float
+        0 to 1.
     """
     waits = [context.seen.busy_share_of(facts.cpu_wait_seconds) for facts in context.seen.nodes.values()]
     return min(context.share("cpu_wait"), context.seen.topology.pipeline_parallel * min(waits, default=0.0))
 
 
 def standing_out(context: Context) -> StandingOut:
-    """Return how far the slowest node stands out, and which it is."""
+    """Return how far the slowest node stands out, and which it is.
+
+    Parameters
+    ----------
+    context : Context
+        All nodes are compared with each other.
+
+    Returns
+    -------
+    StandingOut
+        Empty where there is no node, 0 where none stands out.
+    """
     nodes = list(context.seen.nodes.values())
     found = [_excess(context, nodes, facts) for facts in nodes]
     return max(found, key=lambda each: each.total, default=StandingOut())

@@ -8,7 +8,14 @@ from bottleneck.diagnosis.evidence import line, percent
 
 
 def find(context: Context) -> Finding | None:
-    """Find a saturated API server, by what is spent before and after the engine's own phases."""
+    """Find a saturated API server, by what is spent before and after the engine's own phases.
+
+    Parameters
+    ----------
+    context : Context
+        Supplies the CPU time and the waits of the engines' API servers, the client's phase of the ledger, and the idle
+        time.
+    """
     saturated = context.api_server_saturation
     lost = context.ledger.phase("client") + context.step_wait_share
     # A full API server also leaves the engine idle.

@@ -130,7 +130,15 @@ GAPS = ("node", "link", "max_num_seqs", "more_seqs", "max_num_batched_tokens", "
 
 
 def fill(text: str, values: Mapping[str, str | None]) -> str:
-    """Fill the named gaps of a text; a gap without a value reads as `?`, which is never silently dropped."""
+    """Fill the named gaps of a text; a gap without a value reads as `?`, which is never silently dropped.
+
+    Parameters
+    ----------
+    text : str
+        Title or advice with gaps such as ``{node}``.
+    values : Mapping[str, str or None]
+        Name of a gap -> words for it, None where they are not known.
+    """
     kind = values.get("kind")
     text = text.replace("{kind}", f" ({kind})" if kind else "")
     for key in GAPS:

@@ -9,7 +9,13 @@ from bottleneck.diagnosis.evidence import Evidence, line, percent
 
 
 def find(context: Context) -> Finding | None:
-    """Find an engine that idles while nothing waits; or requests that are slow at the client alone."""
+    """Find an engine that idles while nothing waits; or requests that are slow at the client alone.
+
+    Parameters
+    ----------
+    context : Context
+        Supplies the idle time, the gauges of waiting requests, the client's phase of the ledger, and the load.
+    """
     seen, spare = context.seen, 1.0 - context.api_server_saturation
     waiting = max((engine.waiting_share or 0.0 for engine in seen.engines), default=0.0)
     queued = max(waiting, context.slots_share + context.cache_share) > thresholds.LEAST_SCORE

@@ -76,22 +76,60 @@ class Context:
         return min(1.0, (grows + unknown / 2) / whole)
 
     def share(self, *resources: str) -> float:
-        """Share of resources inside the engine's phases, relative to `norm`."""
+        """Share of resources inside the engine's phases, relative to `norm`.
+
+        Parameters
+        ----------
+        *resources : str
+            Names of `RESOURCES`.
+
+        Returns
+        -------
+        float
+            0 to 1.
+        """
         return min(1.0, self.ledger.of(*resources) / self.norm)
 
     def share_of_kind(self, kind: str, *resources: str) -> float:
-        """Share of resources inside the steps of one kind, relative to `norm`."""
+        """Share of resources inside the steps of one kind, relative to `norm`.
+
+        Parameters
+        ----------
+        kind : str
+            Kind of step, `PREFILL` or `DECODE`.
+        *resources : str
+            Names of `RESOURCES`.
+
+        Returns
+        -------
+        float
+            0 to 1.
+        """
         return min(1.0, self.ledger.of_kind(kind, *resources) / self.norm)
 
     def sources(self, *resources: str) -> str:
-        """Return where the ledger's entries of some resources are from."""
+        """Return where the ledger's entries of some resources are from.
+
+        Parameters
+        ----------
+        *resources : str
+            Names of `RESOURCES`.
+        """
         return "ledger: " + "; ".join(
             sorted({entry.source for entry in self.ledger.entries if entry.resource in resources})
         )
 
 
 def context_of(seen: Observations, ledger: Ledger) -> Context:
-    """Divide the queueing by why requests waited."""
+    """Return what causes look at: observations and ledger, with the queueing divided by why requests waited.
+
+    Parameters
+    ----------
+    seen : Observations
+        Everything observed of a run.
+    ledger : Ledger
+        The ledger of the same run.
+    """
     behind = ledger.share(lambda entry: entry.resource == "step_wait")
     queue = ledger.phase("queue") - behind
     slots = cache = whole = 0.0

@@ -9,7 +9,13 @@ from bottleneck.diagnosis.causes.context import Context
 
 
 def find(context: Context) -> Finding | None:
-    """Find steps of decoding that arithmetic takes the time of."""
+    """Find steps of decoding that arithmetic takes the time of.
+
+    Parameters
+    ----------
+    context : Context
+        Supplies the arithmetic of decoding steps in the ledger.
+    """
     return own_work(context, DECODE, ("compute",), "decoding, bound by arithmetic")
 
 

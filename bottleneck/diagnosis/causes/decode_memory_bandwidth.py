@@ -9,7 +9,13 @@ from bottleneck.diagnosis.causes.context import Context
 
 
 def find(context: Context) -> Finding | None:
-    """Find steps of decoding that reads take the time of."""
+    """Find steps of decoding that reads take the time of.
+
+    Parameters
+    ----------
+    context : Context
+        Supplies the reads of weights and cache of decoding steps in the ledger.
+    """
     return own_work(context, DECODE, ("memory",), "decoding, bound by reads")
 
 

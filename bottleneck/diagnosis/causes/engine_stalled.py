@@ -13,6 +13,11 @@ def find(context: Context) -> Finding | None:
 
     A first step that lasts long looks the same to the gauges: a worker that computes, or a link that carries bytes,
     tells it from a stall.
+
+    Parameters
+    ----------
+    context : Context
+        Supplies the gauges of each engine, its counters of tokens and steps, and the workers' and links' activity.
     """
     seen = max(context.seen.engines, key=lambda engine: engine.stuck_share or 0.0, default=None)
     if seen is None or not seen.stuck_share or seen.stuck_share <= 1 / 2 or _moves(context):

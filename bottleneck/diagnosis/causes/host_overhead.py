@@ -13,7 +13,13 @@ _FAR = 2
 
 
 def find(context: Context) -> Finding | None:
-    """Find what the host takes between kernels, and how long the workers of every node alike had no core."""
+    """Find what the host takes between kernels, and how long the workers of every node alike had no core.
+
+    Parameters
+    ----------
+    context : Context
+        Supplies the host's share of steps in the ledger, and the waits for cores of all nodes.
+    """
     own, crowded = context.share("host"), common_wait(context)
     if own + crowded <= 0:
         return None

@@ -10,7 +10,13 @@ from bottleneck.diagnosis.evidence import line, percent
 
 
 def find(context: Context) -> Finding | None:
-    """Find requests that wait for cache, and those that lost their place in it."""
+    """Find requests that wait for cache, and those that lost their place in it.
+
+    Parameters
+    ----------
+    context : Context
+        Supplies preemptions, the use of the cache, and the queueing that was for cache.
+    """
     engines = context.seen.engines
     seen = max(engines, key=lambda engine: (engine.preemptions or 0.0, engine.cache_usage_max or 0.0), default=None)
     if seen is None:

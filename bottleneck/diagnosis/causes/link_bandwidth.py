@@ -9,7 +9,14 @@ from bottleneck.diagnosis.evidence import line, percent
 
 
 def find(context: Context) -> Finding | None:
-    """Find bytes between the nodes that take a share of the steps; a link far below its promise works wrong."""
+    """Find bytes between the nodes that take a share of the steps; a link far below its promise works wrong.
+
+    Parameters
+    ----------
+    context : Context
+        Supplies the link's transfers in the ledger, the bytes that crossed it, and its capacity as probed and as
+        promised.
+    """
     link = context.seen.link
     if link is None:
         return None

@@ -9,7 +9,13 @@ from bottleneck.diagnosis.evidence import line, percent
 
 
 def find(context: Context) -> Finding | None:
-    """Find small messages that take a share of the steps: on the wire, in the kernel, in waking up."""
+    """Find small messages that take a share of the steps: on the wire, in the kernel, in waking up.
+
+    Parameters
+    ----------
+    context : Context
+        Supplies the ledger's shares of messages: on the wire, in the kernels, and in waking up.
+    """
     link = context.seen.link
     if link is None:
         return None

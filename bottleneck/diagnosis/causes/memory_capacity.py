@@ -9,7 +9,13 @@ from bottleneck.diagnosis.evidence import line, percent
 
 
 def find(context: Context) -> Finding | None:
-    """Find the node whose tasks stall for memory."""
+    """Find the node whose tasks stall for memory.
+
+    Parameters
+    ----------
+    context : Context
+        Supplies the pressure of memory and the memory available on every node.
+    """
     share = {name: context.seen.busy_share_of(facts.memory_stall_seconds) for name, facts in context.seen.nodes.items()}
     node = max(share, key=lambda name: share[name], default=None)
     if node is None or share[node] <= thresholds.LEAST_SHOWN:

@@ -12,7 +12,13 @@ _REMOTE_GAIN = 1 / 2
 
 
 def find(context: Context) -> Finding | None:
-    """Find the node whose memory is far from its cores, or whose accelerator is attached by a narrow bus."""
+    """Find the node whose memory is far from its cores, or whose accelerator is attached by a narrow bus.
+
+    Parameters
+    ----------
+    context : Context
+        Supplies every node's share of remote memory, and the share of its bus at which an accelerator is attached.
+    """
     found = [
         each for facts in context.seen.nodes.values() for each in (_remote(context, facts), _narrow(context, facts))
     ]

@@ -10,7 +10,13 @@ from bottleneck.diagnosis.evidence import line, percent
 
 
 def find(context: Context) -> Finding | None:
-    """Find stages that sleep for want of a turn."""
+    """Find stages that sleep for want of a turn.
+
+    Parameters
+    ----------
+    context : Context
+        Supplies the number of stages, the time in which each node's worker slept, and the running requests.
+    """
     seen = context.seen
     stages = seen.topology.pipeline_parallel
     if stages < 2 or not context.ledger.entries:

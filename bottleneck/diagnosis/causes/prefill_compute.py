@@ -9,7 +9,13 @@ from bottleneck.diagnosis.causes.context import Context
 
 
 def find(context: Context) -> Finding | None:
-    """Find steps with prompts in them that take the time."""
+    """Find steps with prompts in them that take the time.
+
+    Parameters
+    ----------
+    context : Context
+        Supplies arithmetic and reads of the steps with prompts in the ledger.
+    """
     return own_work(context, PREFILL, ("compute", "memory"), "computing prompts")
 
 

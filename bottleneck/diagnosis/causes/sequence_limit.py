@@ -13,6 +13,11 @@ def find(context: Context) -> Finding | None:
 
     With as many slots as requests a step serves them all: what a step costs whatever the batch is shared by more, what
     grows with the batch is not won. So of the wait for slots the share of a step that does not grow counts.
+
+    Parameters
+    ----------
+    context : Context
+        Supplies the queueing that was for a slot, and the share of a step that grows with its batch.
     """
     engines = context.seen.engines
     seen = max(engines, key=lambda engine: engine.waiting.slots if engine.waiting else 0.0, default=None)

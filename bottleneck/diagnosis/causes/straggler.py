@@ -18,7 +18,13 @@ QUOTA, CROWDED, SLOW_CPU, SLOW_MEMORY = "CPU quota", "cores shared with others",
 
 
 def find(context: Context) -> Finding | None:
-    """Find the node that stands out. In a collective every rank looks as slow as the slowest: local evidence counts."""
+    """Find the node that stands out. In a collective every rank looks as slow as the slowest: local evidence counts.
+
+    Parameters
+    ----------
+    context : Context
+        Supplies each node's throttling, its waits for cores and its ceilings, beside those of its peers.
+    """
     nodes = list(context.seen.nodes.values())
     found = standing_out(context)
     slow = found.node
@@ -67,6 +73,13 @@ def mended(context: Context, finding: Finding) -> Context:
     """Return what would be measured, were a slow node like its peers: then another may stand out.
 
     What holds a peer back in the same way is not the node's own, so as much of that stays.
+
+    Parameters
+    ----------
+    context : Context
+        Context in which the finding was made; it stays as it is.
+    finding : Finding
+        The finding of this cause, which names a node.
     """
     nodes = dict(context.seen.nodes)
     slow = nodes[finding.node or ""]

@@ -10,7 +10,13 @@ from bottleneck.diagnosis.observations.node import NodeFacts
 
 
 def find(context: Context) -> Finding | None:
-    """Find the node whose clock fell most."""
+    """Find the node whose clock fell most.
+
+    Parameters
+    ----------
+    context : Context
+        Supplies every node's clock, temperature and power.
+    """
     found = [(*_lost(facts, context), facts.node) for facts in context.seen.nodes.values()]
     share, words, node = max(found, default=(0.0, "", ""))
     if share <= 0:

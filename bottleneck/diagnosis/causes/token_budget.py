@@ -14,6 +14,11 @@ def find(context: Context) -> Finding | None:
 
     A step costs something whatever is in it: weights are read, kernels launched, messages sent. A step of decoding
     alone shows how much. With a usual budget prompts take fewer steps, and as many times that cost is won.
+
+    Parameters
+    ----------
+    context : Context
+        Supplies the budget of tokens in force, and tokens and time of the steps with and without prompts.
     """
     budget = context.seen.topology.max_num_batched_tokens
     usual = server_defaults().batched_tokens

@@ -9,7 +9,13 @@ from bottleneck.diagnosis.evidence import line, percent
 
 
 def find(context: Context) -> Finding | None:
-    """Find what kernels and host leave of the steps of an engine whose ranks talk over a link without samples."""
+    """Find what kernels and host leave of the steps of an engine whose ranks talk over a link without samples.
+
+    Parameters
+    ----------
+    context : Context
+        Supplies the topology, and what the ledger could give to neither kernels nor host.
+    """
     topology = context.seen.topology
     if not topology.unwatched_link:
         return None

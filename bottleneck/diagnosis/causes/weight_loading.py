@@ -16,6 +16,11 @@ def find(context: Context) -> Finding | None:
     A start has no steps, so the shares are of the time watched, and of the kernel's counters alone. Two things show
     that storage sets the pace: the workers' processes wait for what they read (a slow disk, however fast it once was),
     or what they read is near what the disk can (a fast disk, and much to read).
+
+    Parameters
+    ----------
+    context : Context
+        Supplies the idle time, and every node's waits for storage, reads and disk ceilings.
     """
     seen = context.seen
     idle = seen.idle_share if seen.idle_share is not None else float(not context.ledger.entries)

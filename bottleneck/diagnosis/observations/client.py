@@ -36,7 +36,18 @@ class ClientFacts:
 
 
 def client_facts(client: ClientResult) -> ClientFacts:
-    """Sum up the load generator's record."""
+    """Sum up the load generator's record.
+
+    Parameters
+    ----------
+    client : ClientResult
+        Record of the load generator.
+
+    Returns
+    -------
+    ClientFacts
+        Sums over good requests; None for what no request shows.
+    """
     good = client.good
     output = sum(request.output_tokens for request in good)
     gaps = np.array([gap for request in good for gap in request.itl_seconds if math.isfinite(gap)], dtype=np.float64)
@@ -79,7 +90,13 @@ def stalled_share(gaps: Array) -> float:
 
 
 def busy_time(intervals: Iterable[tuple[float, float]]) -> float:
-    """Return the length of the union of intervals, in seconds."""
+    """Return the length of the union of intervals, in seconds.
+
+    Parameters
+    ----------
+    intervals : Iterable[tuple[float, float]]
+        Begin and end of each, in seconds on one clock, in any order; they may overlap.
+    """
     total, end = 0.0, -math.inf
     for first, last in sorted(intervals):
         total += max(0.0, last - max(first, end))

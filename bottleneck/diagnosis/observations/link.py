@@ -173,7 +173,20 @@ def crossing_seconds(run: Run, topology: Topology, samples: Mapping[str, NodeSam
 
 
 def probed_capacity(run: Run, topology: Topology) -> tuple[float, float] | None:
-    """Return the least that a probe found between an engine's nodes, bytes per second, and when."""
+    """Return the least that a probe found between an engine's nodes, bytes per second, and when.
+
+    Parameters
+    ----------
+    run : Run
+        Run with ceilings, or without.
+    topology : Topology
+        The run's topology, which says between which nodes messages go.
+
+    Returns
+    -------
+    tuple[float, float] or None
+        Bytes per second one way, and unix seconds (NaN when that was not recorded); None without a probe.
+    """
     probes = [
         (way.bandwidth_bytes_per_second.median, way.measured or math.nan)
         for way in _ways(run, topology)

@@ -98,7 +98,18 @@ class Observations:
         return found
 
     def busy_share_of(self, seconds: float | None) -> float:
-        """Return seconds as a share of the busy time, 0 to 1."""
+        """Return seconds as a share of the busy time, 0 to 1.
+
+        Parameters
+        ----------
+        seconds : float or None
+            Seconds of anything; None counts as 0.
+
+        Returns
+        -------
+        float
+            0 where nothing was under way.
+        """
         return min(1.0, max(0.0, (seconds or 0.0) / self.busy_seconds)) if self.busy_seconds > 0 else 0.0
 
     def to_json(self) -> dict[str, Any]:

@@ -29,6 +29,18 @@ def slower_in(facts: NodeFacts, peers: Sequence[NodeFacts]) -> tuple[str, float]
 
     Two medians of a probe on a busy machine differ without any cause, so a node counts as slower only when its
     interval lies wholly below its peers' and its median well below theirs.
+
+    Parameters
+    ----------
+    facts : NodeFacts
+        Facts of the node.
+    peers : Sequence[NodeFacts]
+        Facts of the other nodes.
+
+    Returns
+    -------
+    tuple[str, float]
+        0 where it is not slower, or too little was probed.
     """
     what, slower = "gemm", 0.0
     for name, value, interval in _CEILINGS:
@@ -43,12 +55,31 @@ def slower_in(facts: NodeFacts, peers: Sequence[NodeFacts]) -> tuple[str, float]
 
 
 def slower_by(facts: NodeFacts, peers: Sequence[NodeFacts]) -> float:
-    """Return how much slower than its peers a node is by its ceilings, 0 to 1; see `slower_in`."""
+    """Return how much slower than its peers a node is by its ceilings, 0 to 1; see `slower_in`.
+
+    Parameters
+    ----------
+    facts, peers : NodeFacts
+        As in `slower_in`.
+    """
     return slower_in(facts, peers)[1]
 
 
 def peers_of(facts: NodeFacts, nodes: Iterable[NodeFacts]) -> list[NodeFacts]:
-    """Return the other nodes."""
+    """Return the other nodes.
+
+    Parameters
+    ----------
+    facts : NodeFacts
+        Facts of the node.
+    nodes : Iterable[NodeFacts]
+        Facts of all nodes, it among them.
+
+    Returns
+    -------
+    list[NodeFacts]
+        In the order of `nodes`.
+    """
     return [peer for peer in nodes if peer.node != facts.node]
 
 
@@ -175,7 +206,18 @@ def _level(nodes: Sequence[NodeFacts]) -> list[NodeFacts]:
 
 
 def ceilings_of(nodes: Sequence[NodeFacts]) -> dict[str, Any]:
-    """Return the lowest of some nodes' ceilings by the attribute of `NodeFacts`; without those that no node has."""
+    """Return the lowest of some nodes' ceilings by the attribute of `NodeFacts`; without those that no node has.
+
+    Parameters
+    ----------
+    nodes : Sequence[NodeFacts]
+        Facts of some nodes.
+
+    Returns
+    -------
+    dict[str, Any]
+        Name of the attribute -> value in its unit, and the interval that goes with it.
+    """
     found: dict[str, Any] = {}
     for _, value, interval in _CEILINGS:
         known = [facts for facts in nodes if getattr(facts, value)]

@@ -29,7 +29,18 @@ class EngineSettings:
 
 
 def engine_settings(settings: ServerSettings) -> EngineSettings:
-    """Return what a server's settings in force say."""
+    """Return what a server's settings in force say.
+
+    Parameters
+    ----------
+    settings : ServerSettings
+        Settings in force, as deployment and engine say.
+
+    Returns
+    -------
+    EngineSettings
+        ``weight_bytes`` per weight, None where the format is not known.
+    """
     weights = settings.weights
     return EngineSettings(
         eager=settings.captured_graphs is False,
