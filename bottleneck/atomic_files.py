@@ -48,7 +48,7 @@ def replace(path: Path, content: str | bytes, *, mode: int = 0o644, durable: boo
 
 
 def replace_json(path: Path, content: Any, *, mode: int = 0o644, durable: bool = False) -> None:
-    """Put a JSON document in the place of the one before; parameters and errors as `replace`.
+    """Put a JSON document in the place of the one before.
 
     Parameters
     ----------

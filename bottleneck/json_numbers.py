@@ -23,7 +23,7 @@ def number(value: object) -> float:
 
 
 def finite(value: Any) -> Any:
-    """Replace numbers that JSON does not know by None, all the way down.
+    """Return a document in which None stands for the numbers that JSON does not know, all the way down.
 
     Parameters
     ----------

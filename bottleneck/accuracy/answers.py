@@ -55,7 +55,7 @@ class Answer:
 
     @classmethod
     def of_verdict(cls, verdict: Mapping[str, Any]) -> Answer:
-        """Read a verdict's JSON.
+        """Return the answer that a verdict's JSON holds.
 
         Parameters
         ----------
@@ -165,9 +165,18 @@ def judge(truth: Truth, answer: Answer, healthy: Sequence[Answer]) -> Judged:
 
     Parameters
     ----------
-    healthy
+    truth : Truth
+        Measured facts of the run: its faults, and what they cost.
+    answer : Answer
+        The run's own answer.
+    healthy : Sequence[Answer]
         The answers to the healthy runs that this one is compared with: the largest relief that they name is what the
         fault competes with.
+
+    Returns
+    -------
+    Judged
+        The run with the place of each fault in the answer.
     """
     shares = [share for each in healthy if (share := _largest(each)) is not None]
     cost = truth.cost.value if truth.cost else 0.0

@@ -67,7 +67,7 @@ class Put:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Put:
-        """Read a fault of the record.
+        """Return a fault of the record.
 
         Parameters
         ----------
@@ -141,7 +141,7 @@ class Trial:
 
     @classmethod
     def from_json(cls, line: Mapping[str, Any]) -> Trial | None:
-        """Read a line of the record; None for one of a run that failed, or of no run at all.
+        """Return the trial of a line of the record; None for a line of a run that failed, or of no run at all.
 
         Parameters
         ----------

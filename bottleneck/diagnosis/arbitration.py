@@ -111,6 +111,11 @@ def arbitrate(seen: Observations, attribution: Attribution) -> Decision:
     ----------
     seen, attribution : Observations, Attribution
         What was measured, and the ledger with its issues.
+
+    Returns
+    -------
+    Decision
+        The named cause with those behind it, or those between which it cannot be decided.
     """
     context = context_of(seen, attribution.ledger)
     issues = (*seen.issues, *attribution.issues, *_without_ledger(seen, attribution))

@@ -24,7 +24,7 @@ class Evidence:
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Evidence:
-        """Read a line that `to_json` wrote.
+        """Return the line of evidence that `to_json` wrote.
 
         Parameters
         ----------

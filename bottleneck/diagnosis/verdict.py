@@ -99,7 +99,7 @@ class Verdict:
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Verdict:
-        """Read a verdict that `to_json` wrote.
+        """Return the verdict that `to_json` wrote.
 
         Parameters
         ----------

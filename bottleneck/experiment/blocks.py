@@ -101,11 +101,15 @@ class Measurement:
 
 
 def measurement(block: Block, started_seconds: float, requests: Sequence[dict[str, Any]]) -> Measurement:
-    """Sum a burst up.
+    """Return what a burst measured.
 
     Parameters
     ----------
-    requests
+    block : Block
+        The block that was run.
+    started_seconds : float
+        Time from the experiment's start to the burst.
+    requests : Sequence[dict[str, Any]]
         Of each request: `sent` and `token_times` in seconds on one clock, `error` when it failed.
 
     Raises

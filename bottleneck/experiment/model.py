@@ -248,8 +248,14 @@ def fit(
 
     Parameters
     ----------
-    measurements
+    measurements : Sequence[Measurement]
         Of all blocks; those of resources that are not in `resources` are left out, as are values that are no numbers.
+    resources : Sequence[Resource]
+        Resources that the blocks slowed, with those that were not.
+    groups : Sequence[Sequence[str]]
+        Nodes whose processors wait for each other in every step.
+    metric : str
+        One of `METRICS`.
 
     Returns
     -------

@@ -76,13 +76,24 @@ def predict(estimates: Fit, resource: Resource, factor: float, seed: int = 1) ->
 
     Parameters
     ----------
-    factor
+    estimates : Fit
+        A fit of the blocks.
+    resource : Resource
+        One of the fit's resources.
+    factor : float
         2 is twice the bandwidth, half the latency, twice the cores; infinity takes the resource out altogether.
+    seed : int
+        Seed of the draws that make the interval.
 
     Returns
     -------
     Gain
         With a 95 % interval from the parameters' covariance and from how far off such predictions were.
+
+    Raises
+    ------
+    ValueError
+        For a factor of 0 or less.
     """
     if not factor > 0:
         raise ValueError(f"an upgrade by {factor!r}; expected a number above zero")
@@ -105,8 +116,13 @@ def measured_gain(before: Sequence[float], after: Sequence[float]) -> Gain:
 
     Parameters
     ----------
-    before, after
+    before, after : Sequence[float]
         Seconds of the same work in blocks that took turns; at least two of each.
+
+    Raises
+    ------
+    ValueError
+        With fewer than two blocks of either.
     """
     if min(len(before), len(after)) < 2:
         raise ValueError(f"{len(before)} blocks before and {len(after)} after; expected at least two of each")
@@ -300,7 +316,11 @@ def report(
 
     Parameters
     ----------
-    factors
+    session : Session
+        The experiment, at its end.
+    circumstances : Circumstances
+        Facts of the deployment and its load.
+    factors : Mapping[str, float] or None
         Resource name -> upgrade to predict besides twice as good and without limit.
     """
     sensitivity = []

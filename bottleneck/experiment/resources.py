@@ -130,15 +130,17 @@ def candidates(
 
     Parameters
     ----------
-    record
+    profile : Profile
+        Profile of the cluster.
+    record : DeploymentRecord
         What is deployed.
-    seen
+    seen : Mapping[str, Mapping[str, Any]]
         Node -> what `actuator.look` found there on the deployment's link.
-    ceilings
+    ceilings : Ceilings
         For what a link really carries; may be empty.
-    concurrency, rate_per_second
+    concurrency, rate_per_second : int or None
         Requests kept under way (closed loop), or their arrivals (open loop); the other is None.
-    cached_requests
+    cached_requests : int or None
         Whole requests that the engines' KV caches hold together; None when that is not known.
     """
     nodes = record.nodes
@@ -170,8 +172,10 @@ def requests_in_cache(metrics: Iterable[MetricsText], tokens: int) -> int | None
 
     Parameters
     ----------
-    metrics
+    metrics : Iterable[MetricsText]
         One reading of each head: ``vllm:cache_config_info`` has its blocks.
+    tokens : int
+        Tokens of one request, prompt and answer together.
 
     Returns
     -------

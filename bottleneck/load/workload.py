@@ -67,7 +67,9 @@ def load_of(asked: Mapping[str, Any], default: Workload | None = None) -> Load:
 
     Parameters
     ----------
-    default
+    asked : Mapping[str, Any]
+        Load as plain data, from a command line or a record.
+    default : Workload or None
         Whose values stand for what is left out; without it, only the temperature may be.
 
     Raises
@@ -116,11 +118,17 @@ def points(
 
     Parameters
     ----------
-    concurrency, rate_per_second
+    workload : Workload
+        The profile's workload.
+    concurrency, rate_per_second : Sequence[int] or None
         One load each; not both.
-    requests
+    input_tokens, output_tokens : int or None
+        Tokens of a prompt and of an answer; None is the workload's.
+    requests : int or None
         Requests of every load; left out, the profile's number, but at least two rounds of the concurrency.
-    context_length
+    seed : int or None
+        Seed of the random prompts; None is the workload's.
+    context_length : int or None
         Most tokens of one sequence that the server takes, when it is known.
 
     Raises
@@ -205,12 +213,16 @@ def client_arguments(
 
     Parameters
     ----------
-    base_url
+    load : Load
+        The part of the load that is this head's.
+    base_url : str
         Of the head, such as ``http://10.77.0.10:8000``.
-    model
+    model : str
         The name the server answers to.
-    tokenizer
+    tokenizer : str
         The model's directory.
+    result_directory, result_name : str
+        Folder and name of the file that the generator writes.
     """
     if load.rate_per_second is not None:
         pace = ["--request-rate", f"{load.rate_per_second:g}"]

@@ -176,6 +176,8 @@ class Calibration:
 
         Parameters
         ----------
+        at : WorkPoints
+            Points to predict, of a model like the one calibrated on.
         transfer : Transfer or None
             What is different about the machine or the weights; None when both are those of the calibration.
         """
@@ -346,12 +348,20 @@ def calibrate(
     split: Split = WHOLE,
     loose: float = 1.0,
 ) -> Calibration:
-    """Fit the efficiencies to measured points.
+    """Return the efficiencies fitted to measured points.
 
     Parameters
     ----------
+    served : Served
+        The model as it was served when the points were measured.
+    accelerator : Accelerator
+        Ceilings of the accelerator that they were measured on.
     points : sequence of Point
         At least one.
+    output_tokens : int
+        Tokens of every answer.
+    errors : ErrorModel or None
+        Size of what the physics does not say; None is that of the format of the weights.
     split : Split
         How the model was split over ranks when they were measured.
     loose : float

@@ -183,6 +183,10 @@ def link_of(seconds: Mapping[float, float], ranks: int, backend: str) -> Link | 
     ----------
     seconds : mapping
         Bytes of a message -> seconds of one all-reduce of it, or with one rank of one message to the next.
+    ranks : int
+        Ranks that took part, at least 1; with one the messages are those from rank to rank.
+    backend : str
+        Name in `ALGORITHMS`.
     """
     points = sorted((size, each) for size, each in seconds.items() if size > 0)
     if not points:

@@ -65,15 +65,15 @@ _Form = TypeVar("_Form", bound=Form)
 
 
 def read_form(form: type[_Form], document: Mapping[str, Any], where: str) -> _Form:
-    """Read a mapping of a configuration; `where` is the file and the key that it stands under.
+    """Return a mapping of a configuration as one of its forms.
 
     Parameters
     ----------
-    form
+    form : type[_Form]
         The keys that are understood, and their types.
-    document
+    document : Mapping[str, Any]
         The mapping as it was read.
-    where
+    where : str
         The file and the key that it stands under.
 
     Raises

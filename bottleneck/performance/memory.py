@@ -86,8 +86,20 @@ def rank_memory(
 
     Parameters
     ----------
-    runtime_bytes, block_tokens
+    shape : ModelShape
+        Shape of the model.
+    weights : WeightFormat
+        Format of its linear layers' weights.
+    limits : Limits
+        Sequences, tokens of a step and length of a sequence that the server allows.
+    split : Split
+        Split of the model over ranks.
+    stage : int
+        Number of the pipeline stage from 0.
+    runtime_bytes, block_tokens : int
         Of the engine: what it takes itself, and tokens of one KV cache block.
+    kv_value_bytes : int
+        Bytes of one value in the KV cache: 2, or 1 for a cache in 8 bit.
     """
     sequence = sequence_cache(shape, limits, split, stage, block_tokens, kv_value_bytes)
     if limits.cache_blocks:

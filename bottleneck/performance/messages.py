@@ -82,6 +82,10 @@ def sent_bytes_per_token(shape: ModelShape, split: Split, stage: int | None = No
 
     Parameters
     ----------
+    shape : ModelShape
+        Shape of the model.
+    split : Split
+        Split of the model over ranks.
     stage : int or None
         Pipeline stage of the rank; None adds up a rank of every stage: they take turns.
     """

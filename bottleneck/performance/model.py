@@ -126,6 +126,12 @@ def shared_weight_bytes(
 
     Parameters
     ----------
+    shape : ModelShape
+        Shape of the model.
+    weights : WeightFormat
+        Format of its linear layers' weights.
+    split : Split
+        Split of the model over ranks.
     stage : int or None
         Pipeline stage of the rank; None sums over the stages, which take turns.
     """
@@ -217,6 +223,14 @@ def kv_bytes_per_token(
 
     Parameters
     ----------
+    shape : ModelShape
+        Shape of the model.
+    split : Split
+        Split of the model over ranks.
+    stage : int or None
+        Pipeline stage of the rank; None sums over the stages.
+    value_bytes : int
+        Bytes of one value in the cache: 2, or 1 for a cache in 8 bit.
     unlimited : bool
         Leave out layers with a window: of a long sequence they keep no more.
     """
@@ -251,6 +265,10 @@ def flops_per_token(shape: ModelShape, split: Split = WHOLE, stage: int | None =
 
     Parameters
     ----------
+    shape : ModelShape
+        Shape of the model.
+    split : Split
+        Split of the model over ranks.
     stage : int or None
         Pipeline stage of the rank; None sums over the stages.
     output_head : bool

@@ -54,10 +54,12 @@ class ModelConfig:
 def read_model_config(
     document: Mapping[str, Any], quantization: str | None = None, where: str = "config.json"
 ) -> ModelConfig:
-    """Read the content of a config.json.
+    """Return the content of a config.json, read and checked.
 
     Parameters
     ----------
+    document : Mapping[str, Any]
+        The file's content, as JSON gives it.
     quantization : str or None
         A format of `FORMATS` or a GGUF type in which the weights are stored instead.
     where : str

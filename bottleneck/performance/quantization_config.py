@@ -264,7 +264,7 @@ _METHODS: dict[str, type[_Grouped | _Fp8 | _Mxfp4 | _BitsAndBytes | _CompressedT
 
 
 def read_storage(document: Mapping[str, Any] | None, where: str) -> Storage:
-    """Read a `quantization_config`; None is a checkpoint in 16 bit.
+    """Return the storage that a `quantization_config` describes; None is a checkpoint in 16 bit.
 
     Parameters
     ----------

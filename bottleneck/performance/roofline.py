@@ -50,6 +50,12 @@ def demand(steps: Steps, served: Served, split: Split = WHOLE, stage: int | None
 
     Parameters
     ----------
+    steps : Steps
+        Steps to be made; every field has shape (steps,).
+    served : Served
+        The model as it is served.
+    split : Split
+        Split of the model over ranks.
     stage : int or None
         Pipeline stage of the rank. None is all of them, which take turns, so that it adds up to one whole step.
     """
@@ -139,6 +145,10 @@ def step_floor(
 
     Parameters
     ----------
+    steps : Steps
+        Steps to be made; every field has shape (steps,).
+    served : Served
+        The model as it is served.
     flops_per_second, memory_bytes_per_second : float
         Ceilings of a rank: large bfloat16 matrix products, reads of its memory; infinite where one is not known.
     split, stage : Split, int or None

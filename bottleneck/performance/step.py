@@ -80,10 +80,21 @@ def step_parts(
 
     Parameters
     ----------
+    steps : Steps
+        Steps to be made; every field has shape (steps,).
+    served : Served
+        The model as it is served.
+    accelerator : Accelerator
+        Ceilings of the accelerator.
     parameters : array of shape (len(PARAMETERS),)
         Logarithms, in the order of `PARAMETERS`.
     split, stage : Split, int or None
         How the layers are shared, as in `demand`.
+
+    Returns
+    -------
+    Parts
+        Seconds; every field has shape (steps,).
     """
     weight, gemm, overlap, layer, cache, attention, sequence, _, _, factor, eager = np.exp(parameters)
     memory, peak = accelerator.memory_bytes_per_second, accelerator.flops_per_second

@@ -63,16 +63,21 @@ class WorkPoints:
 
         Parameters
         ----------
-        served
+        served : Served
             The model and how its engine is set.
-        accelerator
+        accelerator : Accelerator
             What it runs on.
-        points
+        points : Sequence[tuple[int, int]]
             (batch, tokens of a prompt) each.
-        output_tokens
+        output_tokens : int
             Tokens of an answer.
-        split
+        split : Split
             How the model is cut into ranks and stages, and the link between them.
+
+        Returns
+        -------
+        WorkPoints
+            Steps of every point, and where each point's begin.
         """
         runs = []
         for batch, prompt in points:

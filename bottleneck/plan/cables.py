@@ -9,8 +9,10 @@ def through(peers: Mapping[str, Sequence[str]], start: str) -> dict[str, str]:
 
     Parameters
     ----------
-    peers
+    peers : Mapping[str, Sequence[str]]
         Node -> the nodes that it has a cable to.
+    start : str
+        Name of the node that sends.
 
     Returns
     -------

@@ -19,6 +19,8 @@ def master_settings(profile: Profile, profile_path: str, tree: Path) -> dict[str
 
     Parameters
     ----------
+    profile : Profile
+        Profile of the cluster.
     profile_path : str
         Where the profile is on the master's machine.
     tree : Path

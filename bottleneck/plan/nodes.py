@@ -64,9 +64,11 @@ def worker_specs(
 
     Parameters
     ----------
-    deployment_name
+    profile : Profile
+        Profile of the cluster.
+    deployment_name : str or None
         None is the profile's default.
-    overrides
+    overrides : Mapping[str, Any] or None
         Server settings to change for this time, written as in a profile
         (``{"max_num_seqs": 1, "kv_cache_memory": "64 MiB"}``), and ``link``.
 
@@ -86,7 +88,15 @@ def deployment_record(
 ) -> dict[str, Any]:
     """Return what goes on record of a deployment as it is started: a `DeploymentRecord`, with the workers' whole specs.
 
-    Parameters and errors are those of `worker_specs`.
+    Parameters
+    ----------
+    profile, deployment_name, overrides : Profile, str or None, mapping or None
+        As in `worker_specs`.
+
+    Raises
+    ------
+    ProfileError
+        As in `worker_specs`.
     """
     name = deployment_name or profile.default_deployment
     specs = worker_specs(profile, name, overrides)
@@ -98,9 +108,19 @@ def deployment_record(
 
 
 def server_settings(profile: Profile, name: str, overrides: Mapping[str, Any] | None = None) -> ServerSettings:
-    """Return the settings that a deployment runs with; parameters and errors as `worker_specs`.
+    """Return the settings that a deployment runs with.
 
     The further arguments that the profile and the engine map carry are a person's words: they are read, once, here.
+
+    Parameters
+    ----------
+    profile, name, overrides : Profile, str, mapping or None
+        As in `worker_specs`.
+
+    Raises
+    ------
+    ProfileError
+        As in `worker_specs`.
     """
     deployment = deployment_with(profile, name, overrides)
     server, engine = deployment.server, profile.engine_for(deployment, deployment.nodes[0])
@@ -127,7 +147,18 @@ def server_settings(profile: Profile, name: str, overrides: Mapping[str, Any] | 
 
 
 def deployment_with(profile: Profile, name: str, overrides: Mapping[str, Any] | None = None) -> Deployment:
-    """Return a deployment with overrides applied and checked; parameters and errors as `worker_specs`."""
+    """Return a deployment with overrides applied and checked.
+
+    Parameters
+    ----------
+    profile, name, overrides : Profile, str, mapping or None
+        As in `worker_specs`.
+
+    Raises
+    ------
+    ProfileError
+        As in `worker_specs`.
+    """
     if name not in profile.deployments:
         raise ProfileError(profile.path, [Problem((), unknown(name, "deployment", profile.deployments))])
     deployment = profile.deployments[name]

@@ -25,6 +25,8 @@ def targets(profile: Profile, deployment: str | None = None) -> list[dict[str, A
 
     Parameters
     ----------
+    profile : Profile
+        Profile of the cluster.
     deployment : str, optional
         Only its heads; left out, the heads of every deployment, since any of them may be the one that runs.
     """

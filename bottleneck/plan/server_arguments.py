@@ -63,10 +63,15 @@ def read_arguments(words: Sequence[object], defaults: ServerSettings | None = No
 
     Parameters
     ----------
-    words
+    words : Sequence[object]
         What follows ``vllm serve``.
-    defaults
+    defaults : ServerSettings or None
         Settings that hold where the arguments say nothing.
+
+    Returns
+    -------
+    ServerArguments
+        Settings that the arguments stand for; None for those that are not among them.
     """
     settings = defaults or ServerSettings()
     problems = [f"{word!r}: a {type(word).__name__}; expected a word" for word in words if not isinstance(word, str)]

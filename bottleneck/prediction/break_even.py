@@ -58,6 +58,13 @@ def break_even(scenario: Scenario, parameters: NDArray[np.float64], ranks: int) 
         With the link in its split.
     parameters : array
         Logarithms of `PARAMETERS`.
+    ranks : int
+        Ranks to split the model over, at least 2.
+
+    Returns
+    -------
+    BreakEven
+        Latency and rate of that link, and both decode steps in seconds at the link as it is.
 
     Raises
     ------

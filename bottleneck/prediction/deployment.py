@@ -279,15 +279,15 @@ def outcome(found: Forecast, scenario: Scenario) -> Outcome:
 
 
 def compare(calibration: Calibration, base: Scenario, changed: Scenario) -> Comparison:
-    """Predict both and their ratios; what is uncertain about both alike cancels in a ratio.
+    """Return both predictions and their ratios; what is uncertain about both alike cancels in a ratio.
 
     Parameters
     ----------
-    calibration
+    calibration : Calibration
         Of this deployment, by `calibrate`.
-    base
+    base : Scenario
         The deployment and load as they are.
-    changed
+    changed : Scenario
         As they would be.
     """
     one, two = forecast(calibration, base), forecast(calibration, changed)

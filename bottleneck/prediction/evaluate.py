@@ -91,16 +91,21 @@ def held_out_draw(
 
     Parameters
     ----------
-    sweep
+    sweep : Sweep
         Recorded points: batch, prompt, seconds.
-    accelerator
+    accelerator : Accelerator
         What it was made on, as probes measured it.
-    points
+    points : int
         How many points are calibrated on.
-    seed
+    seed : int
         Of the draw.
-    loose
+    loose : float
         How much wider the priors are, as in `calibrate`.
+
+    Returns
+    -------
+    tuple[Draw, Calibration]
+        Errors on the points that were held out, and the fit.
     """
     order = np.random.default_rng(seed).permutation(len(sweep.points))
     chosen, others = ([sweep.points[index] for index in part] for part in (order[:points], order[points:]))
@@ -129,19 +134,19 @@ def evaluate(
     seeds: int,
     progress: Callable[[int], None] | None = None,
 ) -> Evaluation:
-    """Evaluate with seeds 0 to `seeds` - 1.
+    """Return the draws with seeds 0 to `seeds` - 1, and their distributions.
 
     Parameters
     ----------
-    sweep
+    sweep : Sweep
         Recorded points: batch, prompt, seconds.
-    accelerator
+    accelerator : Accelerator
         What it was made on, as probes measured it.
-    points
+    points : int
         How many points are calibrated on.
-    seeds
+    seeds : int
         How many draws.
-    progress
+    progress : Callable[[int], None] or None
         Called with the number of each draw that is done.
 
     Raises

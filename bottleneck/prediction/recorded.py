@@ -32,7 +32,7 @@ class Recorded:
     notes: tuple[str, ...]
 
     def calibration(self) -> Calibration:
-        """Fit the efficiencies; one run leaves most of them to their priors, with wide intervals."""
+        """Return the efficiencies fitted to these runs; one alone leaves most to their priors, with wide intervals."""
         return calibrate(
             self.base.served,
             self.base.accelerator,
@@ -44,7 +44,7 @@ class Recorded:
 
 
 def recorded(runs: Sequence[Run]) -> Recorded:
-    """Read runs of one deployment; the first is the base.
+    """Return what runs of one deployment give to predict from; the first is the base.
 
     Parameters
     ----------

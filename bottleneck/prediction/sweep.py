@@ -91,7 +91,7 @@ class _Ceilings(_Document):
 
 
 def read_sweep(path: Path) -> Sweep:
-    """Read a sweep.
+    """Return the sweep in a file.
 
     Parameters
     ----------
@@ -202,7 +202,7 @@ def _named(path: Path, text: str) -> list[WeightFormat]:
 
 
 def read_accelerator(path: Path) -> Accelerator:
-    """Read the ceilings of an accelerator.
+    """Return the accelerator whose ceilings are in a file.
 
     Parameters
     ----------

@@ -133,8 +133,16 @@ def deployment_problems(
 
     Parameters
     ----------
-    nodes
+    deployment : Deployment
+        The deployment, sound by itself.
+    model : Model
+        The model that it serves.
+    nodes : Mapping[str, Node]
         The deployment's nodes, all of them known.
+    engines : Mapping[str, EngineSpec]
+        Kind of accelerator -> its engine, of all kinds that the nodes have.
+    workload : Workload or None
+        The load, whose requests must fit; None where it is not sound.
     """
     chosen = list(_cards(deployment, nodes))
     yield from chosen

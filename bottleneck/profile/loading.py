@@ -98,7 +98,7 @@ def load_profile(path: Path | str) -> Profile:
 
 
 def load_interfaces(path: Path) -> dict[str, EngineInterface]:
-    """Read how engines are started, watched and spread: name of the engine -> its interface.
+    """Return how engines are started, watched and spread: name of the engine -> its interface.
 
     Parameters
     ----------
@@ -125,7 +125,7 @@ def load_interfaces(path: Path) -> dict[str, EngineInterface]:
 
 
 def load_engines(path: Path) -> dict[str, EngineSpec]:
-    """Read an engine map: kind of accelerator -> engine.
+    """Return an engine map: kind of accelerator -> engine.
 
     Parameters
     ----------
@@ -226,9 +226,13 @@ def validation_problems(
 
     Parameters
     ----------
-    document
+    model : type[BaseModel]
+        Type that the document was read as, whose keys a message offers.
+    error : ValidationError
+        What pydantic raised.
+    document : Document or None
         For the lines; without one, problems have none.
-    prefix
+    prefix : Location
         Where in the document the model stands.
     """
     found = []

@@ -163,9 +163,11 @@ def content_directory(collection: str, name: str, content: Mapping[str, Any]) ->
 
     Parameters
     ----------
-    collection
+    collection : str
         The folder of its kind: ``engines`` or ``models``.
-    content
+    name : str
+        Name for people, which the digest of the content follows.
+    content : Mapping[str, Any]
         What determines what is in it; JSON-able.
     """
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))

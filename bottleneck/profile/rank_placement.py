@@ -42,7 +42,9 @@ def placement_problem(deployment: Deployment, accelerators: list[int]) -> str | 
 
     Parameters
     ----------
-    accelerators
+    deployment : Deployment
+        The deployment, sound by itself.
+    accelerators : list[int]
         Number of accelerators of each of the deployment's nodes.
     """
     nodes = len(deployment.nodes)

@@ -136,7 +136,7 @@ for _tag, _pattern, _first in (
 
 
 def read(path: Path) -> Document:
-    """Read a YAML file whose root is a mapping.
+    """Return the document of a YAML file whose root is a mapping.
 
     Parameters
     ----------

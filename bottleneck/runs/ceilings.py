@@ -202,10 +202,16 @@ def device_kind(profile: Profile, node: str) -> str:
 def node_ceilings(
     machine: Mapping[str, Any], measured: Mapping[str, Any], when: float, kind: str = HOST_DEVICE
 ) -> NodeCeilings:
-    """Make a node's ceilings of what its probe returned: the raw repeats by name, the device, and notes.
+    """Return a node's ceilings by what its probe returned: the raw repeats by name, the device, and notes.
 
     Parameters
     ----------
+    machine : Mapping[str, Any]
+        Facts of the node that tell whether it is still the same machine.
+    measured : Mapping[str, Any]
+        What the probe returned.
+    when : float
+        Unix seconds of the probe.
     kind : str
         What the accelerator's measures have to be made on; those of anything else are left out, and a note says so.
     """
@@ -235,17 +241,17 @@ def _of_its_device(node: NodeCeilings, kind: str) -> NodeCeilings:
 
 
 def link_ceilings(own: str, peer: str, measured: Mapping[str, Any], when: float) -> dict[str, LinkCeilings]:
-    """Make both directions of a link of what the probe on `own` returned.
+    """Return both directions of a link by what the probe on `own` returned.
 
     Parameters
     ----------
-    own
+    own : str
         The node that the probe ran on.
-    peer
+    peer : str
         The node at the other end.
-    measured
+    measured : Mapping[str, Any]
         What the probe returned: rates in bytes per second, round trips in seconds.
-    when
+    when : float
         Unix seconds.
     """
     latency = spread(measured["latency_seconds"])
@@ -305,7 +311,7 @@ def _same_machine(one: Machine, two: Machine) -> bool:
 
 
 def parse(document: Mapping[str, Any]) -> Ceilings:
-    """Read the file's content.
+    """Return the ceilings that a file's content holds.
 
     Parameters
     ----------
@@ -328,10 +334,12 @@ def parse(document: Mapping[str, Any]) -> Ceilings:
 
 
 def load(path: Path, profile: Profile | None = None) -> Ceilings | None:
-    """Read a file of ceilings; None when there is none.
+    """Return the ceilings in a file; None when there is none.
 
     Parameters
     ----------
+    path : Path
+        File of ceilings.
     profile : Profile, optional
         The cluster's: measures of a node's accelerator that were made on another device are left out.
 
@@ -363,6 +371,10 @@ def store(path: Path, ceilings: Ceilings, keep_previous: bool = True) -> None:
 
     Parameters
     ----------
+    path : Path
+        File to write; its folder is made where it is missing.
+    ceilings : Ceilings
+        Ceilings to write.
     keep_previous : bool
         False for a part that every run measures anew and carries a copy of: it would drive the others out.
     """

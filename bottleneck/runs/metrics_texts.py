@@ -116,6 +116,8 @@ def pair_document(before: Path, after: Path, seconds: float | None) -> dict[str,
 
     Parameters
     ----------
+    before, after : Path
+        Files with the text at the beginning and at the end of the load, plain or compressed.
     seconds : float or None
         Between the two; None takes it from when the files were written.
 

@@ -17,13 +17,15 @@ MOST_PROBLEMS = 8
 
 
 def lenient(model: type[Model], document: object, name: str) -> tuple[Model | None, list[str]]:
-    """Read a document as far as it goes.
+    """Return a document as far as it fits its type, and sentences about the rest.
 
     Parameters
     ----------
-    model
+    model : type[Model]
         What it should be.
-    name
+    document : object
+        Content as JSON or YAML gives it; anything.
+    name : str
         Of the document, for the sentences.
 
     Returns
@@ -103,7 +105,11 @@ def read_json(path: Path, problems: list[str], needed: bool = True) -> Any:
 
     Parameters
     ----------
-    needed
+    path : Path
+        File whose ending says how it is compressed: .gz, .xz, or anything else for not at all.
+    problems : list[str]
+        Sentences so far; one is added.
+    needed : bool
         Whether it is a problem that there is no such file.
     """
     try:

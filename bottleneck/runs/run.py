@@ -136,7 +136,7 @@ def window_run(
     identity: str = "",
     start: bool = False,
 ) -> Run:
-    """Make a live window into a run: engine readings come from the batches, there are no client timings.
+    """Return a live window as a run: engine readings come from the batches, there are no client timings.
 
     Parameters
     ----------
@@ -144,8 +144,14 @@ def window_run(
         Batches of all nodes that touch the interval.
     interval : tuple of float
         Start and end, unix seconds.
+    profile : Profile or None
+        Profile of the cluster, where there is one.
+    ceilings : Ceilings or None
+        Ceilings of the cluster, where they were probed.
     record : DeploymentRecord or None
         What is deployed, or starting.
+    identity : str
+        Name of the window, which becomes the run's.
     start : bool
         Whether the engine is starting in it.
     """
@@ -320,7 +326,7 @@ def is_run(folder: Path) -> bool:
 
 
 def load_run(folder: Path | str) -> Run:
-    """Load a run folder, as much of it as there is.
+    """Return the run in a folder, as much of it as there is.
 
     Parameters
     ----------

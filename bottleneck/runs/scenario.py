@@ -53,7 +53,7 @@ class ScenarioError(ValueError):
 
 
 def read_document(path: Path) -> dict[str, Any]:
-    """Read a JSON object from a file, compressed by gzip or xz or not at all.
+    """Return the JSON object in a file, compressed by gzip or xz or not at all.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ def read_document(path: Path) -> dict[str, Any]:
 
 
 def load_scenario(path: Path | str, ceilings: Path | str | None = None) -> Run:
-    """Load a scenario, and its ceilings, as a run of one node.
+    """Return a scenario, and its ceilings, as a run of one node.
 
     Parameters
     ----------
@@ -95,7 +95,13 @@ def load_scenario(path: Path | str, ceilings: Path | str | None = None) -> Run:
 
 
 def judgeable(document: dict[str, Any], name: str, ceilings: Path | str | None = None) -> Run:
-    """Make a scenario's document, and its ceilings, into a run; parameters and errors as `load_scenario`."""
+    """Return the run that a scenario's document, and its ceilings, make.
+
+    Parameters
+    ----------
+    document, name, ceilings : dict, str, Path or str or None
+        Content of the scenario's file, its name for messages, and the file of ceilings.
+    """
     run = scenario_run(document, name)
     if ceilings is not None:
         return add_ceilings(run, read_document(Path(ceilings)), str(ceilings))
@@ -104,7 +110,7 @@ def judgeable(document: dict[str, Any], name: str, ceilings: Path | str | None =
 
 
 def scenario_run(document: dict[str, Any], name: str = "scenario") -> Run:
-    """Make a scenario's document into a run.
+    """Return the run that a scenario's document makes.
 
     Parameters
     ----------

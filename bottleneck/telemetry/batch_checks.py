@@ -49,6 +49,8 @@ def problem(batch: object, sender: object, settings: Settings, now: float) -> st
         What came; it may be anything.
     sender : object
         Id of the minion that the master names as the event's sender.
+    settings : Settings
+        Settings of the cluster: which minion is which node, and its links.
     now : float
         Unix seconds of the control node.
     """

@@ -59,6 +59,10 @@ def begin(settings: Settings, now: float, seen_before: Iterable[str] = ()) -> St
 
     Parameters
     ----------
+    settings : Settings
+        Settings of the cluster.
+    now : float
+        Unix seconds by the control node's clock.
     seen_before : iterable of str
         Nodes that were heard of before the control node restarted: they are expected to be heard of again.
     """

@@ -45,7 +45,7 @@ class Settings:
 
     @classmethod
     def of(cls, profile: Profile) -> Settings:
-        """Take them from a profile.
+        """Return the settings that a profile has.
 
         Parameters
         ----------

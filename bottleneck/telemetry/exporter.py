@@ -226,8 +226,12 @@ def values(
 
     Parameters
     ----------
+    state : State
+        State of the cluster.
     latest : mapping or None
         `{"window", "verdict"}` as `Store.latest_verdict` gives it.
+    now : float
+        Unix seconds by the control node's clock.
     cpu_seconds : float
         CPU time of the exporting process.
     store_refusals : int

@@ -125,7 +125,7 @@ class MetricsText:
 
     @classmethod
     def parse(cls, text: str) -> MetricsText:
-        """Parse exposition text.
+        """Return the metrics of an exposition text.
 
         Parameters
         ----------
@@ -136,7 +136,7 @@ class MetricsText:
 
     @classmethod
     def from_flat(cls, flat: Mapping[str, object]) -> MetricsText:
-        """Build from a dict keyed by the sample as the exposition text writes it.
+        """Return the metrics of a dict keyed by the sample as the exposition text writes it.
 
         Parameters
         ----------
@@ -291,12 +291,14 @@ def histogram_delta(
 
     Parameters
     ----------
-    before
+    before : MetricsText or None
         The earlier reading.
-    after
+    after : MetricsText or None
         The later one.
-    family
+    family : str
         Name of the histogram, without `_bucket`.
+    **labels : str
+        Values that labels of the series must have.
     """
     count, total = delta(before, after, f"{family}_count", **labels), delta(before, after, f"{family}_sum", **labels)
     if count is None or total is None or before is None or after is None:

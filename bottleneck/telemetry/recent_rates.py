@@ -25,6 +25,8 @@ def recent(batches: Iterable[Mapping[str, Any]], profile: Profile, now: float) -
     ----------
     batches : iterable of mapping
         The batches of the last few seconds, of all nodes.
+    profile : Profile
+        Profile of the cluster.
     now : float
         Unix seconds of the control node.
 

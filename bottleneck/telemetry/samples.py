@@ -51,7 +51,7 @@ class Steps:
         return self.end - self.start
 
     def within(self, start: float, end: float) -> Steps:
-        """Cut the steps to an interval; a step across its border is shared out by time.
+        """Return the steps cut to an interval; a step across its border is shared out by time.
 
         Parameters
         ----------
@@ -66,7 +66,7 @@ class Steps:
         return Steps(first[keep], last[keep], self.growth[keep] * share, self.resets)
 
     def increase(self, start: float = -math.inf, end: float = math.inf) -> float | None:
-        """Total growth in an interval; None when no step lies in it.
+        """Return the total growth in an interval; None when no step lies in it.
 
         Parameters
         ----------
@@ -82,7 +82,7 @@ class Steps:
         return float(inside.growth.sum()) if inside.growth.size else None
 
     def covered(self, start: float, end: float) -> float:
-        """Share of an interval that the steps cover, 0 to 1.
+        """Return the share of an interval that the steps cover, 0 to 1.
 
         Parameters
         ----------

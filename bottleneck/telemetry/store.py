@@ -362,6 +362,11 @@ class Store:
             With `window` (its id), `start` and `end` (unix seconds).
         verdict : mapping
             As `Verdict.to_json` gives it.
+
+        Raises
+        ------
+        ValueError
+            For a window without an id, or without a start and an end.
         """
         start, end = number(window.get("start")), number(window.get("end"))
         if window.get("window") is None or not (math.isfinite(start) and math.isfinite(end)):

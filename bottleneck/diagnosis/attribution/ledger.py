@@ -191,7 +191,7 @@ class Ledger:
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Ledger:
-        """Read a ledger that `to_json` wrote.
+        """Return the ledger that `to_json` wrote.
 
         Parameters
         ----------

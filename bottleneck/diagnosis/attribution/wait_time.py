@@ -24,6 +24,10 @@ def asleep_parts(seen: Observations, group: Group, both: Both) -> dict[str, list
 
     Parameters
     ----------
+    seen : Observations
+        Everything observed of a run.
+    group : Group
+        One engine's nodes.
     both : (Work, Work)
         With the parts of nodes and link filled in.
     """

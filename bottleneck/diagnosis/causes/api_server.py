@@ -15,6 +15,11 @@ def find(context: Context) -> Finding | None:
     context : Context
         Supplies the CPU time and the waits of the engines' API servers, the client's phase of the ledger, and the idle
         time.
+
+    Returns
+    -------
+    Finding or None
+        Scored by the time lost before and after the engine, as far as the server's core is full; None without any.
     """
     saturated = context.api_server_saturation
     lost = context.ledger.phase("client") + context.step_wait_share

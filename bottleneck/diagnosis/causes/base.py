@@ -130,7 +130,7 @@ GAPS = ("node", "link", "max_num_seqs", "more_seqs", "max_num_batched_tokens", "
 
 
 def fill(text: str, values: Mapping[str, str | None]) -> str:
-    """Fill the named gaps of a text; a gap without a value reads as `?`, which is never silently dropped.
+    """Return a text with its named gaps filled; a gap without a value reads as `?`, which is never silently dropped.
 
     Parameters
     ----------

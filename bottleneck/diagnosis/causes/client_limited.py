@@ -15,6 +15,11 @@ def find(context: Context) -> Finding | None:
     ----------
     context : Context
         Supplies the idle time, the gauges of waiting requests, the client's phase of the ledger, and the load.
+
+    Returns
+    -------
+    Finding or None
+        Scored by the share of the time without any request, or by that of the client alone; None below both thresholds.
     """
     seen, spare = context.seen, 1.0 - context.api_server_saturation
     waiting = max((engine.waiting_share or 0.0 for engine in seen.engines), default=0.0)

@@ -15,6 +15,11 @@ def find(context: Context) -> Finding | None:
     ----------
     context : Context
         Supplies the arithmetic of decoding steps in the ledger.
+
+    Returns
+    -------
+    Finding or None
+        As `own_work` scores it; None without arithmetic of decoding.
     """
     return own_work(context, DECODE, ("compute",), "decoding, bound by arithmetic")
 

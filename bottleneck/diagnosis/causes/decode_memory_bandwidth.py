@@ -15,6 +15,11 @@ def find(context: Context) -> Finding | None:
     ----------
     context : Context
         Supplies the reads of weights and cache of decoding steps in the ledger.
+
+    Returns
+    -------
+    Finding or None
+        As `own_work` scores it; None without reads of decoding.
     """
     return own_work(context, DECODE, ("memory",), "decoding, bound by reads")
 

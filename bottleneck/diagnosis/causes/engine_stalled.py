@@ -18,6 +18,11 @@ def find(context: Context) -> Finding | None:
     ----------
     context : Context
         Supplies the gauges of each engine, its counters of tokens and steps, and the workers' and links' activity.
+
+    Returns
+    -------
+    Finding or None
+        Scored by the share of the readings; None when it is half of them or less, or something moves.
     """
     seen = max(context.seen.engines, key=lambda engine: engine.stuck_share or 0.0, default=None)
     if seen is None or not seen.stuck_share or seen.stuck_share <= 1 / 2 or _moves(context):

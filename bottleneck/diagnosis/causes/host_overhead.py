@@ -19,6 +19,11 @@ def find(context: Context) -> Finding | None:
     ----------
     context : Context
         Supplies the host's share of steps in the ledger, and the waits for cores of all nodes.
+
+    Returns
+    -------
+    Finding or None
+        Scored by both shares of the time in steps; None without either.
     """
     own, crowded = context.share("host"), common_wait(context)
     if own + crowded <= 0:

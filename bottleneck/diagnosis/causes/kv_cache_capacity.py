@@ -16,6 +16,11 @@ def find(context: Context) -> Finding | None:
     ----------
     context : Context
         Supplies preemptions, the use of the cache, and the queueing that was for cache.
+
+    Returns
+    -------
+    Finding or None
+        Scored by what waiting for cache and computing again take; None without preemption and without such waits.
     """
     engines = context.seen.engines
     seen = max(engines, key=lambda engine: (engine.preemptions or 0.0, engine.cache_usage_max or 0.0), default=None)

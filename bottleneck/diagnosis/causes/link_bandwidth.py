@@ -16,6 +16,11 @@ def find(context: Context) -> Finding | None:
     context : Context
         Supplies the link's transfers in the ledger, the bytes that crossed it, and its capacity as probed and as
         promised.
+
+    Returns
+    -------
+    Finding or None
+        Scored by the share of transfers in steps; None without a link or bytes on it.
     """
     link = context.seen.link
     if link is None:

@@ -15,6 +15,11 @@ def find(context: Context) -> Finding | None:
     ----------
     context : Context
         Supplies the ledger's shares of messages: on the wire, in the kernels, and in waking up.
+
+    Returns
+    -------
+    Finding or None
+        Scored by the share of messages in steps; None without a link or messages on it.
     """
     link = context.seen.link
     if link is None:

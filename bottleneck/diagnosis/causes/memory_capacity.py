@@ -15,6 +15,11 @@ def find(context: Context) -> Finding | None:
     ----------
     context : Context
         Supplies the pressure of memory and the memory available on every node.
+
+    Returns
+    -------
+    Finding or None
+        Scored by the share of the busy time; None when no node stalls for more than `LEAST_SHOWN`.
     """
     share = {name: context.seen.busy_share_of(facts.memory_stall_seconds) for name, facts in context.seen.nodes.items()}
     node = max(share, key=lambda name: share[name], default=None)

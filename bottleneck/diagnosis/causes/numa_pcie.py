@@ -18,6 +18,11 @@ def find(context: Context) -> Finding | None:
     ----------
     context : Context
         Supplies every node's share of remote memory, and the share of its bus at which an accelerator is attached.
+
+    Returns
+    -------
+    Finding or None
+        The worse of both, scored by what local memory or a whole bus would win; None without either.
     """
     found = [
         each for facts in context.seen.nodes.values() for each in (_remote(context, facts), _narrow(context, facts))

@@ -16,6 +16,11 @@ def find(context: Context) -> Finding | None:
     ----------
     context : Context
         Supplies the number of stages, the time in which each node's worker slept, and the running requests.
+
+    Returns
+    -------
+    Finding or None
+        Scored by the share of the time that stages sleep; None with one stage, or where none sleeps.
     """
     seen = context.seen
     stages = seen.topology.pipeline_parallel

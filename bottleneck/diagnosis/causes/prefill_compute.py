@@ -15,6 +15,11 @@ def find(context: Context) -> Finding | None:
     ----------
     context : Context
         Supplies arithmetic and reads of the steps with prompts in the ledger.
+
+    Returns
+    -------
+    Finding or None
+        As `own_work` scores it; None without steps that have prompts.
     """
     return own_work(context, PREFILL, ("compute", "memory"), "computing prompts")
 

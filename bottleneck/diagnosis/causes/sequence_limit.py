@@ -18,6 +18,11 @@ def find(context: Context) -> Finding | None:
     ----------
     context : Context
         Supplies the queueing that was for a slot, and the share of a step that grows with its batch.
+
+    Returns
+    -------
+    Finding or None
+        Scored by what as many slots as requests would win; None when none waits for a slot.
     """
     engines = context.seen.engines
     seen = max(engines, key=lambda engine: engine.waiting.slots if engine.waiting else 0.0, default=None)

@@ -24,6 +24,11 @@ def find(context: Context) -> Finding | None:
     ----------
     context : Context
         Supplies each node's throttling, its waits for cores and its ceilings, beside those of its peers.
+
+    Returns
+    -------
+    Finding or None
+        Scored by what the node costs beyond its peers; None when none stands out by `LEAST_SHOWN`.
     """
     nodes = list(context.seen.nodes.values())
     found = standing_out(context)

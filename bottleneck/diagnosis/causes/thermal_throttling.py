@@ -16,6 +16,11 @@ def find(context: Context) -> Finding | None:
     ----------
     context : Context
         Supplies every node's clock, temperature and power.
+
+    Returns
+    -------
+    Finding or None
+        Scored by the share of its speed that the node lost; None when none lost any to heat or power.
     """
     found = [(*_lost(facts, context), facts.node) for facts in context.seen.nodes.values()]
     share, words, node = max(found, default=(0.0, "", ""))

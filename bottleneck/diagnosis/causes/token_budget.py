@@ -19,6 +19,11 @@ def find(context: Context) -> Finding | None:
     ----------
     context : Context
         Supplies the budget of tokens in force, and tokens and time of the steps with and without prompts.
+
+    Returns
+    -------
+    Finding or None
+        Scored by the steps' fixed cost that a usual budget would win; None with such a budget, or where none is won.
     """
     budget = context.seen.topology.max_num_batched_tokens
     usual = server_defaults().batched_tokens

@@ -15,6 +15,11 @@ def find(context: Context) -> Finding | None:
     ----------
     context : Context
         Supplies the topology, and what the ledger could give to neither kernels nor host.
+
+    Returns
+    -------
+    Finding or None
+        Scored by that share of the time in steps; None where links are watched.
     """
     topology = context.seen.topology
     if not topology.unwatched_link:

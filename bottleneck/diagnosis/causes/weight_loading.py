@@ -21,6 +21,11 @@ def find(context: Context) -> Finding | None:
     ----------
     context : Context
         Supplies the idle time, and every node's waits for storage, reads and disk ceilings.
+
+    Returns
+    -------
+    Finding or None
+        Scored by the share of the time watched; None once the engine serves for half of it.
     """
     seen = context.seen
     idle = seen.idle_share if seen.idle_share is not None else float(not context.ledger.entries)

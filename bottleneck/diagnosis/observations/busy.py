@@ -24,19 +24,19 @@ def busy_seconds(
     client: ClientFacts | None,
     samples: Mapping[str, NodeSamples],
 ) -> BusyTime:
-    """Find how long was watched, and how much of that some request was under way.
+    """Return how long was watched, and how much of that some request was under way.
 
     Parameters
     ----------
-    run
+    run : Run
         A recorded run or a window.
-    topology
+    topology : Topology
         Who the nodes of the deployment are.
-    engines
+    engines : Sequence[EngineFacts]
         What was read of each engine.
-    client
+    client : ClientFacts or None
         What the load generator measured; None in a window.
-    samples
+    samples : Mapping[str, NodeSamples]
         Node to its samples.
     """
     found = _by_requests(run, engines, client)

@@ -119,7 +119,7 @@ class EngineFacts:
 def engine_facts(
     group: Group, readings: Readings, topology: Topology, interval: tuple[float, float], live: bool
 ) -> EngineFacts:
-    """Gather one engine's facts.
+    """Return one engine's facts.
 
     Parameters
     ----------

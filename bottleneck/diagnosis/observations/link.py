@@ -91,10 +91,18 @@ def link_facts(
     busy_seconds: float,
     prompt_share: float,
 ) -> tuple[LinkFacts | None, list[Issue]]:
-    """Gather the facts of the link between an engine's nodes, and what is doubtful of them.
+    """Return the facts of the link between an engine's nodes, and what is doubtful of them.
 
     Parameters
     ----------
+    run : Run
+        The run, for ceilings, profile and interval.
+    topology : Topology
+        The run's topology: which nodes exchange messages, over which link.
+    samples : Mapping[str, NodeSamples]
+        Node -> its samples, whose counters of the link are read.
+    nodes : Mapping[str, NodeFacts]
+        Node -> its facts.
     busy_seconds : float
         Seconds in the interval in which the engine had work.
     prompt_share : float

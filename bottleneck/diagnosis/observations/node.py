@@ -92,10 +92,16 @@ class NodeFacts:
 def node_facts(
     run: Run, topology: Topology, samples: dict[str, NodeSamples], busy_seconds: float
 ) -> dict[str, NodeFacts]:
-    """Gather the facts of every node of the deployment.
+    """Return the facts of every node of the deployment.
 
     Parameters
     ----------
+    run : Run
+        The run, for its ceilings and its interval.
+    topology : Topology
+        The run's topology: which nodes take part.
+    samples : dict[str, NodeSamples]
+        Node -> its samples; a node without any has facts of its ceilings alone.
     busy_seconds : float
         Seconds in the interval in which the engine had work; shares refer to it.
     """

@@ -87,7 +87,11 @@ def engine_arguments(engine: EngineSpec, deployment: Deployment, values: Values 
 
     Parameters
     ----------
-    values
+    engine : EngineSpec
+        Entry of the engine map.
+    deployment : Deployment
+        Deployment whose further arguments come last.
+    values : Values or None
         For the names in them; left out, words with names are left out too.
     """
     written = [*engine.arguments]
