@@ -6,6 +6,7 @@ once and never changed. Several nodes may share the folder that holds it (the la
 nodes do): a lock lets one of them install while the others wait.
 """
 
+import glob
 import json
 import os
 import re
@@ -135,6 +136,8 @@ def install(directory: str, requirements: str | None, engine: Mapping[str, Any])
 def _make(directory: str, requirements: str, engine: Mapping[str, Any]) -> None:
     python = shutil.which(engine["python"]) or sys.executable
     _run([python, "-m", "venv", directory])
+    if engine.get("shares_packages"):
+        _share_packages(python, directory)
     binary = [
         os.path.join(directory, "bin/python"),
         *("-m", "pip", "-qq", "--disable-pip-version-check"),
@@ -158,6 +161,17 @@ def _make(directory: str, requirements: str, engine: Mapping[str, Any]) -> None:
     alias = engine.get("alias_distribution")
     if alias:
         _alias_distribution(directory, alias["name"], alias["version"])
+
+
+def _share_packages(python: str, directory: str) -> None:
+    """Let an environment see the packages of the interpreter it was made with, after its own.
+
+    Not `--system-site-packages`: that means the interpreter's base, and torch may be in an environment itself.
+    """
+    script = "import sysconfig; print(*dict.fromkeys(sysconfig.get_paths()[name] for name in ('purelib', 'platlib')))"
+    printed = node_commands.output_of([python, "-c", script], timeout=VERSION_SECONDS, name=f"{python} (its packages)")
+    (site_packages,) = glob.glob(os.path.join(directory, "lib/python3*/site-packages"))
+    node_files.write_text(os.path.join(site_packages, "machine.pth"), "\n".join(printed.split()) + "\n")
 
 
 def _build(directory: str, build: Mapping[str, Any]) -> None:

@@ -57,7 +57,7 @@ def make(directory: str, model: Mapping[str, Any], engine_directory: str, maker:
     directory
         appears whole or not at all
     model
-        the profile's model section, with ``shape`` and ``seed``
+        the profile's model section, with ``shape`` and ``seed``; where its ``source`` is ``dummy``, no weights are made
     engine_directory
         environment whose Python has torch and tokenizers
     maker
@@ -72,6 +72,7 @@ def make(directory: str, model: Mapping[str, Any], engine_directory: str, maker:
                 os.path.join(engine_directory, "bin/python"),
                 maker,
                 *("--shape", json.dumps(model["shape"]), "--seed", str(model["seed"]), "--out", directory),
+                *(["--no-weights"] if model.get("source") == "dummy" else []),
             ]
         )
     return True

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from loader_dunders import __opts__, __salt__
 
+# Sources of a checkpoint that the node makes itself.
+MADE = ("generate", "dummy")
+
 
 def __virtual__() -> str:
     return "model"
@@ -20,7 +23,7 @@ def present(name: str, model: Mapping[str, Any], engine_directory: str, maker: s
     name
         directory of the checkpoint
     model
-        the profile's model section: ``source`` is ``generate``, a folder of the node, or a hub name
+        the profile's model section: ``source`` is ``generate``, ``dummy``, a folder of the node, or a hub name
     engine_directory
         the engine's environment
     maker
@@ -33,7 +36,7 @@ def present(name: str, model: Mapping[str, Any], engine_directory: str, maker: s
     if source.startswith("/"):
         return {**ret, "result": False, "comment": f"{name} has no config.json: put the checkpoint there first"}
     if __opts__["test"]:
-        verb = "made" if source == "generate" else f"fetched from {source}"
+        verb = "made" if source in MADE else f"fetched from {source}"
         return {
             **ret,
             "result": None,
@@ -41,7 +44,7 @@ def present(name: str, model: Mapping[str, Any], engine_directory: str, maker: s
             "comment": f"{model['name']} would be {verb}",
         }
     try:
-        if source == "generate":
+        if source in MADE:
             changed = __salt__["model.make"](name, model, engine_directory, maker)
         else:
             changed = __salt__["model.download"](name, source, engine_directory)

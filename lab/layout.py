@@ -71,12 +71,17 @@ class Record:
     inits: dict[str, list[int]] = field(default_factory=dict)  # node -> [process id, start ticks]
     cores: dict[str, list[int]] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
+    devices: dict[str, dict[str, str]] = field(default_factory=dict)  # node -> what shows it its own accelerators
     ports: list[dict[str, Any]] = field(default_factory=list)  # one per shaped interface
     throttled: dict[str, float] = field(default_factory=dict)  # network -> bytes per second
     slowed: dict[str, float] = field(default_factory=dict)  # node -> cores
     slow_disks: dict[str, float] = field(default_factory=dict)  # node -> bytes per second
     notes: list[str] = field(default_factory=list)
     owner: int | None = None
+
+    def environment_of(self, node: str) -> dict[str, str]:
+        """Return the environment of every command in a node."""
+        return {**self.environment, **self.devices.get(node, {})}
 
     def save(self) -> None:
         """Write the record whole: a reader sees the old one or the new one."""

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from bottleneck.plan.environment import node_devices
 from bottleneck.profile import Profile
 from lab import layout, network, operations, salt_config
 from lab.cgroups import CgroupError, Hierarchy
@@ -127,6 +128,7 @@ def _make(making: _Making) -> None:
     hostnames = [profile.control.hostname, *(node.hostname for node in profile.nodes.values())]
     local = ["localhost", "127.0.0.1", CONTROL, profile.control.address, *profile.nodes, *hostnames, *addresses]
     record.environment = environment(profile.control.address, network.EGRESS_PORT, list(dict.fromkeys(local)))
+    record.devices = {name: node_devices(profile.engine_of(name), node) for name, node in profile.nodes.items()}
     layout.cache_directory().mkdir(parents=True, exist_ok=True)
 
     making.progress("making the nodes")
@@ -185,13 +187,13 @@ def _start_salt(making: _Making, node: str, daemon: str, log: str) -> None:
 
 def _enter(making: _Making, node: str, argv: Sequence[str]) -> list[str]:
     record = making.record
-    return enter(making.hierarchy, record.name, node, record.inits[node][0], record.environment, argv)
+    return enter(making.hierarchy, record.name, node, record.inits[node][0], record.environment_of(node), argv)
 
 
 def _start_egress(making: _Making) -> None:
     profile, record = making.profile, making.record
-    source = profile.model.source
-    hosts = package_hosts(profile.path.with_name("engines.yaml"), source != "generate" and not source.startswith("/"))
+    needs_hub = not profile.model.is_made and not profile.model.source.startswith("/")
+    hosts = package_hosts(profile.path.with_name("engines.yaml"), needs_hub)
     control = str(record.inits[CONTROL][0])
     script = str(Path(__file__).with_name("package_proxy.py"))
     arguments = [profile.control.address, str(network.EGRESS_PORT), control, *hosts]

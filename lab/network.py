@@ -1,13 +1,14 @@
 """The lab's wires: which interfaces there are, and the `ip` and `tc` lines that make them.
 
 Nothing is made in the host's own network namespace. A switch is a bridge inside the
-control node's namespace; a point-to-point network is one veth pair between two nodes.
-So the wires end with the nodes, without a list of what to take down.
+control node's namespace; a point-to-point network is one veth pair between two nodes,
+a full mesh one between every two. So the wires end with the nodes, without a list of what to take down.
 """
 
 import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import combinations
 
 from bottleneck.profile import Profile
 from lab.layout import CONTROL, LabError
@@ -24,13 +25,14 @@ EGRESS_PORT = 3128
 
 @dataclass(frozen=True)
 class Port:
-    """One end of a wire, in the namespace of `place`."""
+    """One end of a wire, in the namespace of `place`; `peer` is the node at the other end, empty on a switch."""
 
     network: str
     place: str
     interface: str
     mtu_bytes: int
     rate_bytes_per_second: float | None
+    peer: str = ""
 
 
 @dataclass(frozen=True)
@@ -94,11 +96,18 @@ def plan_wiring(profile: Profile) -> Wiring:
                 far = Port(name, node, link.interface, mtu, rate)
                 wires.append(Wire(near, far, None, link.mac))
             continue
+        if network.kind == "full-mesh":
+            # The address is the node's own, and it routes each peer's over their cable: the network state does that.
+            for (first, first_link), (second, second_link) in combinations(members, 2):
+                near = Port(name, first, first_link.peers[second], mtu, rate, second)
+                far = Port(name, second, second_link.peers[first], mtu, rate, first)
+                wires.append(Wire(near, far, None, None))
+            continue
         if len(members) != 2:
             raise LabError(f"network {name} is point-to-point and has {len(members)} nodes; expected 2")
         (first, first_link), (second, second_link) = members
-        near = Port(name, first, first_link.interface, mtu, rate)
-        far = Port(name, second, second_link.interface, mtu, rate)
+        near = Port(name, first, first_link.interface, mtu, rate, second)
+        far = Port(name, second, second_link.interface, mtu, rate, first)
         wires.append(Wire(near, far, first_link.mac, second_link.mac))
     if not any(switch.address for switch in switches):
         raise LabError(f"the control node's network {profile.control.network} must be a switch in a lab")

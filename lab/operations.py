@@ -52,7 +52,7 @@ def status(name: str) -> dict[str, Any]:
 def command(name: str, node: str, argv: Sequence[str]) -> list[str]:
     """Return the command line, for this machine, that runs `argv` on `node` of lab `name`."""
     record = _running(name, node)
-    return enter(find_hierarchy(), name, node, record.inits[node][0], record.environment, list(argv))
+    return enter(find_hierarchy(), name, node, record.inits[node][0], record.environment_of(node), list(argv))
 
 
 def restart_salt(name: str, node: str) -> None:
@@ -72,7 +72,8 @@ def restart_salt(name: str, node: str) -> None:
                 time.sleep(0.02)
                 left = _daemon_processes(hierarchy, name, node, daemon)
         argv = salt_config.daemon_command(daemon, log)
-        salt_config.start_daemon(enter(hierarchy, name, node, record.inits[node][0], record.environment, argv))
+        environment = record.environment_of(node)
+        salt_config.start_daemon(enter(hierarchy, name, node, record.inits[node][0], environment, argv))
 
 
 def throttle(name: str, network_name: str, rate_bytes_per_second: float | None) -> None:

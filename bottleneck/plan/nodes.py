@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from bottleneck.plan.cables import through
 from bottleneck.plan.engines import conversion, engine_arguments, launch
 from bottleneck.plan.engines.rendering import API_PORT
+from bottleneck.plan.environment import sampled_cards
 from bottleneck.plan.server_arguments import read_arguments
 from bottleneck.plan.workers import DeploymentRecord, ServerSettings, Worker, weight_format
 from bottleneck.profile import validation_problems
@@ -261,6 +262,7 @@ def node_pillar(profile: Profile, node_name: str) -> dict[str, Any]:
     if node_name not in profile.nodes:
         raise ProfileError(profile.path, [Problem((), unknown(node_name, "node", profile.nodes))])
     engine = profile.engine_of(node_name)
+    cards = sampled_cards(engine, profile.nodes[node_name])
     return {
         # Stays on the node as a record of what it was configured from.
         "profile": {"name": profile.name, "version": profile.version, "digest": profile.digest},
@@ -275,7 +277,10 @@ def node_pillar(profile: Profile, node_name: str) -> dict[str, Any]:
             for each in (engine, *profile.further_engines_of(node_name))
             if (made := conversion(profile, each)) is not None
         ],
-        "sampler": profile.sampler.model_dump(mode="json"),
+        "sampler": {
+            **profile.sampler.model_dump(mode="json"),
+            **({} if cards is None else {"cards": cards}),
+        },
     }
 
 

@@ -42,6 +42,8 @@ def capability_problems(deployment: Deployment, model: Model, engine: EngineSpec
     if bits not in interface.weights:
         expected = " or ".join(interface.weights)
         yield Problem((), f"{title} takes no weights of {bits} bits; expected quantization.bits {expected}")
+    if model.source == "dummy" and not interface.makes_weights_up:
+        yield Problem((), f"{title} makes up no weights by itself; expected another model.source than dummy")
     yield from _settings(deployment, engine)
 
 

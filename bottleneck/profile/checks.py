@@ -175,8 +175,9 @@ def _model(sections: Sections) -> Iterator[Problem]:
         return
     shape, quantization = model.shape, model.quantization
     if model.config is not None:
-        if model.source == "generate":
-            yield Problem(("model", "config"), "beside source generate; expected shape and quantization there")
+        if model.is_made:
+            text = f"beside source {model.source}; expected shape and quantization there"
+            yield Problem(("model", "config"), text)
         return
     yield from _size_by_name(model)
     if shape.attention_heads % shape.key_value_heads:
@@ -192,7 +193,7 @@ def _model(sections: Sections) -> Iterator[Problem]:
             if size % quantization.group_size:
                 text = f"{size}; expected a multiple of the quantization's group_size {quantization.group_size}"
                 yield Problem(("model", "shape", key), text)
-    if model.source == "generate":
+    if model.is_made:
         seen = (quantization.bits, quantization.group_size, quantization.symmetric)
         if seen != (4, 128, True):
             text = (
@@ -201,7 +202,7 @@ def _model(sections: Sections) -> Iterator[Problem]:
             )
             yield Problem(("model", "quantization"), text)
     elif model.source.startswith((".", "~")):
-        text = f"{model.source}; expected generate, a folder that begins with /, or a hub name"
+        text = f"{model.source}; expected generate, dummy, a folder that begins with /, or a hub name"
         yield Problem(("model", "source"), text)
 
 
@@ -212,7 +213,7 @@ _NAME_TOLERANCE = 1.6
 def _size_by_name(model: Model) -> Iterator[Problem]:
     """Yield when a model is not as large as its name says: `shape` knows of no experts."""
     named = re.search(r"(?<![a-z0-9.])(?:(\d+)x)?(\d+(?:\.\d+)?)b(?![a-z0-9])", model.source.rsplit("/", 1)[-1].lower())
-    if model.source == "generate" or named is None:
+    if model.is_made or named is None:
         return
     expected = float(named[2]) * int(named[1] or 1) * 1e9
     counted = parameters(model.model_shape()).total

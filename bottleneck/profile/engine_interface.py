@@ -29,6 +29,7 @@ NAMES: Mapping[str, str] = {
     **SETTINGS,
     "model": "the model on the node, in the form that the engine loads",
     "model_name": "the name it answers to",
+    "dummy_weights": "whether the engine makes up the weights itself (true or false)",
     "api_address": "where the head serves",
     "api_port": "the port there",
     "link_address": "the node's own address on the deployment's link",
@@ -294,6 +295,11 @@ class EngineInterface(Section):
     def reserves_context(self) -> bool:
         """Return whether it is started with room in the cache for every sequence at its longest."""
         return any("context_tokens" in role.names() for role in self.roles.values())
+
+    @property
+    def makes_weights_up(self) -> bool:
+        """Whether it can serve a model of which there is only the shape."""
+        return any("dummy_weights" in role.names() for role in self.roles.values())
 
     def settings(self) -> set[str]:
         """Return the server settings that its command lines carry."""

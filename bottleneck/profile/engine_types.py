@@ -15,9 +15,12 @@ from bottleneck.profile.yaml_lines import Problem, ProfileError
 # What decides the content of an engine's environment; how a worker is started does not.
 _ENVIRONMENT_KEYS = ("engine", "python", "lock", "alias_distribution")
 # Of these only what is given: the name of an environment without them stays as it was.
-_FURTHER_KEYS = ("root_folder", "programs", "source_build")
+_FURTHER_KEYS = ("root_folder", "programs", "source_build", "shares_packages")
 # What a node needs nothing of: how a worker is started is worked out on the control node.
-_CONTROL_KEYS = ("runs_on", "host_processor", "device", "conversion_tools", "load_generator", *_FURTHER_KEYS)
+_CONTROL_KEYS = (
+    *("runs_on", "host_processor", "device", "conversion_tools", "load_generator", "sampled_as"),
+    *_FURTHER_KEYS,
+)
 
 
 class FallbackIndex(Section):
@@ -111,6 +114,11 @@ class EngineSpec(Section):
         default=None, description="The load generator that its environment has: a path below it."
     )
     python: str = Field(default="python3.11", description="Interpreter of its virtual environment.")
+    shares_packages: bool | None = Field(
+        default=None,
+        description="Its environment sees the packages of the interpreter it is made with, and its lock file leaves out"
+        " what that has to have: torch, and what torch needs of the driver's vendor.",
+    )
     packages: list[str] = Field(default=[], description="Debian packages it needs.")
     lock: Name | None = Field(
         default=None,
@@ -148,6 +156,10 @@ class EngineSpec(Section):
     device_environment: str | None = Field(
         default=None,
         description="Variable with the accelerators of a node that it may use; left out, it takes the first ones.",
+    )
+    sampled_as: Name | None = Field(
+        default=None,
+        description="The sampler's name of its accelerators, without the number behind it; needed for `host_cards`.",
     )
     architectures: list[Architecture] = Field(
         default=["x86_64"], min_length=1, description="Processors that its packages are built for."

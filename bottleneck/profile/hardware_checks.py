@@ -49,6 +49,7 @@ def hardware_problems(sections: Sections) -> Iterator[Problem]:
     """
     yield from _macs(sections)
     yield from _meshes(sections)
+    yield from _host_cards(sections)
     yield from _boot(sections)
     yield from _sources(sections)
 
@@ -58,7 +59,9 @@ def _macs(sections: Sections) -> Iterator[Problem]:
     for name, node in sections.nodes.items():
         for network, link in node.links.items():
             at: Location = ("nodes", name, "links", network, "mac")
-            if sections.kind == "lab" and link.mac is None:
+            # The interface that has a node's address on a mesh is made by the node; the cables' ends are the kernel's.
+            made = sections.kind == "lab" and not link.peers
+            if made and link.mac is None:
                 yield Problem(at, 'nothing; expected a MAC address such as "02:77:00:00:00:10": a lab makes its links')
             elif network == control_network and "mac" not in link.model_fields_set:
                 text = f"nothing; expected its MAC address in quotes, or {UNKNOWN} until it is known"
@@ -69,8 +72,9 @@ def _meshes(sections: Sections) -> Iterator[Problem]:
     for name, network in sections.networks.items():
         members = [node for node, entry in sections.nodes.items() if name in entry.links]
         cabled = network.kind in ("full-mesh", "ring")
-        if cabled and sections.kind == "lab":
-            yield Problem(("networks", name, "kind"), f"{network.kind}; expected switch or point-to-point in a lab")
+        if network.kind == "ring" and sections.kind == "lab":
+            text = "ring; expected switch, point-to-point or full-mesh in a lab"
+            yield Problem(("networks", name, "kind"), text)
         if cabled and sections.control and sections.control.network == name:
             what = "a full mesh" if network.kind == "full-mesh" else "a ring"
             yield Problem(("control", "network"), f"{name}, {what}; expected a switch, which nodes boot over")
@@ -126,6 +130,30 @@ def _cables(node: Node, mesh: str, at: Location) -> Iterator[Problem]:
             text = f"{interface} is also the interface to {taken[interface]}; expected another"
             yield Problem((*at, peer), text)
         taken.setdefault(interface, peer)
+
+
+def _host_cards(sections: Sections) -> Iterator[Problem]:
+    """The accelerators of a lab's machine are each one node's, and the engine can be told which."""
+    taken: dict[int, str] = {}
+    for name, node in sections.nodes.items():
+        at: Location = ("nodes", name, "host_cards")
+        if not node.host_cards:
+            continue
+        if sections.kind != "lab":
+            yield Problem(at, "accelerators of a lab's machine; expected none on hardware, whose nodes have their own")
+            continue
+        if len(node.host_cards) != len(node.cards):
+            text = f"{len(node.host_cards)} of the machine's for {len(node.cards)} of {name}"
+            yield Problem(at, f"{text}; expected an index for each")
+        for index in node.host_cards:
+            if index in taken:
+                yield Problem(at, f"{index}, which is {taken[index]}'s; expected each of the machine's once")
+            taken.setdefault(index, name)
+        engine = sections.engines.get(node.accelerator.kind)
+        lacking = [key for key in ("device_environment", "sampled_as") if engine and getattr(engine, key) is None]
+        if lacking:
+            text = f"a choice of the machine's, which kind {node.accelerator.kind} cannot be given"
+            yield Problem(at, f"{text}; expected {' and '.join(lacking)} in the engine map")
 
 
 def _boot(sections: Sections) -> Iterator[Problem]:

@@ -193,6 +193,11 @@ class Node(Section):
         description="Unlike ones of the same kind beside it; all are counted as the driver does, from 0 (NVIDIA: by"
         " PCI address).",
     )
+    host_cards: list[Annotated[int, Field(ge=0)]] = Field(
+        default=[],
+        description="In a lab: which of this machine's own accelerators are the node's, by the driver's index (NVIDIA:"
+        " NVML's, by PCI address). Its workers and probes see no other, and its sampler reads no other.",
+    )
     unused: Line = Field(default="", description="What else on it could compute, and why it does not.")
     power: Power | None = Field(
         default=None, description="How it is switched off and on when Salt cannot; left out, by hand."

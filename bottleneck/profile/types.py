@@ -133,7 +133,8 @@ class Model(Section):
 
     name: Name = Field(description="The name clients ask for.")
     source: Annotated[str, Field(min_length=1)] = Field(
-        description="`generate` (random weights, made on the node), an absolute folder, or a hub name."
+        description="`generate` (random weights, made on the node), `dummy` (shape and tokenizer alone, made there; the"
+        " engine makes weights up), an absolute folder, or a hub name."
     )
     seed: Annotated[int, Field(ge=0)] = Field(default=1, description="Seed of generated weights.")
     config: dict[str, Any] | None = Field(
@@ -180,6 +181,11 @@ class Model(Section):
         """Bytes of a value of the KV cache."""
         found = self.model_config_read()
         return found.kv_value_bytes if found else VALUE_BYTES
+
+    @property
+    def is_made(self) -> bool:
+        """Whether nodes make it themselves, of its shape alone."""
+        return self.source in ("generate", "dummy")
 
     def directory(self) -> str:
         """Return where the checkpoint is on every node; the name changes with what is in it."""

@@ -3,6 +3,8 @@ probe-init-packages-pkg-installed:
   pkg.installed:
     - pkgs: [iperf3]
     - refresh: false
+    # A machine may have it in another way than as a package, as one that nothing can be fetched on.
+    - unless: command -v iperf3
 
 probe-init-scripts-file-recurse:
   file.recurse:

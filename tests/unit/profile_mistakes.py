@@ -131,7 +131,7 @@ SINGLE_PROBLEMS: dict[str, Mistake] = {
         ("{kind: cpu", "{kind: gpu"),
         "kind: gpu",
         "nodes.node0.accelerator.kind: unknown kind of accelerator gpu (did you mean xpu?);"
-        " expected one of cpu, cuda, npu, rocm, xpu",
+        " expected one of cpu, cuda, cuda-lab, npu, rocm, xpu",
     ),
     "address outside its subnet": (
         ("address: 10.77.1.10", "address: 10.78.1.10"),

@@ -69,7 +69,7 @@ def launch(profile: Profile, deployment: Deployment, place: Place) -> Launch:
             **engine.environment,
             **dict.fromkeys(engine.bind_interface_environment, link.interface),
             **environment(role.environment, values),
-            **deployment_environment(engine, deployment, place, link),
+            **deployment_environment(engine, deployment, place, link, profile.nodes[place.node]),
         },
         coordinator=f"{values['head_link_address']}:{values['coordinator_port']}" if meets else None,
         watch={
@@ -191,7 +191,7 @@ def conversion(profile: Profile, engine: EngineSpec) -> dict[str, Any] | None:
             "weights": _weights(profile, engine),
             "root": engine.directory(),
             "python": f"{tools.directory()}/bin/python",
-            "generated": str(profile.model.source == "generate").lower(),
+            "generated": str(profile.model.is_made).lower(),
         },
     }
 
@@ -248,6 +248,7 @@ def _values(profile: Profile, deployment: Deployment, place: Place, engine: Engi
         "prefix_caching": server.prefix_caching,
         "model": model_path(profile, engine),
         "model_name": profile.model.name,
+        "dummy_weights": profile.model.source == "dummy",
         "api_address": head.links[profile.control.network].address if is_head else None,
         "api_port": API_PORT if is_head else None,
         "link_address": link.address,

@@ -10,7 +10,9 @@ is written beside its final place and renamed.
 
 Usage::
 
-    make_model.py --shape '{"layers": 8, "hidden_size": 1024, ...}' --seed 1 --out DIR
+    make_model.py --shape '{"layers": 8, "hidden_size": 1024, ...}' --seed 1 --out DIR [--no-weights]
+
+Without weights it is what an engine needs that makes them up (vLLM: ``--load-format dummy``).
 """
 
 import argparse
@@ -204,6 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--shape", required=True, help="JSON object with " + ", ".join(SHAPE_KEYS))
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", required=True, help="folder to make; must not exist")
+    parser.add_argument("--no-weights", action="store_true", help="only the shape and a tokenizer")
     options = parser.parse_args(arguments)
     shape = checked_shape(options.shape)
     if os.path.exists(options.out):
@@ -213,7 +216,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.makedirs(partial)
     try:
         write_tokenizer(partial, shape["vocabulary_size"], shape["context_length"], options.seed)
-        write_weights(partial, shape, options.seed)
+        if not options.no_weights:
+            write_weights(partial, shape, options.seed)
         write_config(partial, shape)
         write_json(
             partial, "generation_config.json", {"bos_token_id": 1, "eos_token_id": 2, "_from_model_config": True}
