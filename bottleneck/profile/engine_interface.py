@@ -298,7 +298,7 @@ class EngineInterface(Section):
 
     @property
     def makes_weights_up(self) -> bool:
-        """Whether it can serve a model of which there is only the shape."""
+        """True when it can serve a model of which there is only the shape."""
         return any("dummy_weights" in role.names() for role in self.roles.values())
 
     def settings(self) -> set[str]:

@@ -184,7 +184,7 @@ class Model(Section):
 
     @property
     def is_made(self) -> bool:
-        """Whether nodes make it themselves, of its shape alone."""
+        """True when nodes make it themselves, of its shape alone."""
         return self.source in ("generate", "dummy")
 
     def directory(self) -> str:
