@@ -63,7 +63,8 @@ def test_a_copy_on_each_node_serves_and_is_judged(deployed: Callable[..., Cluste
     run = small.json("bench", *load)
     assert run["points"][0]["headline"]["failed"] == 0
     engines = small.json("bottleneck", run["run"])["verdict"]["measured"]["engines"]
-    assert all(engine["running_max"] <= 2 and engine["waiting_share"] > 0.5 for engine in engines)
+    for engine in engines:
+        assert engine["running_max"] <= 2 and engine["waiting_share"] > 0.5, engine
 
     cluster.run("undeploy")
     names = cluster.on("node0", "ps", "-eo", "args") + cluster.on("node1", "ps", "-eo", "args")

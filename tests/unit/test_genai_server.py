@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 from collections.abc import Iterator
 from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import pytest
 from genai_server.application import MOST_BODY_BYTES
+from genai_server.engine import Engine
+from genai_server.messages import Progress, Ready, Sampling, Step
+from genai_server.metrics import Metrics
+from genai_server.settings import Settings
 
 from tests.fake_genai import FakePipeline, FakeServer, running
 
@@ -185,6 +192,47 @@ def test_a_server_whose_step_does_not_end_is_not_healthy() -> None:
         server.until(lambda metrics: metrics["genai_requests_waiting"] + metrics["genai_requests_running"] == 0)
         assert server.ask("GET", "/health")[0] == 200
         connection.close()
+
+
+def test_a_request_whose_answer_is_not_taken_yet_neither_runs_nor_stalls_the_engine() -> None:
+    async def scenario() -> None:
+        ends: list[Connection] = []
+
+        class Quiet:
+            def __init__(self, connection: Connection, _: Settings) -> None:
+                ends.append(connection)
+
+            def alive(self) -> bool:
+                return True
+
+            def end(self) -> None:
+                ends[0].close()
+
+        metrics, clock = Metrics("m"), itertools.count()
+        settings = Settings("folder", "m", vocabulary_size=9, stall_seconds=0.5)
+        engine = Engine(settings, metrics, start=Quiet, clock=lambda: float(next(clock)))
+
+        def counts() -> tuple[float | None, float | None]:
+            value = partial(metrics.registry.get_sample_value, labels={"model": "m"})
+            return value("genai_requests_running"), value("genai_requests_waiting")
+
+        engine.start()
+        ends[0].send(Ready("1", 1.0))
+        await engine.ready.wait()
+        answer = engine.generate((1, 2), Sampling(max_tokens=1))
+        first = asyncio.ensure_future(anext(answer))
+        await asyncio.sleep(0)
+        assert counts() == (0, 1) and engine.health() is not None
+        progress = (Progress(1, (7,), "length"),)
+        ends[0].send(Step(0.0, 1.0, (1,), 1, 0, 0.1, 1, 0.0, progress))
+        assert (await first).finish_reason == "length"
+        # Its generator has not been closed: who reads the answer is slow.
+        assert counts() == (0, 0)
+        assert engine.health() is None
+        await answer.aclose()
+        engine.end()
+
+    asyncio.run(scenario())
 
 
 def test_an_engine_that_breaks_fails_its_requests_and_is_reported(server: FakeServer) -> None:

@@ -76,6 +76,8 @@ class Request:
     arrived: float
     news: "asyncio.Queue[Progress | Refused]" = field(default_factory=asyncio.Queue)
     started: float | None = None
+    # The engine has ended it; its answer may still be on its way to the client.
+    finished: bool = False
     first: float | None = None
     last: float | None = None
     generated: int = 0
@@ -153,7 +155,7 @@ class Engine:
         if self.broken is not None or self._connection is None:
             raise EngineError(self.broken or "the engine is not started")
         request = Request(next(self._numbers), len(tokens), self._clock())
-        if not self._requests:
+        if not self._unfinished():
             self._moved = request.arrived
         self._requests[request.number] = request
         self._gauges()
@@ -180,8 +182,9 @@ class Engine:
         if not self.ready.is_set():
             return "the model is being loaded"
         still = self._clock() - self._moved
-        if self._requests and still > self.settings.stall_seconds:
-            return f"{len(self._requests)} requests are there and no step has ended for {still:.0f} s"
+        unfinished = len(self._unfinished())
+        if unfinished and still > self.settings.stall_seconds:
+            return f"{unfinished} requests are there and no step has ended for {still:.0f} s"
         return None
 
     def _close(self, request: Request, reason: str, running: bool) -> None:
@@ -266,9 +269,14 @@ class Engine:
             metrics.inter_token.observe((moment - request.last) / len(news.tokens))
         request.last = moment
         request.generated += len(news.tokens)
+        request.finished = news.finish_reason is not None
         request.news.put_nowait(news)
 
     def _gauges(self) -> None:
-        running = sum(request.started is not None for request in self._requests.values())
+        unfinished = self._unfinished()
+        running = sum(request.started is not None for request in unfinished)
         self.metrics.running.set(running)
-        self.metrics.waiting.set(len(self._requests) - running)
+        self.metrics.waiting.set(len(unfinished) - running)
+
+    def _unfinished(self) -> list[Request]:
+        return [request for request in self._requests.values() if not request.finished]
