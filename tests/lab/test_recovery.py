@@ -45,7 +45,7 @@ def test_a_killed_follower_is_named_and_all_ranks_come_back(deployed: Callable[.
     assert len(status["recovery"]["restarts"]) == 1 and status["recovery"]["given_up"] is None
     # Workers of earlier deployments stay listed, as stopped.
     stages = {
-        worker["name"]: status["nodes"][worker["node"]]["workers"][worker["name"]]["stage"]
+        worker["node"]: status["nodes"][worker["node"]]["workers"][worker["name"]]["stage"]
         for worker in status["deployment"]["workers"]
     }
     assert len(stages) == 2 and set(stages.values()) == {"ready"}, stages
