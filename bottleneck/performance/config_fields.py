@@ -10,12 +10,13 @@ from pydantic import Field, field_validator
 from bottleneck.performance.config_form import ConfigError, Form
 from bottleneck.units import shown
 
-LayerKind = Literal["full_attention", "sliding_attention", "linear_attention", "mlp", "moe"]
+LayerKind = Literal["full_attention", "sliding_attention", "linear_attention", "convolution", "mlp", "moe"]
 # Other words for a kind of layer. A chunk is a window that moves on by its own length.
 _KINDS = {
     "attention": "full_attention",
     "indexed_attention": "full_attention",
     "chunked_attention": "sliding_attention",
+    "conv": "convolution",
     "mamba": "linear_attention",
     "mamba2": "linear_attention",
     "M": "linear_attention",
@@ -60,6 +61,11 @@ _NAMES = {
     "mamba_d_state": "mamba_states",
     "conv_kernel": "mamba_kernel",
     "mamba_d_conv": "mamba_kernel",
+    # LFM2.
+    "conv_L_cache": "convolution_kernel",
+    "num_heads": "num_attention_heads",
+    "num_dense_layers": "first_k_dense_replace",
+    "block_ff_dim": "intermediate_size",
 }
 
 
@@ -128,6 +134,21 @@ class Fields(Form):
     mamba_kernel: int | None = None
     mamba_ssm_cache_dtype: Literal["float32", "bfloat16", "float16"] | None = None
     mamba_proj_bias: Literal[False] = False
+    projectors_bias: Literal[False] = False
+    # Mamba 1, and which of Jamba's layers look back on tokens or have experts.
+    mamba_dt_rank: int | None = None
+    mamba_expand: int | None = None
+    attn_layer_period: int | None = None
+    attn_layer_offset: int = 0
+    expert_layer_period: int | None = None
+    expert_layer_offset: int = 0
+    # LFM2's convolutions; its feed-forward blocks are two thirds of what is written, up to a multiple.
+    convolution_kernel: int | None = None
+    conv_bias: Literal[False] = False
+    full_attn_idxs: tuple[int, ...] | None = None
+    block_auto_adjust_ff_dim: bool = False
+    block_ffn_dim_multiplier: float | None = None
+    block_multiple_of: int = 1
     attn_layer_indices: tuple[int, ...] | None = None
     # Layers with experts by name, and the width of those without.
     mlp_layer_types: tuple[Literal["dense", "sparse"], ...] | None = None
@@ -148,6 +169,15 @@ class Fields(Form):
     def key_value_heads(self) -> int:
         """Heads of keys and values: as many as of queries where nothing else is said."""
         return self.num_key_value_heads or self.num_attention_heads
+
+    @property
+    def dense_width(self) -> int | None:
+        """Width of a feed-forward block without experts, as the code that runs the model works it out."""
+        width = self.intermediate_size
+        if width is None or not self.block_auto_adjust_ff_dim:
+            return width
+        width = int((self.block_ffn_dim_multiplier or 1.0) * int(2 * width / 3))
+        return -(-width // self.block_multiple_of) * self.block_multiple_of
 
     def need(self, name: str, where: str) -> int:
         """Return a field that has to be there; ConfigError where it is not.

@@ -14,10 +14,10 @@ from bottleneck.units import shown
 WITHOUT_BYTES = re.compile(
     r"""_?(name_or_path|commit_hash)|architectures|auto_map|transformers_version|torch_dtype|dtype|use_cache|id2label
     |label2id|.*token_ids?|.*token_index|initializer_.*|.*dropout.*|.*_pdrop|.*_eps|hidden_act|hidden_activation|rope_.*
-    |.*_rope_.*|partial_rotary_factor|rotary_dim|original_max_position_embeddings|pretraining_tp|output_.*|return_dict
+    |.*_rope_.*|partial_rotary_factor|rotary_.*|original_max_position_embeddings|pretraining_tp|output_.*|return_dict
     |problem_type|is_.*|chunk_size_.*|gradient_.*|seq_aux|aux_loss_alpha|.*router_.*|input_jitter_noise|norm_topk_prob|routed_scaling_factor
     |scoring_func|topk_method|topk_group|n_group|ep_size|num_nextn_predict_layers|num_mtp_.*|mtp_.*|use_mtp|swiglu_.*
-    |initial_context_length|.*softcapping|query_pre_attn_scalar|.*_multiplier|logits_scaling|logit_scale|clip_qkv
+    |initial_context_length|.*softcapping|query_pre_attn_scalar|.*_multipliers?|logits_scaling|logit_scale|clip_qkv
     |no_rope_.*|use_bidirectional_attention|cache_implementation|mm_tokens_per_image|projector_hidden_act
     |vision_feature_layer|multimodal_projector_bias|spatial_merge_size|use_qk_norm|qk_norm_type|use_routing_bias
     |layernorm_.*_beta|shared_moe_mode|mlp_intermediate_size|_?attn_implementation|model_max_length|mamba_ssm_dtype
@@ -26,12 +26,14 @@ WITHOUT_BYTES = re.compile(
     |early_stopping|max_length|min_length|.*no_repeat_ngram_size|num_return_sequences|.*suppress_tokens|bad_words_ids
     |remove_invalid_values|task_specific_params|pruned_heads|tie_encoder_decoder|tf_legacy_loss|use_bfloat16
     |add_cross_attention|cross_attention_hidden_size|_attn_implementation.*
-    |time_step_.*|mamba_chunk_size|chunk_size|mamba_expand|expand|mamba_conv_bias|use_conv_bias|mamba_hidden_act|mlp_hidden_act
+    |time_step_.*|mamba_chunk_size|chunk_size|expand|mamba_conv_bias|use_conv_bias|mamba_hidden_act|mlp_hidden_act
     |use_mamba_kernels|num_logits_to_keep|z_loss_coefficient|residual_in_fp32|rescale_prenorm_residual|mtp_.*
     |moe_shared_expert_overlap|moe_norm_min|moe_use_aux_free|moe_capacity|indexer_types
     |indexer_rope_.*|attn_temperature_tuning|floor_scale|attn_scale|for_llm_compressor|no_rope_layer.*|norm_epsilon|layer_norm_epsilon
     |logits_to_keep|use_cache|attention_multiplier|position_embedding_type|normalization_function|norm_type
-    |parallel_residual|use_parallel_residual|residual_scale|mup_.*|scale_emb|scale_depth|dim_model_base|lm_head_bias|use_qk_norm|qk_layernorm""",
+    |mamba_d_ssm|mamba_rms_norm|mamba_norm_before_gate|use_expert_bias|use_mambapy|use_associative_scan
+    |block_dim|block_use_.*|block_norm_eps|block_mlp_init_scale|block_out_init_scale|block_use_swiglu|conv_dim.*|conv_use_.*
+    |use_pos_enc|mamba_use_mlp|mlp_expansion_factor|theta|n_ctx|calc_logits_.*|mamba_inner_layernorms|parallel_residual|use_parallel_residual|residual_scale|mup_.*|scale_emb|scale_depth|dim_model_base|lm_head_bias|use_qk_norm|qk_layernorm""",
     re.VERBOSE,
 )
 

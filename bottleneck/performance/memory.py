@@ -181,12 +181,12 @@ def sequence_cache(
     counts: dict[tuple[int | None, bool, int], int] = {}
     token_bytes = state_bytes = 0
     for kind, count in attention_kinds(shape, split, stage):
-        if not kind.cached_values and not kind.state_bytes:
-            # A layer that does not look back keeps nothing.
-            continue
         own_bytes = layer_kv_bytes(kind, split, kv_value_bytes)
-        key = (kind.window, bool(kind.state_bytes), own_bytes)
-        counts[key] = counts.get(key, 0) + count
+        # A layer may keep tokens, a state, both (in blocks of their own), or nothing.
+        kept_in = [(kind.window, False, own_bytes)] if kind.cached_values else []
+        kept_in += [(None, True, 0)] if kind.state_bytes else []
+        for key in kept_in:
+            counts[key] = counts.get(key, 0) + count
         token_bytes = max(token_bytes, own_bytes)
         state_bytes = max(state_bytes, kind.state_bytes // split.tensor_parallel)
     # A block of every layer has one size: that of tokens grows until a state fits.

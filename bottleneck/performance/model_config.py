@@ -1,10 +1,10 @@
 """Read a model's own config.json: its shape, how its weights are stored, what a token leaves in the cache.
 
 Understood are dense models, mixtures of experts (routed and shared, dense first layers), multi-head latent attention
-(with an indexer that chooses tokens, too), sliding windows and chunks, linear attention and Mamba 2 in some of the
-layers, layers that are one block alone, tied embeddings and vision towers. The names of the fields and
-their defaults are those of transformers' configuration classes; how an engine lays the weights out is vLLM 0.32's
-(`vllm/model_executor/models`, read).
+(with an indexer that chooses tokens, too), sliding windows and chunks, linear attention, Mamba and short convolutions
+in some of the layers or beside attention, layers that are one block alone, tied embeddings and vision towers. The names
+of the fields and their defaults are those of transformers' configuration classes; how an engine lays the weights out is
+vLLM 0.32's (`vllm/model_executor/models`, read).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from bottleneck.performance.formats import BF16, FORMATS, GGUF_TYPES, VALUE_BYTE
 from bottleneck.performance.model_families import FAMILIES, WRAPPERS, Family
 from bottleneck.performance.quantization_config import Storage, read_storage
 from bottleneck.performance.shape import Attention, Layer, Matrix, ModelShape, feed_forward, grouped_attention
-from bottleneck.performance.state_layers import Part, delta_net, mamba
+from bottleneck.performance.state_layers import Part, delta_net, mamba, mamba1, short_convolution
 from bottleneck.performance.vision_config import tower
 from bottleneck.units import shown
 
@@ -77,7 +77,7 @@ def read_model_config(
     if family is None:
         raise ConfigError(f"{where}model_type: {shown(kind)}; expected one of {', '.join(sorted(FAMILIES))}")
     config = read_form(Fields, {**family.defaults, **one_name(text, where)}, where)
-    _refuse_unused(config, where)
+    _refuse_unused(config, family, where)
     storage = read_storage(config.quantization_config, where)
     mixed = None
     if quantization is not None:
@@ -105,7 +105,7 @@ def read_model_config(
     return ModelConfig(kind, shape, storage.linear, storage.kv_value_bytes, reader.notes)
 
 
-def _refuse_unused(config: Fields, where: str) -> None:
+def _refuse_unused(config: Fields, family: Family, where: str) -> None:
     """Raise for fields of a part that this model has not: they mean something that is not understood."""
     for name in ("index_n_heads", "index_head_dim", "index_topk"):
         value = getattr(config, name)
@@ -114,6 +114,7 @@ def _refuse_unused(config: Fields, where: str) -> None:
             raise ConfigError(f"{where}{name}: {text}")
     if (
         config.mamba_heads
+        and not family.states_beside
         and config.attn_layer_indices is None
         and "linear_attention" not in (config.layer_types or ())
     ):
@@ -172,20 +173,23 @@ class _Reader:
         if config.kv_lora_rank:
             matrices, attention, vectors = self._latent()
             path, split = "self_attn", config.num_attention_heads * (config.qk_nope_head_dim or 0)
-        elif kind == "linear_attention":
-            matrices, attention, vectors = self._linear()
-            path, split = "mixer" if config.mamba_heads else "linear_attn", matrices[0].outputs
+        elif kind in ("linear_attention", "convolution"):
+            matrices, attention, vectors = self._linear(kind)
+            path, split = self._state_path(kind), matrices[0].outputs
         elif kind in ("mlp", "moe"):
             matrices, attention, vectors, path, split = (), _NOTHING, 0, "", 0
         else:
             matrices, attention, vectors = self._grouped(kind)
             path, split = "self_attn", 2 * matrices[0].outputs + 4 * matrices[1].outputs
+        parts = [(path, each) for each in matrices]
+        if self.family.states_beside:
+            beside, kept, more = self._linear("linear_attention")
+            parts += [("mamba", each) for each in beside]
+            attention, vectors = replace(attention, state_bytes=kept.state_bytes), vectors + more
+            split += beside[0].outputs
         alone = self.family.blocks_alone and kind not in ("mlp", "moe")
         inner, blocks = (0, []) if alone else self._feed_forward(index, kind)
-        stored = (
-            *(self._stored(index, f"{path}.{each.name}", each) for each in matrices),
-            *(self._stored(index, f"{where}.{each.name}", each) for where, each in blocks),
-        )
+        stored = (*(self._stored(index, f"{where}.{each.name}", each) for where, each in [*parts, *blocks]),)
         return Layer(
             tuple(replace(each, name=each.name.rsplit(".", 1)[-1]) for each in stored),
             attention,
@@ -219,6 +223,11 @@ class _Reader:
             return config.layer_types[index]
         if config.attn_layer_indices is not None:
             return "full_attention" if index in config.attn_layer_indices else "linear_attention"
+        if config.attn_layer_period:
+            looks_back = index % config.attn_layer_period == config.attn_layer_offset
+            return "full_attention" if looks_back else "linear_attention"
+        if config.full_attn_idxs is not None:
+            return "full_attention" if index in config.full_attn_idxs else "convolution"
         if config.linear_num_value_heads and (index + 1) % (config.full_attention_interval or 4):
             return "linear_attention"
         if config.sliding_window is None:
@@ -292,13 +301,28 @@ class _Reader:
             cached = -(-cached // 128) * 128
         return matrices, Attention(cached, 1, 2 * heads * (key + rope + value)), latent + (config.q_lora_rank or 0)
 
-    def _linear(self) -> Part:
+    def _state_path(self, kind: LayerKind) -> str:
+        """Return the module of a layer that keeps a state."""
+        if kind == "convolution":
+            return "conv"
+        if self.config.mamba_dt_rank:
+            return "mamba"
+        return "mixer" if self.config.mamba_heads else "linear_attn"
+
+    def _linear(self, kind: LayerKind) -> Part:
         """Return a layer that keeps a state, of the kind whose fields are there."""
         config, hidden = self.config, self.config.hidden_size
+        if kind == "convolution":
+            return short_convolution(hidden, config.need("convolution_kernel", self.where))
+        state_bytes = 4 if config.mamba_ssm_cache_dtype == "float32" else VALUE_BYTES
         if config.mamba_heads:
             names = "heads", "width", "groups", "states", "kernel"
             sizes = (config.need(f"mamba_{name}", self.where) for name in names)
-            return mamba(hidden, *sizes, state_bytes=4 if config.mamba_ssm_cache_dtype == "float32" else VALUE_BYTES)
+            return mamba(hidden, *sizes, state_bytes=state_bytes)
+        if config.mamba_dt_rank:
+            inner = config.need("mamba_expand", self.where) * hidden
+            sizes = (config.need(f"mamba_{name}", self.where) for name in ("states", "kernel", "dt_rank"))
+            return mamba1(hidden, inner, *sizes, state_bytes=state_bytes)
         names = "num_key_heads", "key_head_dim", "num_value_heads", "value_head_dim", "conv_kernel_dim"
         return delta_net(hidden, *(config.need(f"linear_{name}", self.where) for name in names))
 
@@ -308,7 +332,8 @@ class _Reader:
         if kind == "mlp" or (kind != "moe" and not self._sparse(index)):
             # Granite's hybrids without experts have the shared block alone.
             alone = config.shared_intermediate_size if not config.experts else None
-            inner = config.intermediate_size_mlp or alone or config.need("intermediate_size", self.where)
+            inner = config.intermediate_size_mlp or alone or config.dense_width
+            inner = inner or config.need("intermediate_size", self.where)
             return inner, [("mlp", each) for each in feed_forward(hidden, inner, gated)]
         if config.enable_moe_block:
             # Beside the experts: a dense block, with norms of both.
@@ -342,6 +367,9 @@ class _Reader:
             return index < len(config.mlp_layer_types) and config.mlp_layer_types[index] == "sparse"
         if config.moe_layers is not None:
             return index in config.moe_layers
+        if config.expert_layer_period is not None:
+            # One expert is a plain block.
+            return (config.experts or 1) > 1 and index % config.expert_layer_period == config.expert_layer_offset
         if not config.experts or index < config.first_k_dense_replace or index in (config.mlp_only_layers or ()):
             return False
         if config.moe_layer_end_index is not None and 0 <= config.moe_layer_end_index < index:

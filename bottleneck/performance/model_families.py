@@ -31,6 +31,8 @@ class Family:
         Whether a feed-forward block has a gate: three projections, not two.
     blocks_alone : bool
         Whether a layer is one block: attention, a state, or a feed-forward block.
+    states_beside : bool
+        Whether every layer keeps a state beside its attention.
     defaults : dict
         Fields that such a configuration may leave out.
     """
@@ -43,6 +45,7 @@ class Family:
     gated_queries: bool = False
     gated: bool = True
     blocks_alone: bool = False
+    states_beside: bool = False
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -118,6 +121,8 @@ FAMILIES: dict[str, Family] = {
     "phimoe": Family(norms=4, biases=True),
     "solar_open": Family(),
     "llama4_text": Family(windows="chunks", defaults={"shared_experts": 1}),
+    "phi": Family(gated=False, biases=True),
+    "gpt_neox": Family(gated=False, norms=4, biases=True),
     # Latent attention, in newer ones with an indexer.
     "deepseek_v32": Family(),
     "glm4_moe_lite": Family(),
@@ -126,6 +131,19 @@ FAMILIES: dict[str, Family] = {
     # Mamba 2 in most of the layers.
     "bamba": Family(defaults={"attn_layer_indices": ()}),
     "granitemoehybrid": Family(tied=True),
+    "falcon_h1": Family(states_beside=True),
+    "jamba": Family(
+        defaults={
+            "expert_layer_period": 2,
+            "expert_layer_offset": 1,
+            "attn_layer_period": 8,
+            "attn_layer_offset": 4,
+            "mamba_expand": 2,
+        }
+    ),
+    # Short convolutions in most of the layers.
+    "lfm2": Family(tied=True, head_norms=True, defaults={"block_auto_adjust_ff_dim": True, "block_multiple_of": 256}),
+    "lfm2_moe": Family(tied=True, head_norms=True),
     "nemotron_h": Family(norms=1, gated=False, blocks_alone=True, defaults={"mamba_ssm_cache_dtype": "float32"}),
 }
 # Wrappers of a language model and a tower, and what their text is where it does not say.

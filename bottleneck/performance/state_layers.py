@@ -77,3 +77,51 @@ def mamba(hidden: int, heads: int, width: int, groups: int, states: int, kernel:
     kept = heads * width * states * state_bytes + mixed * (kernel - 1) * VALUE_BYTES
     # Of each head its decay, its skip and the bias of its step; the norm; the convolution's biases.
     return matrices, Attention(0, 1, 0, None, kept), 3 * heads + inner + mixed
+
+
+def mamba1(hidden: int, inner: int, states: int, kernel: int, step_rank: int, *, state_bytes: int) -> Part:
+    """Return a Mamba 1 mixer, as Jamba has it: a state of every channel by itself.
+
+    Parameters
+    ----------
+    hidden
+        Width of the hidden state.
+    inner
+        Channels of the mixer.
+    states
+        State values of each channel.
+    kernel
+        Tokens that the convolution sees.
+    step_rank
+        Width of the step's low-rank projection.
+    state_bytes
+        Bytes of one value of the state.
+    """
+    matrices = (
+        Matrix("in_proj", 2 * inner, hidden),
+        Matrix("x_proj", step_rank + 2 * states, inner, by_inputs=True),
+        Matrix("dt_proj", inner, step_rank),
+        Matrix("out_proj", hidden, inner, by_inputs=True),
+        Matrix("conv1d", inner, kernel, stored=BF16),
+    )
+    kept = inner * states * state_bytes + inner * (kernel - 1) * VALUE_BYTES
+    # Of each channel its decays, its skip, the biases of its step and convolution; norms of what x_proj makes.
+    return matrices, Attention(0, 1, 0, None, kept), inner * (states + 3) + step_rank + 2 * states
+
+
+def short_convolution(hidden: int, kernel: int) -> Part:
+    """Return a gated convolution over the last few tokens, as LFM2 has it; its inputs are all that is kept.
+
+    Parameters
+    ----------
+    hidden
+        Width of the hidden state, and of the convolution.
+    kernel
+        Tokens that it sees.
+    """
+    matrices = (
+        Matrix("in_proj", 3 * hidden, hidden),
+        Matrix("out_proj", hidden, hidden, by_inputs=True),
+        Matrix("conv", hidden, kernel, stored=BF16),
+    )
+    return matrices, Attention(0, 1, 0, None, hidden * (kernel - 1) * VALUE_BYTES), 0
