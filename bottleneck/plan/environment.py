@@ -42,14 +42,30 @@ def deployment_environment(
 
 
 def node_devices(engine: EngineSpec, node: Node) -> dict[str, str]:
-    """Return what shows a lab's node its own of the machine's accelerators; empty where it has none of them."""
+    """Return what shows a lab's node its own of the machine's accelerators; empty where it has none of them.
+
+    Parameters
+    ----------
+    engine
+        The entry of the engine map.
+    node
+        A node of the profile.
+    """
     if not node.host_cards or not engine.device_environment:
         return {}
     return {engine.device_environment: _listed(node.host_cards)}
 
 
 def sampled_cards(engine: EngineSpec, node: Node) -> list[str] | None:
-    """Return the sampler's names of a lab node's own accelerators; None means all that it finds."""
+    """Return the sampler's names of a lab node's own accelerators; None means all that it finds.
+
+    Parameters
+    ----------
+    engine
+        The entry of the engine map.
+    node
+        A node of the profile.
+    """
     if not node.host_cards or not engine.sampled_as:
         return None
     return [f"{engine.sampled_as}{index}" for index in node.host_cards]
