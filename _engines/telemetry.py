@@ -251,9 +251,10 @@ class Collector:
         self._apply(cluster_view.Failed(self._clock()))
 
     def _is_sound(self, tag: str, batch: Any, sender: Any) -> bool:
-        now = self._clock()
+        now, refused = self._clock(), None
         if self._budget.spend(str(sender)[:100], self._steady()):
             reason = batch_checks.problem(batch, sender, self.state.settings, now)
+            refused = reason and batch_checks.refused_for_good(batch, sender, self.state.settings, now)
         else:
             reason = f"more than {BATCHES_PER_SECOND:.0f} batches a second from {str(sender)[:100]!r}"
         if reason is None and tag != BATCH_TAG + batch["node"]:
@@ -263,7 +264,7 @@ class Collector:
         if self._steady() - self._refused_logged >= REFUSED_LOG_SECONDS:
             self._refused_logged = self._steady()
             log.warning("Batch refused: %s (%d before it)", reason, self.state.rejected)
-        self._apply(cluster_view.Rejected(now))
+        self._apply(cluster_view.Rejected(now, refused))
         return False
 
     def tick(self, now: float) -> None:
@@ -351,6 +352,9 @@ class Collector:
             # A life that is over, or one from before this process began: the store knows.
             with contextlib.suppress(StoreError):
                 stored = self._store.stored(node, boot)
+        refused = cluster_state.refused(self.state, node, boot)
+        if stored is not None and refused:
+            stored = {**stored, "refused": refused}
         if stored is None:
             respond("404 Not Found", [("Content-Type", "application/json")])
             return [b"{}"]

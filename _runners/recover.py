@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 AGAIN = "recover.again"
 
 
-def worker_exited(node: str, workers: list[str] | None = None) -> dict[str, Any]:
+def worker_exited(node: str, workers: list[str] | None = None, what: str = "ended") -> dict[str, Any]:
     """
-    Look at the deployment because a process of a worker was seen to end (called by the reactor).
+    Look at the deployment because a process of a worker was seen to end, or to be stopped (called by the reactor).
 
     CLI Example:
 
@@ -29,7 +29,7 @@ def worker_exited(node: str, workers: list[str] | None = None) -> dict[str, Any]
 
         salt-run recover.worker_exited node1
     """
-    return _look(f"a process of {', '.join(workers or ['a worker'])} on {node} ended", settle=True)
+    return _look(f"a process of {', '.join(workers or ['a worker'])} on {node} {what}", settle=True)
 
 
 def engine_stalled(node: str, seconds: float) -> dict[str, Any]:

@@ -34,7 +34,7 @@ ACTIONS = {
     cluster_view.WINDOW_TAG: Action("telemetry.aggregate", whole=True),
     cluster_view.LOST_TAG: Action("recover.node_lost", ("node",)),
     cluster_view.STILL_LOST_TAG: Action("recover.node_lost", ("node",)),
-    cluster_view.EXITED_TAG: Action("recover.worker_exited", ("node", "workers")),
+    cluster_view.EXITED_TAG: Action("recover.worker_exited", ("node", "workers", "what")),
     cluster_view.STALLED_TAG: Action("recover.engine_stalled", ("node", "seconds")),
 }
 SEALED, SEAL = "sealed", "seal"

@@ -35,8 +35,8 @@ _PARTS = {part.key: part for part in PARTS}
 # Names that become labels of metrics, where the machine and not the profile gives them.
 _CORE = re.compile(r"[0-9]{1,5}")
 _WORKER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
-# What of a worker can end: the program that was started, its keeper, a process that it started.
-EXITS = ("program", "keeper", "part")
+# What of a worker can end: the program that was started, its keeper, a process that it started; or one was stopped.
+EXITS = ("program", "keeper", "part", "stopped")
 _RESOURCES = frozenset({"cpu", "memory", "io", "irq"})
 
 
@@ -63,6 +63,22 @@ def problem(batch: object, sender: object, settings: Settings, now: float) -> st
         return f"minion {_shown(sender)} sent a batch of {node}, expected it from {settings.senders[node]!r}"
     reason = _not_plain(batch) or _identity(batch) or _times(batch, settings, now) or _content(batch)
     return reason and f"{node}: {reason}"
+
+
+def refused_for_good(batch: object, sender: object, settings: Settings, now: float) -> tuple[str, str, int] | None:
+    """Return node, boot and number of a batch that is refused however often it comes again; else None.
+
+    One without a number, or from another sender, is no node's own; one ahead of the control node's time is taken when
+    that time has come.
+    """
+    if not isinstance(batch, dict) or not isinstance(batch.get("node"), str) or _identity(batch):
+        return None
+    node: str = batch["node"]
+    is_ahead = _moment(batch.get("t1")) > now + AHEAD_SECONDS
+    if is_ahead or node not in settings.senders or settings.senders[node] != sender:
+        return None
+    is_refused = problem(batch, sender, settings, now) is not None
+    return (node, batch["boot"], batch["sequence"]) if is_refused else None
 
 
 def _shown(value: object) -> str:

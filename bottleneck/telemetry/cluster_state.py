@@ -38,8 +38,11 @@ from bottleneck.telemetry.prometheus_text import MetricsText
 
 # What a node may ask for: one look in so many seconds.
 LOOK_SECONDS = 2.0
-# Readings come every few seconds; the look itself then waits for longer than any step takes.
-STALLED_SECONDS = 9.0
+# Whoever looks then tells a hang from a long step. Readings come every few seconds; the head's sampler, which looks
+# more often while there are requests, says by itself when nothing has moved.
+STALLED_SECONDS, STALLED_ON_NODE_SECONDS = 9.0, 2.0
+# What is announced is announced again after as long.
+STALLED_AGAIN_SECONDS = 9.0
 # A window waits this long, and as long as a node sends nothing anyway, for the last batches of a slow node.
 WINDOW_PATIENCE_SECONDS = 3.0
 # Ticks come every second; with none for so long, this process stood still itself.
@@ -50,6 +53,8 @@ START_GRACE_SECONDS = 20.0
 LOST_AGAIN_SECONDS, LOST_AGAIN_MOST_SECONDS = 30.0, 600.0
 # Missing numbers named in one acknowledgement.
 MOST_MISSING = 100
+# Numbers of refused batches that are known of a node.
+MOST_REFUSED = 100
 # Lives of a node's sampler that are over and still known.
 PAST_BOOTS = 8
 
@@ -95,7 +100,7 @@ def apply(event: Event, state: State) -> State:
     if isinstance(event, Arrived):
         return _arrived(event, state)
     if isinstance(event, Rejected):
-        return replace(state, rejected=state.rejected + 1)
+        return _rejected(event, state)
     if isinstance(event, Failed):
         return replace(state, failures=state.failures + 1)
     if isinstance(event, Asked):
@@ -112,6 +117,33 @@ def apply(event: Event, state: State) -> State:
     return _tick(event, state)
 
 
+def _rejected(event: Rejected, state: State) -> State:
+    state = replace(state, rejected=state.rejected + 1)
+    name, boot, sequence = event.batch or ("", "", 0)
+    node = state.nodes.get(name)
+    if node is None or (boot, sequence) in node.refused:
+        return state
+    return _with(state, name, replace(node, refused=(*node.refused, (boot, sequence))[-MOST_REFUSED:]))
+
+
+def refused(state: State, node: str, boot: str) -> list[int]:
+    """Return the numbers of a life's batches that its sampler is to give up.
+
+    One that is kept and sent again holds the watermark, and with it all that came after.
+
+    Parameters
+    ----------
+    state
+        The control node's state.
+    node
+        Its name.
+    boot
+        The life of its sampler.
+    """
+    known = state.nodes.get(node)
+    return [number for each, number in known.refused if each == boot] if known else []
+
+
 def _shifted(state: State, event: ClockSet) -> State:
     """Move all moments along with the clock: no node was silent for an hour because an hour was skipped."""
 
@@ -125,6 +157,7 @@ def _shifted(state: State, event: ClockSet) -> State:
             asked=moved(node.asked),
             sent_by_job=moved(node.sent_by_job),
             lost_named=moved(node.lost_named),
+            stalled=moved(node.stalled),
             boundary=moved(node.boundary),
         )
         for name, node in state.nodes.items()
@@ -155,7 +188,9 @@ def acknowledgement(state: State, node: str, boot: str) -> dict[str, Any] | None
     if known is None or not boot or known.boot != boot:
         return None
     gaps = (each for each in range(known.watermark + 1, known.sequence) if each not in known.above)
-    return {"boot": boot, "sequence": known.watermark, "missing": list(islice(gaps, MOST_MISSING))}
+    found = {"boot": boot, "sequence": known.watermark, "missing": list(islice(gaps, MOST_MISSING))}
+    given_up = [each for each in refused(state, node, boot) if each > known.watermark]
+    return {**found, "refused": given_up} if given_up else found
 
 
 def to_acknowledge(state: State, now: float) -> dict[str, dict[str, Any]]:
@@ -209,11 +244,13 @@ def _arrived(event: Arrived, state: State) -> State:
         announcements.append((CLOCK_TAG, {"node": name, "ahead_seconds": round(event.clock_ahead, 3)}))
     ended = batch.get("exits") if event.new and not _of_former_life(batch) else None
     if ended:
-        node = replace(node, exits=node.exits + len(ended))
+        node = replace(node, exits=node.exits + sum(each["kind"] != "stopped" for each in ended))
         if abs(event.now - node.exited) >= LOOK_SECONDS:
             node = replace(node, exited=event.now)
             workers = sorted({each["worker"] for each in ended})
-            announcements.append((EXITED_TAG, {"node": name, "workers": workers, "at": number(batch["t1"])}))
+            what = sorted({"was stopped" if each["kind"] == "stopped" else "ended" for each in ended})
+            news = {"node": name, "workers": workers, "what": " or ".join(what), "at": number(batch["t1"])}
+            announcements.append((EXITED_TAG, news))
     if _of_former_life(batch):
         if boot not in node.former:
             node = replace(node, former=(*node.former, boot)[-PAST_BOOTS:])
@@ -228,7 +265,7 @@ def _arrived(event: Arrived, state: State) -> State:
         # By number, not by time: a node's clock may be set back while it runs.
         if sequence > node.sequence:
             node = replace(_newest(node, batch, event.now), sequence=sequence)
-            node, stalled = _engine(node, batch)
+            node, stalled = _engine(node, batch, event.now)
             if stalled:
                 announcements.append((STALLED_TAG, {"node": name, "seconds": round(stalled, 3)}))
     state = replace(_with(state, name, node), announcements=tuple(announcements))
@@ -246,7 +283,7 @@ def _of_former_life(batch: Mapping[str, Any]) -> bool:
     return isinstance(sampler, Mapping) and sampler.get("former") == 1
 
 
-def _engine(node: NodeState, batch: Mapping[str, Any]) -> tuple[NodeState, float]:
+def _engine(node: NodeState, batch: Mapping[str, Any], now: float) -> tuple[NodeState, float]:
     """Follow what a head's engine does; return for how long it has made nothing of its requests, when that is news."""
     reading = batch.get("engine")
     if not isinstance(reading, Mapping):
@@ -254,12 +291,13 @@ def _engine(node: NodeState, batch: Mapping[str, Any]) -> tuple[NodeState, float
     requests, work = engine_work(MetricsText.from_flat(reading["metrics"]))
     moment = number(reading.get("t", batch["t1"]))
     if not requests or work != node.work or moment < node.worked:
-        return replace(node, work=work, worked=moment), 0.0
-    still = moment - node.worked
-    if still < STALLED_SECONDS:
+        node = replace(node, work=work, worked=moment)
+    still, seen = moment - node.worked, number(reading.get("still_s", 0.0))
+    stalled = seen if STALLED_ON_NODE_SECONDS <= seen < math.inf else still
+    is_stalled = requests > 0 and (stalled == seen or still >= STALLED_SECONDS)
+    if not is_stalled or 0.0 <= now - node.stalled < STALLED_AGAIN_SECONDS:
         return node, 0.0
-    # What is announced is announced again after as long.
-    return replace(node, worked=moment), still
+    return replace(node, stalled=now), stalled
 
 
 def _newest(node: NodeState, batch: Mapping[str, Any], now: float) -> NodeState:

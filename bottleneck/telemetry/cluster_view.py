@@ -103,6 +103,10 @@ class NodeState:
         When the last of these led to an announcement.
     work, worked : float
         What its engine had done by the last reading (`engine_work`), and since when that is all, by the node's clock.
+    refused : tuple of (str, int)
+        Boot and number of batches that were refused for good: its sampler is to give them up.
+    stalled : float
+        When it was last announced that its engine makes nothing.
     """
 
     boot: str = ""
@@ -129,6 +133,8 @@ class NodeState:
     exited: float = 0.0
     work: float = -1.0
     worked: float = 0.0
+    stalled: float = 0.0
+    refused: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -169,9 +175,10 @@ class Arrived:
 
 @dataclass(frozen=True)
 class Rejected:
-    """A batch was refused."""
+    """A batch was refused; `batch` is its node, boot and number when it would be refused whenever it came."""
 
     now: float
+    batch: tuple[str, str, int] | None = None
 
 
 @dataclass(frozen=True)

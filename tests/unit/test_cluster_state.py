@@ -276,7 +276,7 @@ def test_the_end_of_a_worker_asks_for_one_look_however_many_processes_end() -> N
     state = fold(arrived("node0", 1))
     events = [arrived("node0", number, exits=[EXIT, EXIT], now=1010.0 + number / 10) for number in (2, 3, 4)]
     assert announced(*events, state=state) == [
-        (cluster_view.EXITED_TAG, {"node": "node0", "workers": ["tp2-0"], "at": pytest.approx(1002.9)})
+        (cluster_view.EXITED_TAG, {"node": "node0", "workers": ["tp2-0"], "what": "ended", "at": pytest.approx(1002.9)})
     ]
     assert fold(*events, state=state).nodes["node0"].exits == 6
     again = arrived("node0", 5, exits=[EXIT], now=1020.0)
@@ -307,3 +307,36 @@ def test_an_engine_with_requests_that_makes_nothing_asks_for_a_look(running: int
     ]
     tags = [tag for tag, _ in announced(*events, state=fold()) if tag == cluster_view.STALLED_TAG]
     assert tags == [cluster_view.STALLED_TAG] * asks
+
+
+def test_a_standstill_that_the_sampler_saw_asks_for_a_look_at_once_and_again_later() -> None:
+    still = [
+        arrived("node0", number, engine={**reading(START + number, 2, 100), "still_s": 1.0 + number})
+        for number in range(1, 14)
+    ]
+    found = [data for tag, data in announced(*still, state=fold()) if tag == cluster_view.STALLED_TAG]
+    assert [each["seconds"] for each in found] == [2.0, 11.0]
+    idle = arrived("node0", 1, engine={**reading(START + 1, 0, 100), "still_s": 60.0})
+    assert not announced(idle, state=fold())
+
+
+@pytest.mark.parametrize("said", [float("inf"), float("nan"), "x", None, [], -5.0])
+def test_a_standstill_that_cannot_be_is_none(said: object) -> None:
+    odd = arrived("node0", 1, engine={**reading(START + 1, 2, 100), "still_s": said})
+    assert not announced(odd, state=fold())
+
+
+def test_a_process_that_was_stopped_is_told_from_one_that_ended() -> None:
+    stopped = {**EXIT, "kind": "stopped"}
+    events = [arrived("node0", 2, exits=[stopped]), arrived("node0", 3, exits=[stopped, EXIT], now=1020.0)]
+    found = announced(*events, state=fold(arrived("node0", 1)))
+    assert [data["what"] for _, data in found] == ["was stopped", "ended or was stopped"]
+    assert fold(*events).nodes["node0"].exits == 1
+
+
+def test_what_was_refused_for_good_is_given_up_and_named_once() -> None:
+    state = fold(arrived("node0", 1), *[Rejected(START, ("node0", "boot", 2))] * 3, Rejected(START, ("other", "b", 1)))
+    assert cluster_state.refused(state, "node0", "boot") == [2]
+    assert cluster_state.refused(state, "node0", "former") == cluster_state.refused(state, "other", "b") == []
+    many = fold(*(Rejected(START, ("node0", "boot", number)) for number in range(1, 500)))
+    assert len(many.nodes["node0"].refused) == cluster_state.MOST_REFUSED

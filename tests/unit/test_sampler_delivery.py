@@ -45,7 +45,8 @@ class Taking:
 
     def __init__(self) -> None:
         taken: Any = self
-        self.now = 1000.0
+        self.now = self.steady = 1000.0
+        self.news = False
         self.batches: list[dict[str, Any]] = []
         self.sent: list[int] = []
         self.pacer = sampler.Pacer(10.0, 1.0, 5.0)
@@ -60,6 +61,8 @@ class Taking:
             self.take_exits,
             lambda: self.now,
             lambda: 0.25,
+            lambda: self.steady,
+            lambda: self.news,
         )
 
     def take_exits(self, _now: float) -> list[dict[str, Any]]:
@@ -79,7 +82,9 @@ class Taking:
 
     def run(self, ticks: int) -> None:
         for _ in range(ticks):
-            self.now += self.pacer.wait_seconds(self.now)
+            waited = self.pacer.wait_seconds(self.now)
+            self.now += waited
+            self.steady += waited
             self.sampler.take()
 
 
@@ -105,6 +110,28 @@ def test_a_batch_ends_at_its_border_even_when_ticks_are_missed() -> None:
     assert len(taking.batches) == 3
     taking.sampler.flush()
     assert len(taking.batches) == 3
+
+
+@pytest.mark.parametrize("seconds", [86_400.0, -3600.0, 1.5])
+def test_a_batch_ends_where_the_clock_is_set_in_the_middle_of_a_wait(seconds: float) -> None:
+    taking = Taking()
+    taking.run(5)
+    waited = taking.pacer.wait_seconds(taking.now)
+    taking.now, taking.steady = taking.now + waited + seconds, taking.steady + waited
+    taking.sampler.take()
+    taking.run(20)
+    assert len(taking.batches[0]["samples"]) == 5
+    assert all(0.0 <= batch["t1"] - batch["t0"] < 1.0 for batch in taking.batches)
+    assert sum(len(batch["samples"]) for batch in taking.batches) >= 16
+
+
+def test_an_engine_that_stands_still_is_news_that_is_sent_at_once() -> None:
+    taking = Taking()
+    taking.now = 1000.0
+    taking.run(3)
+    taking.news = True
+    taking.run(1)
+    assert taking.sent == [1] and "exits" not in taking.batches[0]
 
 
 def test_the_end_of_a_process_is_sent_at_once_and_what_ends_with_it_goes_along() -> None:

@@ -4,6 +4,9 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from bottleneck.runs.scenario import read_document
 
@@ -53,3 +56,39 @@ def test_only_a_head_is_asked(tmp_path: Path) -> None:
 def test_another_dialect_is_kept_in_its_own_names() -> None:
     text = "# TYPE llamacpp:n_decode_total counter\nllamacpp:n_decode_total 7\nllamacpp:n_tokens_max 3\n"
     assert engine_metrics.keep(text) == {"llamacpp:n_decode_total": 7.0}
+
+
+class Head:
+    """An engine whose metrics are text, and a clock."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        self.now = 0.0
+        self.text: str | None = ""
+        path = tmp_path / "worker.json"
+        path.write_text(json.dumps({"head": True, "api_address": "127.0.0.1", "api_port": 1}))
+        self.reader = engine_metrics.EngineReader(str(path), 3.0, lambda: 1e9 + self.now, lambda: self.now)
+        self.reader._ask = lambda _address: self.text  # type: ignore[method-assign]
+
+    def read(self, requests: int, steps: int) -> dict[str, Any] | None:
+        self.now += 1.0
+        self.text = f'vllm:num_requests_running{{engine="0"}} {requests}\nvllm:iteration_tokens_total_count {steps}\n'
+        self.reader.read()
+        return self.reader.take()
+
+
+def test_an_engine_that_makes_nothing_of_its_requests_is_told_within_two_looks(tmp_path: Path) -> None:
+    head = Head(tmp_path)
+    found = [head.read(2, 7), head.read(2, 8), head.read(2, 8), head.read(2, 8), head.read(2, 8)]
+    # The readings of the interval stay as they were: the first, and the one three seconds later.
+    assert [each and each.get("still_s") for each in found] == [None, None, None, 2.0, 3.0]
+    assert found[0] is not None and found[1] is found[2] is None
+    assert head.reader.is_stalled.is_set()
+
+
+@pytest.mark.parametrize(("requests", "grows"), [(0, 0), (2, 1)], ids=["idle", "works"])
+def test_an_engine_that_is_idle_or_works_is_no_news(tmp_path: Path, requests: int, grows: int) -> None:
+    head = Head(tmp_path)
+    found = [head.read(requests, grows * number) for number in range(10)]
+    assert not any(each and "still_s" in each for each in found)
+    assert not head.reader.is_stalled.is_set()
+    assert len([each for each in found if each]) == 4, "as often as before"

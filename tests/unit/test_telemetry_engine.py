@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,14 @@ import pytest
 import salt._logging
 
 from bottleneck.profile import load_profile
-from bottleneck.telemetry import cluster_state, cluster_view
+from bottleneck.telemetry import batch_checks, cluster_state, cluster_view
 from bottleneck.telemetry.store import Store
 from tests import run_builder
 from tests.by_file import load
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "salt" / "sampler" / "files"))
+
+import spool as sampler_spool
 
 NOW = 1_800_000_000.0
 
@@ -114,6 +119,35 @@ def test_a_full_store_ends_nothing_and_acknowledges_nothing_until_there_is_room(
     store._rows("PRAGMA max_page_count=1000000")
     collector.step(event(*range(2, 50)))
     assert acknowledged(collector)["sequence"] == 49
+
+
+def test_a_batch_that_is_refused_for_good_does_not_keep_the_others_from_being_acknowledged(collector: Any) -> None:
+    """Seen by bench/telemetry_loss.py: a batch across a clock that was set kept 134 after it waiting."""
+    spool = sampler_spool.Spool("b", 600, 25.0)
+    for number in range(1, 11):
+        spool.add({**event(number)["data"]["data"]["batches"][0], "sampler": {}})
+    for now in (0.0, 30.0, 60.0):
+        due = spool.due(now)
+        for batch in due:
+            spool.sent(batch, now)
+        sent = [{**batch, "t0": NOW - 86_000.0} if batch["sequence"] == 4 else batch for batch in due]
+        told = event()
+        told["data"]["data"]["batches"] = json.loads(json.dumps(sent))
+        collector.step(told)
+        spool.acknowledge(acknowledged(collector))
+    assert (len(spool), spool.dropped) == (0, 1)
+    assert acknowledged(collector)["sequence"] >= 9 or not spool.due(99.0)
+
+
+def test_a_batch_that_may_be_taken_later_or_is_not_the_senders_own_is_not_given_up(collector: Any) -> None:
+    sound = event(1)["data"]["data"]["batches"][0]
+    settings = collector.state.settings
+    assert batch_checks.refused_for_good({**sound, "samples": []}, "node0", settings, NOW) == ("node0", "b", 1)
+    assert batch_checks.refused_for_good({**sound, "samples": []}, "node1", settings, NOW) is None
+    assert batch_checks.refused_for_good({**sound, "t1": NOW + 5000.0}, "node0", settings, NOW) is None
+    assert batch_checks.refused_for_good({**sound, "sequence": -1}, "node0", settings, NOW) is None
+    assert batch_checks.refused_for_good(sound, "node0", settings, NOW) is None
+    assert batch_checks.refused_for_good([], "node0", settings, NOW) is None
 
 
 # -- clocks

@@ -47,8 +47,18 @@ def test_a_clock_is_set_for_whoever_believes_the_bench(
     bench: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "clock").write_bytes(struct.pack("<d", -3600.0))
-    monkeypatch.setenv(bench.CLOCK, str(tmp_path / "clock"))
-    before = bench.time.time()
-    monkeypatch.setattr(bench.time, "time", bench.time.time)  # put back at the end
-    bench.believe_the_bench()
-    assert bench.time.time() == pytest.approx(before - 3600.0, abs=30.0)
+    import loss_nodes
+
+    monkeypatch.setenv(loss_nodes.CLOCK, str(tmp_path / "clock"))
+    before = loss_nodes.time.time()
+    monkeypatch.setattr(loss_nodes.time, "time", loss_nodes.time.time)  # put back at the end
+    loss_nodes.believe_the_bench()
+    assert loss_nodes.time.time() == pytest.approx(before - 3600.0, abs=30.0)
+
+
+def test_the_page_has_every_fault_and_the_command(bench: ModuleType) -> None:
+    row = {"fault": "cut", "taken": 1234, "lost": 0, "twice": 5, "plain_sent": 20, "plain_lost": 3, "plain_twice": 0}
+    document = {"nodes": 2, "rate_hertz": 1000, "outage_seconds": 30.0, "faults": [row], "all": row}
+    text = bench.page(document, "python bench/telemetry_loss.py --write")
+    assert "| cut | 1,234 | 0 | 5 | 20 | 3 | 0 |" in text and "| **all** |" in text
+    assert "python bench/telemetry_loss.py --write" in text and "2 nodes" in text and "30 s" in text

@@ -103,3 +103,27 @@ def test_a_record_that_outlived_its_keeper_is_left_out(tmp_path: Path, unit: sub
     unit.kill()
     unit.wait()
     assert exits.look(0.1) == []
+
+
+def test_a_process_that_somebody_stopped_is_reported_once_until_it_goes_on(
+    tmp_path: Path, unit: subprocess.Popen[str]
+) -> None:
+    exits = worker_exits.WorkerExits(str(tmp_path))
+    exits.look(0.0)
+    program = child(unit.pid)
+
+    def state(wanted: str) -> None:
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while getattr(node_processes.stat(program), "state", None) not in wanted and time.monotonic() < deadline:
+            os.sched_yield()
+
+    for round_ in (10.0, 20.0):
+        os.kill(program, signal.SIGSTOP)
+        state("T")
+        # Once may be the moment in which a shell puts it aside.
+        assert exits.look(round_) == []
+        assert exits.look(round_ + 1.0) == [{"worker": "tp2-0", "pid": program, "kind": "stopped"}]
+        assert exits.look(round_ + 2.0) == []
+        os.kill(program, signal.SIGCONT)
+        state("SR")
+        assert exits.look(round_ + 3.0) == []

@@ -62,7 +62,7 @@ class Journal:
     """The files; not safe for threads: `Writer` is what others use."""
 
     def __init__(self, directory: str, clock: Callable[[], float] = time.monotonic) -> None:
-        self._directory = directory
+        self.directory = directory
         self._clock = clock
         self._complained: float | None = None
         self._segments: list[_Segment] = []
@@ -74,15 +74,15 @@ class Journal:
         """Return what former lives left, each life's in order, the oldest life first; take its files over."""
         found: list[Left] = []
         try:
-            os.makedirs(self._directory, mode=0o700, exist_ok=True)
-            with os.scandir(self._directory) as entries:
+            os.makedirs(self.directory, mode=0o700, exist_ok=True)
+            with os.scandir(self.directory) as entries:
                 # By age, not by name: a boot's name is no order.
                 paths = sorted((entry.stat().st_mtime_ns, entry.name) for entry in entries)
         except OSError as error:
             self._failed(error)
             return []
         for _, name in paths:
-            path, parts = os.path.join(self._directory, name), _NAME.fullmatch(name)
+            path, parts = os.path.join(self.directory, name), _NAME.fullmatch(name)
             if parts is None:
                 continue
             try:
@@ -101,8 +101,8 @@ class Journal:
         """Write a batch; it outlives this process from now on, and the machine from `synchronise` on."""
         try:
             if self._file is None or self._open is None:
-                path = os.path.join(self._directory, f"{boot}.{sequence:012d}{SUFFIX}")
-                os.makedirs(self._directory, mode=0o700, exist_ok=True)
+                path = os.path.join(self.directory, f"{boot}.{sequence:012d}{SUFFIX}")
+                os.makedirs(self.directory, mode=0o700, exist_ok=True)
                 self._file = open(path, "wb", buffering=0)  # noqa: SIM115 (open until the next sending)
                 self._open = _Segment(boot, sequence, path)
             record = _HEADER.pack(sequence, len(packed), zlib.crc32(packed)) + packed
@@ -120,7 +120,7 @@ class Journal:
             return
         try:
             os.fsync(self._file.fileno())
-            descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            descriptor = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 os.fsync(descriptor)
             finally:
@@ -145,6 +145,15 @@ class Journal:
                 kept.append(segment)
         self._segments = kept
 
+    def discard(self, path: str) -> None:
+        """Remove a file whose batch was appended before."""
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            self._failed(error)
+
     def _close(self) -> None:
         if self._file is not None:
             self._file.close()
@@ -158,7 +167,7 @@ class Journal:
         if self._complained is None or now - self._complained >= COMPLAIN_SECONDS:
             self._complained = now
             print(
-                f"sampler: batches are kept in memory alone, {self._directory} takes none: {error}",
+                f"sampler: batches are kept in memory alone, {self.directory} takes none: {error}",
                 file=sys.stderr,
                 flush=True,
             )
@@ -188,6 +197,10 @@ class Writer(threading.Thread):
     def forget(self, oldest: dict[str, int]) -> None:
         """Have the files removed in which nothing is kept any more."""
         self._work.put(lambda: self._journal.forget(oldest))
+
+    def discard(self, path: str) -> None:
+        """Have a file removed, after what was asked for before."""
+        self._work.put(lambda: self._journal.discard(path))
 
     def end(self) -> None:
         """Do what was asked for, then end."""

@@ -2,13 +2,14 @@
 
 import os
 import sys
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import readers
 from accelerator import Accelerators
 from cgroup import Limits
 from memory_bandwidth import MemoryBandwidth
+from open_batch import KeptReading
 from readers import Handle
 from thermal_numa import ThermalNuma
 from workers import Reading as WorkerReading
@@ -96,6 +97,19 @@ class Machine:
                 sample["workers"] = self._workers.parse(workers)
             samples.append(sample)
         return samples
+
+    def kept(self, reading: Reading, uptime: float) -> KeptReading:
+        """Return of a reading what a file can keep."""
+        now, slow, sources, texts, _ = reading
+        return KeptReading(now, uptime, slow, {source[0]: text for source, text in zip(sources, texts, strict=True)})
+
+    def restored(self, readings: Sequence[KeptReading]) -> list[Sample]:
+        """Return the samples of readings that a former life kept; to be called before the first `read`."""
+        self._look_around(readings[-1].now)
+        return self.parse(
+            (each.now, each.slow, self._fast, [each.texts.get(source[0]) for source in self._fast], [])
+            for each in readings
+        )
 
     def _attempt(self, source: Source, step: Callable[..., Any], *arguments: Any) -> Any:
         try:

@@ -14,11 +14,13 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from delivery import Acknowledgements, Bus, Sender
+import open_batch
+from delivery import EVENT_BYTES, Acknowledgements, Bus, Sender, parts
 from engine_metrics import EngineReader
 from journal import Journal, Writer, place
 from machine import Machine, Reading
-from spool import Batch, Spool
+from open_batch import OpenBatch
+from spool import Batch, Spool, pack
 from worker_exits import WorkerExits
 
 NICENESS = 5
@@ -28,7 +30,9 @@ TOLERANCE = 0.01
 RESEND_AFTER_INTERVALS = 2.5
 # Exit status when a part of it has ended by itself (EX_SOFTWARE of sysexits.h).
 DIED = 70
-# The end of a worker's process is sent at once; the dozen that end with it go together.
+# What NTP slews between two samples is far less.
+CLOCK_SET_SECONDS = 1.0
+# News of a worker are sent at once: a process that ended, with the dozen that end with it; an engine that stands still.
 URGENT_SECONDS = 1.0
 
 
@@ -89,6 +93,9 @@ class Sampler:
         exits: Callable[[float], list[dict[str, Any]]],
         clock: Callable[[], float] = time.time,
         cpu: Callable[[], float] = time.process_time,
+        steady: Callable[[], float] = time.monotonic,
+        has_news: Callable[[], bool] = lambda: False,
+        open_batch: OpenBatch | None = None,
     ) -> None:
         self._node = node
         self._machine = machine
@@ -96,30 +103,37 @@ class Sampler:
         self._deliver = deliver
         self._engine = engine
         self._exits = exits
+        self._has_news = has_news
+        self._open = open_batch
         self._ended: list[dict[str, Any]] = []
         self._urgent = -URGENT_SECONDS
         self._clock = clock
         self._cpu = cpu
+        self._steady = steady
         self._batch = -1
-        self._taken = 0.0
+        self._taken = self._moment = 0.0
         self._readings: list[Reading] = []
 
     def take(self) -> None:
-        """Read the machine once; hand the batch over when it is full, or at once when a worker's process has ended."""
-        now, moment = self._clock(), time.monotonic()
-        if self._readings and (self._pacer.batch != self._batch or now < self._taken):
-            self.flush()  # ticks were missed across the border, or the clock was set back
-        self._batch, self._taken = self._pacer.batch, now
-        self._readings.append(self._machine.read(now, not self._readings))
+        """Read the machine once; hand the batch over when it is full, or at once when there is news of a worker."""
+        now, moment = self._clock(), self._steady()
+        was_set = abs(now - self._taken - (moment - self._moment)) > CLOCK_SET_SECONDS or now < self._taken
+        if self._readings and (self._pacer.batch != self._batch or was_set):
+            self.flush()  # ticks were missed across the border, or the clock was set: a batch has one time
+        self._batch, self._taken, self._moment = self._pacer.batch, now, moment
+        reading = self._machine.read(now, not self._readings)
+        self._readings.append(reading)
+        if self._open is not None:
+            self._open.add(self._machine.kept(reading, uptime()))
         self._ended += self._exits(moment)
-        if self._ended and moment - self._urgent >= URGENT_SECONDS:
+        if moment - self._urgent >= URGENT_SECONDS and (self._ended or self._has_news()):
             self._urgent = moment
-            self.flush()
+            self.flush(urgent=True)
         elif self._pacer.last_of_batch:
             self.flush()
 
-    def flush(self) -> None:
-        """Hand over what has been taken since the last batch."""
+    def flush(self, urgent: bool = False) -> None:
+        """Hand over what has been taken since the last batch; what is urgent is sent at once."""
         if not self._readings:
             return
         readings, self._readings = self._readings, []
@@ -135,7 +149,9 @@ class Sampler:
         }
         if ended:
             batch["exits"] = ended
-        self._deliver(batch, bool(ended) or self._pacer.sends_after(self._batch))
+        self._deliver(batch, urgent or bool(ended) or self._pacer.sends_after(self._batch))
+        if self._open is not None:
+            self._open.end()
 
 
 def boot_identity(now: float) -> str:
@@ -164,8 +180,19 @@ def main(arguments: Sequence[str]) -> None:
     interval, sending = config["acknowledge_interval_seconds"], config["send_interval_seconds"]
     spool = Spool(boot, config["spool_batches"], RESEND_AFTER_INTERVALS * interval, config["spool_bytes"])
     journal = Journal(place(config["spool_directory"]))
+    known = set()
     for left in journal.leftovers():
         spool.inherit(*left)
+        known.add((left.boot, left.sequence))
+    for path, life, sequence, readings in open_batch.leftovers(journal.directory):
+        if readings and (life, sequence) not in known:
+            unended = open_batch.batch_of(config["node"], readings, machine.restored(readings))
+            for number, part in enumerate(parts(unended, EVENT_BYTES), sequence):
+                packed = pack({**part, "boot": life, "sequence": number})
+                spool.inherit(life, number, packed)
+                journal.append(life, number, packed)
+            journal.synchronise()
+        journal.discard(path)
     writer = Writer(journal)
     sender = Sender(
         spool,
@@ -180,8 +207,16 @@ def main(arguments: Sequence[str]) -> None:
     )
     engine = EngineReader(config["worker_file"], config["engine_interval_seconds"])
     pacer = Pacer(config["rate_hertz"], config["batch_interval_seconds"], sending)
+
+    def stalled() -> bool:
+        news = engine.is_stalled.is_set()
+        engine.is_stalled.clear()
+        return news
+
+    exits = WorkerExits(config["supervise_directory"])
+    unended_file = OpenBatch(journal.directory, boot, lambda: spool.last + 1, writer.discard)
     sampler = Sampler(
-        config["node"], machine, pacer, sender.add, engine.take, WorkerExits(config["supervise_directory"]).look
+        config["node"], machine, pacer, sender.add, engine.take, exits.look, has_news=stalled, open_batch=unended_file
     )
     asked_to_end: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -143,14 +143,15 @@ class Spool:
             entry.batch = None  # hardly any batch is sent twice: the text is enough
 
     def acknowledge(self, stored: Any) -> bool:
-        """Take an acknowledgement: everything up to ``sequence`` is stored, ``missing`` are not.
+        """Take an acknowledgement: all up to ``sequence`` is stored, ``missing`` are not, ``refused`` never will be.
 
         One for another boot, or for numbers that were never given, is not ours; one in another form is not believed.
         """
         if not isinstance(stored, dict):
             return False
         boot, sequence, missing = stored.get("boot"), stored.get("sequence"), stored.get("missing") or []
-        if boot not in self.boots or not isinstance(missing, list):
+        refused = stored.get("refused") or []
+        if boot not in self.boots or not isinstance(missing, list) or not isinstance(refused, list):
             return False
         if not isinstance(sequence, int) or isinstance(sequence, bool):
             return False
@@ -160,6 +161,11 @@ class Spool:
             self.acknowledged = max(self.acknowledged, sequence)
         for key in [key for key in self._entries if key[0] == boot and key[1] <= sequence]:
             self._forget(key)
+        for number in refused:
+            entry = self._entries.get((boot, number)) if isinstance(number, int) else None
+            if entry is not None and entry.sent is not None:
+                self._forget((boot, number))
+                self.dropped += 1
         for number in missing:
             entry = self._entries.get((boot, number)) if isinstance(number, int) else None
             if entry is not None and entry.sent is not None:

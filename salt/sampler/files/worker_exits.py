@@ -1,8 +1,9 @@
-"""Notice the end of a worker's processes at once, by their pidfds.
+"""Notice the end of a worker's processes at once, by their pidfds, and those that somebody stopped.
 
 Watched are the worker's own program, its keeper, and what the worker started and kept: an engine's ranks. What lived
 for less than the time between two searches of the process table, as a compiler does while an engine starts, is none of
-those. A pidfd becomes readable when its process ends, whoever its parent is.
+those. A pidfd becomes readable when its process ends, whoever its parent is. One that was stopped (SIGSTOP) ends no
+pidfd and stands still for ever: its state is looked at every second, and counts when it is the same at two looks.
 """
 
 import contextlib
@@ -18,6 +19,8 @@ from workers import unit_records
 SEARCH_SECONDS = 1.0
 # A start lays a record down and its processes come and go; what is there at two of these looks stays.
 TREE_SECONDS = 10.0
+# Of /proc/PID/stat. One that a debugger holds has another state: whoever debugs knows what they do.
+STOPPED = "T"
 
 
 class WorkerExits:
@@ -36,21 +39,32 @@ class WorkerExits:
         self._watched: dict[int, tuple[str, int, str]] = {}
         self._seen: set[tuple[int, int]] = set()
         self._keepers: dict[str, int] = {}
+        # Process ids that were stopped at the last look, and those that were reported.
+        self._stopped: set[int] = set()
+        self._reported: set[int] = set()
         self._searched = self._looked_at_trees = -TREE_SECONDS
 
     def look(self, now: float) -> list[dict[str, Any]]:
-        """Return the ends since the last look; ``now`` is a monotonic time in seconds."""
+        """Return what ended or was stopped since the last look; ``now`` is a monotonic time in seconds."""
+        ended = []
         if not 0.0 <= now - self._searched < SEARCH_SECONDS:
             self._searched = now
             self._search()
+            ended += self._look_for_stopped()
         if self._keepers and not 0.0 <= now - self._looked_at_trees < TREE_SECONDS:
             self._looked_at_trees = now
             self._look_at_trees(node_processes.table())
-        ended = []
         for descriptor, _ in self._poll.poll(0) if self._watched else ():
             worker, pid, kind = self._forget(descriptor)
             ended.append({"worker": worker, "pid": pid, "kind": kind})
         return ended
+
+    def _look_for_stopped(self) -> list[dict[str, Any]]:
+        stopped = {pid: (worker, kind) for worker, pid, kind in self._watched.values() if _is_stopped(pid)}
+        news = (stopped.keys() & self._stopped) - self._reported
+        self._stopped = set(stopped)
+        self._reported = (self._reported | news) & stopped.keys()
+        return [{"worker": stopped[pid][0], "pid": pid, "kind": "stopped"} for pid in sorted(news)]
 
     def _search(self) -> None:
         """Watch the program and the keeper of each unit that is new."""
@@ -85,6 +99,11 @@ class WorkerExits:
         self._poll.unregister(descriptor)
         os.close(descriptor)
         return self._watched.pop(descriptor)
+
+
+def _is_stopped(pid: int) -> bool:
+    found = node_processes.stat(pid)
+    return found is not None and found.state == STOPPED
 
 
 def _running(directory: str) -> Iterator[tuple[str, dict[str, Any]]]:
