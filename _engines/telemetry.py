@@ -254,7 +254,8 @@ class Collector:
         now, refused = self._clock(), None
         if self._budget.spend(str(sender)[:100], self._steady()):
             reason = batch_checks.problem(batch, sender, self.state.settings, now)
-            refused = reason and batch_checks.refused_for_good(batch, sender, self.state.settings, now)
+            if reason is not None:
+                refused = batch_checks.refused_for_good(batch, sender, self.state.settings, now)
         else:
             reason = f"more than {BATCHES_PER_SECOND:.0f} batches a second from {str(sender)[:100]!r}"
         if reason is None and tag != BATCH_TAG + batch["node"]:

@@ -131,6 +131,7 @@ def status(name: str) -> dict[str, Any]:
         "exit_code": record.get("exit_code"),
         "stopped": bool(record.get("stopped")),
         "started": record.get("started"),
+        "oom_kills": record.get("oom_kills") or 0,
         "log": record.get("log"),
         "processes": len(processes(name)) if running else 0,
     }

@@ -20,6 +20,7 @@ import engine_names
 import exposition
 import failure_reasons
 import node_files
+import node_processes
 
 if TYPE_CHECKING:
     from loader_dunders import __opts__, __salt__
@@ -195,16 +196,25 @@ def _status(name: str) -> dict[str, Any]:
         "reason": None,
         "failure": None,
         "processes": unit["processes"],
+        "stopped_processes": [],
     }
     if unit["running"]:
         result["stage"] = _stage(lines, current)
+        pids = __salt__["supervise.processes"](UNIT_PREFIX + name)
+        result["stopped_processes"] = [pid for pid in pids if _is_stopped(pid)]
     elif unit["known"] and not unit["stopped"]:
         result["stage"] = "failed"
         rules = (current.get("watch") or {}).get("failures")
-        result.update(_failed(name, log, unit["exit_code"], rules))
+        result.update(_failed(name, unit, rules))
     if result["stage"] == "ready" and current.get("head"):
         result["requests"] = requests(current)
     return result
+
+
+def _is_stopped(pid: int) -> bool:
+    """Return whether somebody stopped a process (SIGSTOP); one that a debugger holds has another state."""
+    entry = node_processes.stat(pid)
+    return entry is not None and entry.state == "T"
 
 
 def _rules(name: str | None) -> failure_reasons.Rules:
@@ -217,12 +227,16 @@ def _rules(name: str | None) -> failure_reasons.Rules:
     return rules
 
 
-def _failed(name: str, log: str | None, exit_code: int | None, rules: str | None) -> dict[str, Any]:
+def _failed(name: str, unit: Mapping[str, Any], rules: str | None) -> dict[str, Any]:
     """Return the reason of a worker's failure, and where it stands among others'."""
+    log, exit_code = unit["log"], unit["exit_code"]
     lines = _tail(log, FAILURE_LINES, FAILURE_BYTES) if log else []
     signal = -exit_code if exit_code is not None and exit_code < 0 else (exit_code or 0) - SIGNALLED
     if signal > 0:
         lines.append(f"Process {name} terminated (exit code: -{signal})")
+    if unit.get("oom_kills"):
+        # Counted by its control group; the kernel's own words are in a log that a worker's is not.
+        lines.append(f"oom-kill:constraint=CONSTRAINT_MEMCG,task={name},pid={unit['pid']}")
     found = failure_reasons.reason(lines, _rules(rules))
     if found is None:
         return {"reason": f"the worker ended with exit code {exit_code} and reported nothing", "failure": None}

@@ -31,29 +31,29 @@ def __virtual__() -> str | tuple[bool, str]:
     return "worker_activity" if sys.platform == "linux" else (False, "workers run on Linux")
 
 
-def measure(name: str, seconds: float = 1.5, peers: Sequence[str] = ()) -> dict[str, Any]:
+def measure(names: Sequence[str], seconds: float = 1.5, peers: Sequence[str] = ()) -> dict[str, Any]:
     """
-    Return what a worker's processes used in so many seconds, what passed over the links, and which peers are silent.
+    Return what workers' processes used in so many seconds, what passed over the links, and which peers are silent.
 
     CLI Example:
 
     .. code-block:: bash
 
-        salt node0 worker_activity.measure tp2-0 1.5 '["10.77.1.11"]'
+        salt node0 worker_activity.measure '["tp2-0"]' 1.5 '["10.77.1.11"]'
 
-    name
-        the worker's
+    names
+        the workers'; those that are not on this node are left out
     seconds
         how long to measure
     peers
-        addresses of the other ranks; each is sent an echo request over the link that leads there
+        addresses of the ranks; each is sent an echo request over the link that leads there
 
     ``processes`` has of each process its ``pid``, ``name``, ``state`` of /proc and the shares of a core it used as
     ``user`` and ``system``; ``link_bytes_per_second`` counts every interface but the loopback, both ways;
     ``unreachable`` are the peers that did not answer in the time.
     """
     seconds = min(float(seconds), LONGEST_SECONDS)
-    pids = __salt__["supervise.processes"](UNIT_PREFIX + name)
+    pids = [pid for name in names for pid in __salt__["supervise.processes"](UNIT_PREFIX + name)]
     began, before, bytes_before = time.monotonic(), _used(pids), _link_bytes()
     unreachable = _silent(list(peers), seconds)
     time.sleep(max(0.0, began + seconds - time.monotonic()))

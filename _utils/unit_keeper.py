@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
+import memory_kills
 import node_files
 import node_processes
 
@@ -55,6 +56,7 @@ def keep(specification_path: str) -> None:
         "session": -1,
         "exit_code": None,
     }
+    killed = memory_kills.count()
     with open(specification["log"], "ab", buffering=0) as log:
         try:
             child = subprocess.Popen(
@@ -81,7 +83,8 @@ def keep(specification_path: str) -> None:
         exit_code = _end_tree(child.pid)
     wait(lambda: _kill_rest(child.pid), lambda left: left == 0, LAST_SECONDS)
     # An end that was asked for is no failure, from the moment on record.
-    node_files.write_json(record_path, {**record, "exit_code": exit_code, "stopped": bool(asked)})
+    ended = {"exit_code": exit_code, "stopped": bool(asked), "oom_kills": memory_kills.count() - killed}
+    node_files.write_json(record_path, {**record, **ended})
 
 
 def wait(look: Callable[[], Seen], good: Callable[[Seen], bool], seconds: float) -> Seen:

@@ -105,12 +105,13 @@ class Recovery:
         why = self._look(self._nodes, record["workers"], self._nodes.profile.model.name, settle)
         if why is None:
             return {"serves": True, "reason": cause}
+        detected = self._now()
         while True:
             try:
                 found = self._end_ranks(record, cause, why)
                 if found is not None:
                     return found
-                failure = self._restart(record, cause, why, seen)
+                failure = self._restart(record, cause, why, seen, detected)
             except locks.LockedError as error:
                 # A person, or reprovisioning, starts or stops workers now: what they want is what counts.
                 return {"serves": None, "reason": str(error)}
@@ -142,11 +143,12 @@ class Recovery:
         names = sorted({worker["node"] for worker in record["workers"]})
         self._nodes.ask("worker.stop", names=names, timeout=STOP_SECONDS)
 
-    def _restart(self, record: Mapping[str, Any], cause: str, why: str, seen: float) -> str | None:
+    def _restart(self, record: Mapping[str, Any], cause: str, why: str, seen: float, detected: float) -> str | None:
         """Start all ranks; return why that failed, or None."""
         began = self._now()
         self._note_restart(began)
-        entry = {"deployment": record["deployment"], "looked_at": cause}
+        # When it was known that it does not serve: what a campaign measures against the moment of the fault.
+        entry = {"deployment": record["deployment"], "looked_at": cause, "detected": round(detected, 3)}
         try:
             self._await_nodes(record)
             started = self._functions["cluster.deploy"](

@@ -1,7 +1,8 @@
 """Tell whether a deployment serves: its workers' stages, and whether its heads' engines make steps.
 
 An engine that lost a rank answers ``/health`` for minutes; one that is busy answers a request late. So an engine with
-requests is judged by whether its counters of tokens grow, and one without by whether it answers one token.
+requests is judged by whether its counters of tokens grow, and one without by whether it answers one token. Where they
+stand still, what the ranks do tells a hang from a long step (`hangs`).
 """
 
 import time
@@ -12,11 +13,12 @@ from salt.exceptions import CommandExecutionError
 
 from bottleneck.telemetry.engine_work import engine_work
 from bottleneck.telemetry.prometheus_text import MetricsText
-from control import engine
+from control import engine, hangs
 from control.nodes import Nodes
 
-# Two looks at the counters of a busy engine; a step with a long prompt, over a slow link, takes as long as the second.
-LOOK_SECONDS = 1.0
+# Two looks at the counters of a busy engine. Where its ranks show nothing, a step with a long prompt, over a slow
+# link, may take as long as the second.
+LOOK_SECONDS = 0.5
 LONGEST_STEP_SECONDS = 30.0
 CANARY_SECONDS = 15.0
 METRICS_SECONDS = 5.0
@@ -56,7 +58,8 @@ def trouble(
     if found:
         return found
     for head in (spec for spec in specs if spec["head"]):
-        found = _of_engine(head, model, ask, wait, clock)
+        ranks = [spec for spec in specs if spec["name"] == head["name"]]
+        found = _of_engine(head, model, ask, wait, clock, lambda ranks=ranks: hangs.look(nodes, ranks))  # type: ignore[misc]
         if found:
             return f"{head['name']} on {head['node']}: {found}"
     return None
@@ -66,33 +69,60 @@ def _of_workers(nodes: Nodes, specs: Sequence[Spec]) -> str | None:
     answers = nodes.ask_workers([spec["node"] for spec in specs], timeout=ASK_SECONDS)
     silent = sorted(node for node, workers in answers.items() if workers is None)
     ended = []
+    stopped = []
     for spec in specs:
         worker = (answers[spec["node"]] or {}).get(spec["name"])
         if answers[spec["node"]] is not None and (worker is None or worker.get("stage") in ENDED):
             reason = (worker or {}).get("reason") or "it does not run"
             # A rank that reports the end of another is not the cause.
             ended.append(("other rank" in reason, f"{spec['name']} on {spec['node']} has ended: {reason}"))
-    if ended:
-        return min(ended)[1]
+        for pid in (worker or {}).get("stopped_processes") or []:
+            stopped.append(f"process {pid} of {spec['name']} on {spec['node']} is stopped: the ranks wait for it")
+    if ended or stopped:
+        return min(ended)[1] if ended else stopped[0]
     return f"{', '.join(silent)} did not answer in {ASK_SECONDS:.0f} s" if silent else None
 
 
 def _of_engine(
-    head: Spec, model: str, ask: Ask, wait: Callable[[float], None], clock: Callable[[], float]
+    head: Spec,
+    model: str,
+    ask: Ask,
+    wait: Callable[[float], None],
+    clock: Callable[[], float],
+    look: Callable[[], hangs.Hang | None],
 ) -> str | None:
     url = f"http://{head['api_address']}:{head['api_port']}"
     deadline = clock() + LONGEST_STEP_SECONDS
+
+    def work() -> tuple[float, float]:
+        return engine_work(MetricsText.parse(ask(f"{url}/metrics", None, METRICS_SECONDS)))
+
     try:
-        requests, before = engine_work(MetricsText.parse(ask(f"{url}/metrics", None, METRICS_SECONDS)))
+        requests, before = work()
         while requests:
             wait(LOOK_SECONDS)
-            requests, made = engine_work(MetricsText.parse(ask(f"{url}/metrics", None, METRICS_SECONDS)))
+            if work()[1] != before:
+                return None
+            hang = look()
+            requests, made = work()
             if made != before:
                 return None
+            if requests and hang is not None:
+                return f"{requests:.0f} requests, and no token: {hang.sentence}"
             if clock() >= deadline:
                 return f"{requests:.0f} requests, and no token in {LONGEST_STEP_SECONDS:.0f} s"
-        request = {"model": model, "prompt": "canary", "max_tokens": 1, "temperature": 0}
-        ask(f"{url}/v1/completions", request, CANARY_SECONDS)
+        return _canary(url, model, ask, work)
     except CommandExecutionError as error:
         return str(error)
+
+
+def _canary(url: str, model: str, ask: Ask, work: Callable[[], tuple[float, float]]) -> str | None:
+    """Ask for one token; one that does not come in time is no sign while others' come."""
+    _, before = work()
+    request = {"model": model, "prompt": "canary", "max_tokens": 1, "temperature": 0}
+    try:
+        ask(f"{url}/v1/completions", request, CANARY_SECONDS)
+    except CommandExecutionError:
+        if work()[1] == before:
+            raise
     return None

@@ -186,13 +186,34 @@ def answer(stage: str = "ready", reason: str | None = None) -> dict[str, Any]:
     return {"tp2-0": {"stage": stage, "reason": reason}}
 
 
-def trouble(answers: dict[str, Any], engine: Engine, settle: bool = False) -> str | None:
+IDLE = {"pid": 7, "name": "VLLM::Worker_TP", "state": "S", "user": 0.0, "system": 0.0}
+SPINS = {**IDLE, "name": "VLLM::EngineCor", "state": "R", "user": 0.2, "system": 0.7}
+COMPUTES = {**IDLE, "state": "R", "user": 0.9, "system": 0.1}
+
+
+def activity(*processes: dict[str, Any], sent: float = 3e3, unreachable: tuple[str, ...] = ()) -> dict[str, Any]:
+    return {"processes": list(processes), "link_bytes_per_second": sent, "unreachable": list(unreachable)}
+
+
+WORKS = {"node0": activity(SPINS, COMPUTES), "node1": activity(IDLE)}
+
+
+def trouble(
+    answers: dict[str, Any], engine: Engine, settle: bool = False, activities: Any = None, kind: str = "cpu"
+) -> str | None:
     clock = [0.0]
 
     def wait(seconds: float) -> None:
         clock[0] += seconds
 
-    nodes: Any = SimpleNamespace(ask_workers=lambda _names, timeout: answers)
+    def ask(function: str, _arguments: Any, names: list[str], timeout: float) -> Any:
+        assert function == "worker_activity.measure" and names == ["node0", "node1"]
+        clock[0] += timeout
+        return WORKS if activities is None else activities
+
+    node = SimpleNamespace(accelerator=SimpleNamespace(kind=kind))
+    profile = SimpleNamespace(nodes={"node0": node, "node1": node})
+    nodes: Any = SimpleNamespace(ask_workers=lambda _names, timeout: answers, ask=ask, profile=profile)
     return serving.trouble(nodes, SPECS, "tiny", settle, engine.ask, wait, lambda: clock[0])
 
 
@@ -217,6 +238,61 @@ def test_a_busy_engine_serves_as_long_as_it_makes_tokens() -> None:
 def test_an_engine_that_makes_nothing_of_its_requests_is_trouble() -> None:
     found = trouble({"node0": answer(), "node1": answer()}, Engine((3, 100)), settle=True)
     assert found == "tp2-0 on node0: 3 requests, and no token in 30 s"
+
+
+@pytest.mark.parametrize(
+    ("activities", "kind", "reason"),
+    [
+        (
+            {**WORKS, "node1": activity({**IDLE, "state": "T"})},
+            "cpu",
+            "process 7 (VLLM::Worker_TP) on node1 is stopped",
+        ),
+        (
+            {**WORKS, "node1": activity(unreachable=("10.77.1.10",))},
+            "cuda",
+            "node1 does not reach 10.77.1.10: the link",
+        ),
+        ({"node0": activity(SPINS, IDLE), "node1": activity(IDLE)}, "cpu", "no rank computed, read or sent anything"),
+    ],
+    ids=["stopped", "cut", "still"],
+)
+def test_a_hang_is_named_at_once_by_what_the_ranks_do(activities: Any, kind: str, reason: str) -> None:
+    ready = {"node0": answer(), "node1": answer()}
+    found = trouble(ready, Engine((3, 100)), activities=activities, kind=kind)
+    assert found is not None and found.startswith(f"tp2-0 on node0: 3 requests, and no token: {reason}")
+    # A token that came while it was looked: whatever was seen, it works.
+    assert trouble(ready, Engine((3, 100), (3, 100), (3, 101)), activities=activities, kind=kind) is None
+
+
+@pytest.mark.parametrize(
+    ("activities", "kind"),
+    [
+        (WORKS, "cpu"),
+        ({"node0": activity(IDLE, sent=1e6), "node1": activity(IDLE)}, "cpu"),
+        ({"node0": activity(IDLE, sent=1e6), "node1": activity(unreachable=("10.77.1.10",))}, "cpu"),
+        ({"node0": activity({**IDLE, "state": "D"}), "node1": activity(IDLE)}, "cpu"),
+        ({"node0": activity(IDLE), "node1": activity(IDLE)}, "xpu"),
+        ({"node0": activity(IDLE), "node1": None}, "cpu"),
+        ({"node0": activity(IDLE), "node1": {"processes": [{"state": 1}]}}, "cpu"),
+        ({}, "cpu"),
+    ],
+    ids=["computes", "sends", "sends and no echo", "reads", "on a card", "silent", "odd", "nothing"],
+)
+def test_a_long_step_is_waited_for(activities: Any, kind: str) -> None:
+    engine = Engine(*[(3, 100)] * 6, (3, 101))
+    assert trouble({"node0": answer(), "node1": answer()}, engine, activities=activities, kind=kind) is None
+
+
+def test_a_worker_with_a_stopped_process_is_trouble() -> None:
+    stopped = {"tp2-0": {"stage": "ready", "reason": None, "stopped_processes": [41]}}
+    found = trouble({"node0": answer(), "node1": stopped}, Engine((0, 0)))
+    assert found == "process 41 of tp2-0 on node1 is stopped: the ranks wait for it"
+
+
+def test_a_late_canary_is_no_sign_while_tokens_come() -> None:
+    ready = {"node0": answer(), "node1": answer()}
+    assert trouble(ready, Engine((0, 100), (0, 100), (4, 109), canary="timed out")) is None
 
 
 def test_an_idle_engine_is_asked_for_one_token() -> None:

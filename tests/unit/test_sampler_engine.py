@@ -67,7 +67,10 @@ class Head:
         path = tmp_path / "worker.json"
         path.write_text(json.dumps({"head": True, "api_address": "127.0.0.1", "api_port": 1}))
         self.reader = engine_metrics.EngineReader(str(path), 3.0, lambda: 1e9 + self.now, lambda: self.now)
-        self.reader._ask = lambda _address: self.text  # type: ignore[method-assign]
+        self.reader._ask = self.ask  # type: ignore[method-assign]
+
+    def ask(self, address: tuple[str, int, str]) -> str | None:
+        return self.text
 
     def read(self, requests: int, steps: int) -> dict[str, Any] | None:
         self.now += 1.0

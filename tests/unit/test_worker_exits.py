@@ -114,7 +114,10 @@ def test_a_process_that_somebody_stopped_is_reported_once_until_it_goes_on(
 
     def state(wanted: str) -> None:
         deadline = time.monotonic() + DEADLINE_SECONDS
-        while getattr(node_processes.stat(program), "state", None) not in wanted and time.monotonic() < deadline:
+        while time.monotonic() < deadline:
+            found = node_processes.stat(program)
+            if found is not None and found.state in wanted:
+                return
             os.sched_yield()
 
     for round_ in (10.0, 20.0):

@@ -10,7 +10,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, NamedTuple
 
 SUFFIX = ".open"
@@ -116,7 +116,7 @@ def leftovers(directory: str) -> Iterator[tuple[str, str, int, list[KeptReading]
                 yield path, found["boot"], int(found["sequence"]), list(read(path))
 
 
-def batch_of(node: str, readings: list[KeptReading], samples: list[Mapping[str, Any]]) -> dict[str, Any]:
+def batch_of(node: str, readings: list[KeptReading], samples: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the batch that a former life had not ended."""
     return {
         "node": node,
