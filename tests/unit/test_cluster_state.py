@@ -320,9 +320,9 @@ def test_a_standstill_that_the_sampler_saw_asks_for_a_look_at_once_and_again_lat
     assert not announced(idle, state=fold())
 
 
-@pytest.mark.parametrize("said", [float("inf"), float("nan"), "x", None, [], -5.0])
-def test_a_standstill_that_cannot_be_is_none(said: object) -> None:
-    odd = arrived("node0", 1, engine={**reading(START + 1, 2, 100), "still_s": said})
+@pytest.mark.parametrize("standstill", [float("inf"), float("nan"), "x", None, [], -5.0])
+def test_a_standstill_that_cannot_be_is_none(standstill: object) -> None:
+    odd = arrived("node0", 1, engine={**reading(START + 1, 2, 100), "still_s": standstill})
     assert not announced(odd, state=fold())
 
 
