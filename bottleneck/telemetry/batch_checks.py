@@ -70,6 +70,17 @@ def refused_for_good(batch: object, sender: object, settings: Settings, now: flo
 
     One without a number, or from another sender, is no node's own; one ahead of the control node's time is taken when
     that time has come.
+
+    Parameters
+    ----------
+    batch : object
+        What came; it may be anything.
+    sender : object
+        Id of the minion that the master names as the event's sender.
+    settings
+        The nodes, and how long batches are kept.
+    now : float
+        Unix seconds of the control node.
     """
     if not isinstance(batch, dict) or not isinstance(batch.get("node"), str) or _identity(batch):
         return None

@@ -131,9 +131,9 @@ def test_a_batch_that_is_refused_for_good_does_not_keep_the_others_from_being_ac
         for batch in due:
             spool.sent(batch, now)
         sent = [{**batch, "t0": NOW - 86_000.0} if batch["sequence"] == 4 else batch for batch in due]
-        told = event()
-        told["data"]["data"]["batches"] = json.loads(json.dumps(sent))
-        collector.step(told)
+        sent_event = event()
+        sent_event["data"]["data"]["batches"] = json.loads(json.dumps(sent))
+        collector.step(sent_event)
         spool.acknowledge(acknowledged(collector))
     assert (len(spool), spool.dropped) == (0, 1)
     assert acknowledged(collector)["sequence"] >= 9 or not spool.due(99.0)
