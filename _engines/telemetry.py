@@ -22,7 +22,8 @@ import salt.utils.event
 
 from bottleneck.profile import Profile, load_profile
 from bottleneck.telemetry import batch_checks, batch_times, cluster_state, cluster_view, exporter
-from bottleneck.telemetry.store import Store, StoreDamagedError, StoreError, StoreUnavailableError
+from bottleneck.telemetry.database import StoreDamagedError, StoreError, StoreUnavailableError
+from bottleneck.telemetry.store import Store
 from bottleneck.telemetry.store_recovery import make_room, open_or_begin_anew, set_aside
 from control import http_server, internal_events
 from netboot.boot.rate_limit import Budget

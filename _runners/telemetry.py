@@ -20,8 +20,9 @@ from bottleneck.runs import ceilings
 from bottleneck.runs.run import window_run
 from bottleneck.telemetry import batch_checks
 from bottleneck.telemetry.batches import write_batches
+from bottleneck.telemetry.database import StoreError
 from bottleneck.telemetry.recent_rates import recent
-from bottleneck.telemetry.store import Store, StoreError
+from bottleneck.telemetry.store import Store
 from control import records
 from control.nodes import Nodes, profile_of
 

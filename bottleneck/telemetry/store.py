@@ -10,18 +10,15 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import sqlite3
-import threading
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from itertools import islice
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from bottleneck.json_numbers import number
+from bottleneck.telemetry.database import Database
 
 log = logging.getLogger(__name__)
 
@@ -45,46 +42,6 @@ CREATE INDEX IF NOT EXISTS verdicts_by_time ON verdicts (end);
 """
 
 
-class StoreError(Exception):
-    """The file is not a store of this version, or cannot be used."""
-
-
-class StoreDamagedError(StoreError):
-    """The file is no database, or parts of it were overwritten: what it holds cannot be relied upon."""
-
-
-class StoreUnavailableError(StoreError):
-    """The file cannot be used now (no space, a lock, no permission): the same may succeed later."""
-
-
-# By SQLite's primary result code. https://www.sqlite.org/rescode.html
-_DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
-_UNAVAILABLE = frozenset(
-    {
-        sqlite3.SQLITE_FULL,
-        sqlite3.SQLITE_IOERR,
-        sqlite3.SQLITE_BUSY,
-        sqlite3.SQLITE_LOCKED,
-        sqlite3.SQLITE_CANTOPEN,
-        sqlite3.SQLITE_READONLY,
-    }
-)
-
-
-@contextmanager
-def _translated(path: Path) -> Iterator[None]:
-    """Turn SQLite's errors into those of this module, where they say something about the file."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code in _DAMAGED:
-            raise StoreDamagedError(f"{path}: is damaged ({error})") from error
-        if code in _UNAVAILABLE:
-            raise StoreUnavailableError(f"{path}: cannot be used now ({error})") from error
-        raise
-
-
 def _pack(document: object) -> bytes:
     return zlib.compress(json.dumps(document, separators=(",", ":")).encode())
 
@@ -98,7 +55,7 @@ def _unpack(payload: bytes) -> Any:
         return None
 
 
-class Store:
+class Store(Database):
     """Batches and verdicts in a SQLite file.
 
     Parameters
@@ -119,78 +76,7 @@ class Store:
     """
 
     def __init__(self, path: Path | str, timeout_seconds: float = 30.0) -> None:
-        self.path = Path(path)
-        self._timeout = timeout_seconds
-        self._lock = threading.RLock()
-        self._connection: sqlite3.Connection | None = None
-        self._process = 0
-        with self._lock:
-            self._open()
-
-    def __enter__(self) -> Store:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the connection of this process."""
-        with self._lock:
-            if self._connection is not None and self._process == os.getpid():
-                self._connection.close()
-            self._connection = None
-
-    def _open(self) -> sqlite3.Connection:
-        # A connection must not cross a fork (Salt forks its processes): each process opens its own.
-        if self._connection is not None and self._process == os.getpid():
-            return self._connection
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreUnavailableError(f"{self.path}: cannot be used now ({error})") from error
-        with _translated(self.path):
-            connection = sqlite3.connect(
-                self.path, timeout=self._timeout, isolation_level=None, check_same_thread=False
-            )
-            try:
-                self._prepare(connection)
-            except BaseException:
-                connection.close()
-                raise
-        self._connection, self._process = connection, os.getpid()
-        return connection
-
-    def _prepare(self, connection: sqlite3.Connection) -> None:
-        connection.execute("PRAGMA journal_mode=WAL")
-        # What was acknowledged must survive a power cut: NORMAL would wait for the disk at checkpoints only.
-        connection.execute("PRAGMA synchronous=FULL")
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version not in (0, VERSION):
-            raise StoreError(f"{self.path}: store version {version}, expected {VERSION}; move it away to start anew")
-        if version == 0:
-            connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version={VERSION}; COMMIT;")
-
-    @contextmanager
-    def _change(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            connection = self._open()
-            with _translated(self.path):
-                # Immediate: two writers that both read first would otherwise fail each other.
-                connection.execute("BEGIN IMMEDIATE")
-                try:
-                    yield connection
-                    connection.execute("COMMIT")
-                except BaseException:
-                    # On some errors, a full disk for one, SQLite has rolled back by itself.
-                    if connection.in_transaction:
-                        connection.execute("ROLLBACK")
-                    raise
-
-    def _rows(self, query: str, values: Sequence[object] = ()) -> list[Any]:
-        with self._lock, _translated(self.path):
-            return self._open().execute(query, tuple(values)).fetchall()
+        super().__init__(path, _SCHEMA, VERSION, timeout_seconds)
 
     # -- batches
 
@@ -213,7 +99,7 @@ class Store:
             When one lacks what identifies it.
         """
         rows = [self._row(batch) for batch in batches]
-        with self._change() as connection:
+        with self.change() as connection:
             return [self._put(connection, row) for row in rows]
 
     @staticmethod
@@ -273,8 +159,8 @@ class Store:
         StoreUnavailableError
             When the file cannot be used.
         """
-        with self._lock, _translated(self.path):
-            return self._watermark(self._open(), node, boot)
+        known = self.rows("SELECT sequence FROM watermarks WHERE node=? AND boot=?", (node, boot))
+        return int(known[0][0]) if known else 0
 
     def stored(self, node: str, boot: str) -> dict[str, Any] | None:
         """Return what is stored of a boot, as its sampler is answered; None when nothing is known of it.
@@ -297,11 +183,11 @@ class Store:
         StoreUnavailableError
             When the file cannot be used.
         """
-        known = self._rows("SELECT sequence FROM watermarks WHERE node=? AND boot=?", (node, boot))
+        known = self.rows("SELECT sequence FROM watermarks WHERE node=? AND boot=?", (node, boot))
         if not known:
             return None
         mark = int(known[0][0])
-        rows = self._rows(
+        rows = self.rows(
             "SELECT sequence FROM batches WHERE node=? AND boot=? AND sequence>? ORDER BY sequence", (node, boot, mark)
         )
         above = [int(row[0]) for row in rows]
@@ -324,7 +210,7 @@ class Store:
         below
             The first number that it still has.
         """
-        with self._change() as connection:
+        with self.change() as connection:
             mark = self._watermark(connection, node, boot)
             return self._advance(connection, node, boot, max(mark, below - 1), 0.0)
 
@@ -339,13 +225,13 @@ class Store:
             Only these nodes.
         """
         wanted = None if nodes is None else set(nodes)
-        rows = self._rows("SELECT node, payload FROM batches WHERE t1>=? AND t0<=? ORDER BY t0, node", (start, end))
+        rows = self.rows("SELECT node, payload FROM batches WHERE t1>=? AND t0<=? ORDER BY t0, node", (start, end))
         found = (_unpack(payload) for node, payload in rows if wanted is None or node in wanted)
         return [batch for batch in found if batch is not None]
 
     def last_seen(self) -> dict[str, float]:
         """Return the end of the newest batch of every node, unix seconds."""
-        rows = self._rows(
+        rows = self.rows(
             "SELECT node, (SELECT max(t1) FROM batches WHERE batches.node = known.node)"
             " FROM (SELECT DISTINCT node FROM watermarks) AS known"
         )
@@ -379,7 +265,7 @@ class Store:
             _pack(dict(window)),
             _pack(dict(verdict)),
         )
-        with self._change() as connection:
+        with self.change() as connection:
             connection.execute("INSERT OR REPLACE INTO verdicts VALUES (?, ?, ?, ?, ?, ?)", row)
 
     def latest_verdict(self, until: float = math.inf) -> dict[str, Any] | None:
@@ -390,7 +276,7 @@ class Store:
         until : float
             Unix seconds; a window that ends later is none of now, and would stay the newest for ever.
         """
-        rows = self._rows(
+        rows = self.rows(
             "SELECT described, payload FROM verdicts WHERE end<=? ORDER BY end DESC, start DESC LIMIT 1", (until,)
         )
         found = [{"window": _unpack(described), "verdict": _unpack(payload)} for described, payload in rows]
@@ -410,7 +296,7 @@ class Store:
         limit
             At most so many; None is all.
         """
-        rows = self._rows(
+        rows = self.rows(
             "SELECT described, payload FROM verdicts WHERE end>=? AND start<=? ORDER BY end DESC, start DESC LIMIT ?",
             (
                 -math.inf if start is None else start,
@@ -423,8 +309,8 @@ class Store:
 
     def spare_bytes(self) -> int:
         """Return how much of the file is free inside: what was deleted leaves room for what comes."""
-        ((pages,),) = self._rows("PRAGMA freelist_count")
-        ((size,),) = self._rows("PRAGMA page_size")
+        ((pages,),) = self.rows("PRAGMA freelist_count")
+        ((size,),) = self.rows("PRAGMA page_size")
         return int(pages) * int(size)
 
     def drop_oldest(self, share: float) -> int:
@@ -440,8 +326,8 @@ class Store:
         StoreUnavailableError
             When the file cannot be used.
         """
-        ((count,),) = self._rows("SELECT count(*) FROM batches")
-        found = self._rows("SELECT t1 FROM batches ORDER BY t1 LIMIT 1 OFFSET ?", (math.ceil(count * share),))
+        ((count,),) = self.rows("SELECT count(*) FROM batches")
+        found = self.rows("SELECT t1 FROM batches ORDER BY t1 LIMIT 1 OFFSET ?", (math.ceil(count * share),))
         return self.prune(float(found[0][0])) if found else 0
 
     def prune(self, before: float, after: float = math.inf) -> int:
@@ -457,7 +343,7 @@ class Store:
         StoreUnavailableError
             When the file cannot be used.
         """
-        with self._change() as connection:
+        with self.change() as connection:
             gone = connection.execute("DELETE FROM batches WHERE t1<? OR t1>?", (before, after)).rowcount
             connection.execute("DELETE FROM verdicts WHERE end<? OR end>?", (before, after))
             connection.execute(

@@ -6,7 +6,8 @@ import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bottleneck.telemetry.store import Store, StoreDamagedError, StoreUnavailableError
+from bottleneck.telemetry.database import StoreDamagedError, StoreUnavailableError
+from bottleneck.telemetry.store import Store
 
 # A disk that damages files again and again must not fill with them.
 MOST_SET_ASIDE = 3

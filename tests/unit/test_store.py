@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from bottleneck.telemetry.store import Store, StoreDamagedError, StoreError, StoreUnavailableError
+from bottleneck.telemetry.database import StoreDamagedError, StoreError, StoreUnavailableError
+from bottleneck.telemetry.store import Store
 from bottleneck.telemetry.store_recovery import make_room, open_or_begin_anew, set_aside
 
 
@@ -234,7 +235,7 @@ def test_damage_that_shows_later_is_named(tmp_path: Path) -> None:
 
 def test_a_row_that_was_overwritten_is_left_out(store: Store) -> None:
     store.put_batches([batch(1), batch(2)])
-    with store._change() as connection:
+    with store.change() as connection:
         connection.execute("UPDATE batches SET payload=? WHERE sequence=1", (b"overwritten",))
     assert [one["sequence"] for one in store.batches(0, 10)] == [2]
 
@@ -254,7 +255,7 @@ def test_only_the_last_few_damaged_stores_are_kept(tmp_path: Path) -> None:
 
 def test_what_was_stored_has_reached_the_disk_before_it_is_acknowledged(store: Store) -> None:
     # 2 is FULL: the write-ahead log is synchronised at every commit. https://www.sqlite.org/pragma.html
-    assert store._rows("PRAGMA synchronous") == [(2,)]
+    assert store.rows("PRAGMA synchronous") == [(2,)]
 
 
 def test_on_a_disk_that_is_nearly_full_the_oldest_give_their_room_to_the_newest(
@@ -270,7 +271,7 @@ def test_on_a_disk_that_is_nearly_full_the_oldest_give_their_room_to_the_newest(
     for first in range(1001, 4001, 100):
         assert make_room(store) in (0, *range(90, 130))
         store.put_batches([batch(sequence, fill=fill + str(sequence)) for sequence in range(first, first + 100)])
-        pages.append(store._rows("PRAGMA page_count")[0][0])
+        pages.append(store.rows("PRAGMA page_count")[0][0])
     assert max(pages[3:]) <= min(pages[3:]) * 1.05, "the file stays as large as it is"
     kept = [one["sequence"] for one in store.batches(0, 1e9)]
     assert kept[-1] == 4000 and kept == list(range(kept[0], 4001)), "the newest are there, without a gap"
@@ -279,10 +280,10 @@ def test_on_a_disk_that_is_nearly_full_the_oldest_give_their_room_to_the_newest(
 
 def test_a_full_store_says_so_and_goes_on_when_there_is_room(store: Store) -> None:
     put(store, batch(1))
-    (pages,) = store._rows("PRAGMA page_count")[0]
-    store._rows(f"PRAGMA max_page_count={pages + 1}")
+    (pages,) = store.rows("PRAGMA page_count")[0]
+    store.rows(f"PRAGMA max_page_count={pages + 1}")
     with pytest.raises(StoreUnavailableError, match="full"):
         store.put_batches([batch(sequence, fill=os.urandom(2000).hex()) for sequence in range(2, 30)])
     assert store.watermark("node0", "b1") == 1, "all of them or none"
-    store._rows("PRAGMA max_page_count=100000")
+    store.rows("PRAGMA max_page_count=100000")
     assert put(store, batch(2)) and store.watermark("node0", "b1") == 2

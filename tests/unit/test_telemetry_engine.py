@@ -107,8 +107,8 @@ def test_a_full_store_ends_nothing_and_acknowledges_nothing_until_there_is_room(
     collector: Any, store: Store, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     collector.step(event(1))
-    (pages,) = store._rows("PRAGMA page_count")[0]
-    store._rows(f"PRAGMA max_page_count={pages + 1}")
+    (pages,) = store.rows("PRAGMA page_count")[0]
+    store.rows(f"PRAGMA max_page_count={pages + 1}")
     for number in range(2, 30):
         clock.now += 1.0
         collector.step(event(*range(number, number + 20)))
@@ -116,7 +116,7 @@ def test_a_full_store_ends_nothing_and_acknowledges_nothing_until_there_is_room(
     assert collector.store_refusals == 28
     reported = [record.getMessage() for record in caplog.records if "full" in record.getMessage()]
     assert 2 <= len(reported) <= 4, "said, and not at every batch"
-    store._rows("PRAGMA max_page_count=1000000")
+    store.rows("PRAGMA max_page_count=1000000")
     collector.step(event(*range(2, 50)))
     assert acknowledged(collector)["sequence"] == 49
 
