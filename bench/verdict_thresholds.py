@@ -25,7 +25,8 @@ from bottleneck.diagnosis.arbitration import arbitrate  # noqa: E402
 from bottleneck.diagnosis.attribution.build import Attribution, attribute  # noqa: E402
 from bottleneck.diagnosis.observations.gather import gather  # noqa: E402
 from bottleneck.diagnosis.observations.observed import Observations  # noqa: E402
-from bottleneck.runs.run import Run, load_run  # noqa: E402
+from bottleneck.runs.run import Run  # noqa: E402
+from bottleneck.runs.run_folder import load_run  # noqa: E402
 from cli.verify import archive  # noqa: E402
 
 STEP = 0.2

@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from bottleneck.diagnosis.verdict import Verdict, analyse
-from bottleneck.runs.run import RunError, load_run
+from bottleneck.runs.run_folder import RunError, load_run
 from bottleneck.units import duration_text
 from cli.cluster import runner_step, shown
 from cli.control import Control, ControlError, connect, runs_directory

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from bottleneck.json_numbers import number
-from bottleneck.runs.run import Run, RunError, is_run, load_run
+from bottleneck.runs.run import Run
+from bottleneck.runs.run_folder import RunError, is_run, load_run
 from cli.control import runs_directory
 from cli.output import USAGE, fail
 

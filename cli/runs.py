@@ -12,7 +12,8 @@ from rich.table import Table
 from bottleneck.load.client import client_result
 from bottleneck.runs.compare import compare as compare_runs
 from bottleneck.runs.reading import read_json
-from bottleneck.runs.run import Run, client_files
+from bottleneck.runs.run import Run
+from bottleneck.runs.run_folder import client_files
 from bottleneck.units import duration_text
 from cli.completion import run_names
 from cli.control import runs_directory

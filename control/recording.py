@@ -15,7 +15,7 @@ from salt.exceptions import CommandExecutionError
 from bottleneck.profile.local_overrides import copy_profile
 from bottleneck.profile.paths import commit, find_engine_map
 from bottleneck.runs import ceilings
-from bottleneck.runs.run import SCHEMA
+from bottleneck.runs.run_folder import SCHEMA
 from bottleneck.telemetry.batches import read_batches
 from control import records
 from control.nodes import Nodes, Options

@@ -15,7 +15,8 @@ from typing import Any
 
 from bottleneck.plan.nodes import deployment_record
 from bottleneck.profile import load_profile
-from bottleneck.runs.run import SCHEMA, Run
+from bottleneck.runs.run import Run
+from bottleneck.runs.run_folder import SCHEMA
 from bottleneck.telemetry.batches import write_batches
 from tests.run_verdict import STARTED, verdict
 from tests.vllm_metrics import exposition, series

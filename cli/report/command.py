@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 
 from bottleneck import atomic_files
-from bottleneck.runs.run import Run, load_run
+from bottleneck.runs.run import Run
+from bottleneck.runs.run_folder import load_run
 from cli.completion import run_names
 from cli.options import JsonOption
 from cli.output import console, emit, fail, out

@@ -18,7 +18,7 @@ from bottleneck.accuracy.answers import Answer, Judged, Named, judge
 from bottleneck.accuracy.trials import Trial
 from bottleneck.accuracy.truth import truths
 from bottleneck.diagnosis.verdict import analyse
-from bottleneck.runs.run import RunError, load_run
+from bottleneck.runs.run_folder import RunError, load_run
 from cli.verify import archive
 from cli.verify.record import Record
 

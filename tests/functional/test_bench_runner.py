@@ -17,7 +17,7 @@ from salt.exceptions import CommandExecutionError
 
 from bottleneck.load.workload import load_of
 from bottleneck.profile import find_profile
-from bottleneck.runs.run import load_run
+from bottleneck.runs.run_folder import load_run
 from tests.by_file import load
 
 pytestmark = pytest.mark.slow

@@ -13,7 +13,7 @@ from salt.exceptions import CommandExecutionError
 
 from bottleneck.diagnosis.verdict import analyse
 from bottleneck.profile import find_profile
-from bottleneck.runs.run import load_run
+from bottleneck.runs.run_folder import load_run
 from tests.by_file import load
 
 WORKERS = [{"node": node, "name": "tp2-0", "replica": 0, "rank": rank} for rank, node in enumerate(("node0", "node1"))]

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from selenium import webdriver
 
-from bottleneck.runs.run import load_run
+from bottleneck.runs.run_folder import load_run
 from cli.report.page import render
 from tests.run_builder import Shape, build_run
 

@@ -21,7 +21,8 @@ from bottleneck.diagnosis.verdict import analyse
 from bottleneck.plan.server_arguments import format_of_config, read_arguments
 from bottleneck.runs.ceilings import Ceilings
 from bottleneck.runs.reading import lenient
-from bottleneck.runs.run import Run, RunError, load_run
+from bottleneck.runs.run import Run
+from bottleneck.runs.run_folder import RunError, load_run
 from bottleneck.runs.scenario import ScenarioError, add_ceilings, read_document, scenario_run
 
 DATA = Path(__file__).parents[1] / "data"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from bottleneck.diagnosis.verdict import analyse
-from bottleneck.runs.run import load_run
+from bottleneck.runs.run_folder import load_run
 
 RUN = Path(__file__).parents[1] / "data" / "llamacpp"
 

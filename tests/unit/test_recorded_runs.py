@@ -14,7 +14,8 @@ from bottleneck.diagnosis.causes.straggler import QUOTA
 from bottleneck.diagnosis.observations.gather import gather
 from bottleneck.diagnosis.observations.peers import levelled, slower_by
 from bottleneck.diagnosis.verdict import analyse
-from bottleneck.runs.run import Run, load_run
+from bottleneck.runs.run import Run
+from bottleneck.runs.run_folder import load_run
 from tests.unit.simulator import measured_anew
 
 RUNS = Path(__file__).parents[1] / "data" / "runs"

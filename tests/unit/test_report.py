@@ -13,7 +13,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from bottleneck.runs.run import Run, load_run
+from bottleneck.runs.run import Run
+from bottleneck.runs.run_folder import load_run
 from bottleneck.telemetry.samples import Steps, node_samples
 from cli import main as program
 from cli.report import page as page_module

@@ -13,7 +13,8 @@ import pytest
 
 from bottleneck.diagnosis.causes import WORK as WORK_CAUSES
 from bottleneck.diagnosis.verdict import analyse
-from bottleneck.runs.run import RunError, client_result, load_run, window_run
+from bottleneck.runs.run import client_result, window_run
+from bottleneck.runs.run_folder import RunError, load_run
 from tests.run_builder import save_run
 
 from .simulator import EPOCH, PROFILE, simulate

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bottleneck.diagnosis.verdict import Verdict, analyse
-from bottleneck.runs.run import load_run
+from bottleneck.runs.run_folder import load_run
 from bottleneck.runs.scenario import add_ceilings, read_document, scenario_run
 from tests.unit.server_simulator import Server, Simulation, ceilings
 

@@ -10,7 +10,7 @@ import typer
 from typer.testing import CliRunner
 
 from bottleneck.diagnosis.verdict import analyse
-from bottleneck.runs.run import load_run
+from bottleneck.runs.run_folder import load_run
 from cli import bottleneck as bottleneck_module
 from cli import output, runs
 from cli.report.page import configuration

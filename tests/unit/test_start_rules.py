@@ -11,7 +11,8 @@ import pytest
 from bottleneck.diagnosis.verdict import Verdict, analyse
 from bottleneck.profile import load_profile
 from bottleneck.runs.ceilings import Ceilings, NodeCeilings
-from bottleneck.runs.run import Run, load_run
+from bottleneck.runs.run import Run
+from bottleneck.runs.run_folder import load_run
 from tests.run_builder import save_run
 from tests.unit.simulator import EPOCH, PROFILE, deployed
 

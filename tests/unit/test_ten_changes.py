@@ -74,7 +74,7 @@ CAUSE = Cause(
 PROGRAM = """
 from bottleneck.diagnosis import causes_page
 from bottleneck.diagnosis.verdict import analyse
-from bottleneck.runs.run import load_run
+from bottleneck.runs.run_folder import load_run
 verdict = analyse(load_run({run!r}))
 assert verdict.name == "made_up", verdict.name
 assert "made_up" in causes_page.page()

@@ -25,7 +25,7 @@ from bottleneck.prediction.recorded import recorded
 from bottleneck.prediction.sweep import SweepError, read_accelerator, read_sweep
 from bottleneck.profile import load_profile
 from bottleneck.runs.ceilings import Ceilings
-from bottleneck.runs.run import load_run
+from bottleneck.runs.run_folder import load_run
 from tests.models import MISTRAL_SMALL
 
 TESTS = Path(__file__).resolve().parents[1]
