@@ -5,13 +5,13 @@ Reads files of ``/sys`` and the kernel's log alone, so it needs no tool of a ven
 facts: whether they are right is for ``cluster doctor`` to judge, which knows the profile.
 """
 
-import ctypes
-import mmap
 import os
 import pathlib
 import re
 from collections.abc import Iterator
 from typing import Any
+
+import usb4_registers
 
 __virtualname__ = "hardware"
 
@@ -19,11 +19,6 @@ __virtualname__ = "hardware"
 ACCELERATOR_CLASSES = ("0x03", "0x12", "0x1180")
 _DEVICE = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
 _MEMORY_BAR = 0x200
-# PCI class of a USB4 host interface, and where its registers hold how long it holds interrupts back: one word for
-# each of 16 vectors, in steps of 256 ns (drivers/thunderbolt/nhi_regs.h: REG_INT_THROTTLING_RATE, MSIX_MAX_VECS).
-_USB4_HOST_CLASS = "0x0c0340"
-_THROTTLING_OFFSET, _VECTORS, _THROTTLING_STEP_SECONDS = 0x38C00, 16, 256e-9
-_THROTTLING_MASK, _REGISTERS_BYTES = 0xFFFF, 0x40000
 # What drivers log of firmware that is not there: the kernel itself, Debian's kernel, i915 and xe.
 _FIRMWARE_MISSING = (
     re.compile(r"Direct firmware load for (\S+) failed with error -2"),
@@ -146,12 +141,12 @@ def usb4_hosts(root: str = "/") -> list[dict[str, Any]]:
     found = []
     for device in _usb4_host_devices(root):
         driver = device / "driver"
-        words = _throttling(device)
+        words = usb4_registers.interrupt_steps(str(device))
         found.append(
             {
                 "address": device.name,
                 "driver": driver.resolve().name if driver.exists() else None,
-                "interrupt_interval_seconds": max(words) * _THROTTLING_STEP_SECONDS if words else None,
+                "interrupt_interval_seconds": max(words) * usb4_registers.STEP_SECONDS if words else None,
             }
         )
     return found
@@ -173,14 +168,15 @@ def set_usb4_interrupt_interval(seconds: float, root: str = "/") -> list[dict[st
     seconds
         between 0 (not at all) and 0.016, in steps of 256 ns
     """
-    steps = round(float(seconds) / _THROTTLING_STEP_SECONDS)
-    if not 0 <= steps <= _THROTTLING_MASK:
-        raise ValueError(f"seconds is {seconds}; expected between 0 and {_THROTTLING_MASK * _THROTTLING_STEP_SECONDS}")
+    steps = round(float(seconds) / usb4_registers.STEP_SECONDS)
+    if not 0 <= steps <= usb4_registers.MOST_STEPS:
+        most = usb4_registers.MOST_STEPS * usb4_registers.STEP_SECONDS
+        raise ValueError(f"seconds is {seconds}; expected between 0 and {most}")
     devices = _usb4_host_devices(root)
     if not devices:
         raise RuntimeError("this node has no USB4 host interface: see hardware.usb4_hosts")
     for device in devices:
-        if not _throttling(device, steps):
+        if not usb4_registers.interrupt_steps(str(device), steps):
             raise RuntimeError(
                 f"the registers of {device.name} cannot be written: root, an awake device and a kernel without"
                 " IO_STRICT_DEVMEM or lockdown are needed"
@@ -280,35 +276,7 @@ def temperatures(root: str = "/") -> dict[str, float]:
 
 def _usb4_host_devices(root: str) -> list[pathlib.Path]:
     devices = sorted((pathlib.Path(root) / "sys/bus/pci/devices").glob("*"))
-    return [device for device in devices if (_text(device / "class") or "") == _USB4_HOST_CLASS]
-
-
-def _throttling(device: pathlib.Path, steps: int | None = None) -> list[int]:
-    """Return each vector's word, after setting them where ``steps`` is given; empty where they cannot be reached."""
-    # A device that sleeps answers every read with ones.
-    if _text(device / "power/runtime_status") in ("suspended", "suspending"):
-        return []
-    try:
-        descriptor = os.open(device / "resource0", os.O_RDONLY if steps is None else os.O_RDWR | os.O_SYNC)
-    except OSError:
-        return []
-    try:
-        protection = mmap.PROT_READ if steps is None else mmap.PROT_READ | mmap.PROT_WRITE
-        with mmap.mmap(descriptor, _REGISTERS_BYTES, mmap.MAP_SHARED, protection) as registers:
-            words = []
-            for vector in range(_VECTORS):
-                offset = _THROTTLING_OFFSET + 4 * vector
-                if steps is not None:
-                    # One store of 32 bits, as the device wants it; a slice would be copied byte by byte.
-                    word = ctypes.c_uint32.from_buffer(registers, offset)
-                    word.value = steps
-                    del word
-                words.append(int.from_bytes(registers[offset : offset + 4], "little"))
-    except (OSError, ValueError):
-        return []
-    finally:
-        os.close(descriptor)
-    return [] if all(word == 0xFFFFFFFF for word in words) else [word & _THROTTLING_MASK for word in words]
+    return [device for device in devices if (_text(device / "class") or "") == usb4_registers.HOST_CLASS]
 
 
 def _log_lines(path: pathlib.Path) -> Iterator[tuple[int, str]]:
