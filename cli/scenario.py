@@ -20,6 +20,10 @@ from cli.report.series import time_edges
 from cli.report.usage import Use, usage
 from cli.verdict_text import explanation, whole_verdict
 
+_FOREIGN = (
+    "Commands above are for a server that `cluster deploy` started. Start one of your own anew with the same setting "
+    "as an argument (max_num_seqs is --max-num-seqs), and read its own log."
+)
 _FORM = "read the form of a scenario: doc/reference/scenario-file.md"
 _PAIR = "cluster bottleneck --from BEFORE --from AFTER --seconds SECONDS"
 
@@ -90,6 +94,8 @@ def _print(run: Run, verdict: Verdict, uses: list[Use], source: str, explain: bo
     out.print(f"[dim]scenario {escape(run.id)}, {escape(source)}[/]")
     document = verdict.to_json()
     out.print(whole_verdict(document, uses, verdict.notes, out.width))
+    if verdict.advice:
+        out.print(f"\n[dim]{_FOREIGN}[/]")
     if explain:
         out.print(explanation(document))
     console.print("[dim]next:[/] cluster bottleneck --help")

@@ -104,6 +104,7 @@ def test_a_person_reads_it(cluster: str, home: Path) -> None:
     done = run(cluster, "bottleneck", "--from", "scenario.json", cwd=home)
     assert done.returncode == 0, done.stderr
     assert "KV cache is full" in done.stdout and "What to try next" in done.stdout
+    assert "Start one of your own anew" in done.stdout
 
 
 def test_every_command_says_what_it_does(cluster: str, home: Path) -> None:
