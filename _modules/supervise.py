@@ -14,12 +14,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import node_files
 import node_processes
 import unit_keeper
+import unit_sandbox
 
 DIRECTORY = "/run/cluster/supervise"
 # For a Python to start on a node that is busy with starting itself.
@@ -33,7 +34,11 @@ def __virtual__() -> str | tuple[bool, str]:
 
 
 def start(
-    name: str, command: list[str], environment: Mapping[str, Any] | None = None, log: str | None = None
+    name: str,
+    command: list[str],
+    environment: Mapping[str, Any] | None = None,
+    log: str | None = None,
+    settings: Sequence[str] = (),
 ) -> dict[str, Any]:
     """
     Start a unit unless it runs already; return its status.
@@ -52,6 +57,8 @@ def start(
         added to the minion's own; never shown in a process list
     log
         file that takes standard output and error; the last one is kept as ``.1``
+    settings
+        of systemd, for the unit (``unit_sandbox``); where systemd does not run they are left out
     """
     _check_name(name)
     if not isinstance(command, list) or not command:
@@ -75,7 +82,10 @@ def start(
     node_files.remove(_path(name))
     keeper = [sys.executable, os.path.abspath(unit_keeper.__file__), _path(name, "spec")]
     if os.path.isdir(unit_keeper.SYSTEMD):
-        keeper = ["systemd-run", "--quiet", "--collect", f"--unit=cluster-{name}", *keeper]
+        unit = f"cluster-{name}"
+        # A unit that failed stays, so that its result can be asked for, and has its name until it is forgotten.
+        subprocess.run(["systemctl", "reset-failed", unit], capture_output=True, check=False, timeout=30)
+        keeper = ["systemd-run", "--quiet", f"--unit={unit}", *unit_sandbox.arguments(settings), *keeper]
     # Not reaped by us when the minion forks a job; the keeper detaches itself.
     subprocess.run(keeper, stdin=subprocess.DEVNULL, check=True, timeout=30)
     return unit_keeper.wait(
@@ -133,6 +143,7 @@ def status(name: str) -> dict[str, Any]:
         "started": record.get("started"),
         "oom_kills": record.get("oom_kills") or 0,
         "log": record.get("log"),
+        "result": _result(name) if record and not running and record.get("exit_code") is None else None,
         "processes": len(processes(name)) if running else 0,
     }
 
@@ -167,6 +178,15 @@ def units() -> dict[str, dict[str, Any]]:
         return {}
     names = sorted(entry.removesuffix(".json") for entry in os.listdir(DIRECTORY) if entry.endswith(".json"))
     return {name: status(name) for name in names}
+
+
+def _result(name: str) -> str | None:
+    """Return why systemd says that a unit has failed whose keeper could not say it, such as ``oom-kill``."""
+    if not os.path.isdir(unit_keeper.SYSTEMD):
+        return None
+    asked = ["systemctl", "show", "--value", "--property=Result", f"cluster-{name}"]
+    found = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=30).stdout.strip()
+    return found if found and found != "success" else None
 
 
 def _check_name(name: str) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import node_commands
 import node_files
 import node_processes
+import unit_sandbox
 
 if TYPE_CHECKING:
     from loader_dunders import __opts__, __salt__
@@ -48,7 +49,7 @@ def start(config: str = CONFIG) -> dict[str, Any]:
             raise RuntimeError(f"{path} is missing: run state.apply sampler first")
     # Its own folder stays as the state wrote it: no byte code beside the program.
     started: dict[str, Any] = __salt__["supervise.start"](
-        UNIT, [sys.executable, PROGRAM, config], {"PYTHONDONTWRITEBYTECODE": "1"}, LOG
+        UNIT, [sys.executable, PROGRAM, config], {"PYTHONDONTWRITEBYTECODE": "1"}, LOG, unit_sandbox.SAMPLER
     )
     return started
 

@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -28,6 +29,8 @@ LAST_SECONDS = 10.0
 PR_SET_CHILD_SUBREAPER = 36
 SYSTEMD = "/run/systemd/system"
 CANNOT_START = 127
+# Where systemd is told that a unit is up and lives; for the keeper alone.
+NOTIFY = "NOTIFY_SOCKET"
 
 
 def keep(specification_path: str) -> None:
@@ -41,6 +44,7 @@ def keep(specification_path: str) -> None:
     if os.getsid(0) != os.getpid():
         os.setsid()
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    systemd = os.environ.pop(NOTIFY, None)
     asked: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _frame: asked.append(number))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -71,13 +75,16 @@ def keep(specification_path: str) -> None:
         except OSError as error:
             log.write(f"cannot start: {error}\n".encode())
             node_files.write_json(record_path, {**record, "exit_code": CANNOT_START})
+            notify(systemd, "READY=1")
             return
     for descriptor in (0, 1, 2):
         os.dup2(os.open(os.devnull, os.O_RDWR), descriptor)
     record.update(pid=child.pid, session=child.pid)
     node_files.write_json(record_path, record)
+    notify(systemd, "READY=1")
     exit_code = None
     while exit_code is None and not asked:
+        notify(systemd, "WATCHDOG=1")
         exit_code = _reap(child.pid, REAP_SECONDS)
     if exit_code is None:
         exit_code = _end_tree(child.pid)
@@ -85,6 +92,15 @@ def keep(specification_path: str) -> None:
     # An end that was asked for is no failure, from the moment on record.
     ended = {"exit_code": exit_code, "stopped": bool(asked), "oom_kills": memory_kills.count() - killed}
     node_files.write_json(record_path, {**record, **ended})
+
+
+def notify(address: str | None, text: str) -> None:
+    """Tell systemd, at the address that it gave; without one, nobody."""
+    if address is None:
+        return
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+        # An @ stands for the zero byte of an address that is no file.
+        sender.sendto(text.encode(), "\0" + address[1:] if address.startswith("@") else address)
 
 
 def wait(look: Callable[[], Seen], good: Callable[[Seen], bool], seconds: float) -> Seen:

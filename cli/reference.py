@@ -9,7 +9,7 @@ from typer.cli import get_docs_for_click
 from bottleneck.diagnosis import causes_page
 from bottleneck.profile import schema
 from bottleneck.telemetry import exporter, sample_schema
-from cli import rooms
+from cli import rooms, units_page
 
 DOC = Path(__file__).resolve().parents[1] / "doc"
 
@@ -20,6 +20,7 @@ def pages() -> dict[str, str]:
         "reference/cli.md": command_page(),
         "reference/metrics.md": exporter.reference(),
         "reference/samples.md": sample_schema.page(),
+        "reference/units.md": units_page.page(),
         "explanation/architecture.md": rooms.filled(_read(DOC / "explanation/architecture.md")),
         "explanation/bottlenecks.md": causes_page.page(),
         **{path.relative_to(DOC).as_posix(): text for path, text in schema.reference_files().items()},
