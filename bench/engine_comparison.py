@@ -4,7 +4,8 @@
     python bench/engine_comparison.py --rounds 3 --output engines.json
 
 Each round deploys every engine once, in an order that is drawn anew, so that what drifts on the machine meets all of
-them; a start counts once. The table goes to standard error as it is measured, the JSON to standard output at the end.
+them; a start counts once. The table goes to standard error as it is measured, the JSON to the file after each start:
+with `--starts` so many are made and the next call with the same file goes on behind them, in this lab or in another.
 What is deployed is the profile's: tensor parallel over both nodes for vLLM, a copy on each node for vLLM and OpenVINO
 GenAI, layers over remote calls for llama.cpp.
 """
@@ -12,6 +13,7 @@ GenAI, layers over remote calls for llama.cpp.
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import statistics
 import sys
@@ -19,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from common import Lab, at_least_one, finish, print_table
+from common import Lab, at_least_one, print_table, write
 
 DEPLOYMENTS = ("tp2", "replicas", "genai", "llamacpp")
 # What a person compares, from a run's headline; seconds, and tokens a second.
@@ -31,15 +33,45 @@ FIGURES = {
 
 
 def measured(lab: Lab, deployment: str, options: list[str]) -> dict[str, Any]:
-    """Deploy, send the load, take it down; return the start's seconds and the run's headline."""
+    """Deploy, send the load, take it down; return the start's seconds, the run's headline and what served."""
     started = time.monotonic()
     lab.run("deploy", deployment)
     seconds = time.monotonic() - started
     try:
-        (point,) = lab.json("bench", "--no-probe", *options)["points"]
+        result = lab.json("bench", "--no-probe", *options)
     finally:
         lab.run("undeploy")
-    return {"deployment": deployment, "start_seconds": round(seconds, 1), "headline": point["headline"]}
+    (point,) = result["points"]
+    versions = Path(result["folder"]) / "versions.json"
+    return {
+        "deployment": deployment,
+        "day": time.strftime("%Y-%m-%d", time.gmtime()),
+        "start_seconds": round(seconds, 1),
+        "headline": point["headline"],
+        "versions": json.loads(versions.read_text(encoding="utf-8")) if versions.exists() else {},
+    }
+
+
+def drawn(deployments: list[str], rounds: int, seed: int) -> list[str]:
+    """Return which deployment is started when: every one once a round, in an order of the round's own."""
+    return [
+        name
+        for number in range(rounds)
+        for name in random.Random(f"{seed} {number}").sample(deployments, len(deployments))
+    ]
+
+
+def begun(path: Path, load: list[str], seed: int) -> dict[str, Any]:
+    """Return what a file has so far; that of another load ends the program."""
+    if not path.exists():
+        return {"load": load, "seed": seed, "ceilings": None, "measured": []}
+    document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if (document["load"], document["seed"]) != (load, seed):
+        raise SystemExit(
+            f"{path}: measured with {' '.join(document['load'])} and seed {document['seed']}; expected "
+            f"{' '.join(load)} and seed {seed}: name another file with --output"
+        )
+    return document
 
 
 def figure(headline: dict[str, Any], key: str) -> float:
@@ -80,24 +112,28 @@ def main() -> None:
     parser.add_argument("--input", type=at_least_one, default=256, help="tokens of a prompt")
     parser.add_argument("--tokens", type=at_least_one, default=32, help="tokens of an answer")
     parser.add_argument("--seed", type=int, default=1, help="of the order of the engines; prompts have the profile's")
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--starts", type=at_least_one, help="make so many and end; the next call goes on")
+    parser.add_argument("--output", type=Path, default=Path("engines.json"), help="what is measured, kept and gone on")
     arguments = parser.parse_args()
     lab = Lab(arguments.profile, arguments.lab)
     unknown = sorted(set(arguments.deployments) - set(lab.profile.deployments))
     if unknown:
         parser.error(f"no deployment {', '.join(unknown)}; expected of {', '.join(lab.profile.deployments)}")
-    options = []
+    load = []
     for name in ("requests", "concurrency", "input"):
-        options += [f"--{name}", str(getattr(arguments, name))]
-    options += ["--output", str(arguments.tokens)]
-    order, found = random.Random(arguments.seed), []
-    header = ["deployment", "starts", "failed", *FIGURES, "span", "start, s"]
-    for number in range(arguments.rounds):
-        for deployment in order.sample(arguments.deployments, len(arguments.deployments)):
-            print(f"round {number + 1} of {arguments.rounds}: {deployment}", file=sys.stderr, flush=True)
-            found.append(measured(lab, deployment, options))
-        print_table(header, rows(found))
-    finish({"load": options, "seed": arguments.seed, "measured": found}, arguments.output)
+        load += [f"--{name}", str(getattr(arguments, name))]
+    load += ["--output", str(arguments.tokens)]
+    document = begun(arguments.output, load, arguments.seed)
+    order = drawn(arguments.deployments, arguments.rounds, arguments.seed)
+    done = len(document["measured"])
+    for number, deployment in enumerate(order[done : None if arguments.starts is None else done + arguments.starts]):
+        print(f"start {done + number + 1} of {len(order)}: {deployment}", file=sys.stderr, flush=True)
+        if document["ceilings"] is None:
+            # What predictions are made of; nothing is deployed yet.
+            document["ceilings"] = lab.json("probe")["ceilings"]
+        document["measured"].append(measured(lab, deployment, load))
+        write(document, arguments.output)
+        print_table(["deployment", "starts", "failed", *FIGURES, "span", "start, s"], rows(document["measured"]))
 
 
 if __name__ == "__main__":

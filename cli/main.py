@@ -12,6 +12,7 @@ COMMANDS = {
     "plan": Lazy("cli.cluster:plan"),
     "apply": Lazy("cli.cluster:apply"),
     "probe": Lazy("cli.probe:probe"),
+    "plan-deployment": Lazy("cli.plan_deployment:plan_deployment"),
     "deploy": Lazy("cli.cluster:deploy"),
     "undeploy": Lazy("cli.cluster:undeploy"),
     "reprovision": Lazy("cli.reprovision:reprovision"),

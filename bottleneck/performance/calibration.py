@@ -413,6 +413,47 @@ def calibrate(
     )
 
 
+def uncalibrated(
+    served: Served, accelerator: Accelerator, output_tokens: int, split: Split = WHOLE, loose: float = 1.0
+) -> Calibration:
+    """Return what is known of a machine on which nothing was served: the priors, as they are on any accelerator.
+
+    Parameters
+    ----------
+    served
+        The model and how its engine is set.
+    accelerator
+        What it runs on, as probes measured it or a datasheet says.
+    output_tokens
+        Tokens of an answer.
+    split
+        How the model is cut into ranks and stages, and the link between them.
+    loose
+        How much wider the priors are, as in `calibrate`.
+    """
+    errors = ErrorModel.of(served.weights)
+    mean, spread = prior(served.weights, accelerator)
+    variance = (spread * loose) ** 2 + efficiency("other_accelerator").spread ** 2
+    none = np.zeros(0)
+    count = np.zeros(0, dtype=np.int64)
+    steps = Steps(none, none, none, none, none)
+    at = WorkPoints(served, accelerator, output_tokens, split, count, count, steps, np.zeros(0, dtype=np.intp))
+    return Calibration(
+        served,
+        accelerator,
+        output_tokens,
+        at,
+        residuals=none,
+        mean=mean,
+        covariance=np.diag(variance),
+        error_inverse=np.zeros((0, 0)),
+        jacobian=np.zeros((0, mean.size)),
+        scale=1.0,
+        freedom=errors.weight,
+        errors=errors,
+    )
+
+
 def efficiencies(calibration: Calibration) -> dict[str, Interval]:
     """Return what was fitted, with 90 % intervals; shares of a ceiling, seconds, the overlap's p - 1.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from bottleneck.performance.efficiencies import efficiency
@@ -20,6 +21,8 @@ class Datasheet:
         Start of one kernel; an estimate.
     source : str
         Where the numbers are from.
+    named : tuple of str
+        What it is called in a profile, small letters and digits alone: any of these is in its model's name.
     """
 
     name: str
@@ -28,6 +31,7 @@ class Datasheet:
     flops_per_second: float
     launch_seconds: float
     source: str
+    named: tuple[str, ...]
 
     def accelerator(self) -> Accelerator:
         """Return what probes would find on it."""
@@ -40,9 +44,9 @@ class Datasheet:
 
 
 DATASHEETS: dict[str, Datasheet] = {
-    "h200": Datasheet("NVIDIA H200 SXM", 141 * 10**9, 4.8e12, 989.5e12, 7.5e-6, "NVIDIA H200 datasheet"),
-    "h100": Datasheet("NVIDIA H100 SXM", 80 * 10**9, 3.35e12, 989.5e12, 7.5e-6, "NVIDIA H100 datasheet"),
-    "a100": Datasheet("NVIDIA A100 SXM 80GB", 80 * 10**9, 2.039e12, 312e12, 7.5e-6, "NVIDIA A100 datasheet"),
+    "h200": Datasheet("NVIDIA H200 SXM", 141 * 10**9, 4.8e12, 989.5e12, 7.5e-6, "NVIDIA H200 datasheet", ("h200",)),
+    "h100": Datasheet("NVIDIA H100 SXM", 80 * 10**9, 3.35e12, 989.5e12, 7.5e-6, "NVIDIA H100 datasheet", ("h100",)),
+    "a100": Datasheet("NVIDIA A100 SXM 80GB", 80 * 10**9, 2.039e12, 312e12, 7.5e-6, "NVIDIA A100 datasheet", ("a100",)),
     "arc-a770": Datasheet(
         "Intel Arc A770 16GB",
         16 * 2**30,
@@ -50,8 +54,27 @@ DATASHEETS: dict[str, Datasheet] = {
         137.6e12,
         15e-6,
         "Intel ARK: 560 GB/s; 512 XMX at 2.1 GHz",
+        ("arca770",),
     ),
     "ryzen-ai-max": Datasheet(
-        "AMD Ryzen AI Max+ 395", 96 * 10**9, 256e9, 59.4e12, 15e-6, "AMD: LPDDR5X-8000, 256 bit; 40 CU at 2.9 GHz"
+        "AMD Ryzen AI Max+ 395",
+        96 * 10**9,
+        256e9,
+        59.4e12,
+        15e-6,
+        "AMD: LPDDR5X-8000, 256 bit; 40 CU at 2.9 GHz",
+        ("ryzenaimax", "gfx1151", "radeon8060s"),
     ),
 }
+
+
+def datasheet_of(model: str) -> Datasheet | None:
+    """Return the datasheet of an accelerator; None without one.
+
+    Parameters
+    ----------
+    model : str
+        What a profile calls it, such as Intel Arc A770 16 GB.
+    """
+    plain = re.sub(r"[^a-z0-9]", "", model.lower())
+    return next((each for each in DATASHEETS.values() if any(name in plain for name in each.named)), None)

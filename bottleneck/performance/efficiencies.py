@@ -120,6 +120,24 @@ TABLE: tuple[Efficiency, ...] = (
         "0.775e15 to 0.809e15 of 0.9895e15 FLOP/s on two H200 (tests/data/h200)",
         2,
     ),
+    # Of links that nobody probed.
+    Efficiency(
+        "link_latency_seconds",
+        65e-6,
+        "s",
+        0.7,
+        "one way of a small message between hosts: about 65 us by thunderbolt_net (published), 61 us of an all-reduce "
+        "of two trips by NCCL's sockets on a veth pair; Ethernet is assumed to be near",
+        2,
+    ),
+    Efficiency(
+        "card_latency_seconds",
+        12e-6,
+        "s",
+        0.7,
+        "one way of a small message between cards of a host: 24.6 us of an all-reduce of two trips by NVLink",
+        1,
+    ),
     Efficiency("other_accelerator", 1.0, "1", 0.12, "an efficiency on another accelerator over that here; assumed", 0),
 )
 

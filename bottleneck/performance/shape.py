@@ -300,12 +300,20 @@ class Split:
         Layers of each stage, as VLLM_PP_LAYER_PARTITION says; empty is vLLM's own choice.
     link : Link or None
         What carries their messages; None for one rank, or where only bytes are asked for.
+    overlapping : bool
+        Stages work on parts of a batch side by side; False where all wait for the one that has the whole batch.
     """
 
     tensor_parallel: int = 1
     pipeline_parallel: int = 1
     link: Link | None = None
     partition: tuple[int, ...] = ()
+    overlapping: bool = True
+
+    @property
+    def busy_stages(self) -> int:
+        """Stages that work at the same time."""
+        return self.pipeline_parallel if self.overlapping else 1
 
     @property
     def ranks(self) -> int:

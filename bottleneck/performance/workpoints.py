@@ -28,8 +28,8 @@ class WorkPoints:
     """Work of a model and its engine at some points.
 
     Pipeline stages work on parts of the batch side by side: as many as there are stages, if there are sequences
-    enough. A part goes through all stages, one after the other, to get a token for each of its sequences; the stages'
-    times add up to a whole step on the part.
+    enough and the engine overlaps them. A part goes through all stages, one after the other, to get a token for each of
+    its sequences; the stages' times add up to a whole step on the part.
 
     Attributes
     ----------
@@ -81,7 +81,7 @@ class WorkPoints:
         """
         runs = []
         for batch, prompt in points:
-            part = -(-batch // min(split.pipeline_parallel, batch))
+            part = -(-batch // min(split.busy_stages, batch))
             runs += [
                 _steps(size, prompt, tokens, served.max_num_batched_tokens)
                 for size, tokens in ((batch, 1), (part, 1), (part, output_tokens))
@@ -102,7 +102,7 @@ class WorkPoints:
         total = step_parts(self.steps, self.served, self.accelerator, parameters, self.split).total
         runs = np.add.reduceat(total, self.starts)
         whole, first, last = (runs[index::_RUNS] for index in range(_RUNS))
-        stages = self.split.pipeline_parallel
+        stages = self.split.busy_stages
         if stages > 1:
             # Chunks of prompts follow each other through the stages: the longest of them fills and drains the rest.
             longest = np.maximum.reduceat(total, self.starts)[0::_RUNS]

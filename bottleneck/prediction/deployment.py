@@ -208,15 +208,17 @@ def parameters(calibration: Calibration, scenario: Scenario) -> NDArray[np.float
     return calibration.mean if transfer is None else calibration.mean + transfer.shift
 
 
-def forecast(calibration: Calibration, scenario: Scenario) -> Forecast:
+def forecast(calibration: Calibration, scenario: Scenario, widest: float | None = WIDEST) -> Forecast:
     """Return the prefill and decode times of one replica.
 
     Parameters
     ----------
     calibration : Calibration
-        Fit on measured points of one deployment.
+        Fit on measured points of this deployment, or of another one of its engine.
     scenario : Scenario
         Deployment and load to predict.
+    widest : float or None
+        Upper over lower bound above which there is no answer; None answers with whatever interval there is.
 
     Raises
     ------
@@ -236,7 +238,7 @@ def forecast(calibration: Calibration, scenario: Scenario) -> Forecast:
     )
     found = calibration.forecast(at, transfer_to(calibration, scenario.served.weights, scenario.accelerator))
     for name, each in zip(("time to first token", "time between tokens"), found.intervals(COVERAGE), strict=True):
-        if not each.high / each.low < WIDEST:
+        if widest is not None and not each.high / each.low < widest:
             seen = calibration.points
             raise CannotTell(
                 f"the {name} would be between {each.low:.3g} and {each.high:.3g} s, too wide to say anything: measured "

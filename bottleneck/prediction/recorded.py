@@ -9,12 +9,11 @@ from dataclasses import dataclass, replace
 
 from bottleneck.load.client import ClientRequest
 from bottleneck.performance.calibration import Calibration, calibrate
-from bottleneck.performance.collectives import DEFAULT_BACKEND, Link, link_of
-from bottleneck.performance.served import Accelerator, Point, Served
+from bottleneck.performance.served import Point, Served
 from bottleneck.prediction.deployment import Scenario
+from bottleneck.prediction.machine import Known, NoCeiling, measured_accelerator, measured_link
 from bottleneck.prediction.sweep import SweepError
-from bottleneck.profile.types import Deployment, Profile
-from bottleneck.runs.ceilings import Ceilings, Spread
+from bottleneck.profile.types import Profile
 from bottleneck.runs.run import Run
 
 LOOSE = 3.0
@@ -83,8 +82,13 @@ def _one(run: Run) -> Recorded:
     ceilings = run.ceilings
     if not ceilings.known:
         raise SweepError(f"{run.id}: ceilings.json: nothing was measured: run cluster probe, then cluster bench")
-    notes: list[str] = []
-    split = replace(deployment.split, link=_link(run.id, ceilings, profile, deployment, notes))
+    try:
+        accelerator = measured_accelerator(ceilings, deployment.nodes)
+        known = measured_link(ceilings, profile, deployment) if deployment.ranks_per_replica > 1 else Known()
+    except NoCeiling as missing:
+        raise SweepError(f"{run.id}: ceilings.json: {missing}") from missing
+    overlapping = profile.engine_for(deployment, deployment.nodes[0]).interface.overlapping_stages
+    split = replace(deployment.split, link=known.link, overlapping=overlapping)
     head = profile.nodes[deployment.nodes[0]].accelerator
     on_host = profile.engine_for(deployment, deployment.nodes[0]).host_processor
     served = Served(
@@ -101,7 +105,7 @@ def _one(run: Run) -> Recorded:
     point = Point(inside, max(1, prompt), _prefill(requests, batch), _decode(run.id, requests))
     base = Scenario(
         served,
-        _accelerator(run.id, ceilings, deployment),
+        accelerator,
         split,
         deployment.replicas,
         batch,
@@ -109,7 +113,7 @@ def _one(run: Run) -> Recorded:
         max(2, output),
         min(card.memory_bytes for name in deployment.nodes for card in profile.nodes[name].cards),
     )
-    return Recorded(base, (point,), tuple(notes))
+    return Recorded(base, (point,), known.basis)
 
 
 def _requests(run: Run) -> tuple[int, list[ClientRequest]]:
@@ -141,50 +145,35 @@ def _decode(run_id: str, requests: Sequence[ClientRequest]) -> float:
     return statistics.median(gaps)
 
 
-def _accelerator(run_id: str, ceilings: Ceilings, deployment: Deployment) -> Accelerator:
-    """Return what the slowest node of a deployment can do: the others wait for it."""
-    nodes = [ceilings.nodes.get(name) for name in deployment.nodes]
-    memory = [_median(node.memory_read_bytes_per_second) for node in nodes if node]
-    products = [
-        _median(node.gemm_bf16_flops_per_second) or _median(node.gemm_f32_flops_per_second) for node in nodes if node
-    ]
-    for name, values in (("memory_read_bytes_per_second", memory), ("gemm_bf16_flops_per_second", products)):
-        if not values or any(value is None for value in values):
-            raise SweepError(
-                f"{run_id}: ceilings.json: nodes: {name}: missing; measure it with: cluster probe --only nodes"
-            )
-    launches = [_median(node.kernel_dispatch_seconds) for node in nodes if node]
-    return Accelerator(
-        "the slowest node",
-        min(value for value in memory if value),
-        min(value for value in products if value),
-        max((value for value in launches if value), default=1e-5),
-    )
+def calibrations(runs: Sequence[Run], profile: Profile) -> dict[str, Calibration]:
+    """Fit the step model to recorded runs of a profile's model, for each engine among them.
 
+    Parameters
+    ----------
+    runs
+        Of one or several engines; those of one engine are of one deployment.
+    profile
+        Whose model and deployments they are to tell of.
 
-def _link(run_id: str, ceilings: Ceilings, profile: Profile, deployment: Deployment, notes: list[str]) -> Link | None:
-    if deployment.ranks_per_replica == 1:
-        return None
-    pairs = [*ceilings.links.get(deployment.link, {}).values()]
-    latencies = [value for pair in pairs if (value := _median(pair.latency_seconds))]
-    rates = [value for pair in pairs if (value := _median(pair.bandwidth_bytes_per_second))]
-    probed = ceilings.allreduce if deployment.tensor_parallel > 1 else ceilings.send_receive
-    backend = profile.engine_of(deployment.nodes[0]).collective_backend or DEFAULT_BACKEND
-    if probed is not None and probed.link == deployment.link:
-        sizes = {float(size): spread.median for size, spread in probed.sizes.items()}
-        messages = link_of(sizes, probed.ranks if deployment.tensor_parallel > 1 else 1, probed.backend)
-        if messages is not None:
-            # Messages between ranks know the software's latency; the link's rate is measured anew before each run.
-            return replace(messages, bytes_per_second=min([messages.bytes_per_second, *rates]))
-    if not latencies:
-        raise SweepError(
-            f"{run_id}: ceilings.json: allreduce, links.{deployment.link}: missing; measure them with: "
-            "cluster probe --only links"
-        )
-    if not rates:
-        notes.append(f"the rate of {deployment.link} was not measured; the profile's is used")
-    return Link(max(latencies), min(rates, default=profile.networks[deployment.link].rate_bytes_per_second), backend)
+    Returns
+    -------
+    dict
+        Entry of the engine map -> what its runs tell of it.
 
-
-def _median(spread: Spread | None) -> float | None:
-    return spread.median if spread is not None and spread.median > 0 else None
+    Raises
+    ------
+    SweepError
+        When a run lacks what is needed, is of another model, or runs of an engine are not of one deployment.
+    """
+    by_engine: dict[str, list[Run]] = {}
+    for run in runs:
+        if run.profile is None or run.profile.model.model_shape() != profile.model.model_shape():
+            served = run.profile.model.name if run.profile else "an unknown model"
+            raise SweepError(f"{run.id}: served {served}; expected a run of {profile.model.name}, the profile's model")
+        deployment = run.profile.deployments.get(run.deployment)
+        if deployment is None:
+            known = ", ".join(run.profile.deployments)
+            raise SweepError(f"{run.id}: run.json: deployment {run.deployment!r}; expected one of {known}")
+        entry = run.profile.engine_for(deployment, deployment.nodes[0]).kind
+        by_engine.setdefault(entry, []).append(run)
+    return {entry: recorded(found).calibration() for entry, found in by_engine.items()}

@@ -30,6 +30,9 @@ def capability_problems(deployment: Deployment, model: Model, engine: EngineSpec
     if not interface.roles:
         yield Problem(("engine",), f"{title}, which nothing starts yet; expected an engine with roles")
         return
+    if not engine.serves:
+        yield Problem(("engine",), f"{engine.kind}, which has tools for models and no server; expected one that serves")
+        return
     spreads = set(interface.spreads)
     for key, (ways, lack) in _WAYS.items():
         count = getattr(deployment, key)

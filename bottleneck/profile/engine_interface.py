@@ -245,6 +245,9 @@ class EngineInterface(Section):
     unequal_layers: bool = Field(
         default=False, description="Its command line says the layers of each stage, which may be unlike."
     )
+    overlapping_stages: bool = Field(
+        default=True, description="Its stages work on parts of a batch side by side, and do not wait for each other."
+    )
     weights: dict[Literal["4", "8", "16"], str] = Field(
         min_length=1, description="Bits of the profile's quantization that it takes -> its own name for such weights."
     )

@@ -18,7 +18,7 @@ _ENVIRONMENT_KEYS = ("engine", "python", "lock", "alias_distribution")
 _FURTHER_KEYS = ("root_folder", "programs", "source_build", "shares_packages")
 # What a node needs nothing of: how a worker is started is worked out on the control node.
 _CONTROL_KEYS = (
-    *("runs_on", "host_processor", "device", "conversion_tools", "load_generator", "sampled_as"),
+    *("runs_on", "serves", "host_processor", "device", "conversion_tools", "load_generator", "sampled_as"),
     *_FURTHER_KEYS,
 )
 
@@ -94,6 +94,7 @@ class EngineSpec(Section):
         description="Kinds of accelerator it is for; left out, the kind that the entry is named after. A node has the"
         " entry of its kind; a deployment may name another one that runs there.",
     )
+    serves: bool = Field(default=True, description="Workers are started from it; false has tools for models alone.")
     host_processor: bool = Field(default=False, description="The accelerator is the node's own processor.")
     device: str | None = Field(default=None, description="The engine's own name of the accelerator, such as GPU.")
     root_folder: RootFolder | None = Field(
