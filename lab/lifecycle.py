@@ -17,7 +17,7 @@ from typing import Any
 
 from bottleneck.plan.environment import node_devices
 from bottleneck.profile import Profile
-from lab import layout, network, operations, salt_config
+from lab import layout, network, node_processes, operations, salt_config
 from lab.cgroups import CgroupError, Hierarchy
 from lab.layout import CONTROL, LabError, Record, load_record
 from lab.namespaces import NodeSpec, enter, environment, find_init, start, write_layer
@@ -150,7 +150,7 @@ def _make(making: _Making) -> None:
 
     with ThreadPoolExecutor(max_workers=len(specs)) as pool:
         pids = dict(zip([spec.name for spec in specs], pool.map(make_node, specs), strict=True))
-    record.inits = {node: [pid, layout.start_ticks(pid) or 0] for node, pid in pids.items()}
+    record.inits = {node: [pid, node_processes.start_ticks(pid) or 0] for node, pid in pids.items()}
     record.ports = [asdict(port) for port in wiring.ports()]
     record.save()
 

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lab import layout, network, salt_config
+from lab import layout, network, node_processes, salt_config
 from lab.cgroups import CgroupError, Hierarchy
 from lab.layout import CONTROL, LabError, Record, load_record
 from lab.namespaces import enter
@@ -156,7 +156,7 @@ def is_whole(record: Record) -> bool:
     """Tell whether every part of the lab that `record` describes runs."""
     if record.state != "up" or record.boot != layout.boot_id():
         return False
-    if any(layout.start_ticks(pid) != ticks for pid, ticks in record.inits.values()):
+    if any(node_processes.start_ticks(pid) != ticks for pid, ticks in record.inits.values()):
         return False
     return all(_daemon(record, node) is not None for node in record.inits)
 
@@ -167,10 +167,10 @@ def _daemon(record: Record, node: str) -> int | None:
     name = "salt-master" if node == CONTROL else "salt-minion"
     try:
         pid = int(inside(init, f"/run/{name}.pid").read_text())
-        state = inside(init, f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (OSError, ValueError):
         return None
-    return None if state in "ZX" else pid
+    entry = node_processes.stat(pid, str(inside(init, "/proc")))
+    return None if entry is None or entry.state == node_processes.ZOMBIE else pid
 
 
 def _daemon_processes(hierarchy: Hierarchy, name: str, node: str, daemon: str) -> list[int]:
@@ -188,7 +188,7 @@ def _daemon_processes(hierarchy: Hierarchy, name: str, node: str, daemon: str) -
 def _node_status(record: Record, hierarchy: Hierarchy, node: str) -> dict[str, Any]:
     pid, ticks = record.inits[node]
     result: dict[str, Any] = {
-        "running": layout.start_ticks(pid) == ticks,
+        "running": node_processes.start_ticks(pid) == ticks,
         "salt": _daemon(record, node) is not None,
         "pid": pid,
         "cores": record.cores.get(node),
@@ -210,7 +210,7 @@ def _running(name: str, node: str | None = None) -> Record:
         if node not in record.inits:
             raise LabError(f"lab {name} has no node {node}; it has {', '.join(record.inits)}", code=2)
         pid, ticks = record.inits[node]
-        if layout.start_ticks(pid) != ticks:
+        if node_processes.start_ticks(pid) != ticks:
             raise LabError(f"node {node} of lab {name} has ended", f"cluster lab up {name}", code=4)
     return record
 

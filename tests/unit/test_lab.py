@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from typer.testing import CliRunner
 from bottleneck.plan.master import reactor_entries
 from bottleneck.profile import Profile, load_profile
 from cli.lab_commands import app
-from lab import layout, namespaces, requirements, salt_config
+from lab import layout, namespaces, node_processes, requirements, salt_config
 from lab.layout import CONTROL, LabError, Record
 from lab.requirements import control_cores, plan_cores
 
@@ -73,9 +74,10 @@ def test_lock_holds_others_off_and_leaves_no_file(base: Path) -> None:
     assert list(base.iterdir()) == []
 
 
-def test_start_ticks_tell_processes_apart() -> None:
-    assert isinstance(layout.start_ticks(os.getpid()), int)
-    assert layout.start_ticks(2**22 + 1) is None
+def test_one_reader_of_the_process_table_serves_nodes_and_lab() -> None:
+    assert Path(node_processes.__file__).resolve() == layout.REPOSITORY / "_utils" / "node_processes.py"
+    own = [path for path in (layout.REPOSITORY / "lab").glob("*.py") if not path.is_symlink()]
+    assert [path.name for path in own if re.search(r"/stat\b", path.read_text())] == []
 
 
 def test_cores_are_disjoint_and_leave_the_first_for_control(profile: Profile) -> None:
