@@ -117,6 +117,25 @@ def test_busy_threads_are_read_with_every_sample_others_later(processes: Process
     assert sample_of(found, False, 100.0)["a-0"]["run_delay_s"] == 9.5
 
 
+def test_a_process_that_was_idle_is_seen_as_soon_as_it_runs(processes: Processes) -> None:
+    processes.unit("worker-a-0", 50)
+    processes.add(50, 1, {})
+    processes.add(51, 50, {51: (1.0, 0.0)}, ticks=(100, 0))
+    processes.add(52, 51, {52: (9.0, 0.0)}, ticks=(900, 0))
+    found = workers.Workers(str(processes.units), str(processes.proc))
+    found.refresh(200.0)
+    found.refresh(294.0)
+    processes.add(51, 50, {51: (1.2, 0.0)}, ticks=(120, 0))
+    found.refresh(300.0)  # the second one has been idle all the time
+    processes.add(52, 51, {52: (9.5, 0.3)}, ticks=(950, 0))
+    assert sample_of(found, False, 300.5)["a-0"]["cpu_user_s"] == 10.7
+    found.refresh(301.0)
+    assert sample_of(found, False, 301.1)["a-0"]["run_delay_s"] == 0.3
+    found.refresh(302.0)
+    processes.add(52, 51, {52: (9.6, 0.7)}, ticks=(960, 0))
+    assert sample_of(found, False, 302.1)["a-0"]["run_delay_s"] == 0.7
+
+
 def test_readings_are_parsed_later_each_as_of_its_moment(processes: Processes, found: workers.Workers) -> None:
     found.refresh(103.0)
     processes.add(51, 50, {51: (1.0, 0.5)}, ticks=(100, 20))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,7 +50,10 @@ def client_facts(client: ClientResult) -> ClientFacts:
     """
     good = client.good
     output = sum(request.output_tokens for request in good)
-    gaps = np.array([gap for request in good for gap in request.itl_seconds if math.isfinite(gap)], dtype=np.float64)
+    answers = [
+        np.array([gap for gap in request.itl_seconds if math.isfinite(gap)], dtype=np.float64) for request in good
+    ]
+    gaps = np.concatenate(answers) if answers else np.empty(0)
     rate = client.request_rate
     return ClientFacts(
         requests=len(good),
@@ -60,7 +63,7 @@ def client_facts(client: ClientResult) -> ClientFacts:
         latency_seconds=math.fsum(request.latency_seconds for request in good),
         first_token_seconds=math.fsum(request.ttft_seconds for request in good),
         itl_median_seconds=float(np.median(gaps)) if gaps.size else None,
-        stalled_share=stalled_share(gaps) if gaps.size else None,
+        stalled_share=stalled_share(answers) if gaps.size else None,
         open_loop=rate is not None and math.isfinite(rate) and rate > 0,
         request_rate=rate,
         concurrency=client.concurrency,
@@ -71,22 +74,34 @@ def client_facts(client: ClientResult) -> ClientFacts:
     )
 
 
-def stalled_share(gaps: Array) -> float:
+def stalled_share(answers: Sequence[Array]) -> float:
     """Return the share of the time between tokens that is a wait for another request's prompt, 0 to 1.
 
     A gap of more than `STALL_GAP` medians is a step that also computed a prompt; what it has above the median is the
-    stall. The median itself is a step of decoding only: most steps are.
+    stall. The median itself is a step of decoding only: most steps are. A prompt delays all tokens after it; where the
+    next ones come early by as much, they had been made in time and were only sent late, and that is no stall.
 
     Parameters
     ----------
-    gaps : array of shape (n,)
-        Seconds between tokens.
+    answers : sequence of arrays of shape (n,)
+        Seconds between the tokens of each request, in their order.
     """
-    total = float(gaps.sum())
-    if gaps.size == 0 or total <= 0:
+    gaps = np.concatenate(answers) if answers else np.empty(0)
+    if gaps.size == 0 or gaps.sum() <= 0:
         return 0.0
     median = float(np.median(gaps))
-    return float((gaps[gaps > thresholds.STALL_GAP * median] - median).sum()) / total
+    stalled = 0.0
+    for answer in answers:
+        late = 0.0
+        for beyond in answer - median:
+            if beyond > (thresholds.STALL_GAP - 1) * median:
+                late, stalled = late + beyond, stalled + beyond
+            else:
+                early = min(late, max(0.0, -beyond))
+                stalled -= early
+                # Tokens that keep their pace again show that what is left of the delay was the engine's.
+                late = late - early if early > 0 else 0.0
+    return float(stalled / gaps.sum())
 
 
 def busy_time(intervals: Iterable[tuple[float, float]]) -> float:

@@ -1,9 +1,10 @@
 """Count what the processes of this node's workers used and how long they waited for a core.
 
 A worker is the tree below the keeper of a unit (see ``_modules/supervise.py``). Finding it means reading the
-process table, so it is done rarely; the few threads that are busy are read with every sample, all others every
-few seconds. While a worker starts, its processes come and go and read their programs and weights: then the tree is
-looked for every second, and whether a process that reads is waiting for storage is looked at with every sample.
+process table, so it is done rarely; the processes and the few of their threads that are busy are read with every
+sample, all other threads every few seconds, and at once when a process that was idle begins to run. While a worker
+starts, its processes come and go and read their programs and weights: then the tree is looked for every second, and
+whether a process that reads is waiting for storage is looked at with every sample.
 """
 
 import json
@@ -28,6 +29,9 @@ LONGEST_LOOK_SECONDS = 1.0
 # each read costs about 5 us. It is still counted with all others.
 BUSY_SHARE = 0.01
 BUSY_THREADS = 16
+# A process that ran for this long since its threads were looked at, none of them being read often, has begun to work:
+# load that comes after a pause would else go unseen for up to THREADS_SECONDS. An idle engine's loops use less.
+WOKEN_SECONDS = 0.05
 
 # The keeper's process id and start: what makes it the one that the unit's record names.
 Keeper = tuple[int, int]
@@ -80,6 +84,7 @@ class _Process:
         self.reads = False
         self.threads: dict[str, _Thread] = {}
         self.user = self.system = 0.0
+        self.counted = 0.0
         self.resident = 0
         self.retired_wait = 0.0
         self.busy: list[tuple[float, str]] = []
@@ -108,7 +113,9 @@ class _Process:
             elif thread.ran > ran:
                 self.busy.append((thread.ran - ran, name))
         self.refresh_reads()
-        return self.take(self.stat.read())
+        found = self.take(self.stat.read())
+        self.counted = self.user + self.system
+        return found
 
     def refresh_reads(self) -> None:
         """Note what it has read; None where the kernel does not count, or not for us."""
@@ -187,15 +194,21 @@ class _Worker:
         ranked.sort(reverse=True)
         least = BUSY_SHARE * sum(ran for ran, _, _ in ranked)
         self.busy = [(pid, name) for ran, pid, name in ranked[:BUSY_THREADS] if ran >= least]
-        processes = [self.processes[pid] for pid in {pid for pid, _ in self.busy}]
         threads = [self.processes[pid].threads[name] for pid, name in self.busy]
-        self._read_often = [(process, process.stat) for process in processes]
+        self._read_often = [(process, process.stat) for process in self.processes.values()]
         self._read_often += [(thread, thread.handle) for thread in threads]
         return complete
 
     @property
     def reads(self) -> bool:
         return any(process.reads for process in self.processes.values())
+
+    @property
+    def woken(self) -> bool:
+        """Return whether a process runs now none of whose threads are read with every sample."""
+        watched = {pid for pid, _ in self.busy}
+        idle = (process for pid, process in self.processes.items() if pid not in watched)
+        return any(process.user + process.system - process.counted > WOKEN_SECONDS for process in idle)
 
     def look(self, seconds: float) -> None:
         """Count the seconds since the last look as waiting for storage when a process waits for it now."""
@@ -250,7 +263,8 @@ class Workers:
         """Look at what is new; call it once a batch."""
         complete = True
         starting = 0.0 <= now - self._began < STARTING_SECONDS or any(each.reads for each in self._workers.values())
-        if not 0.0 <= now - self._refreshed < (STARTING_SEARCH_SECONDS if starting else THREADS_SECONDS):
+        often = starting or any(worker.woken for worker in self._workers.values())
+        if not 0.0 <= now - self._refreshed < (STARTING_SEARCH_SECONDS if often else THREADS_SECONDS):
             self._refreshed = now
             for worker in self._workers.values():
                 complete = worker.refresh() and complete
