@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from bottleneck.accuracy.figures import figures  # noqa: E402 - the path comes first
-from cli.verify import judging, pictures, tables, upgrades  # noqa: E402
+from cli.verify import judging, live, pictures, tables, upgrades  # noqa: E402
 from cli.verify.record import Record  # noqa: E402
 
 RECORD = ROOT / "tests" / "data" / "verdicts"
@@ -34,7 +34,7 @@ def made(record: Path) -> tuple[dict[str, str], dict[str, str]]:
     trials, answers = judging.trials(record), judging.answers(record)
     whole = judging.judged(trials, answers)
     if not whole:
-        names = ("record", "score", "detection", "confusion", "reliability", "repeats", "wrong")
+        names = ("record", "score", "detection", "confusion", "reliability", "repeats", "live", "wrong")
         return {**dict.fromkeys(names, NOTHING), **found}, {}
     score = figures(whole)
     found |= {
@@ -45,6 +45,7 @@ def made(record: Path) -> tuple[dict[str, str], dict[str, str]]:
         "reliability": tables.reliability(score.reliability, score.calibration_error)
         + "\n![How often answers are right, by their confidence](verdict-reliability.svg)\n",
         "repeats": tables.repeats(score.repeats),
+        "live": live.table(trials, answers, windows) if (windows := live.read(record)) else NOTHING,
         "wrong": tables.wrong(score.wrong),
     }
     drawn = {
@@ -72,9 +73,13 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help=f"into {PAGE.relative_to(ROOT)}")
     arguments = parser.parse_args()
     if arguments.again:
-        trials = judging.trials(arguments.record)
-        answers = {each.run: each for each in judging.judge_again(arguments.record, [trial.run for trial in trials])}
-        judging.write_answers(arguments.record, answers)
+        runs = [trial.run for trial in judging.trials(arguments.record)]
+        judging.write_answers(
+            arguments.record, {each.run: each for each in judging.judge_again(arguments.record, runs)}
+        )
+        live.write(
+            arguments.record, {each.run: each for each in judging.of_each(arguments.record, runs, live.replayed)}
+        )
     found, drawn = made(arguments.record)
     if arguments.write:
         PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), found), encoding="utf-8")

@@ -9,10 +9,11 @@ import json
 import multiprocessing
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from bottleneck.accuracy.answers import Answer, Judged, Named, judge
 from bottleneck.accuracy.trials import Trial
@@ -70,8 +71,38 @@ def write_answers(folder: Path, found: Mapping[str, Answered]) -> None:
     (folder / ANSWERS).write_text(text, encoding="utf-8")
 
 
+class OfRun(Protocol):
+    """Whatever was found of a run."""
+
+    @property
+    def run(self) -> str:
+        """Its name."""
+        ...
+
+
+Found = TypeVar("Found", bound=OfRun)
+
+
 def judge_again(folder: Path, wanted: Sequence[str], processes: int | None = None) -> Iterator[Answered]:
-    """Load the wanted runs out of a record's archives and analyse them, on as many processes as there are cores.
+    """Load the wanted runs out of a record's archives and analyse them; see `of_each`."""
+    return of_each(folder, wanted, answered, processes)
+
+
+def of_each(
+    folder: Path, wanted: Sequence[str], ask: Callable[[Path], Found], processes: int | None = None
+) -> Iterator[Found]:
+    """Ask something of each wanted run out of a record's archives, on as many processes as there are cores.
+
+    Parameters
+    ----------
+    folder
+        Of the record.
+    wanted
+        Names of runs.
+    ask
+        From a run's folder to what is to be found; a function of a module.
+    processes
+        How many; None means as many as there are cores.
 
     Raises
     ------
@@ -81,7 +112,7 @@ def judge_again(folder: Path, wanted: Sequence[str], processes: int | None = Non
     places = [*sorted((folder / "runs").glob("*.tar.xz")), *sorted(folder.glob("raw*"))]
     left, processes = set(wanted), processes or len(os.sched_getaffinity(0))
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        for found in pool.imap_unordered(_judge_place, [(place, frozenset(wanted)) for place in places]):
+        for found in pool.imap_unordered(partial(_of_place, frozenset(wanted), ask), places):
             for each in found:
                 left.discard(each.run)
                 yield each
@@ -91,12 +122,11 @@ def judge_again(folder: Path, wanted: Sequence[str], processes: int | None = Non
         )
 
 
-def _judge_place(asked: tuple[Path, frozenset[str]]) -> list[Answered]:
-    place, wanted = asked
+def _of_place(wanted: frozenset[str], ask: Callable[[Path], Found], place: Path) -> list[Found]:
     if place.is_dir():
-        return [answered(run) for run in sorted(place.iterdir()) if run.name in wanted]
+        return [ask(run) for run in sorted(place.iterdir()) if run.name in wanted]
     with archive.unpacked(place, wanted) as folders:
-        return [answered(run) for run in folders]
+        return [ask(run) for run in folders]
 
 
 def answered(folder: Path) -> Answered:
