@@ -1,5 +1,5 @@
 """
-Install an inference engine into a virtual environment of its own.
+Install an inference engine into a folder of its own: a virtual environment, Debian packages, an archive.
 
 The directory's name carries the digest of what is in it, so an environment is made
 once and never changed. Several nodes may share the folder that holds it (the lab's
@@ -16,6 +16,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import engine_archive
 import engine_environment
 import node_commands
 import node_files
@@ -31,6 +32,8 @@ FURTHER = "/opt/cluster/further-engines"
 GUARD_TABLE, GUARD_FILE = "cluster_peers", "/etc/cluster/peers.nft"
 # Of a root folder: what is installed in it.
 DEBIAN_DATABASE = "var/lib/dpkg"
+# Where Debian packages have their programs.
+PROGRAM_FOLDERS = ("/usr/bin/", "/usr/sbin/", "/usr/libexec/")
 INSTALL_SECONDS = 3600.0
 VERSION_SECONDS = 60.0
 EVIDENCE_CHARACTERS = 200
@@ -69,12 +72,17 @@ def version(directory: str, packages: Sequence[str]) -> dict[str, str]:
         salt '*' engine.version /opt/cluster/engine '["torch"]'
 
     directory
-        the engine's environment, or its root folder
+        the engine's environment, its root folder, or the folder with links to what the node itself has
     packages
-        names of distributions; in a root folder, of Debian packages
+        names of distributions; in a root folder and on the node, of Debian packages
     """
-    database = os.path.join(directory, DEBIAN_DATABASE)
-    if os.path.isdir(database):
+    digest = engine_archive.digest_in(directory)
+    if digest:
+        # It has no other version than itself.
+        return {packages[0]: f"sha256:{digest}"} if packages else {}
+    own = os.path.join(directory, DEBIAN_DATABASE)
+    database = own if os.path.isdir(own) else os.path.join("/", DEBIAN_DATABASE)
+    if not os.path.exists(os.path.join(directory, "bin/python")):
         listed = node_commands.output_of(
             ["dpkg-query", f"--admindir={database}", "--show", "--showformat", "${Package} ${Version}\n"],
             timeout=VERSION_SECONDS,
@@ -110,7 +118,7 @@ def install(directory: str, requirements: str | None, engine: Mapping[str, Any])
     directory
         where the environment is to be; appears complete or not at all
     requirements
-        lock file: one pinned package a line, all that is needed; None for a root folder
+        lock file: one pinned package a line, all that is needed; None for what has none
     engine
         the accelerator's entry of the engine map
     """
@@ -122,10 +130,16 @@ def install(directory: str, requirements: str | None, engine: Mapping[str, Any])
         try:
             if engine.get("root_folder"):
                 _make_root(directory, engine["root_folder"])
+            elif engine.get("archive"):
+                engine_archive.unpack(directory, engine["archive"])
+            elif engine.get("node_packages"):
+                _link_packages(directory, engine["node_packages"])
             elif requirements:
                 _make(directory, requirements, engine)
             else:
-                raise RuntimeError(f"{engine['kind']} has neither a lock file nor a root folder in the engine map")
+                raise RuntimeError(
+                    f"{engine['kind']} has no lock file, root folder, archive or packages in the engine map"
+                )
             node_files.write_text(os.path.join(directory, MARKER), "\n")
         except BaseException:
             shutil.rmtree(directory, ignore_errors=True)
@@ -275,6 +289,23 @@ def _make_root(directory: str, root: Mapping[str, Any]) -> None:
         options.append('--aptopt=Acquire::Check-Valid-Until "false"')
     options.append(f"--include={','.join(root['packages'])}")
     _run(["mmdebstrap", "--variant=minbase", *options, root["suite"], directory, root["mirror"]])
+
+
+def _link_packages(directory: str, packages: Sequence[str]) -> None:
+    """Make a folder with links to the programs of Debian packages that the node itself has."""
+    query = ["dpkg-query", "--show", "--showformat", "${db:Status-Abbrev} ${Package}\n"]
+    listed = node_commands.output_of(query, timeout=VERSION_SECONDS, name="dpkg-query")
+    # Its second letter says what is, the first what is wanted: one on hold is there, too.
+    there = {name for state, name in (line.split() for line in listed.splitlines() if line) if state[1:2] == "i"}
+    if missing := sorted(set(packages) - there):
+        raise RuntimeError(
+            f"Debian packages {', '.join(missing)} are not on this node; expected its image or apt to have them"
+        )
+    files = node_commands.output_of(
+        ["dpkg-query", "--listfiles", *packages], timeout=VERSION_SECONDS, name="dpkg-query"
+    )
+    programs = [path for path in files.splitlines() if path.startswith(PROGRAM_FOLDERS)]
+    engine_archive.link(directory, [path for path in programs if os.path.isfile(path) and os.access(path, os.X_OK)])
 
 
 def _alias_distribution(directory: str, name: str, number: str) -> None:

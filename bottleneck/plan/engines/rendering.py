@@ -189,7 +189,7 @@ def conversion(profile: Profile, engine: EngineSpec) -> dict[str, Any] | None:
         "names": {
             "checkpoint": profile.model.directory(),
             "weights": _weights(profile, engine),
-            "root": engine.directory(),
+            "root": engine.root(),
             "python": f"{tools.directory()}/bin/python",
             "generated": str(profile.model.is_made).lower(),
         },
