@@ -4,7 +4,6 @@ Turn windows of samples into verdicts, export them, show the present rates.
 
 import json
 import logging
-import math
 import os
 import sys
 import time
@@ -37,6 +36,8 @@ log = logging.getLogger(__name__)
 RECENT_SECONDS = 5.0
 # Readings of the engine just outside a window bound what happened inside it.
 MARGIN_SECONDS = 3.0
+# Unix seconds of the year 9999.
+LATEST = 253_402_300_800.0
 # A window is as long as the profile says; one that was made under the profile before may be longer.
 WIDEST_WINDOWS = 4.0
 # No deploy waits longer: what is on record after that was left by one that was killed.
@@ -260,7 +261,8 @@ def _check_window(start: float, end: float, width: float, now: float) -> None:
 
 def _moment(window: Any, key: str) -> float:
     value = window.get(key) if isinstance(window, dict) else None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    # A whole number of JSON may be larger than any float.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -LATEST <= value <= LATEST:
         raise CommandExecutionError(f"window {window!r}: {key} is no moment, expected unix seconds")
     return float(value)
 

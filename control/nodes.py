@@ -100,9 +100,17 @@ class Nodes:
     def ask_workers(
         self, names: Iterable[str] | None = None, timeout: float = 15
     ) -> dict[str, dict[str, dict[str, Any]] | None]:
-        """Return what ``worker.status`` answers on each node; None where a node is silent or has no answer."""
+        """Return what ``worker.status`` answers on each node; None where a node is silent or has no answer.
+
+        A node may answer anything: what is no worker's status is left out.
+        """
         answers = self.ask("worker.status", names=names, timeout=timeout)
-        return {name: answer if isinstance(answer, dict) else None for name, answer in answers.items()}
+        return {
+            name: {worker: found for worker, found in answer.items() if isinstance(found, dict)}
+            if isinstance(answer, dict)
+            else None
+            for name, answer in answers.items()
+        }
 
     def call(self, name: str, function: str, arguments: Sequence[Any] = (), timeout: float = CALL_SECONDS) -> Any:
         """Call a function on one node and return its result; errors as `call_together`."""

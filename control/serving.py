@@ -73,7 +73,7 @@ def _of_workers(nodes: Nodes, specs: Sequence[Spec]) -> str | None:
     for spec in specs:
         worker = (answers[spec["node"]] or {}).get(spec["name"])
         if answers[spec["node"]] is not None and (worker is None or worker.get("stage") in ENDED):
-            reason = (worker or {}).get("reason") or "it does not run"
+            reason = str((worker or {}).get("reason") or "it does not run")
             # A rank that reports the end of another is not the cause.
             ended.append(("other rank" in reason, f"{spec['name']} on {spec['node']} has ended: {reason}"))
         for pid in (worker or {}).get("stopped_processes") or []:

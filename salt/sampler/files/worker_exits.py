@@ -90,7 +90,7 @@ class WorkerExits:
 
     def _watch(self, worker: str, pid: int, kind: str) -> None:
         # It may have ended since it was seen; then its end was no news when the watch began.
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(OSError, OverflowError):
             descriptor = os.pidfd_open(pid)
             self._watched[descriptor] = (worker, pid, kind)
             self._poll.register(descriptor, select.POLLIN)

@@ -51,8 +51,16 @@ def unit_records(directory: str) -> Iterator[tuple[str, dict[str, Any]]]:
                 record = json.load(file)
         except (OSError, ValueError):
             continue
-        if record.get("exit_code") is None:
+        if not isinstance(record, dict) or record.get("exit_code") is not None:
+            continue
+        if _is_number(record.get("keeper")) and _is_number(record.get("keeper_start")):
+            record["pid"] = record.get("pid") if _is_number(record.get("pid")) else None
             yield name.removeprefix(UNIT_PREFIX).removesuffix(".json"), record
+
+
+def _is_number(value: object) -> bool:
+    """Return whether a value can be the number of a process, or a time in ticks: what is torn or edited may be any."""
+    return type(value) is int and 0 < value < 2**63
 
 
 def units(directory: str) -> dict[str, Keeper]:
