@@ -48,7 +48,6 @@ def control_pillar(profile: Profile, tree: Path, programs: str) -> dict[str, Any
     return {
         "control": {
             "profile": str(profile.path),
-            "hostname": control.hostname,
             "interface": control.interface,
             "address": control.address,
             "addresses": addresses,

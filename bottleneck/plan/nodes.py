@@ -271,7 +271,10 @@ def node_pillar(profile: Profile, node_name: str) -> dict[str, Any]:
         "hosts": hosts(profile),
         "engine": engine.installation(),
         "engines": [each.installation() for each in profile.further_engines_of(node_name)],
-        "model": {**profile.model.model_dump(mode="json"), "directory": profile.model.directory()},
+        "model": {
+            **profile.model.model_dump(mode="json", include={"name", "source", "seed", "shape"}),
+            "directory": profile.model.directory(),
+        },
         "conversions": [
             made
             for each in (engine, *profile.further_engines_of(node_name))

@@ -16,10 +16,10 @@ from bottleneck.profile.yaml_lines import Problem, ProfileError
 _ENVIRONMENT_KEYS = ("engine", "python", "lock", "alias_distribution")
 # Of these only what is given: the name of an environment without them stays as it was.
 _FURTHER_KEYS = ("root_folder", "programs", "source_build", "shares_packages", "archive", "node_packages")
-# What a node needs nothing of: how a worker is started is worked out on the control node.
-_CONTROL_KEYS = (
-    *("runs_on", "serves", "host_processor", "device", "conversion_tools", "load_generator", "sampled_as"),
-    *_FURTHER_KEYS,
+# What a node installs an engine and runs its programs by; how a worker is started is worked out on the control node.
+_NODE_KEYS = (
+    *("engine", "python", "packages", "lock", "untested", "indexes", "fallback_index", "alias_distribution"),
+    *("preload", "environment"),
 )
 
 
@@ -249,7 +249,7 @@ class EngineSpec(Section):
         """Return what a node needs to install the engine: its slice of the entry."""
         written = self.model_dump(mode="json")
         further = {key: written[key] for key in _FURTHER_KEYS if written[key]}
-        common = {key: value for key, value in written.items() if key not in _CONTROL_KEYS}
+        common = {key: written[key] for key in _NODE_KEYS}
         return {"kind": self.kind, "directory": self.directory(), **common, **further, "checks": self._checks()}
 
     def _checks(self) -> list[dict[str, Any]]:
