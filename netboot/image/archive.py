@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 from netboot.image.commands import BuildError, Step, clean_environment, run
-from netboot.image.recipe import Package, Recipe, read_lock
+from netboot.image.recipe import Package, Recipe, RootSource, read_lock
 
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 # Documentation, and every language but English, is of no use on a node. Copyright files stay.
@@ -21,6 +21,8 @@ LEFT_OUT = (
     "path-exclude=/usr/share/bug/*",
     "path-exclude=/usr/share/zoneinfo/right/*",
 )
+# In a root folder documentation stays: what comes with a package as documentation may be what somebody runs.
+LEFT_OUT_OF_FOLDERS = tuple(option for option in LEFT_OUT if "/usr/share/doc/" not in option)
 _STEP = re.compile(r"^I: (?P<what>[a-z].*?)(\.\.\.)?$")
 
 
@@ -94,6 +96,33 @@ def make_root(recipe: Recipe, root: Path, temporary: Path, on_step: Step) -> tup
     if lock:
         _check_lock(lock, packages, recipe.lock or "")
     return packages, sources
+
+
+def make_root_folder(source: RootSource, recipe: Recipe, folder: Path, temporary: Path) -> None:
+    """Make a root folder of Debian packages of any suite, from the archive that this machine's own apt uses.
+
+    Raises
+    ------
+    BuildError
+        When a package is not to be had.
+    """
+    other = recipe.model_copy(update={"suite": source.suite, "components": ["main"]})
+    sources = recipe.sources if recipe.suite == source.suite and recipe.sources else machine_sources(other)
+    argv: list[str | Path] = [
+        "mmdebstrap",
+        "--mode=root",
+        "--variant=minbase",
+        "--format=directory",
+        f"--architectures={recipe.architecture}",
+        "--aptopt=APT::Install-Recommends false",
+        "--aptopt=Acquire::Retries 5",
+        "--aptopt=Acquire::Languages none",
+        *(f"--dpkgopt={option}" for option in LEFT_OUT_OF_FOLDERS),
+        f"--include={','.join(source.packages)}",
+    ]
+    if source.accept_expired:
+        argv.append('--aptopt=Acquire::Check-Valid-Until "false"')
+    run([*argv, source.suite, folder, *sources], clean_environment(recipe.source_date_epoch, temporary))
 
 
 def installed(root: Path, environment: dict[str, str]) -> dict[str, str]:

@@ -10,11 +10,11 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from netboot.image.archive import install_packages
+from netboot.image.archive import install_packages, make_root_folder
 from netboot.image.bytecode import compile_trees
 from netboot.image.commands import BuildError, Progress, clean_environment, run
 from netboot.image.manifest import Layer, file_of
-from netboot.image.recipe import LayerSource, Recipe
+from netboot.image.recipe import LayerSource, Recipe, RootSource
 from netboot.image.root import clean
 from netboot.image.squash import make_squashfs
 
@@ -62,6 +62,9 @@ def make_layer(
         inside = content / source.prefix.lstrip("/")
         _take_folder(Path(source.directory), inside)
         _compile(inside, source.prefix, below[0], recipe, progress)
+    if source.root_folder:
+        # Its packages are no packages of the image: another release's C library may be among them.
+        _make_root_folder(source.root_folder, recipe, content / source.prefix.lstrip("/"), temporary)
     if not any(content.iterdir()):
         raise BuildError(f"layer {source.name} is empty; expected packages or a directory")
     path = workspace / f"layer-{source.name}.squashfs"
@@ -96,6 +99,15 @@ def _install(packages: list[str], recipe: Recipe, below: list[Path], content: Pa
     clean(content)
     _forget_overlay(content)
     return versions
+
+
+def _make_root_folder(source: RootSource, recipe: Recipe, folder: Path, temporary: Path) -> None:
+    """Make a root folder of Debian packages; what a build leaves that says when it was is taken out."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_root_folder(source, recipe, folder, temporary)
+    clean(folder)
+    if source.marker:
+        (folder / source.marker).touch()
 
 
 def _forget_overlay(content: Path) -> None:

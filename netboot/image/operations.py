@@ -10,17 +10,24 @@ from collections.abc import Iterable
 from typing import Any
 
 from bottleneck.profile import Profile
+from bottleneck.profile.types import EngineSpec
 from netboot.image.build import build as build_image
 from netboot.image.canary import DEFAULT_DEADLINE_SECONDS, Canary
 from netboot.image.commands import Progress
 from netboot.image.diff import compare, read_contents
 from netboot.image.manifest import Manifest
-from netboot.image.recipe import BASE, Recipe, load_recipe
+from netboot.image.recipe import BASE, LayerSource, Recipe, RootSource, load_recipe
 from netboot.image.store import Store, StoreError
+
+# By this file a node's module `engine` knows that an engine's folder is complete.
+ENGINE_MARKER = ".complete"
 
 
 def recipe_for(profile: Profile | None, path: str | None = None) -> Recipe:
     """Return the recipe at `path` (the base one when none is given) with what the profile asks for besides.
+
+    Engines that are root folders come as layers: the cluster's network leads nowhere else, so no node reaches Debian's
+    archive.
 
     Raises
     ------
@@ -30,7 +37,32 @@ def recipe_for(profile: Profile | None, path: str | None = None) -> Recipe:
     recipe = load_recipe(path or BASE)
     if profile is None or profile.boot is None:
         return recipe
-    return recipe.for_profile(profile.name, profile.boot.image)
+    engines = root_folder_engines(profile)
+    asked = recipe.for_profile(profile.name, profile.boot.image)
+    packages = {*asked.packages, *(package for engine in engines for package in engine.packages)}
+    layers = [*asked.layers, *map(_engine_layer, engines)]
+    return asked.model_copy(update={"packages": sorted(packages), "layers": layers})
+
+
+def root_folder_engines(profile: Profile) -> list[EngineSpec]:
+    """Return the engines of a profile's nodes and deployments that are root folders of Debian packages."""
+    found = {
+        engine.kind: engine
+        for node in profile.nodes
+        for engine in (profile.engine_of(node), *profile.further_engines_of(node))
+    }
+    return [engine for _, engine in sorted(found.items()) if engine.root_folder]
+
+
+def _engine_layer(engine: EngineSpec) -> LayerSource:
+    assert engine.root_folder
+    root = RootSource(
+        suite=engine.root_folder.suite,
+        packages=list(engine.root_folder.packages),
+        accept_expired=engine.root_folder.accept_expired,
+        marker=ENGINE_MARKER,
+    )
+    return LayerSource(name=f"engine-{engine.kind}", root_folder=root, prefix=engine.directory())
 
 
 def build(

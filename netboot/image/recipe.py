@@ -72,13 +72,27 @@ class Initramfs(Section):
     modules: list[Name] = Field(description="Kernel modules; what they depend on comes with them.")
 
 
+class RootSource(Section):
+    """Debian packages in a root folder of their own, such as an engine's of a newer release than the image."""
+
+    suite: Name = Field(description="Debian suite.")
+    packages: list[Package] = Field(min_length=1, description="Debian packages, with what they need.")
+    accept_expired: bool = Field(default=False, description="Take an archive that is past its own date.")
+    marker: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")] | None = Field(
+        default=None, description="Empty file in the folder that says that it is whole."
+    )
+
+
 class LayerSource(Section):
     """Content that goes over the base image, in a squashfs of its own."""
 
     name: Name = Field(description="The layer's name.")
     packages: list[Package] = Field(default=[], description="Debian packages to install, such as a driver's.")
     directory: AbsolutePath | None = Field(default=None, description="A folder of the control node to take.")
-    prefix: AbsolutePath = Field(default="/", description="Where the folder's content stands on the node.")
+    root_folder: RootSource | None = Field(default=None, description="A root folder to make of Debian packages.")
+    prefix: AbsolutePath = Field(
+        default="/", description="Where the content of the folder, or of the root folder, stands on the node."
+    )
 
 
 class Recipe(Section):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from bottleneck.profile import find_profile, load_profile
 from bottleneck.profile.boot_types import Image
 from bottleneck.profile.yaml_lines import ProfileError
 from netboot.image import recipe as recipes
@@ -16,7 +17,9 @@ from netboot.image import root
 from netboot.image.archive import _check_lock
 from netboot.image.commands import BuildError
 from netboot.image.initramfs import module_closure
+from netboot.image.operations import recipe_for
 from netboot.image.recipe import BASE, FILES, Recipe, load_recipe, read_lock, recipe_digest
+from tests.by_file import load
 
 
 @pytest.fixture
@@ -149,3 +152,18 @@ def test_a_module_that_another_needs_is_not_pruned() -> None:
 def test_files_that_go_into_the_image_are_in_the_tree() -> None:
     missing = [name for name in root._PROGRAMS if not (recipes.FILES / name).is_file()]
     assert missing == []
+
+
+def test_an_engine_of_debian_packages_is_a_layer_of_the_image() -> None:
+    """No node of such a cluster reaches Debian's archive."""
+    profile = load_profile(find_profile("arc-a770/v0.1"))
+    recipe = recipe_for(profile)
+    engine = profile.engines["vulkan-llamacpp"]
+    (layer,) = (layer for layer in recipe.layers if layer.root_folder)
+    assert (layer.name, layer.prefix) == ("engine-vulkan-llamacpp", engine.directory())
+    assert layer.root_folder and engine.root_folder
+    assert layer.root_folder.packages == list(engine.root_folder.packages)
+    assert set(engine.packages) <= set(recipe.packages)
+    # What a node's module `engine` looks for.
+    assert layer.root_folder.marker == load("_modules/engine.py", "engine_module_of_recipe").MARKER
+    assert {"intel-graphics", layer.name} == {each.name for each in recipe.layers}
