@@ -63,6 +63,7 @@ def __virtual__() -> str | tuple[bool, str]:
 
 def start(
     images: str | None = None,
+    models: str | None = None,
     dhcp_log: str = "/var/log/cluster/dnsmasq.log",
     address: str | None = None,
     port: int | None = None,
@@ -72,6 +73,8 @@ def start(
 
     images
         the image store; the master's option ``cluster_images`` when left out
+    models
+        models that nodes fetch; the master's option ``cluster_models`` when left out
     dhcp_log
         dnsmasq's log file
     address, port
@@ -82,14 +85,16 @@ def start(
     if address or port:
         settings = dataclasses.replace(settings, address=address or settings.address, port=port or settings.port)
     store = images or __opts__.get("cluster_images", "/var/lib/cluster/images")
-    asyncio.run(_run(settings, pathlib.Path(store), pathlib.Path(dhcp_log)))
+    kept = models or __opts__.get("cluster_models", "/var/lib/cluster/models")
+    asyncio.run(_run(settings, pathlib.Path(store), pathlib.Path(kept), pathlib.Path(dhcp_log)))
 
 
-async def _run(settings: "Settings", images: pathlib.Path, dhcp_log: pathlib.Path) -> None:
+async def _run(settings: "Settings", images: pathlib.Path, models: pathlib.Path, dhcp_log: pathlib.Path) -> None:
     master = Master(__opts__, settings)
     service = BootService(
         settings,
         images_directory=images,
+        models_directory=models,
         record_directory=records.path_of(__opts__, records.BOOT),
         keys=SaltKeys(__opts__),
         connection=master.connection,

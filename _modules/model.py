@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import engine_environment
 import failure_reasons
 import hub_failures
+import model_transfer
 import node_files
 import salt.utils.files
 
@@ -101,6 +102,32 @@ def download(directory: str, source: str, engine_directory: str) -> bool:
         shutil.rmtree(directory, ignore_errors=True)
         os.rename(partial, directory)
     return True
+
+
+def fetch(directory: str, server: str) -> bool:
+    """
+    Copy a model from the control node, when it has one of this name; return whether it was copied.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' model.fetch /var/cache/cluster/models/tiny-gguf-0123456789ab http://10.40.0.1:8069/models
+
+    The name carries the digest of what the model is made of, and each file is checked with the SHA-256 that the
+    control node has for it. What was fetched before a failure is kept beside ``directory``, and the next call goes on
+    from there. ``directory`` appears whole or not at all.
+
+    directory
+        folder of the model
+    server
+        address of the control node's models
+    """
+    os.makedirs(os.path.dirname(directory), exist_ok=True)
+    with salt.utils.files.flopen(directory + ".lock", "w"):
+        if present(directory) or converted(directory):
+            return False
+        return model_transfer.fetch(directory, f"{server}/{os.path.basename(directory)}")
 
 
 def convert(directory: str, conversion: Mapping[str, Any], scripts: str) -> bool:

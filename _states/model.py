@@ -16,7 +16,9 @@ def __virtual__() -> str:
     return "model"
 
 
-def present(name: str, model: Mapping[str, Any], engine_directory: str, maker: str) -> dict[str, Any]:
+def present(
+    name: str, model: Mapping[str, Any], engine_directory: str, maker: str, server: str | None = None
+) -> dict[str, Any]:
     """
     Make sure that the checkpoint is at ``name``.
 
@@ -28,11 +30,19 @@ def present(name: str, model: Mapping[str, Any], engine_directory: str, maker: s
         the engine's environment
     maker
         path of make_model.py on the node
+    server
+        where the control node has models; what it has under this name is fetched from there and not made
     """
     source = model["source"]
     ret: dict[str, Any] = {"name": name, "changes": {}, "result": True, "comment": f"{model['name']} is in place"}
     if __salt__["model.present"](name):
         return ret
+    if server and not __opts__["test"]:
+        try:
+            if __salt__["model.fetch"](name, server):
+                return {**ret, "changes": {"checkpoint": name}, "comment": f"{model['name']} was fetched from {server}"}
+        except RuntimeError as error:
+            return {**ret, "result": False, "comment": str(error)}
     if source.startswith("/"):
         return {**ret, "result": False, "comment": f"{name} has no config.json: put the checkpoint there first"}
     if __opts__["test"]:
@@ -56,7 +66,7 @@ def present(name: str, model: Mapping[str, Any], engine_directory: str, maker: s
     return ret
 
 
-def converted(name: str, conversion: Mapping[str, Any], scripts: str) -> dict[str, Any]:
+def converted(name: str, conversion: Mapping[str, Any], scripts: str, server: str | None = None) -> dict[str, Any]:
     """
     Make sure that the model is at ``name`` in the form that an engine loads.
 
@@ -66,6 +76,8 @@ def converted(name: str, conversion: Mapping[str, Any], scripts: str) -> dict[st
         what it is made of and by which steps, from the engine's interface
     scripts
         folder with this project's scripts for models
+    server
+        where the control node has models; what it has under this name is fetched from there and not made
     """
     ret: dict[str, Any] = {"name": name, "changes": {}, "result": True, "comment": f"{name} is in place"}
     if __salt__["model.converted"](name):
@@ -73,6 +85,8 @@ def converted(name: str, conversion: Mapping[str, Any], scripts: str) -> dict[st
     if __opts__["test"]:
         return {**ret, "result": None, "changes": {"model": name}, "comment": f"{name} would be made"}
     try:
+        if server and __salt__["model.fetch"](name, server):
+            return {**ret, "changes": {"model": name}, "comment": f"{name} was fetched from {server}"}
         changed = __salt__["model.convert"](name, conversion, scripts)
     except RuntimeError as error:
         return {**ret, "result": False, "comment": str(error)}

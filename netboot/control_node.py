@@ -78,6 +78,7 @@ def control_master_settings(profile: Profile, tree: Path) -> dict[str, Any]:
         "ret_port": REQUEST_PORT,
         "worker_threads": 5,
         "cluster_images": f"{STATE_DIRECTORY}/images",
+        "cluster_models": f"{STATE_DIRECTORY}/models",
         # A key is accepted by the boot service, for one boot of one node, and by nobody else.
         "engines": [*settings["engines"], *([{"boot": {}}] if profile.boot else [])],
     }

@@ -98,6 +98,7 @@ class Bench:
             self.service = BootService(
                 self.settings,
                 images_directory=self.images,
+                models_directory=self.images.with_name("models"),
                 record_directory=self.folder / "boot",
                 keys=self.keys,
                 connection=self._connection,

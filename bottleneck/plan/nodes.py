@@ -266,7 +266,12 @@ def node_pillar(profile: Profile, node_name: str) -> dict[str, Any]:
     return {
         # Stays on the node as a record of what it was configured from.
         "profile": {"name": profile.name, "version": profile.version, "digest": profile.digest},
-        "control": {"address": str(profile.control.address), "exporter_port": profile.telemetry.exporter_port},
+        "control": {
+            "address": str(profile.control.address),
+            "exporter_port": profile.telemetry.exporter_port,
+            # Where the boot service has models that were published; a lab's nodes share the machine's own.
+            "models": f"http://{profile.control.address}:{profile.boot.port}/models" if profile.boot else None,
+        },
         "node": {"name": node_name, "links": _links(profile, node_name)},
         "hosts": hosts(profile),
         "engine": engine.installation(),

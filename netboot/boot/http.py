@@ -13,7 +13,7 @@ from pathlib import Path
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
-from netboot.boot import enrolment, images, metrics
+from netboot.boot import enrolment, images, metrics, models
 from netboot.boot.dhcp_log import Reader, Tail
 from netboot.boot.service import BootService, clean
 
@@ -44,6 +44,7 @@ def application(service: BootService) -> web.Application:
     app.router.add_get("/script", wire.script)
     app.router.add_get("/images/{digest}/{name}", wire.image)
     app.router.add_get("/layers/{name}", wire.layer)
+    app.router.add_get("/models/{model}/{name}", wire.model)
     app.router.add_get("/failed", wire.failed)
     app.router.add_post("/stage", wire.stage)
     app.router.add_post("/enrol", wire.enrol)
@@ -133,6 +134,18 @@ class Wire:
         """Send a layer."""
         name = request.match_info["name"]
         return await self._send(request, images.layer_file(self._service.images_directory, name), name)
+
+    async def model(self, request: web.Request) -> web.StreamResponse:
+        """Send a file of a model that a node is to have."""
+        path = models.model_file(
+            self._service.models_directory, request.match_info["model"], request.match_info["name"]
+        )
+        if path is None:
+            return web.Response(status=404)
+        response = _SentFile(path, lambda _trouble: None)
+        # As for an image: a file on its way is a request under way.
+        await response.prepare(request)
+        return response
 
     async def _send(self, request: web.Request, path: Path | None, name: str) -> web.StreamResponse:
         boot = request.query.get("boot", "")[:_SHORT]

@@ -93,6 +93,7 @@ class BootService:
         settings: Settings,
         *,
         images_directory: Path,
+        models_directory: Path,
         record_directory: Path,
         keys: Keys,
         connection: Callable[[BootNode], int | None],
@@ -105,6 +106,7 @@ class BootService:
         self.settings = settings
         self._began, self._grace = clock(), grace_seconds
         self.images_directory = images_directory
+        self.models_directory = models_directory
         self._directory = record_directory
         self._keys = keys
         self._connection = connection

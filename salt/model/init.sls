@@ -17,6 +17,7 @@ model-init-checkpoint-model-present:
     - model: {{ pillar['model'] | json }}
     - engine_directory: {{ pillar['engine']['directory'] | json }}
     - maker: /opt/cluster/model-maker/make_model.py
+    - server: {{ pillar['control']['models'] | json }}
     - require:
       - file: model-init-maker-file-recurse
       - engine: engine-install-environment-engine-installed

@@ -49,6 +49,7 @@ class Trial:
         self.service = BootService(
             Settings.of(profile),
             images_directory=self.store.root,
+            models_directory=self.store.root / "models",
             record_directory=folder / "boot",
             keys=Keys(),
             connection=lambda _: None,
