@@ -1,11 +1,13 @@
 """
 Drive a workload against what is deployed and record everything about it in a run folder.
 
-One load generator for each head, on this control node: that of the engine, or of another
-engine of the profile. A run that is cut short keeps what it has, with status ``partial``.
+One load generator for each head, on this control node: that of the engine, of another engine of the
+profile, or this project's own (``control/streaming_load.py``) where none of those is there. A run
+that is cut short keeps what it has, with status ``partial``.
 """
 
 import shutil
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +21,7 @@ from bottleneck.load.generator import Generator, GeneratorError
 from bottleneck.plan import probing
 from bottleneck.plan.engines import load_generator
 from bottleneck.profile import ProfileError
-from control import engine, locks, records
+from control import engine, locks, records, streaming_load
 from control.nodes import Nodes, progress
 from control.recording import Recording, write_json
 
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
 
     from bottleneck.load.workload import Load
     from bottleneck.profile import Profile
-    from bottleneck.profile.types import EngineSpec
 
 STALL_SECONDS = 300.0
 POLL_SECONDS = 0.25
@@ -100,19 +101,15 @@ class _Bench:
         self.begun = time.monotonic()
         self.recording = Recording(__opts__, nodes, record)
         self.id, self.folder, self.final = self.recording.id, self.recording.folder, self.recording.final
-        self.engine, self.executable = _generator(self.profile, record["deployment"])
         self.table: list[dict[str, Any]] = []
         self.problems: list[str] = []
+        self.command, self.environment = _generator(self.profile, record["deployment"])
         self.generators: dict[str, Generator] = {}
         self.started = self.ended = 0.0
         self.status = "partial"
 
     def run(self, warmup: bool, probe: bool) -> dict[str, Any]:
         """Send every point and record it; return where the run is and its headline numbers."""
-        if not self.executable.exists():
-            raise CommandExecutionError(
-                f"the load generator is not on the control node ({self.executable} is missing): run cluster apply"
-            )
         self.recording.open()
         try:
             self.report("recording", "what is deployed")
@@ -216,14 +213,14 @@ class _Bench:
         """Start the load generator of one head."""
         try:
             return Generator(
-                self.executable,
+                self.command,
                 share,
                 base_url=_url(head),
                 model=self.profile.model.name,
                 tokenizer=self.profile.model.directory(),
                 directory=self.folder / "generator",
                 stem=f"{number}.{head['name']}",
-                environment=self.engine.environment,
+                environment=self.environment,
                 server=self.server,
             )
         except GeneratorError as error:
@@ -303,13 +300,17 @@ def _deployed(profile: "Profile", deployment: str | None) -> dict[str, Any]:
     return record
 
 
-def _generator(profile: "Profile", deployment: str) -> "tuple[EngineSpec, Path]":
-    """Return the entry of the engine map whose load generator is used, and where that is."""
+def _generator(profile: "Profile", deployment: str) -> tuple[list[str], dict[str, str]]:
+    """Return the load generator's command and environment: an engine's, or this project's where there is none here."""
     try:
         engine = load_generator(profile, deployment)
-    except ProfileError as error:
-        raise CommandExecutionError(str(error)) from error
-    return engine, Path(engine.directory(), engine.load_generator or "")
+        executable = Path(engine.directory(), engine.load_generator or "")
+        if executable.exists():
+            return [str(executable)], engine.environment
+    except ProfileError:
+        # None of this profile's engines has one.
+        pass
+    return [sys.executable, "-P", streaming_load.__file__], {}
 
 
 def _longest(profile: "Profile", record: Mapping[str, Any]) -> int:

@@ -22,12 +22,12 @@ class GeneratorError(Exception):
 
 
 class Generator:
-    """`vllm bench serve` against one head, in a process group of its own.
+    """`vllm bench serve`, or what takes the same arguments, against one head, in a process group of its own.
 
     Parameters
     ----------
-    executable
-        The `vllm` command of the engine's environment.
+    command
+        The `vllm` command of the engine's environment; another program with the words before its arguments.
     directory
         Where its log and its result go; it is made when missing.
     stem
@@ -39,7 +39,7 @@ class Generator:
 
     def __init__(
         self,
-        executable: Path,
+        command: Sequence[str],
         load: Load,
         *,
         base_url: str,
@@ -62,12 +62,12 @@ class Generator:
             result_directory=str(directory),
             result_name=self._result.name,
         )
-        variables = generator_environment(executable, environment or {})
+        variables = generator_environment(Path(command[0]), environment or {})
         self._process: _Process | _Forked
         if server is not None:
             self._process = _Forked(server, arguments, variables, directory, self._log)
         else:
-            self._process = _Process(executable, arguments, variables, directory, self._log)
+            self._process = _Process(command, arguments, variables, directory, self._log)
 
     @property
     def is_running(self) -> bool:
@@ -116,11 +116,16 @@ class _Process:
     """A generator that is a process of its own from the start."""
 
     def __init__(
-        self, executable: Path, arguments: Sequence[str], environment: Mapping[str, str], directory: Path, log: Path
+        self,
+        command: Sequence[str],
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        directory: Path,
+        log: Path,
     ) -> None:
         with log.open("wb") as output:
             self._process = subprocess.Popen(
-                [str(executable), *arguments],
+                [*command, *arguments],
                 env=environment,
                 cwd=directory,
                 stdin=subprocess.DEVNULL,

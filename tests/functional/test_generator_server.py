@@ -54,7 +54,7 @@ def server(tmp_path: Path) -> Iterator[Path]:
 def start(server: Path, tmp_path: Path) -> Callable[..., Generator]:
     def made(seed: int = 1, output_tokens: int = 1) -> Generator:
         return Generator(
-            tmp_path / "bin" / "vllm", Load(8, output_tokens, 4, seed, concurrency=2), base_url="http://h:1",
+            [str(tmp_path / "bin" / "vllm")], Load(8, output_tokens, 4, seed, concurrency=2), base_url="http://h:1",
             model="m", tokenizer="t", directory=tmp_path / "results", stem=f"1.{seed}", server=server,
         )  # fmt: skip
 
@@ -104,6 +104,6 @@ def test_one_that_is_ended_is_gone(start: Callable[..., Generator], tmp_path: Pa
 def test_a_server_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(GeneratorError, match=r"gone\.sock does not answer"):
         Generator(
-            tmp_path / "vllm", Load(8, 1, 4, 1, concurrency=2), base_url="http://h:1", model="m", tokenizer="t",
+            [str(tmp_path / "vllm")], Load(8, 1, 4, 1, concurrency=2), base_url="http://h:1", model="m", tokenizer="t",
             directory=tmp_path, stem="1", server=tmp_path / "gone.sock",
         )  # fmt: skip
