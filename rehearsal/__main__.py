@@ -19,7 +19,7 @@ import typer
 from cli.output import USAGE, fail
 from rehearsal.debian import REPOSITORY
 from rehearsal.machines import FIRMWARE
-from rehearsal.run import BEGINNINGS, KEPT, run
+from rehearsal.run import BEGINNINGS, KEPT, ORDER, run
 
 PROGRAMS = ("qemu-system-x86_64", "mmdebstrap", "mksquashfs", "mke2fs", "debugfs", "unshare", "ip", "ssh", "rsync")
 _INSIDE = "CLUSTER_REHEARSAL_INSIDE"
@@ -27,7 +27,7 @@ _NAMESPACES = ("unshare", "--mount", "--propagation", "private", "--pid", "--for
 
 
 def main(
-    until: Annotated[str | None, typer.Option(help="End after this stage: init-again, doctor, apply, ...")] = None,
+    until: Annotated[str | None, typer.Option(help=f"End after this stage: {', '.join(ORDER)}.")] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the control node's disk as it is after its init.")] = False,
     kept: Annotated[bool, typer.Option("--kept", help="Begin with the control node that was kept.")] = False,
     first: Annotated[
@@ -54,6 +54,8 @@ def main(
         fail("no control node was kept", "python -m rehearsal --keep", USAGE)
     if first and not (kept and first in BEGINNINGS):
         fail(f"--from {first}; expected --kept and one of {', '.join(BEGINNINGS)}", "python -m rehearsal --help", USAGE)
+    if until and until not in ORDER:
+        fail(f"--until {until}; expected one of {', '.join(ORDER)}", "python -m rehearsal --help", USAGE)
     if _INSIDE not in os.environ:
         log.write_text("")
         inside = {**os.environ, _INSIDE: "1", "PYTHONPATH": str(REPOSITORY)}

@@ -6,50 +6,40 @@ and kept by their recipes.
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 from bottleneck.profile.types import Profile
 from netboot.image.build import build
 from netboot.image.operations import recipe_for
-from netboot.image.recipe import LayerSource, Recipe, recipe_digest
+from netboot.image.recipe import Recipe, recipe_digest
 from netboot.image.store import Store
 from rehearsal.debian import CACHE
 
-FIRST, SECOND, BROKEN = "first", "second", "broken"
+NAMES = FIRST, SECOND, BROKEN = "first", "second", "broken"
 # What the second image has and the first has not.
 ADDED = "tree"
 # Without them systemd comes up, no minion starts, and the node never claims its place.
 NEEDED = ("cluster-enrol.service", "salt-minion.service")
 
 
-def recipes(profile: Profile, content: Path) -> dict[str, Recipe]:
-    """Return name -> recipe."""
-    engine = LayerSource(name="engine", directory=str(content))
+def recipes(profile: Profile) -> dict[str, Recipe]:
+    """Return name -> recipe; the engine is in a layer, as the profile asks for it."""
     # The least compression: these are fetched over a bridge.
-    first = recipe_for(profile).model_copy(update={"layers": [engine], "compression_level": 3})
+    first = recipe_for(profile).model_copy(update={"compression_level": 3})
     second = first.model_copy(update={"packages": sorted({*first.packages, ADDED})})
     enabled = [unit for unit in second.units.enable if unit not in NEEDED]
     units = second.units.model_copy(update={"enable": enabled})
     return {FIRST: first, SECOND: second, BROKEN: second.model_copy(update={"units": units})}
 
 
-def build_all(profile: Profile, say: Callable[[str], None]) -> tuple[Store, dict[str, str]]:
-    """Return the store that holds them, and name -> digest."""
-    places = (profile.engine_of(next(iter(profile.nodes))).directory(), profile.model.directory())
-    # A recipe is known by where its layers are, not by what is in them.
-    content = CACHE / f"engine-{hashlib.sha256(json.dumps(places).encode()).hexdigest()[:8]}"
-    engine, model = (content / place.lstrip("/") for place in places)
-    for folder, name in ((engine, ".complete"), (model, "config.json")):
-        # What stands in for an engine and a checkpoint, as a layer would bring them.
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text("{}\n")
+def build_all(profile: Profile, names: Sequence[str], say: Callable[[str], None]) -> tuple[Store, dict[str, str]]:
+    """Return the store that holds the images of these names, and name -> digest."""
     store = Store(CACHE / "images")
     known = {manifest.recipe_digest: manifest.digest for manifest in store.images()}
     digests = {}
-    for name, recipe in recipes(profile, content).items():
+    wanted = recipes(profile)
+    for name in names:
+        recipe = wanted[name]
         key = recipe_digest(recipe)
         if key not in known:
 

@@ -58,6 +58,12 @@ class Network:
             self.run("ip", "addr", "add", address, "dev", self.bridge, *(["nodad"] if ":" in address else []))
         self.run("ip", "link", "set", self.bridge, "up")
 
+    def further_wire(self, bridge: str) -> Network:
+        """Return one more wire in the same namespace; it is gone with it."""
+        self.run("ip", "link", "add", bridge, "type", "bridge", "forward_delay", "0", "mcast_snooping", "0")
+        self.run("ip", "link", "set", bridge, "up")
+        return Network(self.name, bridge)
+
     def down(self) -> None:
         """End everything in the namespace, and the namespace."""
         for child in reversed(self._children):
@@ -119,11 +125,27 @@ class Machine:
     mac: str
     uefi: bool = False
     extra: tuple[str, ...] = ()
+    memory_mib: int = MEMORY_MIB
+    # A second card: the wire that it is on, and its MAC.
+    second: tuple[Network, str] | None = None
 
     def __post_init__(self) -> None:
         self.console = self.folder / f"{self.name}.console"
         self._process: subprocess.Popen[bytes] | None = None
         self.network.tap(self.name)
+        if self.second:
+            self.second[0].tap(self._second_tap)
+
+    @property
+    def _second_tap(self) -> str:
+        return f"{self.name}-2"
+
+    def _second_card(self) -> list[str]:
+        if self.second is None:
+            return []
+        netdev = f"tap,id=second,ifname={self._second_tap},script=no,downscript=no"
+        # Nothing boots from it.
+        return ["-netdev", netdev, "-device", f"virtio-net-pci,netdev=second,mac={self.second[1]},romfile="]
 
     def power_on(self) -> None:
         """Switch it on."""
@@ -141,9 +163,10 @@ class Machine:
             self.folder / f"{self.name}.qemu",
             "qemu-system-x86_64",
             *("-machine", "q35,graphics=off", "-accel", "tcg,thread=multi", "-cpu", "qemu64", "-smp", "2"),
-            *("-m", str(MEMORY_MIB), "-nodefaults", "-display", "none", "-vga", "none"),
+            *("-m", str(self.memory_mib), "-nodefaults", "-display", "none", "-vga", "none"),
             *("-serial", f"file:{self.console}", "-device", "virtio-rng-pci", "-boot", "n,reboot-timeout=5000"),
             *("-netdev", netdev, "-device", card, "-uuid", f"00000000-0000-4000-8000-{self.mac.replace(':', '')}"),
+            *self._second_card(),
             *firmware,
             *self.extra,
         )

@@ -19,19 +19,43 @@ from typing import Any
 from bottleneck.profile import load_profile
 from bottleneck.profile.types import Profile
 from netboot.image.store import Store
-from rehearsal import images
+from rehearsal import images, model
 from rehearsal.control import ControlMachine, make_key, new_disk
 from rehearsal.debian import CACHE, CONTROL_ADDRESS, DISK, plain_machine
 from rehearsal.laptop import HOST, CommandError, Laptop
 from rehearsal.machines import Machine, Network, namespace, wait_for
+from rehearsal.serving import Serving
 from rehearsal.table import Stages
 
 KEPT = CACHE / "kept"
 # Stages that a control node that was kept can begin with.
 BEGINNINGS = ("init-again", "reboot", "image", "doctor", "nodes")
+ORDER = (
+    *("debian", "wires", "images", "model", "boot-control", "init", "init-again", "reboot", "image", "doctor", "nodes"),
+    *(
+        "apply",
+        "doctor-all",
+        "firewall",
+        "deploy",
+        "units",
+        "listens",
+        "bench",
+        "bottleneck",
+        "first-token",
+        "undeploy",
+    ),
+    *("reprovision", "rollback"),
+)
+# Here an image beside the first one is wanted.
+FURTHER_IMAGES = ("reprovision", "rollback")
 MINUTE = 60.0
 LOST_CONNECTIONS = 2
-NODES = {"node0": ("02:97:00:00:00:10", False), "node1": ("02:97:00:00:00:11", True)}
+NODE_MEMORY_MIB = 1536
+# MACs on the cluster's network and on the wire between the two, and whether the firmware is UEFI.
+NODES = {
+    "node0": ("02:97:00:00:00:10", "02:97:00:00:01:10", False),
+    "node1": ("02:97:00:00:00:11", "02:97:00:00:01:11", True),
+}
 
 
 class Rehearsal:
@@ -45,8 +69,10 @@ class Rehearsal:
         self.laptop: Laptop
         self.control: ControlMachine
         self.nodes: dict[str, Machine] = {}
+        self.serving: Serving
         self.store: Store
         self.digests: dict[str, str] = {}
+        self.models: list[Path] = []
 
     # What is made once and kept --------------------------------------------------------------
 
@@ -56,9 +82,15 @@ class Rehearsal:
         return "nothing of ours in it"
 
     def node_images(self) -> str:
-        """The three images of the nodes."""
-        self.store, self.digests = images.build_all(self.profile, self.say)
+        """The images of the nodes that are wanted."""
+        names = images.NAMES if self.stages.includes(*FURTHER_IMAGES) else (images.FIRST,)
+        self.store, self.digests = images.build_all(self.profile, names, self.say)
         return ", ".join(f"{name} {digest}" for name, digest in self.digests.items())
+
+    def make_model(self) -> str:
+        """Checkpoint and GGUF, under the names of their content."""
+        self.models = model.make(self.profile, self.say)
+        return ", ".join(folder.name for folder in self.models)
 
     @property
     def profile(self) -> Profile:
@@ -86,7 +118,12 @@ class Rehearsal:
         office.run("ip", "tuntap", "add", "dev", "office", "mode", "tap")
         wire.run("ip", "tuntap", "add", "dev", "control", "mode", "tap")
         self.control = ControlMachine(self.debian, disk, self.folder, office, wire)
-        self.nodes = {name: Machine(wire, self.folder, name, mac, uefi) for name, (mac, uefi) in NODES.items()}
+        direct = wire.further_wire("direct")
+        self.nodes = {
+            name: Machine(wire, self.folder, name, mac, uefi, memory_mib=NODE_MEMORY_MIB, second=(direct, second))
+            for name, (mac, second, uefi) in NODES.items()
+        }
+        self.serving = Serving(self.laptop, self.profile)
         return "a namespace for the laptop, one for the cluster's wire"
 
     def boot_control(self) -> str:
@@ -158,7 +195,9 @@ class Rehearsal:
         return False
 
     def first_image(self) -> str:
-        """The first image is on the control node, and active."""
+        """The first image is on the control node, and active; the model is there for the nodes to fetch."""
+        for folder in self.models:
+            self.laptop.send(folder, f"/var/lib/cluster/models/{folder.name}")
         return self._activate(images.FIRST)
 
     def _activate(self, name: str, *options: str) -> str:
@@ -309,7 +348,7 @@ def power_strip(rehearsal: Rehearsal) -> Iterator[int]:
 
 def run(log: Path, until: str | None, keep: bool, kept: bool, first: str | None) -> int:
     """Run every stage from `first` (after the machine's boot) up to `until`; return the exit status."""
-    stages = Stages(until)
+    stages = Stages(until, ORDER)
     folder = Path("/mnt")
     rehearsal = Rehearsal(folder, stages, log)
     doing: list[tuple[str, str, Callable[[], str]]] = [
@@ -322,6 +361,14 @@ def run(log: Path, until: str | None, keep: bool, kept: bool, first: str | None)
         ("nodes", "both nodes netboot, enrol, are configured", rehearsal.boot_nodes),
         ("apply", "cluster apply, cluster salt state.apply", rehearsal.apply),
         ("doctor-all", "cluster doctor: everything", lambda: rehearsal.doctor("laptop", "control", *NODES)),
+        ("firewall", "what a node reaches of the control node", lambda: rehearsal.serving.firewall()),
+        ("deploy", "cluster deploy, layers on both nodes", lambda: rehearsal.serving.deploy()),
+        ("units", "the workers' systemd units", lambda: rehearsal.serving.units()),
+        ("listens", "where the workers listen", lambda: rehearsal.serving.listens()),
+        ("bench", "cluster bench", lambda: rehearsal.serving.bench()),
+        ("bottleneck", "cluster bottleneck", lambda: rehearsal.serving.bottleneck()),
+        ("first-token", "from power-on to the first token", lambda: rehearsal.serving.first_token()),
+        ("undeploy", "cluster undeploy", lambda: rehearsal.serving.undeploy()),
         ("reprovision", "cluster reprovision to another image", rehearsal.reprovision),
         ("rollback", "a broken image is rolled back by itself", rehearsal.roll_back),
     ]
@@ -341,7 +388,8 @@ def run(log: Path, until: str | None, keep: bool, kept: bool, first: str | None)
             going = going and stages.do(
                 "wires", "laptop, wires, machines", lambda: rehearsal.wire_up(office, wire, port, keep, kept)
             )
-            going = going and stages.do("images", "three images of the nodes (kept)", rehearsal.node_images)
+            going = going and stages.do("images", "images of the nodes (kept)", rehearsal.node_images)
+            going = going and stages.do("model", "the model, as the engine loads it (kept)", rehearsal.make_model)
             for name, title, work in doing:
                 going = going and stages.do(name, title, work)
         except KeyboardInterrupt:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,10 +31,14 @@ class Stages:
     ----------
     until
         Name of the last stage to run; None for all.
+    order
+        Names of all stages.
     """
 
-    def __init__(self, until: str | None) -> None:
+    def __init__(self, until: str | None, order: Sequence[str]) -> None:
         self._until = until
+        last = order.index(until) if until else len(order) - 1
+        self._names = frozenset(order[: last + 1])
         self._outcomes: list[Outcome] = []
         self._shown = ""
 
@@ -42,6 +46,10 @@ class Stages:
     def failed(self) -> bool:
         """Return whether a stage failed, or was cut off."""
         return any(not outcome.passed for outcome in self._outcomes)
+
+    def includes(self, *names: str) -> bool:
+        """Return whether one of these stages comes before the end."""
+        return not self._names.isdisjoint(names)
 
     def say(self, text: str) -> None:
         """Show what a stage is at."""

@@ -1,0 +1,116 @@
+"""The model that the nodes serve: made by the nodes' own module on this machine, once, and kept by its digest.
+
+It needs a Python with torch, which no node of the rehearsal has: the environment of the lab's engine on this machine.
+What comes out is published as on a control node (`netboot.boot.models`), and sent there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bottleneck.plan.engines import conversion
+from bottleneck.profile import load_profile
+from bottleneck.profile.paths import lock_file
+from bottleneck.profile.types import EngineSpec, Profile
+from netboot.boot.models import publish
+from rehearsal.debian import CACHE, REPOSITORY
+
+SCRIPTS = REPOSITORY / "salt" / "model" / "files"
+# Installing the environment with torch, the first time on a machine.
+STEP_SECONDS = 1800
+
+
+def tools() -> EngineSpec:
+    """Return the engine of this project's own engine map whose Python makes checkpoints and converts them."""
+    return load_profile(REPOSITORY / "profiles" / "embedded.yaml").engines["cpu"]
+
+
+def steps(profile: Profile) -> list[tuple[str, str, list[Any]]]:
+    """Return what is done, in order: what it is, the module's function, its arguments."""
+    engine, python = profile.engine_of(next(iter(profile.nodes))), tools()
+    made = conversion(profile, engine)
+    assert made, "the rehearsal's engine loads a form of its own"
+    names = {**made["names"], "python": f"{python.directory()}/bin/python"}
+    model = {**profile.model.model_dump(mode="json"), "directory": profile.model.directory()}
+    lock = str(lock_file(python.lock)) if python.lock else None
+    return [
+        ("the environment with torch", "engine.install", [python.directory(), lock, python.installation()]),
+        ("llama.cpp of Debian's packages", "engine.install", [engine.directory(), None, engine.installation()]),
+        (
+            "the checkpoint",
+            "model.make",
+            [profile.model.directory(), model, python.directory(), str(SCRIPTS / "make_model.py")],
+        ),
+        ("the model in GGUF", "model.convert", [made["directory"], {**made, "names": names}, str(SCRIPTS)]),
+    ]
+
+
+def folders(profile: Profile) -> list[Path]:
+    """Return where checkpoint and converted model are, on this machine as on the nodes."""
+    made = conversion(profile, profile.engine_of(next(iter(profile.nodes))))
+    return [Path(profile.model.directory()), *([Path(made["directory"])] if made else [])]
+
+
+def make(profile: Profile, say: Callable[[str], None]) -> list[Path]:
+    """Make the model unless it is kept; return its folders as a control node publishes them."""
+    store = CACHE / "models"
+    published = [store / folder.name for folder in folders(profile)]
+    if not all((folder / "index.json").is_file() for folder in published):
+        with tempfile.TemporaryDirectory() as folder:
+            module = _Masterless(Path(folder))
+            module.call("saltutil.sync_all", [])
+            for what, function, arguments in steps(profile):
+                say(f"{what}: {function}")
+                module.call(function, arguments)
+        for source in folders(profile):
+            publish(source, store)
+    return published
+
+
+class _Masterless:
+    """Salt's modules on this machine, without a master; its files are in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        settings = {
+            "id": "rehearsal",
+            "file_client": "local",
+            "root_dir": str(folder),
+            "file_roots": {"base": [str(REPOSITORY / "salt")]},
+            "enable_fqdns_grains": False,
+            "enable_gpu_grains": False,
+            "log_level_logfile": "quiet",
+        }
+        (folder / "minion").write_text(yaml.safe_dump(settings))
+
+    def call(self, function: str, arguments: list[Any]) -> None:
+        """Call a module's function.
+
+        Raises
+        ------
+        RuntimeError
+            With its last line, when it failed.
+        """
+        program = Path(sys.executable).with_name("salt-call")
+        options = ["--local", "--retcode-passthrough", "--log-level=error", "--out=json", "--config-dir", self._folder]
+        finished = subprocess.run(
+            [str(program), *map(str, options), function, *(json.dumps(each) for each in arguments)],
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=STEP_SECONDS,
+            check=False,
+        )
+        if finished.returncode:
+            lines = [line for line in (finished.stdout + finished.stderr).splitlines() if line.strip()]
+            raise RuntimeError(f"{function} failed: {' '.join(lines[-3:])[-500:]}")
