@@ -54,7 +54,7 @@ def port_problems(seen: Mapping[str, str], open_ports: Mapping[str, int], closed
 
 
 class Serving:
-    """What is asked of two nodes that are configured."""
+    """Stages that two configured nodes go through, from a deployment to its end."""
 
     def __init__(self, laptop: Laptop, profile: Profile) -> None:
         self._laptop, self._profile = laptop, profile

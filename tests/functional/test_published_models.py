@@ -54,7 +54,7 @@ def test_a_node_has_what_the_control_node_has(tmp_path: Path, made: Path, model:
 def test_a_transfer_goes_on_and_what_is_wrong_is_fetched_again(
     tmp_path: Path, made: Path, model: ModuleType, broken: bytes
 ) -> None:
-    """What an earlier try left is the beginning of the file, or it is not."""
+    """An earlier try left the beginning of the file, or something else."""
     target = tmp_path / "node" / NAME
     partial = target.with_name(NAME + ".fetched")
     partial.mkdir(parents=True)
