@@ -19,7 +19,7 @@ import typer
 from cli.output import USAGE, fail
 from rehearsal.debian import REPOSITORY
 from rehearsal.machines import FIRMWARE
-from rehearsal.run import BEGINNINGS, KEPT, ORDER, run
+from rehearsal.run import BEGINNINGS, KEPT, ORDER, SKIPPABLE, run
 
 PROGRAMS = ("qemu-system-x86_64", "mmdebstrap", "mksquashfs", "mke2fs", "debugfs", "unshare", "ip", "ssh", "rsync")
 _INSIDE = "CLUSTER_REHEARSAL_INSIDE"
@@ -33,6 +33,7 @@ def main(
     first: Annotated[
         str | None, typer.Option("--from", help=f"With --kept, begin with: {', '.join(BEGINNINGS)}.")
     ] = None,
+    skip: Annotated[list[str], typer.Option(help="Leave out this stage, one that changes nothing; repeatable.")] = [],  # noqa: B006
     log: Annotated[Path, typer.Option(help="Every command that is run, and what it said.")] = Path("rehearsal.log"),
 ) -> None:
     """Rehearse the whole road in virtual machines of this machine: control node, two nodes, reprovision, rollback.
@@ -56,6 +57,8 @@ def main(
         fail(f"--from {first}; expected --kept and one of {', '.join(BEGINNINGS)}", "python -m rehearsal --help", USAGE)
     if until and until not in ORDER:
         fail(f"--until {until}; expected one of {', '.join(ORDER)}", "python -m rehearsal --help", USAGE)
+    if wrong := sorted(set(skip) - set(SKIPPABLE)):
+        fail(f"--skip {wrong[0]}; expected one of {', '.join(SKIPPABLE)}", "python -m rehearsal --help", USAGE)
     if _INSIDE not in os.environ:
         log.write_text("")
         inside = {**os.environ, _INSIDE: "1", "PYTHONPATH": str(REPOSITORY)}
@@ -71,7 +74,7 @@ def main(
     for place in ("/mnt", "/run/netns", "/etc/netns"):
         Path(place).mkdir(exist_ok=True)
         subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=0755", "tmpfs", place], check=True)
-    raise typer.Exit(run(log.absolute(), until, keep, kept, first))
+    raise typer.Exit(run(log.absolute(), until, keep, kept, first, skip))
 
 
 if __name__ == "__main__":

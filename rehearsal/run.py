@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from rehearsal.table import Stages
 
 KEPT = CACHE / "kept"
 # Stages that a control node that was kept can begin with.
-BEGINNINGS = ("init-again", "reboot", "image", "doctor", "nodes")
+BEGINNINGS = ("init", "init-again", "reboot", "image", "doctor", "nodes")
 ORDER = (
     *("debian", "wires", "images", "model", "boot-control", "init", "init-again", "reboot", "image", "doctor", "nodes"),
     *(
@@ -45,6 +45,22 @@ ORDER = (
         "undeploy",
     ),
     *("reprovision", "rollback"),
+)
+# What others build on is not among them.
+SKIPPABLE = (
+    *(
+        "init-again",
+        "reboot",
+        "doctor",
+        "apply",
+        "doctor-all",
+        "firewall",
+        "units",
+        "listens",
+        "bottleneck",
+        "undeploy",
+    ),
+    "reprovision",
 )
 # Here an image beside the first one is wanted.
 FURTHER_IMAGES = ("reprovision", "rollback")
@@ -148,6 +164,10 @@ class Rehearsal:
         self.laptop.cluster("control", "trust", HOST, "--fingerprint", self._fingerprint(), timeout=2 * MINUTE)
         wait_for(self._services, 5 * MINUTE, "the control node's services are back", 5.0)
         return shown
+
+    def boot_unfinished(self) -> str:
+        """A control node whose set-up was cut off boots; its disk is as it was when that happened."""
+        return self.boot_control()
 
     def init(self) -> str:
         """`cluster control init` over ssh."""
@@ -346,8 +366,14 @@ def power_strip(rehearsal: Rehearsal) -> Iterator[int]:
             server.shutdown()
 
 
-def run(log: Path, until: str | None, keep: bool, kept: bool, first: str | None) -> int:
-    """Run every stage from `first` (after the machine's boot) up to `until`; return the exit status."""
+def run(log: Path, until: str | None, keep: bool, kept: bool, first: str | None, skipped: Collection[str] = ()) -> int:
+    """Run every stage from `first` (after the machine's boot) up to `until`; return the exit status.
+
+    Parameters
+    ----------
+    skipped
+        Stages that are left out.
+    """
     stages = Stages(until, ORDER)
     folder = Path("/mnt")
     rehearsal = Rehearsal(folder, stages, log)
@@ -374,7 +400,8 @@ def run(log: Path, until: str | None, keep: bool, kept: bool, first: str | None)
     ]
     if first:
         names = [name for name, _, _ in doing]
-        boot = ("boot-control", "the control node that was kept boots", rehearsal.boot_kept)
+        again = rehearsal.boot_unfinished if first == "init" else rehearsal.boot_kept
+        boot = ("boot-control", "the control node that was kept boots", again)
         doing = [boot, *doing[names.index(first) :]]
     started = time.monotonic()
     interrupted = False
@@ -390,7 +417,7 @@ def run(log: Path, until: str | None, keep: bool, kept: bool, first: str | None)
             )
             going = going and stages.do("images", "images of the nodes (kept)", rehearsal.node_images)
             going = going and stages.do("model", "the model, as the engine loads it (kept)", rehearsal.make_model)
-            for name, title, work in doing:
+            for name, title, work in (each for each in doing if each[0] not in skipped):
                 going = going and stages.do(name, title, work)
         except KeyboardInterrupt:
             interrupted = True

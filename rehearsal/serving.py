@@ -80,7 +80,7 @@ class Serving:
             "the boot service": profile.boot.port,
         }
         ports = [str(port) for port in (*wanted.values(), *CLOSED.values())]
-        command = ["/opt/cluster/salt/bin/python", "-c", _CONNECT, profile.control.address, *ports]
+        command = ["/usr/bin/python3", "-c", _CONNECT, profile.control.address, *ports]
         seen = self._nodes("cmd.run_stdout", json.dumps(command), "python_shell=False")
         problems = [
             f"{node}: {problem}"
@@ -103,7 +103,7 @@ class Serving:
     def deploy(self) -> str:
         """The model is spread over both nodes, layer by layer."""
         name = self._profile.default_deployment
-        found = self._laptop.cluster_json("deploy", name, "--timeout", "900", timeout=20 * MINUTE)
+        found = self._laptop.cluster_json("deploy", name, timeout=20 * MINUTE)
         status = self._laptop.cluster_json("status", timeout=3 * MINUTE)["nodes"]
         stages = {
             f"{node} {worker}": seen["stage"]
@@ -174,7 +174,7 @@ class Serving:
         verdict = self._laptop.cluster_json("bottleneck", self._run, timeout=5 * MINUTE)["verdict"]
         if not verdict["ledger"]["entries"]:
             raise CommandError("the ledger of the run is empty")
-        return str(verdict["sentence"])
+        return f"{verdict['class']} ({verdict['confidence']:.0%}): {verdict['title']}"
 
     def first_token(self) -> str:
         """The boot's record of each node goes on to the first token."""

@@ -156,7 +156,7 @@ def test_a_nodes_slice_is_json_and_complete(profile: Profile) -> None:
     pillar = node_pillar(profile, "node1")
     assert json.loads(json.dumps(pillar)) == pillar
     assert pillar["profile"] == {"name": "embedded", "version": "1.0", "digest": profile.digest}
-    assert pillar["control"] == {"address": "10.77.0.1", "exporter_port": 9477}
+    assert pillar["control"] == {"address": "10.77.0.1", "exporter_port": 9477, "models": None}
     assert pillar["node"]["name"] == "node1"
     assert pillar["node"]["links"]["direct"] == {
         "interface": "usb4",
