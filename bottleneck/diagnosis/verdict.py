@@ -161,7 +161,7 @@ def analyse(run: Run) -> Verdict:
         evidence=finding.evidence,
         runners_up=tuple(_runner_up(each) for each in decision.others),
         candidates=tuple(_explained(each) for each in decision.candidates),
-        advice=() if nothing else tuple(fill(text, values) for text in cause.advice),
+        advice=() if nothing else tuple(fill(text, values) for text in finding.advice or cause.advice),
         gain=_gain(decision, ledger),
         ledger=ledger,
         measured=seen.to_json(),

@@ -70,6 +70,14 @@ class Topology:
         return self.settings.pipeline_parallel
 
     @property
+    def overlapping_stages(self) -> bool:
+        """True where stages work on parts of a batch side by side, and where no profile names the engine."""
+        if self.profile is None:
+            return True
+        deployment = self.profile.deployments[self.deployment]
+        return self.profile.engine_for(deployment, deployment.nodes[0]).interface.overlapping_stages
+
+    @property
     def max_num_seqs(self) -> int | None:
         """Sequences that run at the same time; None is not known."""
         return self.settings.max_num_seqs

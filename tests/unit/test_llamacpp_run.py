@@ -6,6 +6,7 @@ import pytest
 
 from bottleneck.diagnosis.verdict import analyse
 from bottleneck.runs.run_folder import load_run
+from bottleneck.runs.topology import Topology
 
 RUN = Path(__file__).parents[1] / "data" / "llamacpp"
 
@@ -35,3 +36,20 @@ def test_the_clients_times_stand() -> None:
     # 12 requests of 32 tokens, about 3 s each.
     assert verdict.ledger.total == pytest.approx(0.0953, rel=0.02)
     assert sum(entry.seconds for entry in verdict.ledger.entries) == pytest.approx(verdict.ledger.total, rel=1e-6)
+
+
+def test_more_sequences_are_no_advice_for_stages_that_take_one_batch_at_a_time() -> None:
+    run = load_run(RUN)
+    assert run.profile is not None
+    verdict = analyse(run)
+    assert verdict.name == "pipeline_bubble"
+    assert "serve a copy on each" in verdict.advice[0] and "concurrency" not in "".join(verdict.advice)
+
+
+def test_more_sequences_are_advice_where_the_engine_says_that_stages_work_side_by_side(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Topology, "overlapping_stages", True)
+    verdict = analyse(load_run(RUN))
+    assert verdict.name == "pipeline_bubble"
+    assert "--concurrency" in verdict.advice[0]

@@ -59,6 +59,8 @@ class Finding:
         How much of the score was not measured but left over by elimination, 0 to 1.
     terms : tuple of Term
         What the score is made of.
+    advice : tuple of str
+        Of the cause's advice, what holds here; empty is all of it.
     """
 
     score: float
@@ -69,6 +71,7 @@ class Finding:
     inferred: float = 0.0
     evidence: tuple[Evidence, ...] = ()
     terms: tuple[Term, ...] = ()
+    advice: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

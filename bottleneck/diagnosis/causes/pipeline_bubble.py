@@ -8,6 +8,24 @@ from bottleneck.diagnosis.causes.base import LAB, Cause, Finding, Term, Tier
 from bottleneck.diagnosis.causes.context import Context
 from bottleneck.diagnosis.evidence import line, percent
 
+SIDE_BY_SIDE = (
+    "Keep more sequences in flight: cluster bench --concurrency {concurrency}.",
+    (
+        "For one sequence at a time a pipeline cannot be faster than its stages in a row: use tensor parallel "
+        "if the link's latency allows it."
+    ),
+)
+IN_TURN = (
+    (
+        "Where the engine takes one batch at a time through its stages, more sequences fill none of them: if the model "
+        "fits on one node, serve a copy on each (replicas), and all of them work at once."
+    ),
+    (
+        "If it does not fit, use as few nodes as hold it, and give faster ones more of the layers: cluster "
+        "plan-deployment weighs both."
+    ),
+)
+
 
 def find(context: Context) -> Finding | None:
     """Find stages that sleep for want of a turn.
@@ -37,7 +55,9 @@ def find(context: Context) -> Finding | None:
             waits_for_it = slow.node is not None and (slow.node.node != facts.node or facts.restricted)
             asleep[facts.node] = away - (slow.total if waits_for_it else 0.0)
     running = max((engine.running_mean or 0.0 for engine in seen.engines), default=0.0)
-    if not asleep or min(asleep.values()) < thresholds.BUBBLE_ASLEEP or running > 2 * 2 * stages:
+    overlapping = seen.topology.overlapping_stages
+    filled = overlapping and running > 2 * 2 * stages
+    if not asleep or min(asleep.values()) < thresholds.BUBBLE_ASLEEP or filled:
         return None
     # What the link takes is no turn of another stage.
     link = context.share("link_transfer", "link_latency")
@@ -62,16 +82,20 @@ def find(context: Context) -> Finding | None:
             line(ran, running, "requests", "engine metrics: num_requests_running"),
         ),
         terms=(Term("turns of other stages x share of the time in steps", score),),
+        advice=SIDE_BY_SIDE if overlapping else IN_TURN,
     )
 
 
 CAUSE = Cause(
     name="pipeline_bubble",
     title="Pipeline bubble",
-    meaning="The stages of a pipeline take turns and there are too few batches in flight to keep all of them busy.",
+    meaning=(
+        "The stages of a pipeline take turns: too few batches are in flight to keep all of them busy, or the engine "
+        "takes one at a time through them."
+    ),
     signals=(
         "pipeline parallel, and workers of every stage sleep a large part of the busy time",
-        "fewer sequences run than twice the stages",
+        "few sequences run for so many stages, or the engine's stages do not work side by side",
         "the link between the stages is nearly empty",
     ),
     similar=(
@@ -79,13 +103,7 @@ CAUSE = Cause(
         ("link_latency", "there the naps are as short as a message, and as many"),
         ("client_limited", "there no request is under way at all for part of the time"),
     ),
-    advice=(
-        "Keep more sequences in flight: cluster bench --concurrency {concurrency}.",
-        (
-            "For one sequence at a time a pipeline cannot be faster than its stages in a row: use tensor parallel "
-            "if the link's latency allows it."
-        ),
-    ),
+    advice=(*SIDE_BY_SIDE, *IN_TURN),
     fault=False,
     tried=LAB,
     tier=Tier.MENDABLE,
