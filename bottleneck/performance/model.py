@@ -15,7 +15,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from bottleneck.performance.formats import BF16, FORMATS, VALUE_BYTES, WeightFormat
-from bottleneck.performance.shape import WHOLE, Attention, Layer, Matrix, ModelShape, Split, dense_shape
+from bottleneck.performance.layers import dense_shape
+from bottleneck.performance.shape import WHOLE, Attention, Layer, Matrix, ModelShape, Split
 
 if TYPE_CHECKING:
     from bottleneck.performance.collectives import Quantity

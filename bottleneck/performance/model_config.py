@@ -16,9 +16,10 @@ from typing import Any
 from bottleneck.performance.config_fields import Fields, LayerKind, one_name
 from bottleneck.performance.config_form import ConfigError, read_form
 from bottleneck.performance.formats import BF16, FORMATS, GGUF_TYPES, VALUE_BYTES, WeightFormat, mixture
+from bottleneck.performance.layers import feed_forward, grouped_attention
 from bottleneck.performance.model_families import FAMILIES, WRAPPERS, Family
 from bottleneck.performance.quantization_config import Storage, read_storage
-from bottleneck.performance.shape import Attention, Layer, Matrix, ModelShape, feed_forward, grouped_attention
+from bottleneck.performance.shape import Attention, Layer, Matrix, ModelShape
 from bottleneck.performance.state_layers import Part, delta_net, mamba, mamba1, short_convolution
 from bottleneck.performance.vision_config import tower
 from bottleneck.units import shown

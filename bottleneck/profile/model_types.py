@@ -11,8 +11,9 @@ from pydantic import ConfigDict, Field, model_validator
 
 from bottleneck.performance.config_form import ConfigError
 from bottleneck.performance.formats import FORMATS, VALUE_BYTES, WeightFormat
+from bottleneck.performance.layers import dense_shape
 from bottleneck.performance.model_config import ModelConfig, read_model_config
-from bottleneck.performance.shape import ModelShape, dense_shape
+from bottleneck.performance.shape import ModelShape
 from bottleneck.profile.paths import content_directory
 from bottleneck.profile.value_types import Count, Name, Section
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from netboot.boot import command_queue, enrolment, images, progress_report, rendering, storage
 from netboot.boot.architectures import unsupported
@@ -30,6 +30,7 @@ from netboot.boot.events import (
     Troubled,
     UnknownAsked,
 )
+from netboot.boot.liveness import Alive, Liveness
 from netboot.boot.rate_limit import Budget
 from netboot.boot.settings import BootNode, Settings, plain_mac
 from netboot.boot.stages import STAGES, BootStage, nonce_lifetime_seconds
@@ -51,18 +52,8 @@ REPORTED: tuple[BootStage, ...] = tuple(stage for stage, rules in STAGES.items()
 DETAIL_CHARACTERS = 200
 WAIT_SECONDS = 10
 UNKNOWN_WAIT_SECONDS = 30
-# How long an answer about a node's life is good for: from its DHCP request to its script.
-ALIVE_SECONDS = 8.0
 # Between two words about a disk that takes nothing.
 COMPLAIN_SECONDS = 60.0
-
-
-class Asked(NamedTuple):
-    """A question whether a node's minion answers, and over which connection it was put."""
-
-    at: float
-    connection: int
-    answer: asyncio.Task[bool]
 
 
 class Keys(Protocol):
@@ -75,7 +66,6 @@ class Keys(Protocol):
         """Return the fingerprint of the master's public key as a minion's `master_finger` wants it."""
 
 
-Alive = Callable[[BootNode], Awaitable[bool]]
 Announce = Callable[[str, dict[str, Any]], None]
 
 
@@ -109,8 +99,7 @@ class BootService:
         self.models_directory = models_directory
         self._directory = record_directory
         self._keys = keys
-        self._connection = connection
-        self._alive = alive
+        self._liveness = Liveness(connection, alive, clock)
         self._mac_of = mac_of
         self._announce = announce
         self.clock = clock
@@ -120,7 +109,6 @@ class BootService:
         self.unwritten = 0
         self._budget = Budget()
         self._admitting = asyncio.Lock()
-        self._asked: dict[str, Asked] = {}
         self._stuck: dict[str, tuple[str, float]] = {}
 
     def tell(self, event: Event, durable: bool = False) -> None:
@@ -220,7 +208,7 @@ class BootService:
     async def is_alive(self, node: BootNode) -> bool:
         """Return whether the node's minion is connected and answers."""
         try:
-            question = self._question(node)
+            question = self._liveness.question(node)
             return question is not None and await asyncio.shield(question)
         except Exception as error:
             # Whoever cannot be asked is not replaced.
@@ -251,30 +239,13 @@ class BootService:
                 self.tell(Troubled(now, node.name, "script", text))
         if seen.kind == "asked":
             # By the time it asks for its script, it is known whether it is a machine that is up already.
-            self._question(node)
+            self._liveness.question(node)
         elif seen.kind == "trouble":
             holder = self.settings.by_mac(seen.holder) if seen.holder else None
             text = f"{seen.text} ({holder.name})" if holder else seen.text
             self.tell(Troubled(now, node.name, "script", text))
         elif seen.kind == "sent":
             self.tell(Delivered(now, node.name, "script", f"TFTP: {seen.file} "))
-
-    def _question(self, node: BootNode) -> asyncio.Task[bool] | None:
-        """Return the question to the node's minion, one for all who ask at about the same time; None: nobody is there.
-
-        An answer is about one connection: whoever has come back since is asked anew.
-        """
-        now = self.clock()
-        connection = self._connection(node)
-        if connection is None:
-            return None
-        asked = self._asked.get(node.name)
-        if asked is None or asked.connection != connection or not 0 <= now - asked.at <= ALIVE_SECONDS:
-            asked = Asked(now, connection, asyncio.ensure_future(self._alive(node)))
-            # Its failure is told to whoever waits for it; nobody may.
-            asked.answer.add_done_callback(lambda done: done.cancelled() or done.exception())
-            self._asked[node.name] = asked
-        return asked.answer
 
     def _by_address(self, address: str) -> BootNode | None:
         return next((node for node in self.settings.nodes.values() if node.address == address), None)

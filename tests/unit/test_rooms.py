@@ -59,6 +59,25 @@ def test_a_made_part_without_an_end_is_named() -> None:
     assert rooms.filled("nothing made here\n") == "nothing made here\n"
 
 
+# A file that passes this asks for a second room. Without exceptions: data and pages are no source.
+MOST_LINES = 400
+SOURCE = {".py", ".sls", ".jinja", ".j2", ".css", ".sh", ""}
+
+
+def test_no_source_file_is_longer_than_a_person_reads() -> None:
+    folders = {path.name for path in ROOT.iterdir() if path.is_dir() and path.name[0] != "."}
+    folders -= {"build", "doc", "profiles", "runs", "typings"}
+    files = [path for name in sorted(folders) for path in (ROOT / name).rglob("*")]
+    files = [
+        path
+        for path in files
+        if path.is_file() and not path.is_symlink() and path.suffix in SOURCE and "data" not in path.parts
+    ]
+    assert len(files) > 400
+    long = {str(path.relative_to(ROOT)): len(path.read_bytes().splitlines()) for path in files}
+    assert {name: lines for name, lines in long.items() if lines > MOST_LINES} == {}
+
+
 def test_the_files_that_the_architecture_page_names_exist() -> None:
     """A page that sends people nowhere is worse than none."""
     text = (ROOT / "doc" / "explanation" / "architecture.md").read_text(encoding="utf-8")

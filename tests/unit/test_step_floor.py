@@ -18,10 +18,11 @@ from bottleneck.diagnosis.observations.node import NodeFacts
 from bottleneck.diagnosis.observations.observed import Observations
 from bottleneck.performance.collectives import Link, algorithm
 from bottleneck.performance.formats import FORMATS, WeightFormat
+from bottleneck.performance.layers import dense_shape, feed_forward
 from bottleneck.performance.roofline import demand, step_floor
 from bottleneck.performance.scheduler import Steps
 from bottleneck.performance.served import Accelerator, Served
-from bottleneck.performance.shape import Attention, Layer, ModelShape, Split, dense_shape, feed_forward
+from bottleneck.performance.shape import Attention, Layer, ModelShape, Split
 from bottleneck.performance.step import PARAMETERS, step_parts
 from bottleneck.plan.workers import ServerSettings
 from bottleneck.runs.topology import Group, Topology

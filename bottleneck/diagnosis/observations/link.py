@@ -95,14 +95,10 @@ def link_facts(
 
     Parameters
     ----------
-    run : Run
-        The run, for ceilings, profile and interval.
-    topology : Topology
-        The run's topology: which nodes exchange messages, over which link.
-    samples : Mapping[str, NodeSamples]
-        Node -> its samples, whose counters of the link are read.
-    nodes : Mapping[str, NodeFacts]
-        Node -> its facts.
+    run, topology : Run, Topology
+        The run, and which of its nodes exchange messages, over which link.
+    samples, nodes : mapping
+        Node -> its samples, whose counters of the link are read; node -> its facts.
     busy_seconds : float
         Seconds in the interval in which the engine had work.
     prompt_share : float
