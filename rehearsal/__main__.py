@@ -19,7 +19,8 @@ import typer
 from cli.output import USAGE, fail
 from rehearsal.debian import REPOSITORY
 from rehearsal.machines import FIRMWARE
-from rehearsal.run import BEGINNINGS, KEPT, ORDER, SKIPPABLE, run
+from rehearsal.run import BEGINNINGS, ORDER, SKIPPABLE, run
+from rehearsal.stages import KEPT
 
 PROGRAMS = ("qemu-system-x86_64", "mmdebstrap", "mksquashfs", "mke2fs", "debugfs", "unshare", "ip", "ssh", "rsync")
 _INSIDE = "CLUSTER_REHEARSAL_INSIDE"

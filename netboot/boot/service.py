@@ -41,9 +41,8 @@ from netboot.boot.state import (
     begin,
     find,
 )
-from netboot.image.canary import BootRecord
+from netboot.image.canary import BootRecord, settle
 from netboot.image.store import Store
-from netboot.image.trial import settle
 
 log = logging.getLogger(__name__)
 

@@ -1,10 +1,13 @@
-"""A new image goes to one node first; it goes to all when that node came back, and goes away when it did not."""
+"""Try a new image on one node: it goes to all when that node came back, and goes away when it did not."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from netboot.image.store import Store
 
 DEFAULT_DEADLINE_SECONDS = 600.0
 
@@ -84,3 +87,35 @@ def decide(canary: Canary, boot_record: BootRecord | None, now: float) -> Decisi
         window = canary.deadline - canary.started
         return Decision("rollback", f"{canary.node} is not back with {canary.digest} within {window:.0f} s: {seen}")
     return Decision("wait", f"{canary.node} has {left:.0f} s left to come back with {canary.digest}")
+
+
+def settle(store: Store, profile: str, newest_boot: Callable[[str], BootRecord | None], now: float) -> Decision | None:
+    """Promote or roll back the image that is on trial, when that can be decided; None when none is.
+
+    Called every few seconds by whoever keeps the boots' record.
+
+    Parameters
+    ----------
+    newest_boot
+        Node name -> what is known of its newest boot.
+    now
+        Seconds of the epoch.
+    """
+    # The store keeps trials, so it knows of this file already.
+    from netboot.image.store import StoreError
+
+    trial = store.canary(profile)
+    if trial is None:
+        return None
+    try:
+        store.manifest(trial.digest)
+    except StoreError as error:
+        # The node can boot nothing as long as this stands.
+        decision = Decision("rollback", str(error))
+    else:
+        decision = decide(trial, newest_boot(trial.node), now)
+    if decision.action == "promote":
+        store.activate(profile, trial.digest)
+    elif decision.action == "rollback":
+        store.end_trial(profile)
+    return decision

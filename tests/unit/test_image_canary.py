@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from netboot.image.canary import BootRecord, Canary, decide
+from netboot.image.canary import BootRecord, Canary, decide, settle
 from netboot.image.store import Store
-from netboot.image.trial import settle
 from tests.unit.image_store_builder import put_image
 
 NEW, OLD = "1111111111111111", "2222222222222222"

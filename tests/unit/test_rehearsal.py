@@ -14,8 +14,9 @@ from netboot.control_node import control_pillar
 from netboot.image.recipe import recipe_digest
 from rehearsal import images, model, trace
 from rehearsal.debian import CLUSTER, REPOSITORY
-from rehearsal.run import BEGINNINGS, FURTHER_IMAGES, NODES, ORDER
+from rehearsal.run import BEGINNINGS, ORDER
 from rehearsal.serving import port_problems, scores
+from rehearsal.stages import FURTHER_IMAGES, NODES
 from rehearsal.table import Stages
 
 

@@ -58,6 +58,7 @@ REPLACED = {
     "netboot/boot/limits.py": "netboot/boot/rate_limit.py",
     "netboot/boot/neighbours.py": "netboot/boot/kernel_tables.py",
     "netboot/boot/orders.py": "netboot/boot/command_queue.py",
+    "netboot/image/trial.py": "netboot/image/canary.py",
     "netboot/boot/watching.py": "netboot/boot/progress_report.py",
     "salt/sampler/files/surroundings.py": "salt/sampler/files/thermal_numa.py",
 }
