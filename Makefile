@@ -4,7 +4,7 @@ SHELL := /bin/bash
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo -E)
 PYTEST := .venv/bin/pytest
 
-.PHONY: help demo test test-fast lint rehearsal reference clean
+.PHONY: help demo test test-fast lint rehearsal gpu-lab reference clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -40,6 +40,12 @@ rehearsal: ## Control node, two nodes, reprovision and rollback, all in virtual 
 	@setup/packages rehearsal
 	@setup/venv
 	@$(AS_ROOT) .venv/bin/python -m rehearsal
+
+gpu-lab: ## Cards of this machine as a cluster: verdicts on known faults (DEVICE=cpu rehearses it, CARDS=4, OUT=folder)
+	@setup/packages demo
+	@setup/venv
+	@$(AS_ROOT) .venv/bin/cluster gpu-lab --device $(or $(DEVICE),cuda) --cards $(or $(CARDS),2) \
+		--output $(or $(OUT),gpu-lab) $(if $(ONLY),--only $(ONLY)) $(if $(MINUTES),--minutes $(MINUTES))
 
 reference: ## Write the generated pages of doc/reference again
 	@setup/venv

@@ -17,6 +17,7 @@ from bottleneck.profile import ProfileError, find_profile, load_profile
 from bottleneck.units import RATE
 from cli.options import DEFAULT_LAB, DEFAULT_PROFILE, JsonOption, LabOption, ProfileOption, configured
 from cli.output import FAILED, USAGE, emit, fail, out, step
+from cli.pack import pack
 from lab import lifecycle, operations
 from lab.layout import CONTROL, LabError
 from lab.requirements import check_root
@@ -134,6 +135,9 @@ def slow(
         if rate is not None or (restore and operations.has_slow_disk(lab, node)):
             operations.slow_disk(lab, node, rate)
             out.print(f"{node}: {'its disk as it is' if rate is None else f'{disk} from its disk'}")
+
+
+app.command("pack")(pack)
 
 
 def _become(lab: str, node: str, argv: list[str]) -> NoReturn:

@@ -28,6 +28,7 @@ COMMANDS = {
     "top": Lazy("cli.top:top"),
     "demo": Lazy("cli.demo:demo"),
     "verify-verdicts": Lazy("cli.verify:verify_verdicts"),
+    "gpu-lab": Lazy("cli.gpu_lab:gpu_lab"),
     "sync": Lazy("cli.sync:sync"),
     "doctor": Lazy("cli.doctor:doctor"),
     "salt": Lazy("cli.cluster:salt", context_settings={"allow_extra_args": True, "ignore_unknown_options": True}),

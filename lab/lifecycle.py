@@ -17,7 +17,7 @@ from typing import Any
 
 from bottleneck.plan.environment import node_devices
 from bottleneck.profile import Profile
-from lab import layout, network, node_processes, operations, salt_config
+from lab import cards, layout, network, node_processes, operations, salt_config
 from lab.cgroups import CgroupError, Hierarchy
 from lab.layout import CONTROL, LabError, Record, load_record
 from lab.namespaces import NodeSpec, enter, environment, find_init, start, write_layer
@@ -114,6 +114,12 @@ def down(name: str, keep_logs: Path | None = None, patience_seconds: float = 120
         return _take_down(hierarchy, name)
 
 
+def copy_logs(name: str, target: Path) -> None:
+    """Copy each node's logs of a lab, whatever state it is in, to a folder of its name below `target`."""
+    layout.check_name(name)
+    _copy_logs(find_hierarchy(), name, target)
+
+
 def names() -> list[str]:
     """Return the names of the labs on this machine, whole or not."""
     base = layout.base_directory()
@@ -128,14 +134,25 @@ def _make(making: _Making) -> None:
     hostnames = [profile.control.hostname, *(node.hostname for node in profile.nodes.values())]
     local = ["localhost", "127.0.0.1", CONTROL, profile.control.address, *profile.nodes, *hostnames, *addresses]
     record.environment = environment(profile.control.address, network.EGRESS_PORT, list(dict.fromkeys(local)))
-    record.devices = {name: node_devices(profile.engine_of(name), node) for name, node in profile.nodes.items()}
+    record.devices = {
+        name: {**node_devices(profile.engine_of(name), node), **cards.driver_environment()}
+        for name, node in profile.nodes.items()
+        if node.host_cards
+    }
     layout.cache_directory().mkdir(parents=True, exist_ok=True)
 
     making.progress("making the nodes")
     record.cores[CONTROL] = control_cores(record.cores)
     specs = [NodeSpec(record.name, CONTROL, profile.control.hostname, record.cores[CONTROL], None, CONTROL_CPU_SHARE)]
     specs += [
-        NodeSpec(record.name, node, spec.hostname, record.cores[node], spec.memory_bytes)
+        NodeSpec(
+            record.name,
+            node,
+            spec.hostname,
+            record.cores[node],
+            spec.memory_bytes,
+            mounts=tuple(cards.driver_mounts()) if spec.host_cards else (),
+        )
         for node, spec in profile.nodes.items()
     ]
     keys = salt_config.make_key_pairs([CONTROL, *profile.nodes])

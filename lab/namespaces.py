@@ -48,6 +48,7 @@ class NodeSpec:
     cores: list[int] | None
     memory_bytes: int | None
     cpu_share: float = 1.0
+    mounts: tuple[str, ...] = ()  # mount points of the host that the node sees as they are
 
 
 def write_layer(spec: NodeSpec, files: Mapping[str, tuple[str, int]]) -> None:
@@ -104,7 +105,7 @@ def start(spec: NodeSpec, hierarchy: Hierarchy, deadline: float) -> int:
                 "masks": [str(base_directory())],
                 "binds": [
                     # Read-only, and not through the overlay: an edit shows at once in every node.
-                    *([path, path, False] for path in shared_paths()),
+                    *([path, path, False] for path in (*shared_paths(), *spec.mounts)),
                     [str(cache_directory()), NODE_CACHE, True],
                 ],
                 "cgroups": [[mount.path.name, mount.filesystem, mount.options] for mount in hierarchy.mounts],

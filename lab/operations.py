@@ -76,10 +76,18 @@ def restart_salt(name: str, node: str) -> None:
         salt_config.start_daemon(enter(hierarchy, name, node, record.inits[node][0], environment, argv))
 
 
-def throttle(name: str, network_name: str, rate_bytes_per_second: float | None) -> None:
-    """Hold every link of a network to a rate; None puts the profile's rate back."""
+def throttle(
+    name: str, network_name: str, rate_bytes_per_second: float | None, cable: tuple[str, str] | None = None
+) -> None:
+    """Hold every link of a network, or the cable between two nodes, to a rate; None puts the profile's rate back."""
     record = _running(name)
     ports = [network.Port(**port) for port in record.ports if port["network"] == network_name]
+    key = network_name
+    if cable is not None and ports:
+        ports = [port for port in ports if (port.place, port.peer) in (cable, cable[::-1])]
+        key = f"{network_name} {cable[0]}-{cable[1]}"
+        if not ports:
+            raise LabError(f"network {network_name} of lab {name} has no cable between {' and '.join(cable)}", code=2)
     if not ports:
         known = ", ".join(dict.fromkeys(port["network"] for port in record.ports))
         raise LabError(f"lab {name} has no network {network_name}; it has {known}", code=2)
@@ -89,7 +97,7 @@ def throttle(name: str, network_name: str, rate_bytes_per_second: float | None) 
         ports = [network.Port(**{**asdict(port), "rate_bytes_per_second": rate_bytes_per_second}) for port in ports]
     with layout.locked(name):
         record = _running(name)
-        with _noted(record, record.throttled, network_name, rate_bytes_per_second):
+        with _noted(record, record.throttled, key, rate_bytes_per_second):
             network.apply_lines("tc", network.shape_lines(ports), _pids(record))
 
 

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -24,6 +25,8 @@ from lab.namespaces import on_host
 from lab.requirements import find_hierarchy
 
 READY_SECONDS = 10.0
+# Importing torch, and a first kernel, beside an engine that is up.
+IMPORT_SECONDS = 180.0
 # Where the causal experiment looks for a delay that is there already.
 CONTROL_FOLDER = "/run/cluster/perturb"
 # Above this share of it in memory, what is read for a start says nothing of the disk.
@@ -45,11 +48,12 @@ def injected(control: Control, injections: Sequence[Mapping[str, Any]]) -> Itera
 
 @contextmanager
 def _throttle(control: Control, injection: Mapping[str, Any]) -> Iterator[None]:
+    cable = injection.get("cable")
     try:
-        lab.throttle(control.lab, injection["link"], float(injection["bytes_per_second"]))
+        lab.throttle(control.lab, injection["link"], float(injection["bytes_per_second"]), cable)
         yield
     finally:
-        lab.throttle(control.lab, injection["link"], None)
+        lab.throttle(control.lab, injection["link"], None, cable)
 
 
 @contextmanager
@@ -168,6 +172,73 @@ def _api_server_process(hierarchy: Hierarchy, name: str, node: str) -> int:
 
 
 @contextmanager
+def _foreign_kernels(control: Control, injection: Mapping[str, Any]) -> Iterator[None]:
+    """Let another program compute on a node's accelerator for a share of the time."""
+    node = str(injection["node"])
+    engine = control.profile.engine_of(node)
+    ready = f"{CONTROL_FOLDER}/kernels-ready"
+    program = str(REPOSITORY / "salt" / "perturb" / "files" / "foreign_kernels.py")
+    argv = [f"{engine.directory()}/bin/python", program, str(injection["share"]), str(engine.torch_device), ready]
+    _shell(control, node, f"mkdir -p {CONTROL_FOLDER} && rm -f {ready}")
+    with _running(control, node, argv) as process:
+
+        def works() -> bool:
+            if process.poll() is not None:
+                raise FaultError(f"the foreign program on {node} ended with status {process.returncode}")
+            return bool(_shell(control, node, f"cat {ready} 2>/dev/null || true").strip())
+
+        _wait(works, f"the foreign program on {node}", IMPORT_SECONDS)
+        yield
+
+
+PAUSE_PERIOD_SECONDS = 0.05
+# As vLLM names them: a rank's process, and where there is one rank the engine's own.
+RANKS = ("VLLM::Worker", "VLLM::EngineCor")
+
+
+@contextmanager
+def _paused(control: Control, injection: Mapping[str, Any]) -> Iterator[None]:
+    """Stop a node's rank for a share of every twentieth of a second."""
+    node, share = str(injection["node"]), float(injection["share"])
+    pids = _rank_processes(find_hierarchy(), control.lab, node)
+    over = threading.Event()
+
+    def pause() -> None:
+        while not over.is_set():
+            _signal(pids, signal.SIGSTOP)
+            over.wait(share * PAUSE_PERIOD_SECONDS)
+            _signal(pids, signal.SIGCONT)
+            over.wait((1.0 - share) * PAUSE_PERIOD_SECONDS)
+
+    thread = threading.Thread(target=pause, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        _signal(pids, signal.SIGCONT)
+
+
+def _signal(pids: Sequence[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def _rank_processes(hierarchy: Hierarchy, name: str, node: str) -> list[int]:
+    titles: dict[int, str] = {}
+    for pid in hierarchy.processes(name, node):
+        with contextlib.suppress(OSError):
+            titles[pid] = Path(f"/proc/{pid}/comm").read_text().strip()
+    for title in RANKS:
+        found = [pid for pid, seen in titles.items() if seen.startswith(title)]
+        if found:
+            return found
+    raise FaultError(f"no process of a rank on {node}: expected one called {' or '.join(RANKS)}")
+
+
+@contextmanager
 def _cold_disk(control: Control, injection: Mapping[str, Any]) -> Iterator[None]:
     """Have a node read its engine and its weights from a slow disk: neither is in the page cache any more."""
     node = str(injection["node"])
@@ -203,6 +274,8 @@ _KINDS: dict[str, Callable[[Control, Mapping[str, Any]], AbstractContextManager[
     "delay": _delay,
     "api_server": _api_server,
     "cold_disk": _cold_disk,
+    "foreign_kernels": _foreign_kernels,
+    "paused": _paused,
 }
 
 
@@ -232,9 +305,9 @@ def _shell(control: Control, node: str, text: str) -> str:
     return finished.stdout
 
 
-def _wait(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + READY_SECONDS
+def _wait(condition: Callable[[], bool], what: str, seconds: float = READY_SECONDS) -> None:
+    deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
-            raise FaultError(f"{what} did not come up within {READY_SECONDS:.0f} s")
+            raise FaultError(f"{what} did not come up within {seconds:.0f} s")
         time.sleep(0.05)

@@ -1,0 +1,92 @@
+"""Score the record: what each fault cost, and whether the verdict named it, and no other where there was none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+# From here on a fault is one that a person wants to know of first.
+LARGE_COST = 0.2
+# Runs of one load that lie nearest before and after.
+_CONTROLS = frozenset({"balanced", "inconclusive"})
+
+
+@dataclass(frozen=True)
+class Score:
+    """One case, as it came out.
+
+    Attributes
+    ----------
+    cost
+        Time per token more than without what was put in, as a share of that; None without a run to compare with.
+    named, node
+        What the verdict said, and of which node.
+    is_right
+        Whether that is among what was expected, at the place where it was put in.
+    """
+
+    case: str
+    kind: str | None
+    cost: float | None
+    named: str
+    node: str | None
+    is_right: bool
+
+
+def scores(lines: Iterable[Mapping[str, Any]]) -> list[Score]:
+    """Return a score for each case of the record, in its order."""
+    known = [line for line in lines if not line.get("error") and line.get("seconds_per_token")]
+    return [_score(line, known) for line in known if line["of"]]
+
+
+def _score(line: Mapping[str, Any], known: Sequence[Mapping[str, Any]]) -> Score:
+    put, where = line["put"], line["verdict"].get("where") or {}
+    named = str(line["verdict"]["name"])
+    right = named in line["expected"]
+    if put and put.get("node") and named == "straggler":
+        right = right and where.get("node") == put["node"]
+    cost = _cost(line, known) if put else None
+    return Score(str(line["case"]), put["kind"] if put else None, cost, named, where.get("node"), right)
+
+
+def _cost(line: Mapping[str, Any], known: Sequence[Mapping[str, Any]]) -> float | None:
+    """Return what a fault costs, by the runs of its load without it that are nearest before and after."""
+    deployment = str(line["deployment"]).removesuffix("-uneven")
+    plain = [
+        other
+        for other in known
+        if other["put"] is None
+        and other["deployment"] == deployment
+        and other["load"]["kind"] == line["load"]["kind"]
+        and other["requests"] == line["requests"]
+    ]
+    before = [other for other in plain if other["began"] < line["began"]][-1:]
+    after = [other for other in plain if other["began"] > line["began"]][:1]
+    beside = [float(other["seconds_per_token"]) for other in (*before, *after)]
+    return float(line["seconds_per_token"]) * len(beside) / sum(beside) - 1.0 if beside else None
+
+
+def summary(found: Sequence[Score]) -> dict[str, Any]:
+    """Return the figures: top-1 where a fault costs a fifth or more, and false names where nothing was put in."""
+    large = [each for each in found if each.cost is not None and each.cost >= LARGE_COST]
+    controls = [each for each in found if each.kind is None]
+    false = [each for each in controls if not each.is_right and each.named not in _CONTROLS]
+    return {
+        "cases": len(found),
+        "causes": len({each.kind for each in found if each.kind}),
+        "large": {"right": sum(each.is_right for each in large), "of": len(large)},
+        "controls": {"false_names": len(false), "of": len(controls)},
+        "scores": [asdict(each) for each in found],
+    }
+
+
+def table(found: Sequence[Score]) -> str:
+    """Return a line for each case, in Markdown."""
+    lines = ["| case | put in | cost | named | right |", "|---|---|---|---|---|"]
+    for each in found:
+        cost = "-" if each.cost is None else f"{each.cost:+.0%}"
+        place = f" on {each.node}" if each.node else ""
+        right = "yes" if each.is_right else "no"
+        lines.append(f"| {each.case} | {each.kind or 'nothing'} | {cost} | {each.named}{place} | {right} |")
+    return "\n".join(lines) + "\n"
