@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bottleneck.diagnosis.verdict import analyse
-from bottleneck.runs.run import RunError, load_run
+from bottleneck.runs.run_folder import RunError, load_run
 from cli.control import Control, ControlError
 from cli.gpu_lab.cases import Cases, Device, Turn
 from cli.output import console

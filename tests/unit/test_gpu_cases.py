@@ -15,6 +15,7 @@ from cli.gpu_lab import scores as scoring
 from cli.gpu_lab.cases import Case, Cases, Put, all_cases, settings_of, turns
 from cli.gpu_lab.trials import _names, injections
 from lab import cards as machine
+from lab import requirements
 from tests.by_file import load
 
 GIB = 2**30
@@ -168,7 +169,7 @@ def test_the_summary_counts_large_faults_and_false_names() -> None:
 
 
 SMI = "0, NVIDIA H100 80GB HBM3, GPU-1, 81559, 1, 580.159.04\n1, NVIDIA H100 80GB HBM3, GPU-2, 81559, 1, 580.159.04\n"
-TOOLS = dict.fromkeys((*machine.TOOLS, *machine.NODE_TOOLS, *machine.COMPILER), "/usr/bin/x")
+TOOLS = dict.fromkeys((*requirements.TOOLS, *machine.NODE_TOOLS, *machine.COMPILER), "/usr/bin/x")
 
 
 def test_a_machine_with_two_idle_cards_lacks_nothing() -> None:
