@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bottleneck.profile import Profile
+from bottleneck.profile.types import EngineSpec
 from lab.layout import LabError, cache_directory
 from lab.requirements import TOOLS
 
@@ -198,14 +199,19 @@ def driver_environment(environment: Mapping[str, str] = os.environ) -> dict[str,
 
 
 def driver_mounts(
+    engine: EngineSpec | None = None,
     listed: str | None = None,
     mountinfo: Path = Path("/proc/self/mountinfo"),
     environment: Mapping[str, str] = os.environ,
 ) -> list[str]:
-    """Return the mount points beside `/` that hold the driver's libraries: a node's view of `/` does not reach there.
+    """Return the mount points beside `/` that a node with cards needs: its view of `/` does not reach there.
+
+    They hold the driver's libraries, and the packages of the machine that the engine's environment sees.
 
     Parameters
     ----------
+    engine
+        The engine of the node, in the cache.
     listed
         What `ldconfig -p` prints; left out, it is asked.
     """
@@ -216,9 +222,17 @@ def driver_mounts(
     folders = [*environment.get("LD_LIBRARY_PATH", "").split(":"), *_DRIVER_FOLDERS]
     found = [Path(folder) / name for folder in folders if folder for name in _DRIVER_LIBRARIES]
     found += [Path(line.rpartition("=> ")[2]) for line in listed.splitlines() if _named(line)]
+    found += _shared_packages(engine) if engine and engine.shares_packages else []
     points = [line.split()[4] for line in mountinfo.read_text().splitlines()]
     above = {_mount_of(path.resolve(), points) for path in found if path.exists()}
     return sorted(above - {"/"})
+
+
+def _shared_packages(engine: EngineSpec) -> list[Path]:
+    """Return the folders of the machine's packages that an engine's environment in the cache names."""
+    pattern = f"engines/{Path(engine.directory()).name}/lib/python3*/site-packages/machine.pth"
+    files = cache_directory().glob(pattern)
+    return [Path(line) for file in files for line in file.read_text(encoding="utf-8").split()]
 
 
 def _named(line: str) -> bool:

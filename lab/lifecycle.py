@@ -151,7 +151,7 @@ def _make(making: _Making) -> None:
             spec.hostname,
             record.cores[node],
             spec.memory_bytes,
-            mounts=tuple(cards.driver_mounts()) if spec.host_cards else (),
+            mounts=tuple(cards.driver_mounts(profile.engine_of(node))) if spec.host_cards else (),
         )
         for node, spec in profile.nodes.items()
     ]

@@ -31,8 +31,9 @@ PREFIX = "/opt/gpu-lab"
 MANIFEST, SUMS = "pack.json", "SHA256SUMS"
 LOADER = "control/tools/lib64/ld-linux-x86-64.so.2"
 LIBRARIES = ("control/tools/lib/x86_64-linux-gnu", "control/tools/usr/lib/x86_64-linux-gnu")
+NODE_ENGINES = Path("/var/cache/cluster/engines")
 BLOCK_BYTES = 1 << 20
-MOST_PROCESSES = 16
+MOST_THREADS = 16
 
 
 def fail(text: str) -> NoReturn:
@@ -86,7 +87,8 @@ class Pack:
     def unpack(self) -> None:
         """Unpack every archive of which all parts are here, side by side."""
         waiting = [each for each in self.manifest()["archives"] if not self.is_done(each) and not self.absent(each)]
-        with concurrent.futures.ProcessPoolExecutor(min(MOST_PROCESSES, len(os.sched_getaffinity(0)))) as pool:
+        # Threads: xz works without the interpreter's lock.
+        with concurrent.futures.ThreadPoolExecutor(min(MOST_THREADS, len(os.sched_getaffinity(0)))) as pool:
             for name in pool.map(self.unpack_one, waiting):
                 print(f"unpacked: {name}", flush=True)
 
@@ -129,8 +131,9 @@ class Pack:
             fail(f"{len(left)} files are missing, of pieces that have not come: {', '.join(sorted(left)[:3])} ...")
         self.unpack()
         python = self.interpreter(manifest)
-        for folder in (self.control, self.engine()):
-            make_environment(python, folder)
+        make_environment(python, self.control, self.control)
+        # Nodes see the cache there, and its programs run in nodes alone.
+        make_environment(python, self.engine(), NODE_ENGINES / self.engine().name)
         if manifest["engine"]["shares_packages"]:
             share_packages(python, self.engine())
         (site_packages(self.control) / "project.pth").write_text(f"{self.project}\n", encoding="utf-8")
@@ -229,15 +232,18 @@ class Joined(io.RawIOBase):
         super().close()
 
 
-def make_environment(python: str, folder: Path) -> None:
-    """Make the virtual environment around packages that are there already, and let its programs be of its Python."""
+def make_environment(python: str, folder: Path, shown: Path) -> None:
+    """Make the virtual environment around packages that are there already.
+
+    Its programs are of its Python, by the path at which it is shown where they run.
+    """
     subprocess.run([python, "-m", "venv", "--without-pip", str(folder)], check=True)
     for path in sorted((folder / "bin").iterdir()):
         if path.is_symlink() or not path.is_file():
             continue
         first, _, rest = path.read_bytes().partition(b"\n")
         if first.startswith(b"#!") and b"python" in first:
-            path.write_bytes(f"#!{folder}/bin/python\n".encode() + rest)
+            path.write_bytes(f"#!{shown}/bin/python\n".encode() + rest)
 
 
 def share_packages(python: str, folder: Path) -> None:

@@ -194,16 +194,22 @@ def test_each_thing_that_is_lacking_is_named_with_what_to_do() -> None:
     assert machine.lacks(profile(2, "processors"), [], TOOLS) == [], "no card is needed on processors"
 
 
-def test_mounts_that_hold_the_driver_are_found(tmp_path: Path) -> None:
+def test_mounts_that_hold_the_driver_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     library = tmp_path / "driver/lib64/libcuda.so.1"
     library.parent.mkdir(parents=True)
     library.touch()
     info = tmp_path / "mountinfo"
     info.write_text(f"1 0 0:1 / / rw - ext4 x rw\n2 1 0:2 / {tmp_path}/driver ro - virtiofs x ro\n")
     listed = f"2 libs found\n\tlibcuda.so.1 (libc6,x86-64) => {library}\n\tlibm.so.6 (libc6) => /lib/libm.so.6\n"
-    assert machine.driver_mounts(listed, info, {}) == [f"{tmp_path}/driver"]
-    assert machine.driver_mounts("", info, {"LD_LIBRARY_PATH": str(library.parent)}) == [f"{tmp_path}/driver"]
-    assert machine.driver_mounts("", info, {}) == []
+    assert machine.driver_mounts(None, listed, info, {}) == [f"{tmp_path}/driver"]
+    assert machine.driver_mounts(None, "", info, {"LD_LIBRARY_PATH": str(library.parent)}) == [f"{tmp_path}/driver"]
+    assert machine.driver_mounts(None, "", info, {}) == []
+    engine = profile(2, "cards").engine_of("node0")
+    monkeypatch.setenv("CLUSTER_CACHE", str(tmp_path / "cache"))
+    packages = tmp_path / "cache/engines" / Path(engine.directory()).name / "lib/python3.12/site-packages"
+    packages.mkdir(parents=True)
+    (packages / "machine.pth").write_text(f"{library.parent}\n")
+    assert machine.driver_mounts(engine, "", info, {}) == [f"{tmp_path}/driver"], "torch is on a disk of its own"
     assert machine.driver_environment({"LD_LIBRARY_PATH": "/x", "HOME": "/root"}) == {"LD_LIBRARY_PATH": "/x"}
 
 

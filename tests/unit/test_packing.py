@@ -4,7 +4,6 @@ import json
 import random
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,11 +20,8 @@ PIECE_BYTES = 60_000
 
 
 @pytest.fixture
-def unpack(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    module: ModuleType = load("lab/packing/unpack.py", "unpack_of_a_pack")
-    # A program that another process cannot import by this name.
-    monkeypatch.setattr(module.concurrent.futures, "ProcessPoolExecutor", ThreadPoolExecutor)
-    return module
+def unpack() -> ModuleType:
+    return load("lab/packing/unpack.py", "unpack_of_a_pack")
 
 
 @pytest.fixture
@@ -61,7 +57,6 @@ def test_what_is_never_read_is_left_out(tree: Path) -> None:
     ]
 
 
-@pytest.mark.starts_programs
 def test_an_archive_is_named_by_its_content_and_made_once(tree: Path, tmp_path: Path) -> None:
     files = archives.relative_files(tree, contents.LEFT_OUT)
     first = archives.make("engine", tree, files, tmp_path / "made", 1)
@@ -86,7 +81,6 @@ def test_no_piece_is_larger_than_it_may_be_and_each_can_be_checked(tree: Path, t
         assert (piece.folder / "unpack.py").exists() and (piece.folder / "pack.json").exists()
 
 
-@pytest.mark.starts_programs
 def test_pieces_come_in_any_order_and_twice(tree: Path, tmp_path: Path, unpack: Any) -> None:
     pieces = packed(tree, tmp_path / "out")
     prefix = str(tmp_path / "there")
@@ -101,7 +95,6 @@ def test_pieces_come_in_any_order_and_twice(tree: Path, tmp_path: Path, unpack: 
     assert (there / "lib/python3.11/site-packages/engine/link.py").is_symlink()
 
 
-@pytest.mark.starts_programs
 def test_a_piece_that_is_broken_missing_or_of_another_pack_is_named(tree: Path, tmp_path: Path, unpack: Any) -> None:
     pieces = packed(tree, tmp_path / "out")
     prefix = ["--prefix", str(tmp_path / "there")]
@@ -125,10 +118,12 @@ def test_a_piece_that_is_broken_missing_or_of_another_pack_is_named(tree: Path, 
 @pytest.mark.starts_programs
 def test_an_environments_programs_are_of_the_python_that_is_there(tree: Path, unpack: Any) -> None:
     (tree / "bin/python").unlink()
-    unpack.make_environment(sys.executable, tree)
+    unpack.make_environment(sys.executable, tree, tree)
     finished = subprocess.run([tree / "bin/serve"], capture_output=True, text=True, check=True)
     assert finished.stdout == "serves\n"
     assert (tree / "bin/serve").read_text().startswith(f"#!{tree}/bin/python\n")
+    unpack.make_environment(sys.executable, tree, unpack.NODE_ENGINES / "x")
+    assert (tree / "bin/serve").read_text().startswith("#!/var/cache/cluster/engines/x/bin/python\n")
 
 
 @pytest.mark.starts_programs
@@ -140,7 +135,6 @@ def test_a_machine_without_the_engines_torch_is_told_what_was_seen(tmp_path: Pat
         pack.interpreter({"python": "3.7", "torch": "2.11.0"})
 
 
-@pytest.mark.starts_programs
 def test_a_program_of_the_pack_is_started_by_the_packs_own_loader(
     tmp_path: Path, unpack: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
