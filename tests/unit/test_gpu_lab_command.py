@@ -11,12 +11,15 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+import lab as lab_module
+from bottleneck.profile import find_profile, load_profile
 from cli.gpu_lab import command, trials
 from cli.gpu_lab.cases import all_cases, turns
 from cli.gpu_lab.steps import Steps
 from cli.main import app
 from cli.verify.record import Record
 from lab import LabError
+from lab import cards as machine
 
 CASES = "tp2-rate-5-prompts,tp2-starved-follower,tp2-idle-client"
 
@@ -57,7 +60,7 @@ class FakeCluster:
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeCluster:
-    fake = FakeCluster(command.load_profile(command.find_profile("gpu-pair-cpu")))
+    fake = FakeCluster(load_profile(find_profile("gpu-pair-cpu")))
 
     @contextlib.contextmanager
     def injected(_: Any, injections: list[Mapping[str, Any]]) -> Iterator[None]:
@@ -88,12 +91,12 @@ def cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeCluster:
         control.deployed = "tp2"
         return {"deployment": "tp2"}
 
-    monkeypatch.setattr(command.machine, "lacks", lambda *_: [])
-    monkeypatch.setattr(command.machine, "machine_lacks", lambda *_: [])
-    monkeypatch.setattr(command.machine, "machine_cards", lambda: [])
-    monkeypatch.setattr(command.lab_module, "up", lambda *_, **__: {"up": True})
-    monkeypatch.setattr(command.lab_module, "down", lambda *_: True)
-    monkeypatch.setattr(command.lab_module, "copy_logs", copy_logs)
+    monkeypatch.setattr(machine, "lacks", lambda *_: [])
+    monkeypatch.setattr(machine, "machine_lacks", lambda *_: [])
+    monkeypatch.setattr(machine, "machine_cards", lambda: [])
+    monkeypatch.setattr(lab_module, "up", lambda *_, **__: {"up": True})
+    monkeypatch.setattr(lab_module, "down", lambda *_: True)
+    monkeypatch.setattr(lab_module, "copy_logs", copy_logs)
     monkeypatch.setattr(command, "connect", lambda *_: fake)
     monkeypatch.setattr(command, "apply_states", lambda *_: {"node0": {"failed": []}})
     monkeypatch.setattr(command, "measure", lambda _: {"ceilings": {}})
@@ -191,9 +194,9 @@ def test_what_stops_a_step_is_in_its_record(tmp_path: Path) -> None:
 
 
 def test_a_machine_without_cards_is_told_so_and_nothing_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command.machine, "machine_cards", lambda: [])
-    monkeypatch.setattr(command.machine, "machine_lacks", lambda *_: [])
-    monkeypatch.setattr(command.lab_module, "up", lambda *_, **__: pytest.fail("a lab was started"))
+    monkeypatch.setattr(machine, "machine_cards", lambda: [])
+    monkeypatch.setattr(machine, "machine_lacks", lambda *_: [])
+    monkeypatch.setattr(lab_module, "up", lambda *_, **__: pytest.fail("a lab was started"))
     result = CliRunner().invoke(app, ["gpu-lab"])
     assert result.exit_code == 1
     assert "expected 2 cards. Next: make gpu-lab DEVICE=cpu rehearses it on processors" in result.output
