@@ -252,7 +252,8 @@ def main() -> None:
     if INSIDE not in os.environ:
         # Whatever is started, mounted or dropped in here ends with it.
         inside = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
-        sys.exit(subprocess.run([*inside, sys.executable, *sys.argv], env={**os.environ, INSIDE: "1"}).returncode)
+        # In place of this process, so that a signal to it ends all of that, too.
+        os.execvpe(inside[0], [*inside, sys.executable, *sys.argv], {**os.environ, INSIDE: "1"})
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     document = measure(options.nodes, options.rate, options.outage, options.settle)
     if options.json:

@@ -29,7 +29,7 @@ from bottleneck.telemetry.engine_work import engine_work
 from bottleneck.telemetry.prometheus_text import MetricsText
 from bottleneck.telemetry.store import Store
 from bottleneck.telemetry.store_recovery import open_or_begin_anew
-from control import audit, records, serving
+from control import audit, hangs, records, serving
 from control.nodes import Nodes
 from netboot.boot import dhcp_log, enrolment
 from netboot.boot.state import State as BootState
@@ -160,6 +160,18 @@ def test_whatever_nodes_answer_a_deployment_serves_or_there_is_a_reason(answers:
 
     found = serving.trouble(nodes, SPECS, "tiny", False, ask, lambda _seconds: None)
     assert found is None or isinstance(found, str)
+
+
+@quick
+@given(st.dictionaries(st.sampled_from(["node0", "node1"]), JSON), SEEDS, st.booleans())
+def test_whatever_nodes_answer_of_their_processes_it_is_a_hang_or_it_is_not_known(
+    answers: dict[str, Any], seed: int, on_cpu: bool
+) -> None:
+    process = {"pid": 7, "name": "rank", "state": "S", "user": 0.0, "system": 0.0}
+    sound = {"processes": [process], "link_bytes_per_second": 0.0, "unreachable": []}
+    given_ = {node: answers.get(node, broken(sound, random.Random(seed))) for node in ("node0", "node1")}
+    found = hangs.judge(given_, on_cpu)
+    assert found is None or found.kind in ("stopped", "cut", "still")
 
 
 # -- windows

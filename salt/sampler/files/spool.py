@@ -17,15 +17,19 @@ FRESH_AT_ONCE = 20
 MISSING_AT_ONCE = 20
 OVERDUE_AT_ONCE = 5
 MOST_BYTES = 256 * 2**20
+# Each further sending of one batch waits twice as long, up to so many times: where the control node is only slow, what
+# is sent again before it was looked at makes it slower still.
+MOST_PATIENCE = 16
 
 
 class _Entry:
-    __slots__ = ("batch", "packed", "sent", "wanted")
+    __slots__ = ("batch", "packed", "sent", "times", "wanted")
 
     def __init__(self, batch: Batch | None, packed: bytes) -> None:
         self.batch = batch
         self.packed = packed
         self.sent: float | None = None
+        self.times = 0
         self.wanted = False
 
 
@@ -117,11 +121,16 @@ class Spool:
                 if len(fresh) < FRESH_AT_ONCE:
                     fresh.append(key)
             elif entry.wanted:
-                if len(wanted) < MISSING_AT_ONCE:
+                # The first time at once: what came after it has arrived. Then it may be on its way.
+                if len(wanted) < MISSING_AT_ONCE and now - entry.sent >= self._patience(entry.times - 1):
                     wanted.append(key)
-            elif now - entry.sent >= self._resend_seconds and len(overdue) < OVERDUE_AT_ONCE:
+            elif now - entry.sent >= self._patience(entry.times) and len(overdue) < OVERDUE_AT_ONCE:
                 overdue.append(key)
         return [self._to_send(key) for key in (*fresh, *wanted, *overdue)]
+
+    def _patience(self, times: int) -> float:
+        """Return how long a batch that was sent so many times is waited for before it is sent again, seconds."""
+        return self._resend_seconds * min(2 ** (times - 1), MOST_PATIENCE) if times else 0.0
 
     def _to_send(self, key: Key) -> Batch:
         boot, _ = key
@@ -140,6 +149,7 @@ class Spool:
             if entry.sent is not None:
                 self.resent += 1
             entry.sent, entry.wanted = now, False
+            entry.times += 1
             entry.batch = None  # hardly any batch is sent twice: the text is enough
 
     def acknowledge(self, stored: Any) -> bool:
