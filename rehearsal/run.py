@@ -1,4 +1,4 @@
-"""The rehearsal, stage by stage; started by `python -m rehearsal` in namespaces that end with it."""
+"""Run the stages of a rehearsal; started by `python -m rehearsal` in namespaces that end with it."""
 
 from __future__ import annotations
 
@@ -8,47 +8,84 @@ import signal
 import socketserver
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 from rehearsal.machines import namespace
 from rehearsal.stages import NODES, Rehearsal
 from rehearsal.table import Stages
 
+PREPARED = ("debian", "wires", "images", "model")
+TITLES: Mapping[str, str] = {
+    "boot-control": "plain Debian boots, ssh answers",
+    "init": "cluster control init over ssh",
+    "init-again": "cluster control init again",
+    "reboot": "the control node reboots",
+    "image": "image and model on the control node",
+    "doctor": "cluster doctor: laptop and control node",
+    "nodes": "both nodes netboot, enrol, are configured",
+    "apply": "cluster apply, cluster salt state.apply",
+    "doctor-all": "cluster doctor: everything",
+    "firewall": "what a node reaches of the control node",
+    "deploy": "cluster deploy, layers on both nodes",
+    "units": "the workers' systemd units",
+    "listens": "where the workers listen",
+    "bench": "cluster bench",
+    "bottleneck": "cluster bottleneck",
+    "first-token": "from power-on to the first token",
+    "undeploy": "cluster undeploy",
+    "reprovision": "cluster reprovision to another image",
+    "rollback": "a broken image is rolled back by itself",
+}
+ORDER = (*PREPARED, *TITLES)
 # Stages that a control node that was kept can begin with.
 BEGINNINGS = ("init", "init-again", "reboot", "image", "doctor", "nodes")
-ORDER = (
-    *("debian", "wires", "images", "model", "boot-control", "init", "init-again", "reboot", "image", "doctor", "nodes"),
-    *(
-        "apply",
-        "doctor-all",
-        "firewall",
-        "deploy",
-        "units",
-        "listens",
-        "bench",
-        "bottleneck",
-        "first-token",
-        "undeploy",
-    ),
-    *("reprovision", "rollback"),
-)
 # What others build on is not among them.
 SKIPPABLE = (
-    *(
-        "init-again",
-        "reboot",
-        "doctor",
-        "apply",
-        "doctor-all",
-        "firewall",
-        "units",
-        "listens",
-        "bottleneck",
-        "undeploy",
-    ),
-    "reprovision",
+    *("init-again", "reboot", "doctor", "apply", "doctor-all", "firewall", "units", "listens", "bottleneck"),
+    *("first-token", "reprovision"),
 )
+# Here an image beside the first one is wanted.
+FURTHER_IMAGES = ("reprovision", "rollback")
+
+
+def works(rehearsal: Rehearsal) -> dict[str, Callable[[], str]]:
+    """Return stage -> what it does, in order."""
+    return {
+        "boot-control": rehearsal.boot_control,
+        "init": rehearsal.init,
+        "init-again": rehearsal.init_again,
+        "reboot": rehearsal.reboot_control,
+        "image": rehearsal.first_image,
+        "doctor": lambda: rehearsal.doctor("laptop", "control"),
+        "nodes": rehearsal.boot_nodes,
+        "apply": rehearsal.apply,
+        "doctor-all": lambda: rehearsal.doctor("laptop", "control", *NODES),
+        "firewall": lambda: rehearsal.serving.firewall(),
+        "deploy": lambda: rehearsal.serving.deploy(),
+        "units": lambda: rehearsal.serving.units(),
+        "listens": lambda: rehearsal.serving.listens(),
+        "bench": lambda: rehearsal.serving.bench(),
+        "bottleneck": lambda: rehearsal.serving.bottleneck(),
+        "first-token": lambda: rehearsal.serving.first_token(),
+        "undeploy": lambda: rehearsal.serving.undeploy(),
+        "reprovision": rehearsal.reprovision,
+        "rollback": rehearsal.roll_back,
+    }
+
+
+def chosen(first: str | None, skipped: Collection[str]) -> list[str]:
+    """Return the stages to run after what is prepared, from `first` on, which the machine's boot comes before.
+
+    Parameters
+    ----------
+    skipped
+        Stages that are left out.
+    """
+    names = list(TITLES)
+    if first:
+        names = [names[0], *names[names.index(first) :]]
+    return [name for name in names if name not in skipped]
 
 
 @contextlib.contextmanager
@@ -83,34 +120,11 @@ def run(log: Path, until: str | None, keep: bool, kept: bool, first: str | None,
         Stages that are left out.
     """
     stages = Stages(until, ORDER)
-    folder = Path("/mnt")
-    rehearsal = Rehearsal(folder, stages, log)
-    doing: list[tuple[str, str, Callable[[], str]]] = [
-        ("boot-control", "plain Debian boots, ssh answers", rehearsal.boot_control),
-        ("init", "cluster control init over ssh", rehearsal.init),
-        ("init-again", "cluster control init again", rehearsal.init_again),
-        ("reboot", "the control node reboots", rehearsal.reboot_control),
-        ("image", "the nodes' image, cluster image activate", rehearsal.first_image),
-        ("doctor", "cluster doctor: laptop and control node", lambda: rehearsal.doctor("laptop", "control")),
-        ("nodes", "both nodes netboot, enrol, are configured", rehearsal.boot_nodes),
-        ("apply", "cluster apply, cluster salt state.apply", rehearsal.apply),
-        ("doctor-all", "cluster doctor: everything", lambda: rehearsal.doctor("laptop", "control", *NODES)),
-        ("firewall", "what a node reaches of the control node", lambda: rehearsal.serving.firewall()),
-        ("deploy", "cluster deploy, layers on both nodes", lambda: rehearsal.serving.deploy()),
-        ("units", "the workers' systemd units", lambda: rehearsal.serving.units()),
-        ("listens", "where the workers listen", lambda: rehearsal.serving.listens()),
-        ("bench", "cluster bench", lambda: rehearsal.serving.bench()),
-        ("bottleneck", "cluster bottleneck", lambda: rehearsal.serving.bottleneck()),
-        ("first-token", "from power-on to the first token", lambda: rehearsal.serving.first_token()),
-        ("undeploy", "cluster undeploy", lambda: rehearsal.serving.undeploy()),
-        ("reprovision", "cluster reprovision to another image", rehearsal.reprovision),
-        ("rollback", "a broken image is rolled back by itself", rehearsal.roll_back),
-    ]
+    wanted = stages.includes(*(name for name in FURTHER_IMAGES if name not in skipped))
+    rehearsal = Rehearsal(Path("/mnt"), stages.say, log, further_images=wanted)
+    doing = works(rehearsal)
     if first:
-        names = [name for name, _, _ in doing]
-        again = rehearsal.boot_unfinished if first == "init" else rehearsal.boot_kept
-        boot = ("boot-control", "the control node that was kept boots", again)
-        doing = [boot, *doing[names.index(first) :]]
+        doing["boot-control"] = rehearsal.boot_unfinished if first == "init" else rehearsal.boot_kept
     started = time.monotonic()
     interrupted = False
     with (
@@ -125,8 +139,8 @@ def run(log: Path, until: str | None, keep: bool, kept: bool, first: str | None,
             )
             going = going and stages.do("images", "images of the nodes (kept)", rehearsal.node_images)
             going = going and stages.do("model", "the model, as the engine loads it (kept)", rehearsal.make_model)
-            for name, title, work in (each for each in doing if each[0] not in skipped):
-                going = going and stages.do(name, title, work)
+            for name in chosen(first, skipped):
+                going = going and stages.do(name, TITLES[name], doing[name])
         except KeyboardInterrupt:
             interrupted = True
         finally:

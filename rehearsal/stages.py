@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ from rehearsal.debian import CACHE, CONTROL_ADDRESS, DISK, plain_machine
 from rehearsal.laptop import HOST, CommandError, Laptop
 from rehearsal.machines import Machine, Network, wait_for
 from rehearsal.serving import Serving
-from rehearsal.table import Stages
 
 KEPT = CACHE / "kept"
 MINUTE = 60.0
@@ -30,16 +30,19 @@ NODES = {
     "node0": ("02:97:00:00:00:10", "02:97:00:00:01:10", False),
     "node1": ("02:97:00:00:00:11", "02:97:00:00:01:11", True),
 }
-# Here an image beside the first one is wanted.
-FURTHER_IMAGES = ("reprovision", "rollback")
 
 
 class Rehearsal:
-    """The machines, and what is done with them."""
+    """The machines, and what is done with them.
 
-    def __init__(self, folder: Path, stages: Stages, log: Path) -> None:
-        self.folder, self.stages, self.log = folder, stages, log
-        self.say = stages.say
+    Parameters
+    ----------
+    further_images
+        Whether images beside the first one are wanted.
+    """
+
+    def __init__(self, folder: Path, say: Callable[[str], None], log: Path, *, further_images: bool = True) -> None:
+        self.folder, self.say, self.log, self.further_images = folder, say, log, further_images
         self.debian: Path
         self.host_key: Path
         self.laptop: Laptop
@@ -59,7 +62,7 @@ class Rehearsal:
 
     def node_images(self) -> str:
         """The images of the nodes that are wanted."""
-        names = images.NAMES if self.stages.includes(*FURTHER_IMAGES) else (images.FIRST,)
+        names = images.NAMES if self.further_images else (images.FIRST,)
         self.store, self.digests = images.build_all(self.profile, names, self.say)
         return ", ".join(f"{name} {digest}" for name, digest in self.digests.items())
 

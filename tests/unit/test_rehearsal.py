@@ -14,9 +14,9 @@ from netboot.control_node import control_pillar
 from netboot.image.recipe import recipe_digest
 from rehearsal import images, model, trace
 from rehearsal.debian import CLUSTER, REPOSITORY
-from rehearsal.run import BEGINNINGS, ORDER
+from rehearsal.run import BEGINNINGS, FURTHER_IMAGES, ORDER, SKIPPABLE, TITLES, chosen, works
 from rehearsal.serving import port_problems, scores
-from rehearsal.stages import FURTHER_IMAGES, NODES
+from rehearsal.stages import NODES, Rehearsal
 from rehearsal.table import Stages
 
 
@@ -73,7 +73,11 @@ def test_the_deployment_spreads_over_the_wire_between_the_nodes(profile: Profile
     assert [str(folder) for folder in model.folders(profile)] == asked
 
 
-def test_the_stages_are_those_that_are_run(profile: Profile) -> None:
+def test_the_stages_are_those_that_are_run(tmp_path: Path) -> None:
+    assert list(works(Rehearsal(tmp_path, print, tmp_path / "log"))) == list(TITLES)
+    assert set(SKIPPABLE) < set(TITLES)
+    assert chosen(None, ()) == list(TITLES)
+    assert chosen("image", ("doctor",))[:3] == ["boot-control", "image", "nodes"]
     assert Stages(None, ORDER).includes("rollback")
     assert not Stages("undeploy", ORDER).includes(*FURTHER_IMAGES)
     assert Stages("reprovision", ORDER).includes(*FURTHER_IMAGES)
