@@ -9,6 +9,7 @@ import argparse
 import http.client
 import json
 import math
+import os
 import random
 import statistics
 import sys
@@ -24,6 +25,8 @@ REQUEST_SECONDS = 600.0
 # Token ids that every vocabulary of use has, clear of special tokens and single bytes.
 FIRST_ID, LAST_ID = 300, 900
 DATA, DONE = b"data: ", b"[DONE]"
+# The key of a server that wants one, under the name by which OpenAI's clients have it; never an argument.
+KEY_VARIABLE = "OPENAI_API_KEY"
 
 
 @dataclass
@@ -152,7 +155,9 @@ def _send(base_url: str, body: bytes, request: Request) -> None:
     connection = http.client.HTTPConnection(address.hostname or "", address.port or 80, timeout=REQUEST_SECONDS)
     request.sent = time.perf_counter()
     try:
-        connection.request("POST", "/v1/completions", body, {"Content-Type": "application/json"})
+        key = os.environ.get(KEY_VARIABLE)
+        headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
+        connection.request("POST", "/v1/completions", body, headers)
         answer = connection.getresponse()
         if answer.status != http.client.OK:
             raise ValueError(f"{answer.status} {answer.read(300).decode(errors='replace')}")

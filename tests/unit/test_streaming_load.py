@@ -23,9 +23,11 @@ class Engine(BaseHTTPRequestHandler):
     """Streams as many tokens as are asked for; the third request and those after it fail when `failing`."""
 
     bodies: list[dict[str, Any]]
+    keys: list[str | None]
     failing: bool
 
     def do_POST(self) -> None:
+        self.keys.append(self.headers["Authorization"])
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.bodies.append(body)
         if self.failing and len(self.bodies) > 2:
@@ -48,7 +50,7 @@ class Engine(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server() -> Iterator[ThreadingHTTPServer]:
-    handler = type("Served", (Engine,), {"bodies": [], "failing": False})
+    handler = type("Served", (Engine,), {"bodies": [], "keys": [], "failing": False})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
@@ -108,6 +110,17 @@ def test_what_failed_is_counted_with_its_reason(server: ThreadingHTTPServer, tmp
     found, document = sent(server, tmp_path, Load(4, 2, 4, seed=1, concurrency=1))
     assert (len(found.good), found.failed) == (2, 2)
     assert [error[:3] for error in document["errors"]] == ["", "", "500", "500"]
+
+
+@pytest.mark.parametrize(("key", "header"), [("secret", "Bearer secret"), (None, None)])
+def test_a_key_is_taken_from_the_environment(
+    server: ThreadingHTTPServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str | None, header: str | None
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    if key:
+        monkeypatch.setenv("OPENAI_API_KEY", key)
+    sent(server, tmp_path, Load(4, 1, 1, seed=1, concurrency=1))
+    assert handler(server).keys == [header]
 
 
 def test_the_same_seed_sends_the_same_prompts(server: ThreadingHTTPServer, tmp_path: Path) -> None:
