@@ -1,5 +1,5 @@
 """
-Measure what a worker's processes do at this moment, so that one that hangs is told from one that computes.
+Measure what a worker's processes do at this moment, which sets one that hangs apart from one that computes.
 
 An engine that made no step for seconds may have a long prompt in work. Then some process of it computes, or something
 passes over its links; when neither is so on any of its nodes, nothing will come any more.

@@ -29,7 +29,7 @@ LAST_SECONDS = 10.0
 PR_SET_CHILD_SUBREAPER = 36
 SYSTEMD = "/run/systemd/system"
 CANNOT_START = 127
-# Where systemd is told that a unit is up and lives; for the keeper alone.
+# Where systemd learns that a unit is up and lives; for the keeper alone.
 NOTIFY = "NOTIFY_SOCKET"
 
 

@@ -285,7 +285,7 @@ LAST = (
     ),
 )
 
-# vLLM quotes these in messages of its own; whatever was raised there is told better by the quoted text.
+# vLLM quotes these in messages of its own; the quoted text says better what was raised there.
 WRAPPED = (
     r"Worker failed with error '(?P<text>.*?)', please check the stack trace",
     r"Worker \d+ failed to initialize: (?P<text>.*)",

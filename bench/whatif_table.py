@@ -93,7 +93,7 @@ def measure(sweep: Sweep, accelerator: Accelerator, seeds: int) -> dict[str, Any
 
 
 def extrapolated(sweep: Sweep, accelerator: Accelerator, seeds: int) -> str:
-    """Return a row: calibrated on six random points of batch 8 and below, held against all of batch 16 and above."""
+    """Return a row: calibrated on six random points of batch 8 and below, compared with all of batch 16 and above."""
     small = [point for point in sweep.points if point.batch <= SMALL]
     large = [point for point in sweep.points if point.batch >= 2 * SMALL]
     measured = np.log([*(p.prefill_seconds for p in large), *(p.decode_step_seconds for p in large)])
@@ -116,7 +116,7 @@ def extrapolation(rows: list[str]) -> list[str]:
     return [
         "## Extrapolation, error in percent",
         "",
-        f"Calibrated on {CALIBRATION_POINTS} random points of batch {SMALL} and below, held against all points of "
+        f"Calibrated on {CALIBRATION_POINTS} random points of batch {SMALL} and below, compared with all points of "
         f"batch {2 * SMALL} and above.",
         "",
         "| sweep | decode: median | p90 | in the 90 % interval | prefill: median | p90 | in the 90 % interval |",
@@ -132,7 +132,7 @@ def page(results: dict[str, dict[str, Any]], seeds: int, rows: list[str]) -> str
         "",
         f"`python bench/whatif_table.py --seeds {seeds} --write`, {time.strftime('%Y-%m-%d')}.",
         "",
-        f"Calibrated on {CALIBRATION_POINTS} random points of a sweep, held against all others; mean absolute "
+        f"Calibrated on {CALIBRATION_POINTS} random points of a sweep, compared with all others; mean absolute "
         f"percentage error of each draw, its distribution over {seeds} draws. The same for one file, with each draw: "
         f"`cluster whatif --evaluate SWEEP --ceilings CEILINGS --points {CALIBRATION_POINTS} --seeds {seeds} --json`. "
         "The sweeps, how they were made and on what: tests/data/h200/README.md. What the model is and what these "

@@ -34,7 +34,7 @@ def sync(
 ) -> None:
     """Send this tree to the control node and take it into use there, in one step.
 
-    When code or a profile changed that the master has in memory, the master is restarted, and told of the profile. The
+    When code or a profile changed that the master has in memory, the master is restarted and learns of the profile. The
     control node keeps the last trees; nothing but those is ever deleted there.
 
     Examples:

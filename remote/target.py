@@ -144,6 +144,6 @@ def socket_directory() -> Path:
 def _quoted(path: Path) -> str:
     # ssh_config has quotes for spaces and no way to write a quote itself.
     if '"' in str(path):
-        raise TargetError(f"{path}: ssh cannot be told a path with a quotation mark")
+        raise TargetError(f"{path}: ssh takes no path with a quotation mark")
     # A percent sign begins one of ssh's own tokens.
     return '"' + str(path).replace("%", "%%") + '"'

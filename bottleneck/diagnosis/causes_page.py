@@ -61,22 +61,6 @@ def page() -> str:
     return "\n".join(lines) + "\n"
 
 
-def advice_commands(item: Cause) -> list[str]:
-    """Return the `cluster` commands that a class advises, with placeholders for names and numbers.
-
-    Parameters
-    ----------
-    item : Cause
-        A cause.
-
-    Returns
-    -------
-    list[str]
-        In the order of the advice; such as "cluster probe --only link".
-    """
-    return [found for line in item.advice for found in COMMAND.findall(fill(line, PLACEHOLDERS))]
-
-
 def _section(item: Cause) -> list[str]:
     return [
         f"## `{item.name}`",

@@ -1,4 +1,4 @@
-"""Loads: what the load generator is told.
+"""Loads, and the arguments of the load generator that sends them.
 
 The generator is `vllm bench serve`, at home in the engine's environment. Pure functions: commands are made here, and
 run elsewhere.

@@ -1,4 +1,4 @@
-"""From a profile to what every node is told: its workers and the pillar slice.
+"""From a profile to what every node gets: its workers and the pillar slice.
 
 The first node of a replica is its head and serves the API, the others follow it. How either is started is data of the
 engine (`bottleneck.plan.engines`).

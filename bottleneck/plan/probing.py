@@ -45,7 +45,7 @@ class Collective:
     sizes_bytes: list[int]
 
     def for_node(self, node: str) -> dict[str, Any] | None:
-        """Return what the probe on a node is told; None when the node takes no part.
+        """Return the arguments of the probe on a node; None when the node takes no part.
 
         Parameters
         ----------

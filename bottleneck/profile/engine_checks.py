@@ -1,6 +1,6 @@
 """Check that a deployment's engine can do what is asked of it: each thing that it cannot, in a sentence.
 
-What an entry of the engine map leaves out, its engine has no way to be told.
+What an entry of the engine map leaves out, its engine has no setting for.
 """
 
 import re

@@ -170,7 +170,8 @@ class EngineSpec(Section):
         default=[], description="Variables that name the interface to talk over."
     )
     rdma_environment: list[str] = Field(
-        default=[], description="Variables that name the RDMA devices to talk over; left out, it cannot be told any."
+        default=[],
+        description="Variables that name the RDMA devices to talk over; left out, it cannot name any.",
     )
     layer_partition_environment: str | None = Field(
         default=None,

@@ -52,11 +52,6 @@ class Control(Section):
         default=None, description="Its interface on that network, or `unknown`; nodes are booted over it alone."
     )
 
-    @property
-    def shown_name(self) -> str:
-        """The name people use."""
-        return self.label or self.hostname
-
 
 class Network(Section):
     """A network of the cluster."""
@@ -159,10 +154,10 @@ class PowerCommand(Section):
 
 
 class ByHand(Section):
-    """Switched by a person, who is told what to do."""
+    """Switched by a person, who reads what to do."""
 
     by: Literal["hand"] = Field(description="`hand`.")
-    instructions: Annotated[str, Field(min_length=1)] = Field(description="What the person is told.")
+    instructions: Annotated[str, Field(min_length=1)] = Field(description="What the person reads.")
 
 
 Power = Annotated[WakeOnLan | Ipmi | PowerCommand | ByHand, Field(discriminator="by")]

@@ -79,7 +79,7 @@ def same_clock(ahead: float, before: float) -> float:
 def put_right(batch: Mapping[str, Any], ahead: float) -> dict[str, Any]:
     """Return a batch with the control node's times in place of those of a clock that is `ahead` seconds ahead.
 
-    What is no number stays as it is: whether a batch is sound is told elsewhere (`batch_checks`).
+    What is no number stays as it is: whether a batch is sound is checked elsewhere (`batch_checks`).
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
 """Keep what the control node knows of the running cluster: batches folded into state, windows, heartbeats.
 
-Pure: `apply` takes an event and a state and returns the next state; time comes with the event. What must be told to
-others (a window to analyse, a node lost or back) is in `State.announcements` of the state it arose in.
+Pure: `apply` takes an event and a state and returns the next state; time comes with the event. What others have to know
+(a window to analyse, a node lost or back) is in `State.announcements` of the state it arose in.
 """
 
 from __future__ import annotations

@@ -190,7 +190,7 @@ class Failed:
 
 @dataclass(frozen=True)
 class Asked:
-    """A sampler asked what is stored; or, with `by_job`, its node was told by a job."""
+    """A sampler asked what is stored; or, with `by_job`, its node got the answer by a job."""
 
     now: float
     node: str

@@ -47,7 +47,7 @@ _PLACE = ("deployment", "phase", "node", "link", "resource")
 _VERDICT = ("class", "node", "link", "deployment")
 
 METRICS = (
-    Metric("cluster_node_up", "gauge", "1 while the node's sampler is heard of, else 0.", _NODE),
+    Metric("cluster_node_up", "gauge", "1 while the node's sampler reports, else 0.", _NODE),
     Metric("cluster_node_last_batch_timestamp_seconds", "gauge", "When the node's last batch came.", _NODE),
     Metric(
         "cluster_node_delay_seconds",
@@ -85,7 +85,7 @@ METRICS = (
     Metric(
         "cluster_node_memory_written_bytes_total", "counter", "Written by the memory controllers, where counted.", _NODE
     ),
-    Metric("cluster_node_throttled_seconds_total", "counter", "Time the node's CPU quota held it back.", _NODE),
+    Metric("cluster_node_throttled_seconds_total", "counter", "Time that the node's CPU quota took from it.", _NODE),
     Metric("cluster_node_quota_cores", "gauge", "Cores the quota allows; absent without one.", _NODE),
     Metric("cluster_link_receive_bytes_total", "counter", "Received over a node's end of a link.", _LINK),
     Metric("cluster_link_transmit_bytes_total", "counter", "Sent over a node's end of a link.", _LINK),

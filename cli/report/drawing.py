@@ -107,7 +107,7 @@ def gaps(lines: list[Line]) -> list[tuple[float, float]]:
 def chart_picture(chart: Chart) -> dict[str, Any]:
     """Return what the template needs to draw a chart over time."""
     used = max((value for line in chart.lines for value in line.known), default=0.0)
-    # A ceiling far above the use would press every line to the floor: then it is told in words.
+    # A ceiling far above the use would press every line to the floor: then it is written in words.
     inside = [item for item in chart.references if item.value <= 4 * used]
     top = max([used, *(item.value for item in inside)])
     high = 1.0 if chart.unit == "share" else 1.08 * (max(1.0, math.ceil(top)) if chart.unit == "count" else top or 1.0)

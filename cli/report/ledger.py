@@ -30,7 +30,7 @@ PHASES = {
     "client": "outside of the engine",
 }
 
-# A phase below this share is a line too thin to see: it is told in words.
+# A phase below this share is a line too thin to see: it is written in words.
 LEAST_SHARE = 0.005
 
 

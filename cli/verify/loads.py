@@ -41,7 +41,7 @@ class Load:
         return prompts + self.output_tokens * STEP_SECONDS
 
     def bench(self, requests: int, seed: int) -> dict[str, Any]:
-        """Return what the bench is told: a sweep of one point."""
+        """Return the bench's arguments: a sweep of one point."""
         loop = (
             {"concurrency": [self.concurrency]}
             if self.rate_per_second is None

@@ -44,7 +44,7 @@ class Upgrade:
         return f"{self.deployment}/{self.load}/{put}/{self.resource}x{self.factor:.3g}"
 
     def settings(self, seed: int) -> dict[str, Any]:
-        """Return what the experiment is told."""
+        """Return the experiment's arguments."""
         return {
             "load": {**LOADS[self.load], "seed": seed},
             "resources": [self.resource, *self.also],

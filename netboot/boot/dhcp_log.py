@@ -1,8 +1,8 @@
 """dnsmasq's log, line by line: who asked for an address, who got one, and what TFTP could not deliver.
 
-The log says more than a lease script is told: machines that are ignored, addresses that are
+The log says more than a lease script learns: machines that are ignored, addresses that are
 in use by another machine, and transfers that failed. dnsmasq writes in the system's language
-unless it is told not to: whatever starts it gives it `ENVIRONMENT`.
+unless it is set not to: whatever starts it gives it `ENVIRONMENT`.
 """
 
 from __future__ import annotations

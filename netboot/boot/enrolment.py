@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-import re
 import secrets
 from dataclasses import dataclass
 
@@ -30,7 +29,6 @@ CLAIM_BYTES = 8192
 KEY_BITS = (2048, 4096)
 FIELDS = ("boot", "id", "mac", "image", "pub", "proof")
 _FIELD_CHARACTERS = 4096
-_HEX = re.compile(r"[0-9a-f]+")
 
 
 class ClaimError(ValueError):
@@ -169,8 +167,3 @@ def checked_key(pem: str) -> str:
         raise ClaimError("weak key")
     # Only the key goes into the store: nothing that stood before or behind it.
     return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode().strip()
-
-
-def is_hex(text: str, length: int) -> bool:
-    """Return whether `text` is `length` lower-case hex digits."""
-    return len(text) == length and _HEX.fullmatch(text) is not None

@@ -266,7 +266,7 @@ async def run(service: BootService, dhcp_log: Path, sources: list[Callable[[], A
 
 
 async def _repeated(source: Callable[[], Awaitable[None]]) -> None:
-    """Call `source` again and again; a failure is told and does not end the service."""
+    """Call `source` again and again; a failure is logged and does not end the service."""
     while True:
         try:
             await source()

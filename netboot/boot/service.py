@@ -211,7 +211,7 @@ class BootService:
             return question is not None and await asyncio.shield(question)
         except Exception as error:
             # Whoever cannot be asked is not replaced.
-            log.error("Whether %s is alive cannot be told: %s", node.name, error)
+            log.error("Whether %s is alive is not known: %s", node.name, error)
             self.tell(
                 Troubled(self.clock(), node.name, "script", f"the master cannot be asked whether it is up: {error}")
             )
@@ -297,7 +297,7 @@ class BootService:
             claim = enrolment.parse(body)
             found = find(self.state, claim.boot)
             node = found[0] if found else ""
-            # Wrong claims are told from right ones before anyone waits for anyone.
+            # Wrong claims are sorted out before anyone waits for anyone.
             self._check_mac(enrolment.judge(claim, self.state, self.clock()), source)
             async with self._admitting:
                 admission = enrolment.judge(claim, self.state, self.clock())

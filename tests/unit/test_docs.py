@@ -17,7 +17,8 @@ from hub_failures import HUB
 from vllm_failures import ENGINE_RULES as VLLM
 
 from bottleneck.diagnosis.causes import CAUSES
-from bottleneck.diagnosis.causes_page import advice_commands
+from bottleneck.diagnosis.causes.base import fill
+from bottleneck.diagnosis.causes_page import COMMAND, PLACEHOLDERS
 from bottleneck.profile import load_profile
 from bottleneck.profile.paths import ENGINE_MAP, profiles_directory
 from bottleneck.telemetry import exporter
@@ -229,7 +230,8 @@ def leaves(command: Any) -> Iterator[Any]:
 
 @pytest.mark.parametrize("name", CAUSES)
 def test_every_command_that_is_advised_exists(name: str, command: Any) -> None:
-    for line in advice_commands(CAUSES[name]):
+    advice = [fill(line, PLACEHOLDERS) for line in CAUSES[name].advice]
+    for line in (found for text in advice for found in COMMAND.findall(text)):
         found = unknown_word(command, line.split()[1:])
         assert found is None, f"{name}: {line}: there is no {found}"
 

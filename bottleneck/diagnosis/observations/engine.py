@@ -101,7 +101,7 @@ class EngineFacts:
 
     @property
     def has_times(self) -> bool:
-        """Return whether the engine told where its finished requests spent their time."""
+        """Return whether the engine says where its finished requests spent their time."""
         return self.requests > 0 and self.prefill_seconds is not None and self.decode_seconds is not None
 
     @property

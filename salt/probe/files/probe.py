@@ -275,7 +275,7 @@ def _agreed_repeats(
 
 def _meet(device: Device, distributed: Any) -> None:
     """Return when all ranks are here and their devices have nothing left to do."""
-    # Not the barrier: some backends want to be told a device for it.
+    # Not the barrier: some backends need a device for it.
     distributed.all_reduce(device.torch.ones(1, device=device.kind))
     device.wait()
 

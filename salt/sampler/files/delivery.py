@@ -233,7 +233,7 @@ class Sender(threading.Thread):
         return True
 
     def _tell_age(self, batch: Batch, now: float) -> None:
-        """Say how long ago a batch ended, by a clock that nobody sets; so a clock that is wrong can be told."""
+        """Say how long ago a batch ended, by a clock that nobody sets; so a wrong clock shows."""
         own = batch["sampler"]
         own.pop("age_s", None)
         if kernel_boot(batch["boot"]) == kernel_boot(self._spool.boot) and "ended_s" in own:

@@ -1,7 +1,7 @@
 """Read the engine's own metrics on the node that runs a head; only the families the analysis asks for are kept.
 
 While the engine has requests its counters are looked at every second in between: one that makes nothing of them is
-told to the control node at once, which looks whether it hangs (``control/serving.py``).
+reported to the control node at once, which looks whether it hangs (``control/serving.py``).
 """
 
 import http.client
