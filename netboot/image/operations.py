@@ -26,8 +26,8 @@ ENGINE_MARKER = ".complete"
 def recipe_for(profile: Profile | None, path: str | None = None) -> Recipe:
     """Return the recipe at `path` (the base one when none is given) with what the profile asks for besides.
 
-    Engines that are root folders come as layers: the cluster's network leads nowhere else, so no node reaches Debian's
-    archive.
+    Engines that are Debian packages come as layers, in a root folder or as the node's own: the cluster's network leads
+    nowhere else, so no node reaches Debian's archive.
 
     Raises
     ------
@@ -37,32 +37,34 @@ def recipe_for(profile: Profile | None, path: str | None = None) -> Recipe:
     recipe = load_recipe(path or BASE)
     if profile is None or profile.boot is None:
         return recipe
-    engines = root_folder_engines(profile)
+    engines = packaged_engines(profile)
     asked = recipe.for_profile(profile.name, profile.boot.image)
     packages = {*asked.packages, *(package for engine in engines for package in engine.packages)}
     layers = [*asked.layers, *map(_engine_layer, engines)]
     return asked.model_copy(update={"packages": sorted(packages), "layers": layers})
 
 
-def root_folder_engines(profile: Profile) -> list[EngineSpec]:
-    """Return the engines of a profile's nodes and deployments that are root folders of Debian packages."""
+def packaged_engines(profile: Profile) -> list[EngineSpec]:
+    """Return the engines of a profile's nodes and deployments that are Debian packages, in the order of their kinds."""
     found = {
         engine.kind: engine
         for node in profile.nodes
         for engine in (profile.engine_of(node), *profile.further_engines_of(node))
     }
-    return [engine for _, engine in sorted(found.items()) if engine.root_folder]
+    return [engine for _, engine in sorted(found.items()) if engine.root_folder or engine.node_packages]
 
 
 def _engine_layer(engine: EngineSpec) -> LayerSource:
-    assert engine.root_folder
+    name = f"engine-{engine.kind}"
+    if engine.root_folder is None:
+        return LayerSource(name=name, packages=list(engine.node_packages))
     root = RootSource(
         suite=engine.root_folder.suite,
         packages=list(engine.root_folder.packages),
         accept_expired=engine.root_folder.accept_expired,
         marker=ENGINE_MARKER,
     )
-    return LayerSource(name=f"engine-{engine.kind}", root_folder=root, prefix=engine.directory())
+    return LayerSource(name=name, root_folder=root, prefix=engine.directory())
 
 
 def build(

@@ -167,3 +167,13 @@ def test_an_engine_of_debian_packages_is_a_layer_of_the_image() -> None:
     # What a node's module `engine` looks for.
     assert layer.root_folder.marker == load("_modules/engine.py", "engine_module_of_recipe").MARKER
     assert {"intel-graphics", layer.name} == {each.name for each in recipe.layers}
+
+
+def test_an_engine_of_the_nodes_own_packages_is_a_layer_too() -> None:
+    profile = load_profile(find_profile("arc-a770/v0.1"))
+    (engine,) = (each for each in profile.engines.values() if each.node_packages and "xpu" in each.kinds)
+    deployment = profile.deployments["layers2"].model_copy(update={"engine": engine.kind})
+    changed = profile.model_copy(update={"deployments": {**profile.deployments, "layers2": deployment}})
+    layers = {layer.name: layer for layer in recipe_for(changed).layers}
+    assert set(layers) == {"intel-graphics", f"engine-{engine.kind}"}
+    assert layers[f"engine-{engine.kind}"].packages == engine.node_packages
