@@ -7,6 +7,7 @@ stand still, what the ranks do tells a hang from a long step (`hangs`).
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from salt.exceptions import CommandExecutionError
@@ -20,13 +21,23 @@ from control.nodes import Nodes
 # link, may take as long as the second.
 LOOK_SECONDS = 0.5
 LONGEST_STEP_SECONDS = 30.0
-CANARY_SECONDS = 15.0
-METRICS_SECONDS = 5.0
 # A process of the worker has ended, and the others may be about to.
 SETTLE_SECONDS = 10.0
 POLL_SECONDS = 0.5
 ASK_SECONDS = 10.0
 ENDED = ("failed", "stopped")
+
+
+@dataclass(frozen=True)
+class Patience:
+    """Seconds that a head has to answer with its metrics, and with one token."""
+
+    metrics_seconds: float
+    canary_seconds: float
+
+
+# The short one is for an engine that is already suspected.
+USUAL, SHORT = Patience(5.0, 15.0), Patience(2.0, 4.0)
 
 Spec = Mapping[str, Any]
 Ask = Callable[[str, Mapping[str, Any] | None, float], str]
@@ -51,21 +62,27 @@ def trouble(
     """
     deadline = clock() + (SETTLE_SECONDS if settle else 0.0)
     while True:
-        found = _of_workers(nodes, specs)
-        if found or clock() >= deadline:
+        found, stopped = _of_workers(nodes, specs)
+        if found or stopped or clock() >= deadline:
             break
         wait(POLL_SECONDS)
     if found:
         return found
     for head in (spec for spec in specs if spec["head"]):
         ranks = [spec for spec in specs if spec["name"] == head["name"]]
-        found = _of_engine(head, model, ask, wait, clock, lambda ranks=ranks: hangs.look(nodes, ranks))  # type: ignore[misc]
-        if found:
-            return f"{head['name']} on {head['node']}: {found}"
+
+        def look(ranks: Sequence[Spec] = ranks) -> hangs.Hang | None:
+            return hangs.Hang("stopped", stopped) if stopped else hangs.look(nodes, ranks)
+
+        why = _of_engine(head, model, ask, wait, clock, look, SHORT if stopped else USUAL)
+        if why:
+            # Whatever was stopped is the reason; where the engine works all the same, it was a helper.
+            return stopped or f"{head['name']} on {head['node']}: {why}"
     return None
 
 
-def _of_workers(nodes: Nodes, specs: Sequence[Spec]) -> str | None:
+def _of_workers(nodes: Nodes, specs: Sequence[Spec]) -> tuple[str | None, str | None]:
+    """Return why workers do not serve, and which process of one is stopped; each None where there is none."""
     answers = nodes.ask_workers([spec["node"] for spec in specs], timeout=ASK_SECONDS)
     silent = sorted(node for node, workers in answers.items() if workers is None)
     ended = []
@@ -78,9 +95,11 @@ def _of_workers(nodes: Nodes, specs: Sequence[Spec]) -> str | None:
             ended.append(("other rank" in reason, f"{spec['name']} on {spec['node']} has ended: {reason}"))
         for pid in (worker or {}).get("stopped_processes") or []:
             stopped.append(f"process {pid} of {spec['name']} on {spec['node']} is stopped: the ranks wait for it")
-    if ended or stopped:
-        return min(ended)[1] if ended else stopped[0]
-    return f"{', '.join(silent)} did not answer in {ASK_SECONDS:.0f} s" if silent else None
+    if ended:
+        return min(ended)[1], None
+    if stopped:
+        return None, stopped[0]
+    return (f"{', '.join(silent)} did not answer in {ASK_SECONDS:.0f} s" if silent else None), None
 
 
 def _of_engine(
@@ -90,12 +109,13 @@ def _of_engine(
     wait: Callable[[float], None],
     clock: Callable[[], float],
     look: Callable[[], hangs.Hang | None],
+    patience: Patience,
 ) -> str | None:
     url = f"http://{head['api_address']}:{head['api_port']}"
     deadline = clock() + LONGEST_STEP_SECONDS
 
     def work() -> tuple[float, float]:
-        return engine_work(MetricsText.parse(ask(f"{url}/metrics", None, METRICS_SECONDS)))
+        return engine_work(MetricsText.parse(ask(f"{url}/metrics", None, patience.metrics_seconds)))
 
     try:
         requests, before = work()
@@ -111,17 +131,17 @@ def _of_engine(
                 return f"{requests:.0f} requests, and no token: {hang.sentence}"
             if clock() >= deadline:
                 return f"{requests:.0f} requests, and no token in {LONGEST_STEP_SECONDS:.0f} s"
-        return _canary(url, model, ask, work)
+        return _canary(url, model, ask, work, patience)
     except CommandExecutionError as error:
         return str(error)
 
 
-def _canary(url: str, model: str, ask: Ask, work: Callable[[], tuple[float, float]]) -> str | None:
+def _canary(url: str, model: str, ask: Ask, work: Callable[[], tuple[float, float]], patience: Patience) -> str | None:
     """Ask for one token; one that does not come in time is no sign while others' come."""
     _, before = work()
     request = {"model": model, "prompt": "canary", "max_tokens": 1, "temperature": 0}
     try:
-        ask(f"{url}/v1/completions", request, CANARY_SECONDS)
+        ask(f"{url}/v1/completions", request, patience.canary_seconds)
     except CommandExecutionError:
         if work()[1] == before:
             raise

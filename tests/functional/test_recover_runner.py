@@ -284,10 +284,21 @@ def test_a_long_step_is_waited_for(activities: Any, kind: str) -> None:
     assert trouble({"node0": answer(), "node1": answer()}, engine, activities=activities, kind=kind) is None
 
 
-def test_a_worker_with_a_stopped_process_is_trouble() -> None:
+@pytest.mark.parametrize(
+    "engine",
+    [Engine((2, 100)), Engine((0, 100), canary="timed out")],
+    ids=["with requests", "idle"],
+)
+def test_a_worker_with_a_stopped_process_is_trouble_when_its_engine_makes_nothing(engine: Engine) -> None:
     stopped = {"tp2-0": {"stage": "ready", "reason": None, "stopped_processes": [41]}}
-    found = trouble({"node0": answer(), "node1": stopped}, Engine((0, 0)))
+    found = trouble({"node0": answer(), "node1": stopped}, engine)
     assert found == "process 41 of tp2-0 on node1 is stopped: the ranks wait for it"
+
+
+@pytest.mark.parametrize("engine", [Engine((2, 100), (2, 101)), Engine((0, 100))], ids=["with requests", "idle"])
+def test_an_engine_that_lost_a_stopped_helper_and_works_is_left_alone(engine: Engine) -> None:
+    stopped = {"tp2-0": {"stage": "ready", "reason": None, "stopped_processes": [41]}}
+    assert trouble({"node0": stopped, "node1": answer()}, engine, settle=True) is None
 
 
 def test_a_late_canary_is_no_sign_while_tokens_come() -> None:
