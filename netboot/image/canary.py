@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
-
-if TYPE_CHECKING:
-    from netboot.image.store import Store
+from typing import Any, Literal, Protocol
 
 DEFAULT_DEADLINE_SECONDS = 600.0
 
@@ -89,7 +86,23 @@ def decide(canary: Canary, boot_record: BootRecord | None, now: float) -> Decisi
     return Decision("wait", f"{canary.node} has {left:.0f} s left to come back with {canary.digest}")
 
 
-def settle(store: Store, profile: str, newest_boot: Callable[[str], BootRecord | None], now: float) -> Decision | None:
+class Trials(Protocol):
+    """The part of the image store that a trial needs."""
+
+    def canary(self, profile: str) -> Canary | None:
+        """Return the trial that is under way."""
+
+    def why_missing(self, digest: str) -> str:
+        """Return why an image cannot be booted; empty when it can."""
+
+    def activate(self, profile: str, digest: str) -> object:
+        """Make an image the one that the profile's nodes boot, which ends the trial."""
+
+    def end_trial(self, profile: str) -> None:
+        """Give every node the profile's image again."""
+
+
+def settle(store: Trials, profile: str, newest_boot: Callable[[str], BootRecord | None], now: float) -> Decision | None:
     """Promote or roll back the image that is on trial, when that can be decided; None when none is.
 
     Called every few seconds by whoever keeps the boots' record.
@@ -101,19 +114,12 @@ def settle(store: Store, profile: str, newest_boot: Callable[[str], BootRecord |
     now
         Seconds of the epoch.
     """
-    # The store keeps trials, so it knows of this file already.
-    from netboot.image.store import StoreError
-
     trial = store.canary(profile)
     if trial is None:
         return None
-    try:
-        store.manifest(trial.digest)
-    except StoreError as error:
-        # The node can boot nothing as long as this stands.
-        decision = Decision("rollback", str(error))
-    else:
-        decision = decide(trial, newest_boot(trial.node), now)
+    missing = store.why_missing(trial.digest)
+    # Without the image the node can boot nothing as long as the trial stands.
+    decision = Decision("rollback", missing) if missing else decide(trial, newest_boot(trial.node), now)
     if decision.action == "promote":
         store.activate(profile, trial.digest)
     elif decision.action == "rollback":

@@ -104,6 +104,14 @@ class Store:
         except (OSError, ValidationError) as error:
             raise StoreError(f"there is no image {digest}") from error
 
+    def why_missing(self, digest: str) -> str:
+        """Return why an image cannot be booted; empty when it can."""
+        try:
+            self.manifest(digest)
+        except StoreError as error:
+            return str(error)
+        return ""
+
     def active(self, profile: str, node: str | None = None) -> str | None:
         """Return the digest that a node of a profile boots: its own, or the profile's."""
         if node is not None:
