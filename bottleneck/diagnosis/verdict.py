@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +14,9 @@ from bottleneck.diagnosis.evidence import Evidence
 from bottleneck.diagnosis.observations.gather import gather
 from bottleneck.diagnosis.observations.observed import Observations
 from bottleneck.json_numbers import finite
+from bottleneck.profile.engine_types import ENGINE_SETTINGS
 from bottleneck.runs.run import Run
+from bottleneck.runs.topology import Topology
 
 SCHEMA = 2
 
@@ -151,6 +154,7 @@ def analyse(run: Run) -> Verdict:
     values = _values(seen, decision)
     # A start that its own work takes has nothing to be mended, and no load to try it under.
     nothing = run.start and cause.name == "balanced"
+    advice = finding.advice or cause.advice
     return Verdict(
         name=cause.name,
         title=title(cause.name, values),
@@ -161,7 +165,7 @@ def analyse(run: Run) -> Verdict:
         evidence=finding.evidence,
         runners_up=tuple(_runner_up(each) for each in decision.others),
         candidates=tuple(_explained(each) for each in decision.candidates),
-        advice=() if nothing else tuple(fill(text, values) for text in finding.advice or cause.advice),
+        advice=() if nothing else tuple(fill(text, values) for text in _possible(advice, seen.topology)),
         gain=_gain(decision, ledger),
         ledger=ledger,
         measured=seen.to_json(),
@@ -172,6 +176,15 @@ def analyse(run: Run) -> Verdict:
         undecided=decision.undecided,
         meaning=(cause.at_start if run.start else "") or cause.meaning,
     )
+
+
+def _possible(advice: tuple[str, ...], topology: Topology) -> tuple[str, ...]:
+    """Return advice without what names a setting that the deployment's engine does not have."""
+    if topology.profile is None:
+        return advice
+    deployment = topology.profile.deployments[topology.deployment]
+    lacks = ENGINE_SETTINGS - topology.profile.engine_for(deployment, deployment.nodes[0]).settings()
+    return tuple(text for text in advice if not any(re.search(rf"\b{name}\b", text) for name in lacks))
 
 
 def _values(seen: Observations, decision: Decision) -> dict[str, str | None]:

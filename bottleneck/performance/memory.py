@@ -8,6 +8,7 @@ edge; a linear layer keeps two blocks, each large enough for its state.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from bottleneck.performance.model import (
@@ -80,7 +81,7 @@ def rank_memory(
     *,
     runtime_bytes: int,
     block_tokens: int,
-    kv_value_bytes: int = VALUE_BYTES,
+    kv_value_bytes: float = VALUE_BYTES,
 ) -> RankMemory:
     """Return what a rank of a pipeline stage holds.
 
@@ -98,7 +99,7 @@ def rank_memory(
         Number of the pipeline stage from 0.
     runtime_bytes, block_tokens : int
         Of the engine: what it takes itself, and tokens of one KV cache block.
-    kv_value_bytes : int
+    kv_value_bytes : float
         Bytes of one value in the KV cache: 2, or 1 for a cache in 8 bit.
     """
     sequence = sequence_cache(shape, limits, split, stage, block_tokens, kv_value_bytes)
@@ -159,7 +160,7 @@ class SequenceCache:
 
 
 def sequence_cache(
-    shape: ModelShape, limits: Limits, split: Split, stage: int, block_tokens: int, kv_value_bytes: int = VALUE_BYTES
+    shape: ModelShape, limits: Limits, split: Split, stage: int, block_tokens: int, kv_value_bytes: float = VALUE_BYTES
 ) -> SequenceCache:
     """Return what one sequence of full length takes of a rank's KV cache.
 
@@ -181,7 +182,8 @@ def sequence_cache(
     counts: dict[tuple[int | None, bool, int], int] = {}
     token_bytes = state_bytes = 0
     for kind, count in attention_kinds(shape, split, stage):
-        own_bytes = layer_kv_bytes(kind, split, kv_value_bytes)
+        # Whole bytes of a token: scales of a block are shared by its tokens.
+        own_bytes = math.ceil(layer_kv_bytes(kind, split, 1) * kv_value_bytes)
         # A layer may keep tokens, a state, both (in blocks of their own), or nothing.
         kept_in = [(kind.window, False, own_bytes)] if kind.cached_values else []
         kept_in += [(None, True, 0)] if kind.state_bytes else []

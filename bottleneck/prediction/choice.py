@@ -272,7 +272,7 @@ def _speed(
         each.model.model_shape(),
         each.model.weight_format(),
         limits.batched_tokens,
-        kv_value_bytes=each.model.kv_value_bytes,
+        kv_value_bytes=each.engine.cache_value_bytes(each.model.kv_value_bytes),
     )
     split = replace(deployment.split, link=machine.link, overlapping=each.engine.interface.overlapping_stages)
     at_once = _at_once(deployment.replicas, limits.sequences, memory, load)

@@ -87,15 +87,15 @@ def _one(run: Run) -> Recorded:
         known = measured_link(ceilings, profile, deployment) if deployment.ranks_per_replica > 1 else Known()
     except NoCeiling as missing:
         raise SweepError(f"{run.id}: ceilings.json: {missing}") from missing
-    overlapping = profile.engine_for(deployment, deployment.nodes[0]).interface.overlapping_stages
-    split = replace(deployment.split, link=known.link, overlapping=overlapping)
+    engine = profile.engine_for(deployment, deployment.nodes[0])
+    split = replace(deployment.split, link=known.link, overlapping=engine.interface.overlapping_stages)
     head = profile.nodes[deployment.nodes[0]].accelerator
-    on_host = profile.engine_for(deployment, deployment.nodes[0]).host_processor
+    on_host = engine.host_processor
     served = Served(
         profile.model.model_shape(),
         profile.model.weight_format(),
         run.settings.max_num_batched_tokens or deployment.limits(profile.model.shape, head, on_host).batched_tokens,
-        kv_value_bytes=profile.model.kv_value_bytes,
+        kv_value_bytes=engine.cache_value_bytes(profile.model.kv_value_bytes),
     )
     batch, requests = _requests(run)
     batch = min(batch, deployment.replicas * (run.settings.max_num_seqs or batch))

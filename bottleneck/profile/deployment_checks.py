@@ -79,7 +79,7 @@ def _rank_fits(
                 stage,
                 runtime_bytes=engine.runtime_memory_bytes,
                 block_tokens=engine.kv_block_tokens,
-                kv_value_bytes=model.kv_value_bytes,
+                kv_value_bytes=engine.cached_value_bytes(model.kv_value_bytes, model.shape.head_dim),
             )
             fits.append(NodeFit(place.node, place.replica, memory, *_limit(deployment, card, node, engine)))
         yield fits

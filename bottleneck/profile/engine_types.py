@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 
-from bottleneck.profile.engine_interface import DEVICE, EngineInterface, Template
+from bottleneck.profile.engine_interface import DEVICE, SETTINGS, EngineInterface, Template
 from bottleneck.profile.paths import ENGINE_MAP, content_directory, lock_file
 from bottleneck.profile.value_types import Architecture, Count, Name, Section, Size, with_unit
 from bottleneck.profile.yaml_lines import Problem, ProfileError
@@ -21,6 +21,10 @@ _NODE_KEYS = (
     *("engine", "python", "packages", "lock", "untested", "indexes", "fallback_index", "alias_distribution"),
     *("preload", "environment"),
 )
+
+
+# Every setting that some engine can be given, by its key in a profile.
+ENGINE_SETTINGS = frozenset({*SETTINGS, "enforce_eager"})
 
 
 class FallbackIndex(Section):
@@ -205,6 +209,15 @@ class EngineSpec(Section):
     runtime_memory_bytes: Size = with_unit(
         "1 GiB", "runtime_memory", "What the engine's own code and buffers take on each rank; an estimate."
     )
+    kv_value_bits: Literal[8, 16] | None = Field(
+        default=None,
+        description="Bits of one value of the KV cache, whatever the model's are; left out, the model's.",
+    )
+    kv_scale_bits: Annotated[int, Field(ge=0)] = Field(
+        default=0,
+        description="Bits of a scale with its zero point in the KV cache: a block of a head has one for each channel of"
+        " its keys and one for each token of its values.",
+    )
     kv_block_tokens: Count = Field(default=16, description="Tokens of one block of the KV cache.")
     actuators: dict[Name, Actuator] = Field(
         default={}, description="Clocks and power limits that `cluster bottleneck --causal` may lower."
@@ -241,6 +254,29 @@ class EngineSpec(Section):
     def is_installed(self) -> bool:
         """True when the entry says what is to be installed."""
         return bool(self.lock or self.root_folder or self.archive or self.node_packages)
+
+    def cache_value_bytes(self, model_bytes: int) -> int:
+        """Return the bytes of one value of the KV cache, scales left out.
+
+        Parameters
+        ----------
+        model_bytes : int
+            What the model's own configuration says.
+        """
+        return self.kv_value_bits // 8 if self.kv_value_bits else model_bytes
+
+    def cached_value_bytes(self, model_bytes: int, head_dim: int) -> float:
+        """Return the bytes of one value of the KV cache with its part of the scales beside it.
+
+        Parameters
+        ----------
+        model_bytes : int
+            What the model's own configuration says.
+        head_dim : int
+            Width of one head.
+        """
+        scales = self.kv_scale_bits / 8 * (head_dim + self.kv_block_tokens)
+        return self.cache_value_bytes(model_bytes) + scales / (2 * head_dim * self.kv_block_tokens)
 
     def root(self) -> str:
         """Return the folder that its Debian packages are installed in; the environment where it has none."""

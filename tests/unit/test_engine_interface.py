@@ -10,10 +10,11 @@ from pydantic import ValidationError
 
 from bottleneck.plan.engines.templates import command_line, environment
 from bottleneck.plan.nodes import deployment_memory, node_pillar, worker_specs
-from bottleneck.profile import ProfileError, load_profile, paths
+from bottleneck.profile import ProfileError, find_profile, load_profile, paths
 from bottleneck.profile.engine_interface import EngineInterface
 from bottleneck.profile.engine_types import EngineSpec
 from bottleneck.profile.loading import load_interfaces
+from tests.by_file import load
 
 PROFILES = paths.repository_directory() / "profiles"
 SERVER: dict[str, Any] = {
@@ -236,3 +237,23 @@ def test_the_howto_adds_a_kind_and_an_engine_without_code(tmp_path: Path) -> Non
 def test_a_form_of_installation_that_cannot_be_is_refused(entry: dict[str, Any], expected: str) -> None:
     with pytest.raises(ValidationError, match=expected):
         EngineSpec.model_validate({"engine": "vllm", **entry})
+
+
+def test_an_eight_bit_cache_is_counted_as_the_server_counts_it() -> None:
+    """By the server's own arithmetic, scales and zero points among it."""
+    profile = load_profile(find_profile("embedded"))
+    shape, engine = profile.model.shape, profile.engines["cpu-openvino"]
+    config = {
+        "num_hidden_layers": shape.layers,
+        "num_key_value_heads": shape.key_value_heads,
+        "num_attention_heads": shape.attention_heads,
+        "head_dim": shape.head_dim,
+    }
+    block = load("salt/engine/files/genai_server/settings.py").block_bytes(config, engine.kv_block_tokens, "u8")
+    (fit, _) = deployment_memory(profile, "genai")
+    length = profile.deployments["genai"].server.max_model_len
+    assert length is not None
+    assert fit.memory.sequence_bytes == length // engine.kv_block_tokens * block
+    # In 16 bit a sequence would take 1.68 times as much.
+    values = 2 * shape.layers * shape.key_value_heads * shape.head_dim
+    assert 1.6 < length * values * 2 / fit.memory.sequence_bytes < 1.7

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from bottleneck.diagnosis.verdict import analyse
+from bottleneck.diagnosis.causes import CAUSES
+from bottleneck.diagnosis.verdict import _possible, analyse
 from bottleneck.runs.run_folder import load_run
-from bottleneck.runs.topology import Topology
+from bottleneck.runs.topology import Topology, find_topology
 
 RUN = Path(__file__).parents[1] / "data" / "llamacpp"
 
@@ -53,3 +54,17 @@ def test_more_sequences_are_advice_where_the_engine_says_that_stages_work_side_b
     verdict = analyse(load_run(RUN))
     assert verdict.name == "pipeline_bubble"
     assert "--concurrency" in verdict.advice[0]
+
+
+def test_advice_names_no_setting_that_the_engine_lacks() -> None:
+    run = load_run(RUN)
+    assert run.profile is not None
+    settings = run.profile.engine_for(run.profile.deployments[run.deployment], "node0").settings()
+    assert "enforce_eager" not in settings and "max_num_seqs" in settings
+    host = CAUSES["host_overhead"].advice
+    left = _possible(host, find_topology(run))
+    assert len(left) == len(host) - 1 and not any("enforce_eager" in text for text in left)
+    # vLLM has it, and where no profile says what serves, nothing is left out.
+    vllm = load_run(RUN.parent / "runs" / "healthy")
+    assert _possible(host, find_topology(vllm)) == host
+    assert _possible(host, Topology()) == host
