@@ -5,7 +5,7 @@ Intel's driver compiles at run time for any other card. Here each of those modul
 compiled by the same compiler ahead of time (`ocloc` of Debian), once as the driver does by default, once with doubles
 emulated. What does not compile will fail on the card the same way.
 
-The wheel is the one that the lock file of the profile's engine pins, held against the digest there. `ocloc` is run in a
+The wheel is the one that the lock file of the profile's engine pins, by its digest there. `ocloc` is run in a
 root folder made by mmdebstrap (root, about 700 MB, a minute); both are kept in the cache folder.
 
     python bench/xpu_kernels.py --output kernels.json

@@ -26,7 +26,7 @@ _SMALLEST_QUOTA_MICROSECONDS = 1_000
 _LABS_CPU_WEIGHT = 10
 _MOVE_SECONDS = 5.0
 NEEDED = ("cpu", "cpuset", "memory")
-# Reads from disks are held by `blkio` in version 1 and by `io` in version 2; a lab does without either.
+# Reads from disks are limited by `blkio` in version 1 and by `io` in version 2; a lab does without either.
 WANTED = (*NEEDED, "cpuacct", "pids", "blkio", "io")
 
 
@@ -142,7 +142,7 @@ class Hierarchy:
         memory_bytes: int | None = None,
         cpu_share: float = 1.0,
     ) -> None:
-        """Make the node's group, held to `cores` and `memory_bytes`; `cpu_share` is its weight against another node."""
+        """Make the node's group, limited to `cores` and `memory_bytes`; `cpu_share` is its weight beside another."""
         for tree in self.trees():
             _make_levels(self, tree, (PARENT, lab, node))
         if cores is not None:
@@ -158,7 +158,7 @@ class Hierarchy:
         """Return the files a process writes its id into to join the node."""
         if self.version == 2:
             return [self.home(lab, node) / "cgroup.procs"]
-        # A lab that came up before this machine held disks has no group for them.
+        # A lab that came up before this machine limited disks has no group for them.
         without = {self.roots[name] for name in ("blkio",) if name in self.roots}
         return [
             tree / PARENT / lab / node / "cgroup.procs"
@@ -211,7 +211,7 @@ class Hierarchy:
     def set_read_rate(self, lab: str, node: str, device: str, bytes_per_second: float | None) -> None:
         """Hold the node's reads from a disk, named `MAJOR:MINOR`, to a rate; None lifts it.
 
-        What the page cache has is not read from a disk, and is not held.
+        What the page cache has is not read from a disk, and is not limited.
         """
         directory = self.directory(self.disk_controller(), lab, node)
         if self.version == 2:
@@ -252,7 +252,7 @@ class Hierarchy:
         )
 
     def peak_memory_bytes(self, lab: str) -> int | None:
-        """Return the most memory that the lab's processes, with their page cache, held at once.
+        """Return the most memory that the lab's processes, with their page cache, had at once.
 
         None where the kernel does not keep it: version 2 does since Linux 5.19.
         """

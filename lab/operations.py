@@ -144,7 +144,7 @@ def slow_disk(name: str, node: str, bytes_per_second: float | None) -> None:
 
 
 def has_slow_disk(name: str, node: str) -> bool:
-    """Tell whether a node's disk is held to a rate."""
+    """Return whether a node's disk is limited to a rate."""
     return node in _running(name, node).slow_disks
 
 

@@ -40,7 +40,7 @@ _VOCABULARY_PADDING = 64
 
 @dataclass(frozen=True)
 class Parameters:
-    """Parameters of a whole model, by what they are; `tower` is what is held for images and sound."""
+    """Parameters of a whole model, by what they are; `tower` is what serves images and sound."""
 
     linear: int
     embedding: int

@@ -134,11 +134,11 @@ class ModelShape:
     context_length : int
         Most tokens of one sequence.
     tied_embeddings : bool
-        Whether the output head is the embedding's table: then it is held once.
+        Whether the output head is the embedding's table: then it is kept once.
     embedding, head : WeightFormat
         How they are stored.
     tower : tuple of Matrix
-        What is held for images and sound, and no text reads.
+        Weights for images and sound, which no text reads.
     """
 
     layers: tuple[Layer, ...]

@@ -1,4 +1,4 @@
-"""Weights of a model's vision tower, by its `vision_config`: held on the first stage, and read for images alone."""
+"""Weights of a model's vision tower, by its `vision_config`: kept on the first stage, and read for images alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Evaluate how far off the step model is on a sweep: calibrated on a few random points, held against the others."""
+"""Evaluate how far off the step model is on a sweep: calibrated on a few random points, compared with the others."""
 
 from __future__ import annotations
 

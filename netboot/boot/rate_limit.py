@@ -1,6 +1,6 @@
 """Limit how often one source may be wrong, so that more wrong requests cost nothing.
 
-A request that is right is never held back: whoever proves its nonce is served, whatever else
+A request that is right is never delayed: whoever proves its nonce is served, whatever else
 comes from the same address. The limit only decides how much a wrong one may cost.
 """
 

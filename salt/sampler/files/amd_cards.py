@@ -76,7 +76,7 @@ class Metrics:
         return content
 
     def throttling(self) -> dict[str, Any]:
-        """Return which limits held the clock since the last reading; nothing in the first."""
+        """Return which limits lowered the clock since the last reading; nothing in the first."""
         content = self._content() if self.known else None
         if content is None:
             return {}
