@@ -28,8 +28,10 @@ if TYPE_CHECKING:
 MARKER = ".complete"
 # Links to engines that deployments name, by their entry of the engine map.
 FURTHER = "/opt/cluster/further-engines"
-# The firewall's table with what this module lets in, and where it is kept.
+# The firewall's table with what this module lets in, and where it is kept. From which ports the kernel takes one that
+# nobody chose.
 GUARD_TABLE, GUARD_FILE = "cluster_peers", "/etc/cluster/peers.nft"
+EPHEMERAL_PORTS = "/proc/sys/net/ipv4/ip_local_port_range"
 # Of a root folder: what is installed in it.
 DEBIAN_DATABASE = "var/lib/dpkg"
 # Where Debian packages have their programs.
@@ -241,37 +243,47 @@ def checks() -> list[dict[str, str | bool]]:
 
 def guard(guards: Sequence[Mapping[str, Any]], test: bool = False) -> bool:
     """
-    Let only the heads of replicas connect to the ports on which this node serves them; return whether that is new.
+    Let only those connect to the ports of this node's worker that have to; return whether that is new.
 
     CLI Example:
 
     .. code-block:: bash
 
-        salt node1 engine.guard '[{"address": "10.77.1.11", "port": 50052, "allowed": ["10.77.1.10"]}]'
+        salt node1 engine.guard '[{"ports": [50052], "ephemeral": false, "allowed": ["10.77.1.10"]}]'
 
     guards
-        ``address`` and ``port`` of this node, and the addresses that are ``allowed``; nothing else is touched
+        ``ports``, whether those that the kernel gives by itself count (``ephemeral``), and the addresses or networks
+        that are ``allowed``; this node itself always is. What it does not name is not touched; an empty list undoes all
     test
         change nothing
     """
-    rules = "".join(
-        f"        ip daddr {each['address']} tcp dport {each['port']} ip saddr != {{ {', '.join(each['allowed'])} }}"
-        " counter drop\n"
-        for each in guards
-    )
     table = f"table inet {GUARD_TABLE}"
-    chain = "        type filter hook input priority filter; policy accept;\n"
-    text = f"{table}\ndelete {table}\n{table} {{\n    chain input {{\n{chain}{rules}    }}\n}}\n"
+    rules = "".join(_rules(each) for each in guards)
+    chain = '        type filter hook input priority filter; policy accept;\n        iifname "lo" accept\n'
+    made = f"{table} {{\n    chain input {{\n{chain}{rules}    }}\n}}\n" if guards else ""
+    text = f"{table}\ndelete {table}\n{made}"
     there = subprocess.run(["nft", "list", "table", "inet", GUARD_TABLE], capture_output=True, check=False)
-    if there.returncode == 0 and _text(GUARD_FILE) == text:
+    if (there.returncode == 0) == bool(guards) and (not guards or _text(GUARD_FILE) == text):
         return False
     if not test:
         os.makedirs(os.path.dirname(GUARD_FILE), exist_ok=True)
         node_files.write_text(GUARD_FILE, text)
         node_commands.output_of(
-            ["nft", "--file", GUARD_FILE], timeout=VERSION_SECONDS, name="nft (guard of peer ports)"
+            ["nft", "--file", GUARD_FILE], timeout=VERSION_SECONDS, name="nft (guard of a worker's ports)"
         )
     return True
+
+
+def _rules(guarded: Mapping[str, Any]) -> str:
+    ports = [str(int(port)) for port in guarded["ports"]]
+    if guarded["ephemeral"]:
+        first, last = (_text(EPHEMERAL_PORTS) or "32768 60999").split()
+        inside = range(int(first), int(last) + 1)
+        ports = [*(port for port in ports if int(port) not in inside), f"{first}-{last}"]
+    # The first packet of a connection: answers to this node's own connections come to such ports as well.
+    opened = f"tcp dport {{ {', '.join(ports)} }} tcp flags & (fin | syn | rst | ack) == syn"
+    allowed = f"{{ {', '.join(guarded['allowed'])} }}"
+    return f"        {opened} meta nfproto ipv6 counter drop\n        {opened} ip saddr != {allowed} counter drop\n"
 
 
 def _text(path: str) -> str | None:

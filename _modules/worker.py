@@ -72,9 +72,9 @@ def start(worker: Mapping[str, Any], engine: Mapping[str, Any]) -> dict[str, Any
         raise RuntimeError(f"{', '.join(taken)} is taken by another process on this node")
     environment = {**worker["environment"], **engine_environment.preload(engine)}
     environment["PATH"] = engine_environment.path(engine)
-    if worker["watch"].get("guard"):
+    if worker["watch"].get("guards"):
         # Before there is a port to protect; without the rules nothing is started.
-        __salt__["engine.guard"]([worker["watch"]["guard"]])
+        __salt__["engine.guard"](worker["watch"]["guards"])
     os.makedirs(os.path.dirname(WORKER_FILE), exist_ok=True)
     record = {key: worker[key] for key in ("name", "head", "api_address", "api_port", "engine", "watch")}
     node_files.write_json(WORKER_FILE, record)
@@ -103,6 +103,8 @@ def stop(name: str | None = None) -> dict[str, dict[str, Any]]:
     record = node_files.read_json(WORKER_FILE)
     if record and record["name"] in names:
         node_files.remove(WORKER_FILE)
+        if (record.get("watch") or {}).get("guards"):
+            __salt__["engine.guard"]([])
     return {each: _status(each) for each in names}
 
 

@@ -14,6 +14,7 @@ from lab.layout import LabError
 # tool -> Debian package
 TOOLS = {
     "ip": "iproute2",
+    "nft": "nftables",
     "nsenter": "util-linux",
     "openssl": "openssl",
     "setsid": "util-linux",

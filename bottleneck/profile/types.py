@@ -28,6 +28,7 @@ from bottleneck.profile.value_types import (
     Port,
     Section,
     Size,
+    Subnet,
     VariableName,
     name_text,
     with_unit,
@@ -97,6 +98,10 @@ class Deployment(Section):
     link: Name = Field(description="Network that carries the traffic between ranks.")
     environment: dict[VariableName, str] = Field(
         default={}, description="Environment of its workers, over what the engine map says; no secrets."
+    )
+    api_clients: list[Subnet] = Field(
+        default=[],
+        description="Networks that may connect to its API beside the control node, such as 10.77.0.0/24.",
     )
     engine: Name | None = Field(
         default=None,

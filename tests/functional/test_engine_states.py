@@ -85,36 +85,87 @@ def test_a_program_in_a_root_folder_sees_that_folder_and_leaves_no_mount(tmp_pat
     assert str(root) not in Path("/proc/self/mounts").read_text()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="a network namespace needs root")
-def test_a_port_lets_only_the_head_in(tmp_path: Path) -> None:
-    """The rules in a namespace with two addresses on its loopback: one is allowed, the other is not."""
-    module = Path(__file__).parents[2] / "_modules" / "engine.py"
-    script = f"""
-import importlib.util, pathlib, socket, sys
-sys.path.insert(0, {str(module.parents[1] / "_utils")!r})
-spec = importlib.util.spec_from_file_location("engine", {str(module)!r})
+# What a worker's node lets in, tried by another machine on a cable: in namespaces of this test's command alone.
+GUARDED = """
+import importlib.util, pathlib, signal, socket, subprocess, sys
+utilities, module, guard_file = sys.argv[1:]
+sys.path.insert(0, utilities)
+spec = importlib.util.spec_from_file_location("engine", module)
 engine = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(engine)
-engine.GUARD_FILE = {str(tmp_path / "peers.nft")!r}
-guards = [{{"address": "127.0.0.1", "port": 50052, "allowed": ["127.0.0.2"]}}]
-assert engine.guard(guards, test=True) and not pathlib.Path(engine.GUARD_FILE).exists()
-assert engine.guard(guards)
-assert not engine.guard(guards), "the second time nothing changes"
-server = socket.create_server(("127.0.0.1", 50052))
-def reaches(source):
-    with socket.socket() as client:
-        client.settimeout(1)
-        client.bind((source, 0))
-        return client.connect_ex(("127.0.0.1", 50052)) == 0
-assert reaches("127.0.0.2"), "the head"
-assert not reaches("127.0.0.3"), "another node"
+engine.GUARD_FILE = guard_file
+
+def ip(*words):
+    subprocess.run(["ip", *words], check=True)
+
+other = subprocess.Popen(["unshare", "--net", "sh", "-c", "echo up; exec sleep 300"], stdout=subprocess.PIPE, text=True)
+try:
+    assert other.stdout.readline() == "up\\n"
+    there = ["nsenter", "--target", str(other.pid), "--net"]
+    ip("link", "set", "lo", "up")
+    ip("link", "add", "one", "type", "veth", "peer", "name", "two", "netns", str(other.pid))
+    for address in ("10.9.0.1/24", "fd00:9::1/64"):
+        ip("address", "add", address, "dev", "one", *(["nodad"] if ":" in address else []))
+    ip("link", "set", "one", "up")
+    for address in ("10.9.0.2/24", "10.9.0.3/24", "fd00:9::2/64"):
+        options = ["nodad"] if ":" in address else []
+        subprocess.run([*there, "ip", "address", "add", address, "dev", "two", *options], check=True)
+    subprocess.run([*there, "ip", "link", "set", "two", "up"], check=True)
+
+    api, coordinator, further = 8000, 29500, 9100
+    servers = [socket.create_server(("", port)) for port in (api, coordinator, further, 0)]
+    six = socket.create_server(("::", 8000), family=socket.AF_INET6) if socket.has_dualstack_ipv6() else None
+    chosen = servers[-1].getsockname()[1]
+    connect = "import socket, sys; own, far, port = sys.argv[1:];"
+    connect += "socket.create_connection((far, int(port)), 2, (own, 0))"
+
+    def reaches(source, port, target="10.9.0.1"):
+        command = [*there, sys.executable, "-c", connect, source, target, str(port)]
+        return subprocess.run(command, capture_output=True).returncode == 0
+
+    def local(port):
+        with socket.socket() as client:
+            client.settimeout(2)
+            return client.connect_ex(("10.9.0.1", port)) == 0
+
+    assert all(reaches("10.9.0.3", port) for port in (api, coordinator, further, chosen)), "nothing is closed before"
+    guards = [
+        {"ports": [coordinator], "ephemeral": True, "allowed": ["10.9.0.1", "10.9.0.2"]},
+        {"ports": [api], "ephemeral": False, "allowed": ["10.9.0.0/31", "10.9.0.2"]},
+    ]
+    assert engine.guard(guards, test=True) and not pathlib.Path(guard_file).exists()
+    assert engine.guard(guards)
+    assert not engine.guard(guards), "the second time nothing changes"
+    tried = (api, coordinator, chosen, further)
+    seen = {source: [reaches(source, port) for port in tried] for source in ("10.9.0.2", "10.9.0.3")}
+    assert seen == {"10.9.0.2": [True] * 4, "10.9.0.3": [False, False, False, True]}, seen
+    if six is not None:
+        assert not reaches("fd00:9::2", api, "fd00:9::1"), "by another family"
+    assert all(local(port) for port in (api, coordinator, chosen)), "the node itself"
+    # Answers to the node's own connections come to ports of the same range.
+    serve = "import socket; s = socket.create_server(('10.9.0.3', 7000)); print('up', flush=True);"
+    serve += "s.accept()[0].sendall(b'answer')"
+    served = subprocess.Popen([*there, sys.executable, "-c", serve], stdout=subprocess.PIPE, text=True)
+    assert served.stdout.readline() == "up\\n"
+    with socket.create_connection(("10.9.0.3", 7000), 5) as client:
+        assert client.recv(10) == b"answer"
+    served.wait(30)
+    assert engine.guard([]) and not engine.guard([])
+    assert all(reaches("10.9.0.3", port) for port in (api, coordinator, chosen)), "all is as before"
+finally:
+    other.send_signal(signal.SIGKILL)
+    other.wait()
 """
-    inside = ["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a network namespace needs root")
+def test_a_workers_ports_are_open_to_those_who_have_to_reach_them(tmp_path: Path) -> None:
     if shutil.which("nft") is None:
         pytest.skip("nftables is not installed")
-    seen = subprocess.run(
-        [*inside, sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=120
-    )
+    root = Path(__file__).parents[2]
+    arguments = [str(root / "_utils"), str(root / "_modules" / "engine.py"), str(tmp_path / "peers.nft")]
+    inside = ["unshare", "--net", sys.executable, "-c", GUARDED, *arguments]
+    seen = subprocess.run(inside, capture_output=True, text=True, check=False, timeout=240)
     assert seen.returncode == 0, seen.stderr
 
 

@@ -1,5 +1,6 @@
 """An engine's interface: data that is checked when read, refuses what the engine cannot do, and fills in words."""
 
+import ipaddress
 import shutil
 from pathlib import Path
 from typing import Any
@@ -173,10 +174,28 @@ def test_room_for_every_sequence_counts_as_memory() -> None:
         assert fit.memory.kv_cache_bytes == 16 * 2048 * 4 * 1024
 
 
-def test_only_the_head_may_connect_to_a_follower() -> None:
-    head, follower = worker_specs(load_profile(PROFILES / "embedded.yaml"), "llamacpp")
-    assert head.watch["guard"] is None
-    assert follower.watch["guard"] == {"address": "10.77.1.11", "port": 50052, "allowed": ["10.77.1.10"]}
+def test_only_those_who_have_to_may_connect_to_a_worker() -> None:
+    profile = load_profile(PROFILES / "embedded.yaml")
+    control = str(profile.control.address)
+    api = {"ports": [8000], "ephemeral": False, "allowed": [control]}
+    head, follower = worker_specs(profile, "llamacpp")
+    assert head.watch["guards"] == [api]
+    assert follower.watch["guards"] == [{"ports": [50052], "ephemeral": False, "allowed": ["10.77.1.10"]}]
+    # Its two nodes.
+    ranks = {"ports": [29500], "ephemeral": True, "allowed": ["10.77.1.10/31"]}
+    head, follower = worker_specs(profile, "tp2")
+    assert head.watch["guards"] == [ranks, api]
+    assert follower.watch["guards"] == [ranks]
+
+
+def test_a_profile_opens_the_api_to_further_networks() -> None:
+    profile = load_profile(PROFILES / "embedded.yaml")
+    around = str(ipaddress.IPv4Network(f"{profile.control.address}/24", strict=False))
+    wider = profile.deployments["tp2"].model_copy(update={"api_clients": [around, "192.0.2.0/30"]})
+    changed = profile.model_copy(update={"deployments": {**profile.deployments, "tp2": wider}})
+    head, _ = worker_specs(changed, "tp2")
+    # The control node is in the first of them, and not named twice.
+    assert head.watch["guards"][1]["allowed"] == [around, "192.0.2.0/30"]
 
 
 def test_a_model_is_converted_once_for_what_it_is_made_of(tmp_path: Path) -> None:

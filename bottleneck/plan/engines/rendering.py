@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +30,7 @@ class Launch:
         A path below the engine's folder, or an absolute one.
     watch
         What the node's module watches it by, as plain data: ``ready``, ``stages``, ``failures``, ``metrics``, and
-        ``guard``: the port that only the head may connect to, None without one.
+        ``guards``: which ports are open to whom.
     """
 
     program: str
@@ -57,10 +59,8 @@ def launch(profile: Profile, deployment: Deployment, place: Place) -> Launch:
     spread = bool(values["spread"])
     link = profile.nodes[place.node].links[deployment.link]
     ready = role.ready.model_dump(mode="json", exclude_none=True, exclude={"listening"})
-    guard = None
     if role.ready.listening:
         ready["listening"] = f"{link.address}:{interface.peer_port}"
-        guard = {"address": link.address, "port": interface.peer_port, "allowed": [values["head_link_address"]]}
     meets = spread and "coordinator_port" in role.names()
     return Launch(
         program=role.program,
@@ -77,7 +77,7 @@ def launch(profile: Profile, deployment: Deployment, place: Place) -> Launch:
             "stages": [stage.model_dump(mode="json") for stage in interface.stages],
             "failures": interface.failures,
             "metrics": interface.metrics.model_dump(mode="json"),
-            "guard": guard,
+            "guards": _guards(profile, deployment, place, values),
         },
     )
 
@@ -276,6 +276,33 @@ def _node_layers(profile: Profile, deployment: Deployment, members: list[Place])
     """Return how many layers each node of a replica has, in rank order."""
     counts = deployment.split.stage_layers(profile.model.shape.layers)
     return [sum(counts[stage] for stage in place.stages(deployment.tensor_parallel)) for place in members]
+
+
+def _guards(profile: Profile, deployment: Deployment, place: Place, values: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return what only some may connect to on the node of a place.
+
+    Each has the ``ports``, whether those count that the kernel gives by itself (``ephemeral``), and the addresses that
+    are ``allowed``; the node itself always is.
+    """
+    interface = profile.engine_for(deployment, place.node).interface
+    role = interface.roles["head" if place.node_rank == 0 else "follower"]
+    found = []
+    if role.ready.listening:
+        found.append(_guard([interface.peer_port], False, [str(values["head_link_address"])]))
+    if "coordinator_port" in role.names():
+        # Ranks meet at one port and then listen on others, which nobody chooses.
+        ranks = [str(profile.nodes[name].links[deployment.link].address) for name in deployment.nodes]
+        found.append(_guard([int(values["coordinator_port"])], True, ranks))
+    if place.node_rank == 0:
+        found.append(_guard([API_PORT], False, [str(profile.control.address), *deployment.api_clients]))
+    return found
+
+
+def _guard(ports: list[int], ephemeral: bool, allowed: Iterable[str]) -> dict[str, Any]:
+    # Addresses that are in a network of the list would be named twice.
+    networks = ipaddress.collapse_addresses(map(ipaddress.IPv4Network, allowed))
+    names = [str(each.network_address) if each.prefixlen == each.max_prefixlen else str(each) for each in networks]
+    return {"ports": ports, "ephemeral": ephemeral, "allowed": names}
 
 
 def _joined(parts: Any) -> str | None:
