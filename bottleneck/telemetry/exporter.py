@@ -172,6 +172,11 @@ METRICS = (
         "counter",
         "Times the store took nothing (a full disk, a lock): the nodes keep their batches and send them again.",
     ),
+    Metric(
+        "cluster_pending_keys_dropped_total",
+        "counter",
+        "Keys that machines offered and nobody accepted, dropped because there were too many or they were too large.",
+    ),
     Metric("cluster_collector_windows_total", "counter", "Windows closed and handed to the analysis."),
     Metric("cluster_collector_cpu_seconds_total", "counter", "CPU time of the process that takes the batches."),
     Metric(
@@ -220,7 +225,12 @@ _CARD_METRICS = tuple(
 
 
 def values(
-    state: State, latest: Mapping[str, Any] | None, now: float, cpu_seconds: float, store_refusals: int = 0
+    state: State,
+    latest: Mapping[str, Any] | None,
+    now: float,
+    cpu_seconds: float,
+    store_refusals: int = 0,
+    keys_dropped: int = 0,
 ) -> Iterator[Value]:
     """Return (metric, label values, value) of everything known.
 
@@ -236,8 +246,11 @@ def values(
         CPU time of the exporting process.
     store_refusals : int
         How often the store took nothing.
+    keys_dropped : int
+        Keys of strangers that the master's key store did not keep.
     """
     yield "cluster_collector_batches_rejected_total", (), float(state.rejected)
+    yield "cluster_pending_keys_dropped_total", (), float(keys_dropped)
     yield "cluster_collector_store_refusals_total", (), float(store_refusals)
     yield "cluster_collector_failures_total", (), float(state.failures)
     yield "cluster_collector_windows_total", (), float(state.windows)

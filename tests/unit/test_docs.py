@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 import unicodedata
@@ -117,6 +118,30 @@ def test_anchors_are_made_as_github_makes_them(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("# A `b_c`, d\n\n```\n# not a heading\n```\n\n## [Link](x.md) 2\n\n## Twice\n\n## Twice\n")
     assert anchors(page) == {"a-b_c-d", "link-2", "twice", "twice-1"}
+
+
+def promises() -> list[tuple[str, list[str]]]:
+    """Return the promises of the page on security, each with the tests that are named beside it."""
+    text = (DOC / "explanation" / "security.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (.+?) \| (.+?) \|$", text.partition("## Promises and their tests")[2], re.MULTILINE)
+    return [(promise, re.findall(r"`([^`]+)`", tests)) for promise, tests in rows if promise not in ("Promise", "---")]
+
+
+@pytest.mark.parametrize(("promise", "tests"), promises(), ids=[promise[:40] for promise, _ in promises()])
+def test_every_promise_of_security_has_a_test_beside_it(promise: str, tests: list[str]) -> None:
+    assert tests, f"{promise}: no test"
+    for name in tests:
+        path, _, function = name.partition("::")
+        defined = {
+            each.name
+            for each in ast.parse((ROOT / path).read_text(encoding="utf-8")).body
+            if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef)
+        }
+        assert function.startswith("test_") and function in defined, f"{promise}: {name} does not exist"
+
+
+def test_there_are_promises() -> None:
+    assert len(promises()) >= 20
 
 
 # -- commands
