@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import functools
 import logging
+import math
 import os
 import pathlib
 import threading
@@ -26,6 +27,8 @@ import salt.utils.crypt
 import salt.utils.event
 
 from bottleneck.profile import load_profile
+from bottleneck.telemetry.database import StoreError
+from bottleneck.telemetry.store import Store
 from control import records
 
 try:
@@ -53,6 +56,8 @@ PINGS = 3
 GRACE_SECONDS = 45.0
 APPLIED_FUNCTIONS = ("state.apply", "state.highstate")
 STORE_TRIES = 3
+# How long what was read of the telemetry's store is good for: a flood of requests reads it no more often.
+HEARTS_SECONDS = 2.0
 # Moment in the deployment's record -> the stage of a boot that it is.
 DEPLOYMENT_STAGES: dict[str, "BootStage"] = {"ready": "engine_ready", "first_token": "first_token"}
 
@@ -102,6 +107,7 @@ async def _run(settings: "Settings", images: pathlib.Path, models: pathlib.Path,
         mac_of=kernel_tables.mac_of,
         announce=master.announce,
         grace_seconds=GRACE_SECONDS,
+        heart=master.heart,
     )
     master.service = service
     master.listen(asyncio.get_running_loop())
@@ -149,6 +155,8 @@ class Master:
         self._settings = settings
         # The record that was seen last, or why it could not be read.
         self._seen: dict[str, Any] | str | None = None
+        # When the store was read last, and what it had then.
+        self._hearts: tuple[float, dict[str, float]] = (-math.inf, {})
         self._service: BootService | None = None
 
     @property
@@ -168,6 +176,17 @@ class Master:
         if self._settings.dhcp != "serve":
             return 0
         return kernel_tables.connection(node.address, int(self._opts["publish_port"]))
+
+    def heart(self, node: "BootNode") -> float | None:
+        """Return when the newest samples of a node were taken, of those that the telemetry engine stored."""
+        now = time.monotonic()
+        if now - self._hearts[0] >= HEARTS_SECONDS:
+            # A store that cannot be read says nothing of anyone.
+            found: dict[str, float] = {}
+            with contextlib.suppress(StoreError, OSError, KeyError), Store(self._opts["cluster_store"], 1.0) as store:
+                found = store.last_seen()
+            self._hearts = (now, found)
+        return self._hearts[1].get(node.name)
 
     async def alive(self, node: "BootNode") -> bool:
         """Return whether a node's minion answers."""

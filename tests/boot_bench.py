@@ -54,6 +54,7 @@ class Bench:
         self.macs_seen: dict[str, str] = {}
         self.connections: dict[str, int] = {}
         self.alive: set[str] = set()
+        self.hearts: dict[str, float] = {}
         self.master_down = False
         self.now = 1_000_000.0
         self.announced: list[tuple[str, dict[str, Any]]] = []
@@ -107,6 +108,7 @@ class Bench:
                 announce=lambda tag, data: self.announced.append((tag, data)),
                 clock=lambda: self.now,
                 grace_seconds=self.grace_seconds,
+                heart=lambda node: self.hearts.get(node.name),
             )
             self._runner = http.runner_of(self.service)
             await self._runner.setup()

@@ -1,4 +1,4 @@
-"""Ask whether a node's minion answers: one question for all who ask at about the same time."""
+"""Tell whether a node is up: by its samples, or by asking its minion, once for all who ask at about the same time."""
 
 from __future__ import annotations
 
@@ -9,9 +9,15 @@ from typing import NamedTuple
 from netboot.boot.settings import BootNode
 
 Alive = Callable[[BootNode], Awaitable[bool]]
+# When the newest samples of a node were taken, unix seconds; None when none are known.
+Heart = Callable[[BootNode], float | None]
 
 # How long an answer about a node's life is good for: from its DHCP request to its script.
 GOOD_SECONDS = 8.0
+# A node whose newest samples are no older is up, whatever its connection is: someone may have taken its address.
+HEART_SECONDS = 15.0
+# How far a node's clock may be ahead of the control node's: so much later its samples can seem to be.
+CLOCK_AHEAD_SECONDS = 30.0
 
 
 class _Asked(NamedTuple):
@@ -23,13 +29,26 @@ class _Asked(NamedTuple):
 
 
 class Liveness:
-    """Questions to nodes' minions that are under way or were answered a moment ago."""
+    """Samples that have come, and questions to nodes' minions that are under way or were answered a moment ago."""
 
-    def __init__(self, connection: Callable[[BootNode], int | None], alive: Alive, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, connection: Callable[[BootNode], int | None], alive: Alive, clock: Callable[[], float], heart: Heart
+    ) -> None:
         self._connection = connection
         self._alive = alive
         self._clock = clock
+        self._heart = heart
         self._asked: dict[str, _Asked] = {}
+
+    def sends_samples(self, node: BootNode) -> bool:
+        """Return whether samples of a node have come of late."""
+        beat = self._heart(node)
+        return beat is not None and self._clock() - beat < HEART_SECONDS
+
+    def has_sent_samples_since(self, node: BootNode, moment: float) -> bool:
+        """Return whether samples of a node were surely taken after a moment, by the control node's clock."""
+        beat = self._heart(node)
+        return beat is not None and beat > moment + CLOCK_AHEAD_SECONDS
 
     def question(self, node: BootNode) -> asyncio.Task[bool] | None:
         """Return the question to the node's minion; None when no minion of its is connected.

@@ -30,7 +30,7 @@ from netboot.boot.events import (
     Troubled,
     UnknownAsked,
 )
-from netboot.boot.liveness import Alive, Liveness
+from netboot.boot.liveness import Alive, Heart, Liveness
 from netboot.boot.rate_limit import Budget
 from netboot.boot.settings import BootNode, Settings, plain_mac
 from netboot.boot.stages import STAGES, BootStage, nonce_lifetime_seconds
@@ -91,6 +91,7 @@ class BootService:
         announce: Announce = lambda _tag, _data: None,
         clock: Callable[[], float] = time.time,
         grace_seconds: float = 0.0,
+        heart: Heart = lambda _node: None,
     ) -> None:
         self.settings = settings
         self._began, self._grace = clock(), grace_seconds
@@ -98,7 +99,7 @@ class BootService:
         self.models_directory = models_directory
         self._directory = record_directory
         self._keys = keys
-        self._liveness = Liveness(connection, alive, clock)
+        self._liveness = Liveness(connection, alive, clock, heart)
         self._mac_of = mac_of
         self._announce = announce
         self.clock = clock
@@ -186,6 +187,8 @@ class BootService:
             return "the node is blocked"
         if self._may_be_on_its_way_back(node):
             return "the master has just begun, the node's minion may be on its way back"
+        if self._liveness.sends_samples(node):
+            return "the node is alive: it sends samples"
         if await self.is_alive(node):
             return "the node is alive"
         now = self.clock()
@@ -298,7 +301,8 @@ class BootService:
             found = find(self.state, claim.boot)
             node = found[0] if found else ""
             # Wrong claims are sorted out before anyone waits for anyone.
-            self._check_mac(enrolment.judge(claim, self.state, self.clock()), source)
+            admission = enrolment.judge(claim, self.state, self.clock())
+            self._check_sender(admission, source)
             async with self._admitting:
                 admission = enrolment.judge(claim, self.state, self.clock())
                 if not admission.repeated:
@@ -326,9 +330,12 @@ class BootService:
         log.info("Boot %s of %s enrolled as %s", boot.id[:8], admission.node, boot.minion_id)
         self._announce("cluster/boot/enrolled", {"node": admission.node, "id": boot.minion_id, "image": boot.image})
 
-    def _check_mac(self, admission: enrolment.Admission, source: str) -> None:
+    def _check_sender(self, admission: enrolment.Admission, source: str) -> None:
         if self._mac_of(source) not in (None, admission.boot.mac):
             raise enrolment.ClaimError("sent with another MAC address")
+        node = self.settings.nodes[admission.node]
+        if not admission.repeated and self._liveness.has_sent_samples_since(node, admission.boot.began):
+            raise enrolment.ClaimError("the node is alive: it sends samples")
 
     def _refuse(self, what: str, node: str, source: str, reason: str) -> None:
         now = self.clock()
@@ -337,7 +344,7 @@ class BootService:
             return
         self.tell(Refused(now, what, node, source, reason))
         log.warning("Refused: a %s from %s%s: %s", what, source, f" for {node}" if node else "", reason)
-        if reason == "the node is alive":
+        if reason.startswith("the node is alive") and what == "script":
             self._announce("cluster/boot/duplicate", {"node": node, "source": source})
 
     # -- commands and time

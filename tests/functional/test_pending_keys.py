@@ -1,4 +1,4 @@
-"""What strangers leave in Salt's key store is bounded, counted and shown; no accepted key is touched."""
+"""Keys that strangers offer to Salt's store are bounded, counted and shown; no accepted key is touched."""
 
 from __future__ import annotations
 
