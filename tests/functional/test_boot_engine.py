@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -22,6 +23,7 @@ import salt.utils.crypt
 from salt.exceptions import CommandExecutionError
 
 from bottleneck.plan import nodes as plan
+from bottleneck.telemetry.store import Store
 from control import nodes, readiness
 from netboot.boot import progress_report
 from netboot.boot.events import Armed
@@ -116,6 +118,27 @@ def test_whoever_proxies_another_s_addresses_asks_always(engine: ModuleType, mon
     for dhcp, connection in (("serve", None), ("proxy", 0)):
         master = engine.Master({"publish_port": 4505}, SimpleNamespace(dhcp=dhcp))
         assert master.connection(NODE) == connection
+
+
+def test_a_node_s_newest_samples_are_those_of_the_store(
+    engine: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "HEARTS_SECONDS", 0.0)
+    path = tmp_path / "store.db"
+    with Store(path) as store:
+        batch = {"boot": "b", "sequence": 1, "t0": 1000.0, "t1": 1001.0, "samples": [{"t": 1000.0}]}
+        store.put_batches([{**batch, "node": "node0"}])
+        master = engine.Master({"cluster_store": str(path)}, None)
+        assert master.heart(NODE) == 1001.0
+        store.put_batches([{**batch, "node": "node0", "sequence": 2, "t1": 1002.0}])
+        assert master.heart(NODE) == 1002.0
+        assert master.heart(dataclasses.replace(NODE, name="node1", minion_id="node1")) is None
+    monkeypatch.setattr(engine, "HEARTS_SECONDS", 1e9)
+    assert master.heart(NODE) == 1002.0
+    # A store that is no store, or none at all, says nothing of anyone.
+    (tmp_path / "odd.db").write_bytes(b"no database" * 500)
+    for opts in ({"cluster_store": str(tmp_path / "odd.db")}, {}):
+        assert engine.Master(opts, None).heart(NODE) is None
 
 
 def test_a_busy_master_does_not_hold_up_the_boots(engine: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
