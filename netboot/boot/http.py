@@ -12,6 +12,7 @@ from pathlib import Path
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http_exceptions import HttpProcessingError
 
 from netboot.boot import enrolment, images, metrics, models
 from netboot.boot.dhcp_log import Reader, Tail
@@ -206,9 +207,22 @@ class Wire:
             raise web.HTTPRequestTimeout from None
 
 
+class _WellFormed(logging.Filter):
+    """Keeps from the log what a stranger can have written there at will: a request that is none, one that broke off."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether a record is about a fault of ours."""
+        error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
+        return not isinstance(error, HttpProcessingError | ConnectionError)
+
+
+server_log = logging.getLogger(f"{__name__}.server")
+server_log.addFilter(_WellFormed())
+
+
 def runner_of(service: BootService) -> web.AppRunner:
     """Return what puts `service` on a socket."""
-    return web.AppRunner(application(service), access_log=None, keepalive_timeout=HEADER_SECONDS)
+    return web.AppRunner(application(service), access_log=None, logger=server_log, keepalive_timeout=HEADER_SECONDS)
 
 
 def close_excess(runner: web.AppRunner) -> None:
