@@ -13,7 +13,6 @@ import contextlib
 import json
 import logging
 import math
-import pathlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -50,8 +49,6 @@ TICK_SECONDS = 1.0
 CLOCK_SET_SECONDS = 2.0
 PRUNE_SECONDS = 600.0
 MAKE_ROOM_SECONDS = 10.0
-# How often the keys that strangers offer are looked at: what they can leave meanwhile is bounded by the link alone.
-KEYS_SECONDS = 1.0
 SERVE_AGAIN_SECONDS = 10.0
 # How long to wait for a store that takes nothing, and between two words about it.
 STORE_AGAIN_SECONDS = 10.0
@@ -135,8 +132,8 @@ class Collector:
         self._budget = Budget(BURST_BATCHES, BATCHES_PER_SECOND)
         self._latest: tuple[float, dict[str, Any] | None] = (-math.inf, None)
         self._pruned = -math.inf
-        self._room_made = self._keys_bounded = self._keys_logged = -math.inf
-        self.keys_dropped = 0
+        self._room_made = -math.inf
+        self._keys = pending_keys.Keeper(opts.get("pki_dir"), steady)
         self._listen: tuple[str, int] | None = None
         self._served = -math.inf
         self._server: http_server.BoundedServer | None = None
@@ -284,9 +281,7 @@ class Collector:
         steady = self._steady()
         if self._listen and steady - self._served >= SERVE_AGAIN_SECONDS:
             self._serve()
-        if steady - self._keys_bounded >= KEYS_SECONDS:
-            self._keys_bounded = steady
-            self._bound_keys()
+        self._keys.look()
         if steady - self._room_made >= MAKE_ROOM_SECONDS:
             self._room_made = steady
             gone = make_room(self._store)
@@ -295,19 +290,6 @@ class Collector:
         if steady - self._pruned >= PRUNE_SECONDS:
             self._pruned = steady
             self._store.prune(now - self._retention, now + self._retention)
-
-    def _bound_keys(self) -> None:
-        """Drop what strangers offered as keys beyond what is kept of it; nobody becomes a node by offering one."""
-        if not (folder := self._opts.get("pki_dir")):
-            return
-        dropped = pending_keys.bound(pathlib.Path(folder))
-        if not dropped.count:
-            return
-        self.keys_dropped += dropped.count
-        if self._steady() - self._keys_logged >= REFUSED_LOG_SECONDS:
-            self._keys_logged = self._steady()
-            names = ", ".join(ascii(name) for name in dropped.names)
-            log.warning("Dropped %d keys that strangers offered, the last as %s", self.keys_dropped, names)
 
     def _apply(self, event: cluster_view.Event) -> None:
         self.state = cluster_state.apply(event, self.state)
@@ -392,7 +374,7 @@ class Collector:
                 self._latest = (steady, self._store.latest_verdict(now + batch_checks.AHEAD_SECONDS))
         found = _families()
         for name, labels, value in exporter.values(
-            self.state, self._latest[1], now, time.process_time(), self.store_refusals, self.keys_dropped
+            self.state, self._latest[1], now, time.process_time(), self.store_refusals, self._keys.dropped
         ):
             found[name].add_metric(labels, value)
         return found.values()

@@ -8,11 +8,17 @@ notes are kept, for a person to see; what is no key by its size alone goes at on
 from __future__ import annotations
 
 import contextlib
+import logging
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+log = logging.getLogger(__name__)
+
+# How often they are looked at (what strangers leave meanwhile is bounded by the link alone), and named in the log.
+LOOK_SECONDS, LOG_SECONDS = 1.0, 10.0
 # An RSA key of 16384 bits is 2.8 kB as PEM; nodes have 2048 to 4096.
 LARGEST_KEY_BYTES = 4096
 MOST_KEYS, MOST_BYTES = 64, 64 * 1024
@@ -44,6 +50,36 @@ class _Key:
     path: Path
     size: int
     moment: float
+
+
+class Keeper:
+    """Bounds the keys now and then, and counts what went.
+
+    Parameters
+    ----------
+    pki_directory : str or None
+        The master's; None where there is none to look after.
+    steady : callable
+        A clock that nobody sets, seconds.
+    """
+
+    def __init__(self, pki_directory: str | None, steady: Callable[[], float]) -> None:
+        self._folder, self._steady = pki_directory, steady
+        self._looked = self._logged = -math.inf
+        self.dropped = 0
+
+    def look(self) -> None:
+        """Drop what is too much, when it is time to look again."""
+        now = self._steady()
+        if self._folder is None or now - self._looked < LOOK_SECONDS:
+            return
+        self._looked = now
+        found = bound(Path(self._folder))
+        self.dropped += found.count
+        if found.count and now - self._logged >= LOG_SECONDS:
+            self._logged = now
+            names = ", ".join(ascii(name) for name in found.names)
+            log.warning("Dropped %d keys that strangers offered, the last as %s", self.dropped, names)
 
 
 def bound(pki_directory: Path) -> Dropped:

@@ -173,9 +173,7 @@ METRICS = (
         "Times the store took nothing (a full disk, a lock): the nodes keep their batches and send them again.",
     ),
     Metric(
-        "cluster_pending_keys_dropped_total",
-        "counter",
-        "Keys that machines offered and nobody accepted, dropped because there were too many or they were too large.",
+        "cluster_pending_keys_dropped_total", "counter", "Keys of strangers that were too many or too large to keep."
     ),
     Metric("cluster_collector_windows_total", "counter", "Windows closed and handed to the analysis."),
     Metric("cluster_collector_cpu_seconds_total", "counter", "CPU time of the process that takes the batches."),

@@ -98,7 +98,7 @@ def test_the_engine_bounds_counts_and_names_them(pki: Path, tmp_path: Path, capl
             for _ in range(3):
                 for number in range(200):
                     offer(pki, f"stranger{number}", 400, number)
-                now["time"] += engine.KEYS_SECONDS
+                now["time"] += pending_keys.LOOK_SECONDS
                 made.step(None)
         registry = prometheus_client.CollectorRegistry()
         registry.register(made)
