@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,7 +18,7 @@ from bottleneck.load.workload import Load
 from bottleneck.plan.workers import DeploymentRecord, ServerSettings, Worker
 from bottleneck.runs.ceilings import Ceilings
 from bottleneck.runs.reading import lenient
-from bottleneck.telemetry.batches import Batch, flat_readings
+from bottleneck.telemetry.batches import Batch, Readings, engine_readings
 from bottleneck.telemetry.prometheus_text import MetricsText
 
 if TYPE_CHECKING:
@@ -100,6 +101,14 @@ class Run:
     def scenario(self) -> bool:
         """Return whether it was recorded elsewhere."""
         return self.kind == "scenario"
+
+    @cached_property
+    def readings(self) -> Mapping[str, Readings]:
+        """Engine readings inside the batches of its interval, by the node that took them, in order of time.
+
+        What an engine answers while it starts is no load.
+        """
+        return {} if self.start else engine_readings(self.batches, *self.interval)
 
     def window(self, start: float, end: float) -> Run:
         """Return a while of it as a live window; of a start, as a start that has lasted so long.
@@ -190,14 +199,17 @@ def with_readings(run: Run) -> Run:
     if run.start:
         return run
     before, after, settings = dict(run.engine_before), dict(run.engine_after), run.settings
-    for node, readings in flat_readings(run.batches, *run.interval).items():
+    for node, readings in run.readings.items():
         # A reading without a name is that of the one head.
-        for known, (_, flat) in ((before, readings[0]), (after, readings[-1])):
+        for known, (_, reading) in ((before, readings[0]), (after, readings[-1])):
             if len(readings) > 1 and node not in known and "" not in known:
-                known[node] = MetricsText.from_flat(flat)
+                known[node] = reading
     for reading in after.values():
         settings = as_the_engine_says(settings, reading)
-    return replace(run, engine_before=before, engine_after=after, settings=settings)
+    found = replace(run, engine_before=before, engine_after=after, settings=settings)
+    # Its batches and interval are the same: they are read once.
+    vars(found)["readings"] = run.readings
+    return found
 
 
 # Of `vllm:cache_config_info`, what is a setting here.

@@ -16,11 +16,13 @@ from bottleneck.telemetry.prometheus_text import MetricsText
 from bottleneck.telemetry.sample_schema import OLDER_KEYS
 
 Batch = dict[str, Any]
+# Of one engine, in order of time: unix seconds and metrics.
+Readings = list[tuple[float, MetricsText]]
 # In the text, before it is parsed: a run has tens of thousands of such keys.
 _OLDER = re.compile(f'"({"|".join(OLDER_KEYS)})"')
 
 
-def engine_readings(batches: Iterable[Batch], start: float, end: float) -> dict[str, list[tuple[float, MetricsText]]]:
+def engine_readings(batches: Iterable[Batch], start: float, end: float) -> dict[str, Readings]:
     """Return the engine readings inside batches, by the node that took them, in order of time.
 
     Parameters
@@ -32,32 +34,15 @@ def engine_readings(batches: Iterable[Batch], start: float, end: float) -> dict[
     end
         End, unix seconds.
     """
-    return {
-        node: [(moment, MetricsText.from_flat(flat)) for moment, flat in readings]
-        for node, readings in flat_readings(batches, start, end).items()
-    }
-
-
-def flat_readings(batches: Iterable[Batch], start: float, end: float) -> dict[str, list[tuple[float, dict[str, Any]]]]:
-    """Return the same as they were sent, `{sample as the exposition text writes it: value}`: not all need parsing.
-
-    Parameters
-    ----------
-    batches
-        Of any nodes, in any order.
-    start
-        Start, unix seconds.
-    end
-        End, unix seconds.
-    """
-    found: dict[str, list[tuple[float, dict[str, Any]]]] = {}
+    found: dict[str, Readings] = {}
     for batch in batches:
         engine = batch.get("engine")
         if not isinstance(engine, dict) or not isinstance(engine.get("metrics"), dict):
             continue
         moment = number(engine.get("t", batch.get("t1")))
         if math.isfinite(moment) and start <= moment <= end and engine["metrics"]:
-            found.setdefault(str(batch.get("node", "")), []).append((moment, engine["metrics"]))
+            reading = MetricsText.from_flat(engine["metrics"])
+            found.setdefault(str(batch.get("node", "")), []).append((moment, reading))
     for readings in found.values():
         readings.sort(key=lambda pair: pair[0])
     return found

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -116,31 +116,25 @@ class NodeSamples:
     samples: list[dict[str, Any]] = field(repr=False)
     missing_batches: int = 0
     dropped: int = 0
-    # A window asks for the same counters again and again; what was worked out once is kept.
+    # A window asks for the same counters again and again, and for many of one part; what was worked out once is kept.
+    _known_parts: dict[tuple[str | int, ...], list[Any]] = field(default_factory=dict, repr=False, compare=False)
+    _known_values: dict[tuple[str | int, ...], Array] = field(default_factory=dict, repr=False, compare=False)
     _known_steps: dict[tuple[str | int, ...], Steps] = field(default_factory=dict, repr=False, compare=False)
     _known_keys: dict[str, tuple[str, ...]] = field(default_factory=dict, repr=False, compare=False)
 
     def values(self, *path: str | int) -> Array:
-        """Return one field of every sample, shape (n,), NaN where a sample does not have it.
+        """Return one field of every sample, shape (n,), NaN where a sample does not have it."""
+        if path not in self._known_values:
+            self._known_values[path] = _numbers(_entries(self._parts(path[:-1]), path[-1]))
+        return self._known_values[path]
 
-        Parameters
-        ----------
-        *path : str or int
-            Keys and indices of the field inside a sample, such as "mem", "available".
-        """
-        column: list[Any] = self.samples
-        try:
-            for key in path:
-                column = [part[key] for part in column]
-        except (KeyError, IndexError, TypeError):
-            # What changes slowly is in every tenth sample alone.
-            found = [_follow(sample, path) if path[0] in sample else math.nan for sample in self.samples]
-            return np.array(found, dtype=np.float64)
-        if all(type(value) is float or type(value) is int for value in column):
-            # A whole number may be larger than any float.
-            with contextlib.suppress(OverflowError):
-                return np.array(column, dtype=np.float64)
-        return np.array([number(value) for value in column], dtype=np.float64)
+    def _parts(self, path: tuple[str | int, ...]) -> list[Any]:
+        """Return a part of every sample, None where a sample does not have it: what changes slowly is in some alone."""
+        if not path:
+            return self.samples
+        if path not in self._known_parts:
+            self._known_parts[path] = _entries(self._parts(path[:-1]), path[-1])
+        return self._known_parts[path]
 
     def last(self, *path: str | int, until: float = math.inf) -> float | None:
         """Return the latest value of a field that was known by a time, in unix seconds; else the first after it.
@@ -267,16 +261,29 @@ class NodeSamples:
         return sum(self.link(name, "transmit_bytes").resets for name in self.keys("links"))
 
 
-def _follow(sample: Mapping[str, Any], path: Iterable[str | int]) -> float:
-    value: Any = sample
-    for key in path:
-        if isinstance(value, dict):
-            value = value.get(key)
-        elif isinstance(value, list) and isinstance(key, int) and key < len(value):
-            value = value[key]
-        else:
-            return math.nan
-    return number(value)
+def _entries(parts: list[Any], key: str | int) -> list[Any]:
+    """Return an entry of every part, None where there is none."""
+    try:
+        return [part[key] for part in parts]
+    except (KeyError, IndexError, TypeError):
+        return [_entry(part, key) for part in parts]
+
+
+def _entry(part: Any, key: str | int) -> Any:
+    """Return an entry of a part, or None where there is none."""
+    if isinstance(part, dict):
+        return part.get(key)
+    if isinstance(part, list) and isinstance(key, int) and key < len(part):
+        return part[key]
+    return None
+
+
+def _numbers(column: list[Any]) -> Array:
+    if all(type(value) is float or type(value) is int for value in column):
+        # A whole number may be larger than any float.
+        with contextlib.suppress(OverflowError):
+            return np.array(column, dtype=np.float64)
+    return np.array([number(value) for value in column], dtype=np.float64)
 
 
 def node_samples(batches: Iterable[dict[str, Any]]) -> dict[str, NodeSamples]:
@@ -311,7 +318,11 @@ def _one_node(node: str, boots: dict[str, dict[int, dict[str, Any]]]) -> NodeSam
         numbers = [value for value in batches if value >= 0]
         if numbers:
             missing += max(numbers) - min(numbers) + 1 - len(numbers)
-        counts = [value for batch in batches.values() if math.isfinite(value := _follow(batch, ("sampler", "dropped")))]
+        counts = [
+            value
+            for batch in batches.values()
+            if math.isfinite(value := number(_entry(batch.get("sampler"), "dropped")))
+        ]
         dropped += int(max(counts, default=0.0))
         for batch in batches.values():
             samples = batch.get("samples")

@@ -16,7 +16,6 @@ from bottleneck.accuracy.truth import truths
 from bottleneck.diagnosis.verdict import analyse
 from bottleneck.runs.run import Run
 from bottleneck.runs.run_folder import load_run
-from bottleneck.telemetry.batches import flat_readings
 from cli.verify import tables
 from cli.verify.judging import Answered
 
@@ -79,9 +78,10 @@ def replayed(folder: Path) -> Replayed:
     found, run = [], load_run(folder)
     for window in windows_of(run, run.profile.telemetry.window_seconds if run.profile else math.inf):
         answer = Answer.of_verdict(json.loads(json.dumps(analyse(window).to_json())))
-        readings = flat_readings(window.batches, *window.interval)
         heads = {worker.node for worker in window.workers if worker.rank == 0}
-        found.append(Window(window.seconds, min((len(readings.get(head, ())) for head in heads), default=0), answer))
+        found.append(
+            Window(window.seconds, min((len(window.readings.get(head, ())) for head in heads), default=0), answer)
+        )
     return Replayed(folder.name, tuple(found))
 
 

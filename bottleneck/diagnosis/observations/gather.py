@@ -19,7 +19,6 @@ from bottleneck.diagnosis.observations.peers import levelled
 from bottleneck.diagnosis.observations.settings import EngineSettings, engine_settings
 from bottleneck.runs.run import Run
 from bottleneck.runs.topology import Topology, find_topology
-from bottleneck.telemetry.batches import engine_readings
 from bottleneck.telemetry.samples import node_samples
 
 
@@ -37,8 +36,7 @@ def gather(run: Run) -> Observations:
         With an `Issue` for everything that is missing or doubtful.
     """
     topology = find_topology(run)
-    # What an engine answers while it starts is no load.
-    readings = {} if run.start else engine_readings(run.batches, *run.interval)
+    readings = run.readings
     only = next(iter(readings.values())) if len(readings) == 1 and len(topology.groups) == 1 else []
     engines = [
         engine_facts(group, readings.get(group.head, only), topology, run.interval, run.live)

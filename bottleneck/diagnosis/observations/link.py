@@ -122,7 +122,8 @@ def link_facts(
         issues.append(Issue(thresholds.SLIGHT, words, Scope.STEPS))
     else:
         source = ""
-    traffic = _traffic(topology, samples, run.interval)
+    sent, busiest = _busiest(topology, samples, run.interval)
+    traffic = _traffic(topology, samples, run.interval, sent, busiest)
     peak = traffic.get("peak_bytes_per_second")
     if capacity and peak and peak > thresholds.BEYOND * capacity:
         issues.append(
@@ -148,7 +149,7 @@ def link_facts(
         **traffic,
     )
     facts, outdated = _outdated(facts, nodes, busy_seconds, prompt_share)
-    return _with_fullness(facts, topology, samples, run.interval, busy_seconds), [*issues, *outdated]
+    return _with_fullness(facts, busiest, busy_seconds), [*issues, *outdated]
 
 
 def crossing_seconds(run: Run, topology: Topology, samples: Mapping[str, NodeSamples], edges: Array) -> set[float]:
@@ -232,9 +233,14 @@ def _busiest(
     return sent, chosen
 
 
-def _traffic(topology: Topology, samples: Mapping[str, NodeSamples], interval: tuple[float, float]) -> dict[str, Any]:
+def _traffic(
+    topology: Topology,
+    samples: Mapping[str, NodeSamples],
+    interval: tuple[float, float],
+    sent: Mapping[str, float],
+    steps: Steps | None,
+) -> dict[str, Any]:
     """Return bytes, errors and the rate at which most crossed, by the attribute of `LinkFacts`."""
-    sent, steps = _busiest(topology, samples, interval)
     counted = [samples[node] for node in sent]
     found: dict[str, Any] = {"sent_bytes": sent}
     for what in ("errors", "dropped"):
@@ -263,15 +269,8 @@ def _traffic(topology: Topology, samples: Mapping[str, NodeSamples], interval: t
     }
 
 
-def _with_fullness(
-    facts: LinkFacts,
-    topology: Topology,
-    samples: Mapping[str, NodeSamples],
-    interval: tuple[float, float],
-    busy_seconds: float,
-) -> LinkFacts:
+def _with_fullness(facts: LinkFacts, steps: Steps | None, busy_seconds: float) -> LinkFacts:
     """Return the facts with how long, and for which bytes, the link ran near its capacity."""
-    _, steps = _busiest(topology, samples, interval)
     if steps is None or not facts.capacity_bytes_per_second:
         return facts
     full = steps.rate >= thresholds.FULL * facts.capacity_bytes_per_second
