@@ -200,7 +200,10 @@ MOST_CONFIDENCE = Number(0.97, "1", "No answer is surer.", DEFINITION, DEFINITIO
 STAYS = {
     "CACHE_ROOMY": "apart from FULL, so that a cache that is neither full nor roomy names no cause of waiting",
     "AT_WORK_CORES": "live windows: where no reading of the engine says when it worked",
-    "PLATEAU_BAND": "with PLATEAU_QUANTILE and OLD_CEILING_AWAKE: an old ceiling of a link",
+    "PLATEAU_BAND": "an old ceiling of a link; runs of the tests have one",
+    "PLATEAU_QUANTILE": "as PLATEAU_BAND",
+    "OLD_CEILING_AWAKE": "as PLATEAU_BAND",
+    "QUOTA_BELOW": "a quota that is a node's size makes no straggler; no run of the record is named by one near it",
     "COVERED": "no run of the record lacks samples; damaged runs of the tests do",
     "HOT_CELSIUS": "no run of the record is hot; the vendors' number",
     "POWER_LIMIT": "no run of the record is at its power limit",

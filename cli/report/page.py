@@ -30,7 +30,7 @@ from cli.report.usage import usage
 
 _HERE = Path(__file__).parent
 # A sentence may have the next command to type in it.
-_COMMAND = re.compile(rf"\b(cluster (?:{'|'.join(COMMANDS)})\b(?: [\w<>./%=:*-]+)*)")
+_COMMAND = re.compile(rf"\b(cluster (?:{'|'.join(COMMANDS)})(?![\w-])(?: [\w<>./%=:*-]+)*)")
 
 
 def verdict_of(run: Run, again: bool = False) -> dict[str, Any]:
