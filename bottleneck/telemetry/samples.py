@@ -123,7 +123,13 @@ class NodeSamples:
     _known_keys: dict[str, tuple[str, ...]] = field(default_factory=dict, repr=False, compare=False)
 
     def values(self, *path: str | int) -> Array:
-        """Return one field of every sample, shape (n,), NaN where a sample does not have it."""
+        """Return one field of every sample, shape (n,), NaN where a sample does not have it.
+
+        Parameters
+        ----------
+        path
+            Keys and indices from a sample down to the field.
+        """
         if path not in self._known_values:
             self._known_values[path] = _numbers(_entries(self._parts(path[:-1]), path[-1]))
         return self._known_values[path]
