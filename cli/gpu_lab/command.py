@@ -140,16 +140,18 @@ def _whole_way(
             fail("; ".join(failed), f"cluster plan --lab {lab}")
     with steps.step("probe") as current:
         current.result = dict(measure(control))
-    _first_benches(control, device, steps)
+    deployed = _first_benches(control, device, steps)
     with steps.step("cases") as current:
-        plain_stage = Turn(profile.default_deployment, "", {}).stage
-        trials = Trials(control, all_cases(), device, steps.folder, deadline, plain_stage)
+        stage = Turn(profile.default_deployment, "", {}).stage if deployed else None
+        trials = Trials(control, all_cases(), device, steps.folder, deadline, stage)
         trials.take(turns(chosen, device))
         current.result = {"runs": trials.runs}
 
 
-def _first_benches(control: Control, device: Device, steps: Steps) -> None:
-    """Deploy over all nodes, bench, judge and report."""
+def _first_benches(control: Control, device: Device, steps: Steps) -> bool:
+    """Deploy over all nodes, bench, judge and report; return whether that was to be done, and something is up."""
+    if steps.is_done("report"):
+        return False
     with steps.step("deploy") as current:
         current.result = deploy_model(control, None)
     folders = []
@@ -167,6 +169,7 @@ def _first_benches(control: Control, device: Device, steps: Steps) -> None:
             out.print(f"[bold]{recorded.verdict.title}[/] [dim](confidence {recorded.verdict.confidence:.0%})[/]")
     with steps.step("report"), step("Writing the report"):
         write_report(folders, steps.folder / "report.html")
+    return True
 
 
 def _chosen(cases: list[Case], only: str | None) -> list[Case]:

@@ -8,7 +8,9 @@ from typing import Any
 
 # From here on a fault is one that a person wants to know of first.
 LARGE_COST = 0.2
-# Runs of one load that lie nearest before and after.
+# What a verdict promises of its mending is to be as near to what mending gave.
+GAIN_WITHIN = 0.05
+# Answers that name nothing.
 _CONTROLS = frozenset({"balanced", "inconclusive"})
 
 
@@ -24,6 +26,8 @@ class Score:
         What the verdict said, and of which node.
     is_right
         Whether that is among what was expected, at the place where it was put in.
+    relief, gain
+        Share of the time per token that taking it away gave back; the share that the verdict promised.
     """
 
     case: str
@@ -32,6 +36,8 @@ class Score:
     named: str
     node: str | None
     is_right: bool
+    relief: float | None = None
+    gain: float | None = None
 
 
 def scores(lines: Iterable[Mapping[str, Any]]) -> list[Score]:
@@ -42,12 +48,14 @@ def scores(lines: Iterable[Mapping[str, Any]]) -> list[Score]:
 
 def _score(line: Mapping[str, Any], known: Sequence[Mapping[str, Any]]) -> Score:
     put, where = line["put"], line["verdict"].get("where") or {}
-    named = str(line["verdict"]["name"])
+    named = str(line["verdict"]["class"])
     right = named in line["expected"]
     if put and put.get("node") and named == "straggler":
         right = right and where.get("node") == put["node"]
     cost = _cost(line, known) if put else None
-    return Score(str(line["case"]), put["kind"] if put else None, cost, named, where.get("node"), right)
+    relief = None if cost is None else cost / (1.0 + cost)
+    gain = (line["verdict"].get("gain") or {}).get("share")
+    return Score(str(line["case"]), put["kind"] if put else None, cost, named, where.get("node"), right, relief, gain)
 
 
 def _cost(line: Mapping[str, Any], known: Sequence[Mapping[str, Any]]) -> float | None:
@@ -71,11 +79,17 @@ def summary(found: Sequence[Score]) -> dict[str, Any]:
     """Return the figures: top-1 where a fault costs a fifth or more, and false names where nothing was put in."""
     large = [each for each in found if each.cost is not None and each.cost >= LARGE_COST]
     controls = [each for each in found if each.kind is None]
+    promised = [
+        abs(each.gain - each.relief) <= GAIN_WITHIN
+        for each in large
+        if each.is_right and each.gain is not None and each.relief is not None
+    ]
     false = [each for each in controls if not each.is_right and each.named not in _CONTROLS]
     return {
         "cases": len(found),
         "causes": len({each.kind for each in found if each.kind}),
         "large": {"right": sum(each.is_right for each in large), "of": len(large)},
+        "gain_within_5_points": {"right": sum(promised), "of": len(promised)},
         "controls": {"false_names": len(false), "of": len(controls)},
         "scores": [asdict(each) for each in found],
     }

@@ -28,6 +28,8 @@ DEPLOY_SECONDS = 600.0
 RUN_SECONDS = 300.0
 FAILED_RUNS = 2
 RECORD = "trials.jsonl"
+# Of a verdict, beside each run; the whole of it is in the run's archive's measurements.
+KEPT = ("class", "fault", "where", "kind", "confidence", "undecided", "gain", "runners_up")
 
 
 class OutOfTimeError(Exception):
@@ -138,14 +140,14 @@ class Trials:
             "began": began,
             "run": result["run"],
             "seconds_per_token": measured.seconds_per_token if measured else None,
-            "verdict": {key: verdict.get(key) for key in ("name", "where", "confidence", "gain", "undecided")},
+            "verdict": {key: verdict[key] for key in KEPT},
             "problems": result["problems"],
             "error": "" if measured else str(result["first_error"] or "requests failed"),
         }
         self.record.add(line)
         self.runs += 1
         rate = f"{1 / measured.seconds_per_token:.4g} tokens/s" if measured else line["error"]
-        console.print(f"{name}: {rate}; {verdict['name']} {verdict['where']}", soft_wrap=True)
+        console.print(f"{name}: {rate}; {verdict['class']} {verdict['where']}", soft_wrap=True)
 
     def _check_time(self) -> None:
         if time.monotonic() > self.deadline:

@@ -131,13 +131,13 @@ def line(case: str, began: float, seconds: float, **more: Any) -> dict[str, Any]
     return {
         "case": case, "of": None, "put": None, "expected": None, "deployment": "tp2", "load": {"kind": "chat"},
         "requests": 8, "began": began, "seconds_per_token": seconds, "error": "",
-        "verdict": {"name": "balanced", "where": {}}, **more,
+        "verdict": {"class": "balanced", "where": {}}, **more,
     }  # fmt: skip
 
 
 def faulty(named: str, node: str | None, **more: Any) -> dict[str, Any]:
     put = {"kind": "foreign_kernels", "node": "node1", "strength": 0.7}
-    verdict = {"name": named, "where": {"node": node}}
+    verdict = {"class": named, "where": {"node": node}}
     return line("f", 2.0, 0.3, of="f", put=put, expected=["straggler"], verdict=verdict, **more)
 
 
@@ -157,8 +157,8 @@ def test_the_summary_counts_large_faults_and_false_names() -> None:
     record = [
         line("tp2/chat/1", 1.0, 0.1),
         faulty("straggler", "node1"),
-        line("c", 3.0, 0.1, of="c", expected=["link_latency"], verdict={"name": "straggler", "where": {}}),
-        line("d", 4.0, 0.1, of="d", expected=["link_latency"], verdict={"name": "inconclusive", "where": {}}),
+        line("c", 3.0, 0.1, of="c", expected=["link_latency"], verdict={"class": "straggler", "where": {}}),
+        line("d", 4.0, 0.1, of="d", expected=["link_latency"], verdict={"class": "inconclusive", "where": {}}),
         line("broken", 5.0, 0.1, of="e", error="no answer"),
     ]
     found = scoring.summary(scoring.scores(record))

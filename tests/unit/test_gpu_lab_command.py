@@ -12,7 +12,10 @@ import pytest
 from typer.testing import CliRunner
 
 import lab as lab_module
+from bottleneck.diagnosis.causes import CAUSES
+from bottleneck.diagnosis.verdict import analyse
 from bottleneck.profile import find_profile, load_profile
+from bottleneck.runs.run_folder import load_run
 from cli.gpu_lab import command, trials
 from cli.gpu_lab.cases import all_cases, turns
 from cli.gpu_lab.steps import Steps
@@ -20,6 +23,7 @@ from cli.main import app
 from cli.verify.record import Record
 from lab import LabError
 from lab import cards as machine
+from tests.run_builder import build_run
 
 CASES = "tp2-rate-5-prompts,tp2-starved-follower,tp2-idle-client"
 
@@ -70,11 +74,12 @@ def cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeCluster:
 
     def analyse(_: Any) -> Any:
         put = fake.judged[0] if fake.judged else {}
+        plain = dict.fromkeys(trials.KEPT)
         name = {"throttle": "link_bandwidth", "slow": "straggler"}.get(str(put.get("kind")), "link_latency")
         return SimpleNamespace(
             title=name,
             confidence=0.9,
-            to_json=lambda: {"name": name, "where": {"node": put.get("node")}, "confidence": 0.9, "gain": None},
+            to_json=lambda: {**plain, "class": name, "where": {"node": put.get("node")}},
         )
 
     def copy_logs(_: str, folder: Path) -> None:
@@ -157,7 +162,9 @@ def test_a_second_call_goes_on_where_the_first_stopped(cluster: FakeCluster, tmp
     before = sum(name == "bench.run" for name, _ in cluster.calls)
     run(folder)
     again = sum(name == "bench.run" for name, _ in cluster.calls) - before
-    assert again == 2 + 3, "two turns and the first benches"
+    assert again == 2, "the first benches are there"
+    assert len(list(folder.glob("*-bench-chat.json.xz"))) == 1
+    assert len(list(folder.glob("*-cases.json.xz"))) == 2, "each call's steps stay"
     assert len(Record(folder / trials.RECORD).lines()) == wanted
 
 
@@ -176,6 +183,12 @@ def test_a_run_that_fails_is_on_record_and_the_next_goes_on(
     lines = Record(folder / trials.RECORD).lines()
     assert lines["tp2-starved-follower"]["error"] == "node node1 of lab x has ended"
     assert not lines["tp2-idle-client"]["error"]
+
+
+def test_what_is_kept_of_a_verdict_is_in_a_verdict(tmp_path: Path) -> None:
+    verdict = analyse(load_run(build_run(tmp_path))).to_json()
+    assert set(trials.KEPT) <= set(verdict)
+    assert verdict["class"] in CAUSES
 
 
 def test_no_case_is_begun_when_the_time_is_spent(cluster: FakeCluster, tmp_path: Path) -> None:
