@@ -121,6 +121,24 @@ def resume() -> dict[str, Any]:
     return _look("recovery was resumed", settle=True)
 
 
+def forget_restarts() -> dict[str, Any]:
+    """
+    Have the restarts so far not count towards those that are allowed in an hour.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run recover.forget_restarts
+
+    For a person who has mended what the restarts came from, and for a campaign of faults, where each has its own cause.
+    """
+    found = records.read(__opts__, records.RECOVERY)
+    gone = found.pop("restarts", [])
+    records.write(__opts__, records.RECOVERY, found)
+    return audit.note(__opts__, "forget restarts", "a person asked", f"{len(gone)} restarts do not count any more")
+
+
 def log(limit: int = 20) -> dict[str, list[dict[str, Any]]]:
     """
     Return the newest entries of what the cluster did by itself, with cause and result.

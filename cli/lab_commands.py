@@ -15,6 +15,7 @@ from rich.table import Table
 
 from bottleneck.profile import ProfileError, find_profile, load_profile
 from bottleneck.units import RATE
+from cli.campaign import campaign
 from cli.options import DEFAULT_LAB, DEFAULT_PROFILE, JsonOption, LabOption, ProfileOption, configured
 from cli.output import FAILED, USAGE, emit, fail, out, step
 from cli.pack import pack
@@ -138,6 +139,9 @@ def slow(
 
 
 app.command("pack")(pack)
+app.command(epilog='Examples: cluster lab campaign --seed 3 · cluster lab campaign --kind "kill a sampler" --faults 2')(
+    campaign
+)
 
 
 def _become(lab: str, node: str, argv: list[str]) -> NoReturn:

@@ -70,6 +70,7 @@ def test_all_ranks_end_and_start_again_and_it_is_on_record(world: World) -> None
     assert (entry["action"], entry["result"]) == ("restart", "serves again")
     assert "it was killed" in entry["cause"]
     assert (entry["started_seconds"], entry["first_token_seconds"]) == (40.0, 1.0)
+    assert entry["detected"] == 5000.0
 
 
 def test_what_serves_is_left_alone(world: World) -> None:
@@ -349,3 +350,17 @@ def test_a_look_that_was_asked_for_meanwhile_follows_and_the_restart_is_still_to
     assert module.look() == {"serves": True, "restarted": True, "reason": "x"}
     assert len(looks) == 2
     assert not (tmp_path / module.AGAIN).exists()
+
+
+def test_restarts_that_a_person_has_mended_the_cause_of_do_not_count(world: World) -> None:
+    module = load("_runners/recover.py", "recover_runner_forgetting")
+    module.__opts__ = world.opts
+    for _ in range(2):
+        world.sick = 1
+        world.run()
+    assert len(records.read(world.opts, records.RECOVERY)["restarts"]) == 2
+    module.forget_restarts()
+    assert records.read(world.opts, records.RECOVERY) == {}
+    (entry,) = audit.entries(world.opts, 1)
+    assert (entry["action"], entry["result"]) == ("forget restarts", "2 restarts do not count any more")
+    assert recovery.decide([], world.now).restart
