@@ -2,12 +2,13 @@
 
     cluster lab up && cluster apply
     python bench/engine_comparison.py --rounds 3 --output engines.json
+    python bench/engine_comparison.py --page engines.json
 
 Each round deploys every engine once, in an order that is drawn anew, so that what drifts on the machine meets all of
 them; a start counts once. The table goes to standard error as it is measured, the JSON to the file after each start:
 with `--starts` so many are made and the next call with the same file goes on behind them, in this lab or in another.
 What is deployed is the profile's: tensor parallel over both nodes for vLLM, a copy on each node for vLLM and OpenVINO
-GenAI, layers over remote calls for llama.cpp.
+GenAI, layers over remote calls for llama.cpp. `--page` prints the page of the docs that is made of a file.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ def measured(lab: Lab, deployment: str, options: list[str]) -> dict[str, Any]:
     lab.run("deploy", deployment)
     seconds = time.monotonic() - started
     try:
-        result = lab.json("bench", "--no-probe", *options)
+        # With a request that failed the command fails, and says as much as without.
+        result = json.loads(lab.run("bench", "--no-probe", *options, "--json", check=False))
     finally:
         lab.run("undeploy")
     (point,) = result["points"]

@@ -14,7 +14,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,23 +47,19 @@ LAPTOP_ADDRESS, CONTROL_ADDRESS = "10.98.0.1", "10.98.0.2"
 OUTSIDE_RESOLVER = "10.0.2.3"
 DISK_BYTES = 12 << 30
 DISK, KERNEL, INITRD, WHEELS = "disk.raw", "vmlinuz", "initrd.img", "wheels.squashfs"
+# What setup/control-node asks pip for.
+LOCKS = ("build.lock", "control-node.lock", "source.lock")
 CERTIFICATES = "etc/ssl/certs/ca-certificates.crt"
 Say = Callable[[str], None]
-
-
-def requirements() -> str:
-    """Return what setup/control-node will ask pip for."""
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    return "\n".join([*project["dependencies"], *project["optional-dependencies"]["control"], ""])
 
 
 def plain_machine(say: Say) -> Path:
     """Return the folder with the disk, its kernel and the wheels; made once for each state of what goes in."""
     sources = machine_sources(load_recipe())
-    lock = (REPOSITORY / "requirements.lock").read_text()
+    locks = [(REPOSITORY / "setup" / name).read_text() for name in LOCKS]
     # What makes it counts as well.
     makers = [inspect.getsource(each) for each in (build, _installation, _wheels)]
-    inputs = [sources, requirements(), lock, PACKAGES, BUILDERS, DISK_BYTES, makers]
+    inputs = [sources, locks, PACKAGES, BUILDERS, DISK_BYTES, makers]
     key = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:16]
     folder = CACHE / f"debian-{key}"
     if folder.is_dir():
@@ -183,12 +178,13 @@ def _wheels(root: Path, scratch: Path) -> Path:
     shutil.copyfile(f"/{CERTIFICATES}", merged / CERTIFICATES)
     build = merged / "wheels"
     build.mkdir()
-    (build / "requirements.txt").write_text(requirements())
-    shutil.copyfile(REPOSITORY / "requirements.lock", build / "requirements.lock")
+    for name in LOCKS:
+        shutil.copyfile(REPOSITORY / "setup" / name, build / name)
     run([*chroot, "python3", "-m", "venv", "/srv/venv"], environment)
-    asked = ["-c", "/wheels/requirements.lock", "-r", "/wheels/requirements.txt"]
-    run([*chroot, "/srv/venv/bin/pip", "wheel", "-q", "--wheel-dir", "/wheels", *asked], environment)
-    for name in ("requirements.txt", "requirements.lock"):
+    for name in LOCKS:
+        asked = ["--no-deps", "--require-hashes", "-r", f"/wheels/{name}"]
+        run([*chroot, "/srv/venv/bin/pip", "wheel", "-q", "--wheel-dir", "/wheels", *asked], environment)
+    for name in LOCKS:
         (build / name).unlink()
     return build
 

@@ -26,7 +26,7 @@ from remote.target import Target
 
 MARKS = {"ok": "[green]✓[/]", "warning": "[yellow]![/]", "failed": "[red]✗[/]", "unknown": "[yellow]?[/]"}
 INSPECTION_SECONDS, FACTS_SECONDS = 120.0, 60.0
-LOCK = Path(__file__).resolve().parents[2] / "requirements.lock"
+LOCK = Path(__file__).resolve().parents[2] / "setup/source.lock"
 
 
 def doctor(
@@ -141,7 +141,7 @@ def _asked(control: Control, profile: Profile, function: str) -> dict[str, Any]:
 
 def locked_salt() -> str:
     """Return the version of Salt in the lock file."""
-    found = re.search(r"^salt==(\S+)$", LOCK.read_text(encoding="utf-8"), re.MULTILINE)
+    found = re.search(r"^salt==([^\s;]+)", LOCK.read_text(encoding="utf-8"), re.MULTILINE)
     return found[1] if found else "none"
 
 
