@@ -24,13 +24,15 @@ from saltfactories.utils import random_string
 from netboot.boot import storage
 from netboot.boot.state import Boot as RecordedBoot
 from netboot.boot.state import NodeState, State
-from tests import boot_profile, fake_image, hostile
+from tests import boot_profile, fake_image, hostile, hostile_requests
 from tests.waiting import free_port, listens, wait_for
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 
 REPOSITORY = Path(__file__).parents[2]
 ATTEMPTS = 520
+# Of those that each take a connection of their own.
+REQUESTS = 60
 EVENTS = 150
 MACS = {"node0": "02:77:00:00:00:10", "node1": "02:77:00:00:00:11", "node2": "02:77:00:00:00:12"}
 ADDRESSES = {"node0": "127.0.0.10", "node1": "127.0.0.11", "node2": "127.0.0.12"}
@@ -154,6 +156,26 @@ def forged(pub: str) -> dict[str, Callable[[int], tuple[str, dict[str, Any]]]]:
             ("cluster/node/lost", "cluster/boot/enrolled", "cluster/boot/arm")[n % 3],
             {"node": "node1", "id": "node1", "pub": pub},
         ),
+        "forged answers to jobs in another's name, from an accepted minion": lambda n: (
+            f"salt/job/2026010100000000{n:04d}/ret/node0",
+            {"id": "node0", "jid": f"2026010100000000{n:04d}", "fun": "test.ping", "return": True, "retcode": 0},
+        ),
+        "forged windows, ends of workers and stalls, from an accepted minion": lambda n: (
+            ("cluster/telemetry/window", "cluster/worker/exited", "cluster/engine/stalled")[n % 3],
+            {"node": "node0", "workers": ["a"], "seconds": 9, "sealed": "{}", "seal": "0" * 64},
+        ),
+        "forged changes of image and profile, from an accepted minion": lambda n: (
+            ("cluster/image/changed", "cluster/profile/changed", "cluster/image/trial")[n % 3],
+            {"profile": "hostile", "action": "promote"},
+        ),
+        "forged batches of another's samples, from an accepted minion": lambda n: (
+            "cluster/telemetry/batch/node0",
+            {
+                "batches": [
+                    {"node": "node0", "boot": "b", "sequence": n + 1, "t0": 1.0, "t1": 2.0, "samples": [{"t": 1.0}]}
+                ]
+            },
+        ),
     }
 
 
@@ -207,6 +229,16 @@ def test_none_gets_in_and_nobody_is_locked_out(
                 unmoved(before, kind)
                 assert set(answers) == {403}
                 rows.append(("replay after the node's next boot", sum(answers.values()), _answers(answers)))
+        stranger = hostile_requests.Stranger(waiting, captured, own)
+        host, port = url.removeprefix("http://").split(":")
+        for kind, make in stranger.kinds().items():
+            before = keys.accepted()
+            requests = (make(number) for number in range(REQUESTS))
+            answers = await hostile_requests.send(host, int(port), requests)
+            unmoved(before, kind)
+            assert not {200, 204, 500} & set(answers), f"{kind}: {answers}"
+            rows.append((kind, sum(answers.values()), _answers(answers)))
+            await legitimate()
         await asking(nodes, rows, keys)
         await legitimate()
         await flood(rows)
@@ -264,7 +296,7 @@ def test_none_gets_in_and_nobody_is_locked_out(
     assert record is not None
     assert any(refusal.reason == "the node is alive" and refusal.node == "node1" for refusal in record.refusals)
     attempts = sum(number for _, number, _ in rows)
-    assert attempts >= 10_000 and len(rows) >= 10
+    assert attempts >= 10_000 and len(rows) >= 30
     record_property("attempts", attempts)
     print("\n| Kind | Attempts | Got in | Answers |\n|---|---|---|---|")
     for kind, number, answers in rows:
