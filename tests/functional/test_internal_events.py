@@ -54,8 +54,8 @@ ANNOUNCED: dict[str, tuple[dict[str, Any], tuple[Any, ...]]] = {
     LOST_TAG: ({"node": "node0", "since": 1e-05}, ("recover.node_lost", "node0")),
     cluster_view.STILL_LOST_TAG: ({"node": "node0", "since": 1.0, "times": 2}, ("recover.node_lost", "node0")),
     cluster_view.EXITED_TAG: (
-        {"node": "node0", "workers": ["tp2-0"], "at": 1.0},
-        ("recover.worker_exited", "node0", ["tp2-0"]),
+        {"node": "node0", "workers": ["tp2-0"], "what": "stopped", "at": 1.0},
+        ("recover.worker_exited", "node0", ["tp2-0"], "stopped"),
     ),
     cluster_view.STALLED_TAG: ({"node": "node0", "seconds": 9.5}, ("recover.engine_stalled", "node0", 9.5)),
 }

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import typer
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.panel import Panel
 from rich.table import Table
@@ -69,6 +69,7 @@ def test_the_program_s_own_styles_stay() -> None:
     assert own_markup(r"[dim]next:[/] \[str] [x]") == r"[dim]next:[/] \[str] \[x]"
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_any_text_is_shown_without_an_error(text: str) -> None:
     shown = without_styles(written(text, f"[red]{text}[/]", Text(text)))
