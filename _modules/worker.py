@@ -21,6 +21,8 @@ import exposition
 import failure_reasons
 import node_files
 import node_processes
+import unit_keeper
+import unit_sandbox
 
 if TYPE_CHECKING:
     from loader_dunders import __opts__, __salt__
@@ -39,6 +41,12 @@ SIGNALLED = 128
 SOCKETS, LISTENING = "/proc/self/net/tcp", "0A"
 # What any process may say of its end, for an engine without rules of its own.
 COMMON_RULES = "common_failures"
+KEY_PILLAR = "engine_api_key"
+# Results of a unit by systemd's name -> what that means of a worker.
+RESULTS = {
+    "oom-kill": "its processes took more memory than memory_share of the deployment gives them, or the node has",
+    "watchdog": "its keeper gave no sign of life",
+}
 
 
 def __virtual__() -> str | tuple[bool, str]:
@@ -70,19 +78,32 @@ def start(worker: Mapping[str, Any], engine: Mapping[str, Any]) -> dict[str, Any
     unit = UNIT_PREFIX + worker["name"]
     if taken and not __salt__["supervise.status"](unit)["running"]:
         raise RuntimeError(f"{', '.join(taken)} is taken by another process on this node")
-    environment = {**worker["environment"], **engine_environment.preload(engine)}
-    environment["PATH"] = engine_environment.path(engine)
+    who = engine_environment.account()
+    environment = {
+        **worker["environment"],
+        **engine_environment.preload(engine),
+        **engine_environment.of_account(who),
+        "PATH": engine_environment.path(engine),
+    }
     if worker["watch"].get("guards"):
         # Before there is a port to protect; without the rules nothing is started.
         __salt__["engine.guard"](worker["watch"]["guards"])
     os.makedirs(os.path.dirname(WORKER_FILE), exist_ok=True)
+    api_key = worker["watch"].get("api_key") if worker["head"] else None
+    if api_key:
+        environment.update(_give_key(api_key, who))
     record = {key: worker[key] for key in ("name", "head", "api_address", "api_port", "engine", "watch")}
     node_files.write_json(WORKER_FILE, record)
+    confined = os.path.isdir(unit_keeper.SYSTEMD)
+    root = engine["directory"] if engine.get("root_folder") else None
+    if confined and root:
+        engine_environment.make_mount_points(unit_sandbox.seen_in_root(root).values(), root)
     __salt__["supervise.start"](
         unit,
-        engine_environment.command(engine, worker["program"], worker["argv"]),
+        engine_environment.command_as(who, engine, worker["program"], worker["argv"], confined),
         environment,
         os.path.join(LOG_DIRECTORY, worker["log_name"]),
+        unit_sandbox.engine(worker["memory_share"], [who.home], root),
     )
     return status(worker["name"])
 
@@ -207,7 +228,8 @@ def _status(name: str) -> dict[str, Any]:
     elif unit["known"] and not unit["stopped"]:
         result["stage"] = "failed"
         rules = (current.get("watch") or {}).get("failures")
-        result.update(_failed(name, unit, rules))
+        ended = RESULTS.get(unit.get("result") or "")
+        result.update({"reason": ended} if ended else _failed(name, unit, rules))
     if result["stage"] == "ready" and current.get("head"):
         result["requests"] = requests(current)
     return result
@@ -266,7 +288,7 @@ def _stage(lines: Iterable[str], worker: Mapping[str, Any]) -> str:
 def _get(worker: Mapping[str, Any], path: str, status: int = 200) -> str | None:
     connection = http.client.HTTPConnection(worker["api_address"], worker["api_port"], timeout=2)
     try:
-        connection.request("GET", path)
+        connection.request("GET", path, headers=_authorization(worker))
         answer = connection.getresponse()
         body = answer.read().decode()
         return body if answer.status == status else None
@@ -274,6 +296,30 @@ def _get(worker: Mapping[str, Any], path: str, status: int = 200) -> str | None:
         return None
     finally:
         connection.close()
+
+
+def _give_key(api_key: Mapping[str, Any], who: engine_environment.Account) -> dict[str, str]:
+    """Put the API's key where the engine, and none but it and root, can read it; return what its environment has."""
+    # Of the master, as it is now: what the minion has in memory may be from before the key.
+    key = __salt__["pillar.items"](unmask=True).get(KEY_PILLAR)
+    if not isinstance(key, str) or not key:
+        raise RuntimeError(f"this node's pillar has no {KEY_PILLAR}: is the node in the profile? (cluster apply)")
+    path = api_key["file"]
+    os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+    node_files.write_text(path, key + "\n", mode=0o600)
+    os.chown(path, who.user, who.group)
+    return {api_key["variable"]: key} if api_key.get("variable") else {}
+
+
+def _authorization(worker: Mapping[str, Any]) -> dict[str, str]:
+    """Return the header by which a request brings the API's key; none for a worker without one."""
+    path = ((worker.get("watch") or {}).get("api_key") or {}).get("file")
+    try:
+        with open(path or os.devnull, encoding="utf-8") as file:
+            key = file.read().strip()
+    except OSError:
+        return {}
+    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def _ports(worker: Mapping[str, Any]) -> Iterator[tuple[str, int]]:

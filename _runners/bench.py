@@ -21,7 +21,7 @@ from bottleneck.load.generator import Generator, GeneratorError
 from bottleneck.plan import probing
 from bottleneck.plan.engines import load_generator
 from bottleneck.profile import ProfileError
-from control import engine, locks, records, streaming_load
+from control import engine_key, locks, records, streaming_load
 from control.nodes import Nodes, progress
 from control.recording import Recording, write_json
 
@@ -169,15 +169,17 @@ class _Bench:
         shape = self.profile.model.shape
         request = workload.warm_up_request(self.points[0], self.profile.model.name, shape.vocabulary_size)
         urls = [f"{_url(head)}/v1/completions" for head in self.heads for _ in range(WARM_UP_REQUESTS)]
+        ask = engine_key.asking(__opts__)
         with ThreadPoolExecutor(len(urls)) as pool:
-            for answer in [pool.submit(engine.ask, url, request, 300.0) for url in urls]:
+            for answer in [pool.submit(ask, url, request, 300.0) for url in urls]:
                 answer.result()
 
     def snapshot(self, when: str) -> None:
         """Write the metrics of each head's engine as they are now."""
         for head in self.heads:
             path = self.folder / f"engine_{when}.{head['node']}.prom"
-            path.write_text(engine.ask(f"{_url(head)}/metrics", None, 3.0), encoding="utf-8")
+            text = engine_key.asking(__opts__)(f"{_url(head)}/metrics", None, 3.0)
+            path.write_text(text, encoding="utf-8")
 
     # One point ---------------------------------------------------------------------------
 
@@ -220,7 +222,7 @@ class _Bench:
                 tokenizer=self.profile.model.directory(),
                 directory=self.folder / "generator",
                 stem=f"{number}.{head['name']}",
-                environment=self.environment,
+                environment={**self.environment, engine_key.GENERATOR_VARIABLE: engine_key.key(__opts__)},
                 server=self.server,
             )
         except GeneratorError as error:

@@ -9,10 +9,15 @@ import json
 import random
 import threading
 import time
-from collections.abc import Sequence
-from typing import TypedDict
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, TypedDict
 
 from salt.exceptions import CommandExecutionError
+
+from control import engine, engine_key
+
+if TYPE_CHECKING:
+    from loader_dunders import __opts__
 
 REQUEST_SECONDS = 300.0
 
@@ -57,7 +62,7 @@ def send(
     slots
         at most so many at the engines at a time: the others wait here, which counts as their time
     """
-    burst = _Burst(list(heads), int(requests), slots)
+    burst = _Burst(list(heads), int(requests), slots, engine.authorization(engine_key.key(__opts__)))
     bodies = _bodies(
         model, int(vocabulary_size), int(requests), int(input_tokens), int(output_tokens), seed, temperature
     )
@@ -83,8 +88,8 @@ def send(
 class _Burst:
     """The requests of one burst; the loader leaves it alone because of its name."""
 
-    def __init__(self, heads: Sequence[str], requests: int, slots: int | None) -> None:
-        self.heads = heads
+    def __init__(self, heads: Sequence[str], requests: int, slots: int | None, headers: Mapping[str, str]) -> None:
+        self.heads, self.headers = heads, headers
         self.results: list[Result] = [{"sent": 0.0, "token_times": [], "error": "not sent"} for _ in range(requests)]
         self.gate = threading.Semaphore(int(slots)) if slots else None
         self.lock, self.following = threading.Lock(), 0
@@ -112,7 +117,7 @@ class _Burst:
         if self.gate:
             self.gate.acquire()
         try:
-            _stream(self.heads[number % len(self.heads)], body, result)
+            _stream(self.heads[number % len(self.heads)], body, result, self.headers)
         except (OSError, http.client.HTTPException, ValueError) as error:
             result["error"] = str(error) or type(error).__name__
         finally:
@@ -148,12 +153,12 @@ def _bodies(
     ]
 
 
-def _stream(head: str, body: bytes, result: Result) -> None:
+def _stream(head: str, body: bytes, result: Result, headers: Mapping[str, str]) -> None:
     """Post a request and note the time of each token as its event arrives."""
     address, _, port = head.rpartition(":")
     connection = http.client.HTTPConnection(address, int(port), timeout=REQUEST_SECONDS)
     try:
-        connection.request("POST", "/v1/completions", body, {"Content-Type": "application/json"})
+        connection.request("POST", "/v1/completions", body, {"Content-Type": "application/json", **headers})
         answer = connection.getresponse()
         if answer.status != 200:
             raise ValueError(f"{answer.status} {answer.read(300).decode(errors='replace')}")

@@ -28,7 +28,7 @@ from bottleneck.experiment.session import BUDGET_SECONDS, TOLERANCE, Session
 from bottleneck.load import workload
 from bottleneck.runs import ceilings as ceilings_file
 from bottleneck.telemetry.prometheus_text import MetricsText
-from control import engine, records
+from control import engine_key, records
 from control.nodes import Nodes, profile_of, progress
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def undo() -> dict[str, Any]:
 def _metrics(head: str) -> str:
     """Return a head's metrics as text; empty when it does not answer."""
     try:
-        return engine.ask(f"http://{head}/metrics", None, METRICS_SECONDS)
+        return engine_key.asking(__opts__)(f"http://{head}/metrics", None, METRICS_SECONDS)
     except CommandExecutionError:
         return ""
 

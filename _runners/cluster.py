@@ -16,7 +16,7 @@ from bottleneck.plan.engines import model_directory
 from bottleneck.plan.nodes import deployment_record as plan_deployment
 from bottleneck.profile import ProfileError
 from bottleneck.profile.hardware_checks import refuse_open
-from control import locks, node_starts, readiness, records, state_apply
+from control import engine_key, locks, node_starts, readiness, records, state_apply
 from control.nodes import Nodes, engine_slice, progress
 from control.readiness import Spec
 from netboot.boot import command_queue
@@ -142,7 +142,7 @@ def _deploy(nodes: Nodes, deployment: str, overrides: dict[str, Any] | None, tim
     try:
         _start(nodes, specs, started, timeout)
         moments["ready"] = time.time()
-        readiness.warm(profile, specs, started)
+        readiness.warm(profile, specs, started, engine_key.key(__opts__))
         moments["first_token"] = time.time()
     except BaseException:
         # Nothing half-done stays: not after a failure, nor after Ctrl-C.
@@ -155,6 +155,27 @@ def _deploy(nodes: Nodes, deployment: str, overrides: dict[str, Any] | None, tim
     records.write(__opts__, records.DEPLOYMENT, record)
     records.forget(__opts__, records.STARTING)
     return {**record, "seconds": round(time.monotonic() - started, 1)}
+
+
+def endpoint() -> dict[str, Any]:
+    """
+    Return where what is deployed serves, and the file on the control node with the key of its API.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run cluster.endpoint
+    """
+    record = deployment_record()
+    if not record:
+        raise CommandExecutionError("nothing is deployed; deploy it first: cluster deploy")
+    heads = [worker for worker in record["workers"] if worker["head"]]
+    return {
+        "deployment": record["deployment"],
+        "urls": [f"http://{head['api_address']}:{head['api_port']}/v1" for head in heads],
+        "key_file": str(engine_key.path(__opts__)),
+    }
 
 
 def undeploy() -> dict[str, Any]:

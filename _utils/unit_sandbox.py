@@ -108,4 +108,8 @@ def arguments(settings: Sequence[str]) -> list[str]:
 def _mounts(root: str) -> list[str]:
     binds = [f"BindPaths={source}:{target}" for source, target in seen_in_root(root).items()]
     temporary = os.path.join(root, "tmp")
-    return [*binds, f"BindReadOnlyPaths=-/etc/hosts:{root.rstrip('/')}/etc/hosts", f"TemporaryFileSystem={temporary}"]
+    return [
+        *binds,
+        f"BindReadOnlyPaths=-/etc/hosts:{root.rstrip('/')}/etc/hosts",
+        f"TemporaryFileSystem={temporary}:mode=1777",
+    ]

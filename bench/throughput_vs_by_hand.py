@@ -37,6 +37,14 @@ from bottleneck.plan.nodes import worker_specs
 
 READY_SECONDS = 300.0
 ARMS = ("cluster", "by hand")
+# The user of the other arm's engine: both write into its cache. Its Python may lie in a person's folder.
+AS_ENGINE = (
+    *("setpriv", "--reuid=cluster-engine", "--regid=cluster-engine", "--init-groups"),
+    *("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search", "--no-new-privs"),
+    *("env", "HOME=/var/cache/cluster/engine", "USER=cluster-engine", "LOGNAME=cluster-engine"),
+)
+# The key of the API, where it is: on no command line.
+WITH_KEY = 'OPENAI_API_KEY=$(cat /var/lib/cluster/secrets/engine-api.key) exec "$@"'
 PORT_OFFSET = 500
 MARKER = "CLUSTER_BY_HAND"
 
@@ -189,7 +197,7 @@ def by_hand(lab: Lab, deployment: str) -> Iterator[str]:
                 environment = [f"{key}={value}" for key, value in spec.environment.items()] + [marker]
                 environment += [f"LD_PRELOAD={preload}"] if preload else []
                 environment.append(f"PATH={engine.directory()}/bin:/usr/sbin:/usr/bin:/sbin:/bin")
-                argv = ["env", *environment, f"{engine.directory()}/bin/vllm", *other_ports(spec.argv)]
+                argv = [*AS_ENGINE, "env", *environment, f"{engine.directory()}/bin/vllm", *other_ports(spec.argv)]
                 log = Path(logs, f"{spec.node}.log")
                 processes.append((lab.popen("lab", "exec", spec.node, "--", *argv, log=log), log))
             wait_until_ready(lab, url, processes)
@@ -241,7 +249,8 @@ def load(lab: Lab, url: str, point: Load) -> dict[str, Any]:
             result_directory=folder,
             result_name="load.json",
         )
-        lab.on("control", "env", *environment, f"{engine.directory()}/bin/vllm", *arguments)
+        program = [f"{engine.directory()}/bin/vllm", *arguments]
+        lab.on("control", "sh", "-c", WITH_KEY, "sh", "env", *environment, *program)
         numbers = headline(json.loads(lab.on("control", "cat", f"{folder}/load.json")))
     finally:
         lab.on("control", "rm", "-rf", folder, check=False)

@@ -135,7 +135,7 @@ def deploy(
         for worker in record["workers"]:
             if worker["head"]:
                 out.print(f"{record['deployment']} serves at http://{worker['api_address']}:{worker['api_port']}/v1")
-        console.print("[dim]next:[/] cluster bench")
+        console.print("[dim]its key:[/] cluster endpoint [dim]next:[/] cluster bench")
 
     emit(record, as_json, human)
 

@@ -15,6 +15,7 @@ COMMANDS = {
     "plan-deployment": Lazy("cli.plan_deployment:plan_deployment"),
     "deploy": Lazy("cli.cluster:deploy"),
     "undeploy": Lazy("cli.cluster:undeploy"),
+    "endpoint": Lazy("cli.endpoint:endpoint"),
     "reprovision": Lazy("cli.reprovision:reprovision"),
     "status": Lazy("cli.cluster:status"),
     "logs": Lazy("cli.cluster:logs"),

@@ -95,6 +95,16 @@ UNITS: dict[str, Unit] = {
         most=None,
         without={"*": "it applies states: whatever a state may do, it may"},
     ),
+    "cluster-worker-NAME": Unit(
+        "_utils/unit_sandbox.py",
+        "on a node: an engine, as the user `cluster-engine`, below its keeper, which is root",
+        "the keeper's, to become that user and to end its processes; with a root folder also to enter it. The engine"
+        " has none of them",
+        without={
+            "MemoryDenyWriteExecute": _MACHINE_CODE,
+            "PrivateDevices": _CARDS,
+        },
+    ),
     "cluster-sampler": Unit(
         "_utils/unit_sandbox.py",
         "on a node: the sampler, below its keeper",

@@ -9,13 +9,13 @@ from urllib.parse import urlsplit
 from salt.exceptions import CommandExecutionError
 
 
-def ask(url: str, content: Mapping[str, Any] | None, timeout: float) -> str:
-    """Get a URL, or post JSON to it, without any proxy; return the text of the answer."""
+def ask(url: str, content: Mapping[str, Any] | None, timeout: float, key: str | None = None) -> str:
+    """Get a URL, or post JSON to it, without any proxy and with the API's key; return the text of the answer."""
     place = urlsplit(url)
     data = None if content is None else json.dumps(content).encode()
     connection = http.client.HTTPConnection(place.netloc, timeout=timeout)
     try:
-        headers = {"Content-Type": "application/json"}
+        headers = {"Content-Type": "application/json", **authorization(key)}
         connection.request("GET" if data is None else "POST", place.path, data, headers)
         answer = connection.getresponse()
         text = answer.read().decode(errors="replace")
@@ -26,3 +26,8 @@ def ask(url: str, content: Mapping[str, Any] | None, timeout: float) -> str:
     if answer.status >= 400:
         raise CommandExecutionError(f"{url}: {answer.status} {text[:300]}")
     return text
+
+
+def authorization(key: str | None) -> dict[str, str]:
+    """Return the header by which a request brings the API's key; none without one."""
+    return {"Authorization": f"Bearer {key}"} if key else {}

@@ -62,6 +62,11 @@ class Nodes:
         self._client: Any = None
 
     @property
+    def options(self) -> Options:
+        """The master's options."""
+        return self._opts
+
+    @property
     def names(self) -> list[str]:
         """The nodes, in the profile's order."""
         return list(self.profile.nodes)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import salt.utils.http
 from salt.exceptions import CommandExecutionError
 
+from control.engine import authorization
 from control.nodes import Nodes, progress
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def _failure(spec: Spec, worker: Worker) -> str:
     return re.sub(r"\bNODE\b", spec["node"], text)
 
 
-def warm(profile: "Profile", specs: Sequence[Spec], started: float) -> None:
+def warm(profile: "Profile", specs: Sequence[Spec], started: float, key: str) -> None:
     """Have each head answer one short request, so that the first real one finds everything in place."""
     for spec in specs:
         if not spec["head"]:
@@ -83,7 +84,7 @@ def warm(profile: "Profile", specs: Sequence[Spec], started: float) -> None:
         answer = salt.utils.http.query(
             f"http://{spec['api_address']}:{spec['api_port']}/v1/completions",
             method="POST",
-            header_dict={"Content-Type": "application/json"},
+            header_dict={"Content-Type": "application/json", **authorization(key)},
             data=json.dumps({"model": profile.model.name, "prompt": "warm", "max_tokens": 4, "temperature": 0}),
             decode=False,
             raise_error=False,

@@ -14,7 +14,7 @@ from salt.exceptions import CommandExecutionError
 
 from bottleneck.telemetry.engine_work import engine_work
 from bottleneck.telemetry.prometheus_text import MetricsText
-from control import engine, hangs
+from control import engine_key, hangs
 from control.nodes import Nodes
 
 # Two looks at the counters of a busy engine. Where its ranks show nothing, a step with a long prompt, over a slow
@@ -48,7 +48,7 @@ def trouble(
     specs: Sequence[Spec],
     model: str,
     settle: bool,
-    ask: Ask = engine.ask,
+    ask: Ask | None = None,
     wait: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> str | None:
@@ -59,6 +59,8 @@ def trouble(
         the deployment's workers
     settle
         whether a process was seen to end: then its worker is given time to end or to show that it goes on
+    ask
+        asks an engine; left out, with the key of its API
     """
     deadline = clock() + (SETTLE_SECONDS if settle else 0.0)
     while True:
@@ -68,6 +70,7 @@ def trouble(
         wait(POLL_SECONDS)
     if found:
         return found
+    ask = ask or engine_key.asking(nodes.options)
     for head in (spec for spec in specs if spec["head"]):
         ranks = [spec for spec in specs if spec["name"] == head["name"]]
 

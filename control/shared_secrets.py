@@ -11,6 +11,7 @@ import hashlib
 import hmac
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 
 from control import records
@@ -18,6 +19,8 @@ from control.nodes import Options
 
 FILE = Path("secrets", "root.key")
 _BYTES = 32
+# Of a secret that a person may put in place of ours.
+LEAST_CHARACTERS = 16
 
 
 def derived(opts: Options, *purpose: str) -> bytes:
@@ -33,10 +36,16 @@ def derived(opts: Options, *purpose: str) -> bytes:
     return hmac.new(_root(opts), text.encode(), hashlib.sha256).digest()
 
 
-def _root(opts: Options) -> bytes:
-    path = records.path_of(opts, str(FILE))
+def kept(path: Path, make: Callable[[], bytes]) -> bytes:
+    """Return what a secret's file holds; one that is not there is made, readable by root alone.
+
+    Parameters
+    ----------
+    make : callable
+        Returns what is written into a new file.
+    """
     try:
-        return _read(path)
+        return path.read_bytes()
     except FileNotFoundError:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     # Several processes may come first together; whichever links its file first has made the secret for all.
@@ -44,18 +53,19 @@ def _root(opts: Options) -> bytes:
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(secrets.token_bytes(_BYTES))
+            file.write(make())
             file.flush()
             os.fsync(file.fileno())
         with contextlib.suppress(FileExistsError):
             os.link(partial, path)
     finally:
         partial.unlink()
-    return _read(path)
+    return path.read_bytes()
 
 
-def _read(path: Path) -> bytes:
-    found = path.read_bytes()
+def _root(opts: Options) -> bytes:
+    path = records.path_of(opts, str(FILE))
+    found = kept(path, lambda: secrets.token_bytes(_BYTES))
     if len(found) != _BYTES:
         raise records.RecordError(
             f"{path}: {len(found)} bytes, expected {_BYTES}; take it away, restart the master, then cluster apply"

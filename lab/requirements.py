@@ -17,10 +17,12 @@ TOOLS = {
     "nft": "nftables",
     "nsenter": "util-linux",
     "openssl": "openssl",
+    "setpriv": "util-linux",
     "setsid": "util-linux",
     "tc": "iproute2",
     "tini": "tini",
     "unshare": "util-linux",
+    "useradd": "passwd",
 }
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from bottleneck.plan.nodes import node_pillar
 from bottleneck.profile import load_profile
+from control import engine_key
 
 
 def run():
@@ -16,4 +17,4 @@ def run():
         return control_pillar(profile, Path(__opts__["cluster_control"]), f"{sys.prefix}/bin")
     names = {node.hostname: name for name, node in profile.nodes.items()}
     name = names.get(__grains__["id"])
-    return node_pillar(profile, name) if name else {}
+    return {**node_pillar(profile, name), "engine_api_key": engine_key.key(__opts__)} if name else {}

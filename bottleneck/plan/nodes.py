@@ -42,6 +42,8 @@ class WorkerSpec(Worker):
         See `bottleneck.plan.engines.Launch`.
     start_turn
         Those of turn 0 are ready before those of turn 1 are started.
+    memory_share
+        Most of the node's memory that its processes may take together, 0 to 1.
     """
 
     deployment: str
@@ -52,6 +54,7 @@ class WorkerSpec(Worker):
     program: str
     watch: dict[str, Any]
     start_turn: int
+    memory_share: float
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as plain data, for pillar and JSON."""
@@ -240,6 +243,7 @@ def _worker(profile: Profile, name: str, deployment: Deployment, place: Place) -
         program=started.program,
         watch=started.watch,
         # Followers that serve the head are there before it.
+        memory_share=deployment.memory_share,
         start_turn=1 if is_head and engine.interface.followers_first and len(members) > 1 else 0,
     )
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, model_validator
 
-from bottleneck.profile.value_types import Name, Port, Section
+from bottleneck.profile.value_types import Name, Port, Section, VariableName
 
 # Settings of a deployment's server that a command line may carry; what no template of an engine uses, it cannot do.
 SETTINGS: Mapping[str, str] = {
@@ -48,6 +48,7 @@ NAMES: Mapping[str, str] = {
     "all_shares": "layers of each follower, then of the head with the output; none without followers",
     "context_tokens": "most tokens of all sequences together",
     "cores": "cores of the node",
+    "api_key_file": "the file on a node that its engine reads the API's key from",
     "cache": "a folder of the node that outlives workers",
     "device": "the engine's own name of the accelerator, from the entry of the engine map",
 }
@@ -264,6 +265,9 @@ class EngineInterface(Section):
     bench: OwnBench | None = Field(default=None, description="Its own bench.")
     failures: str | None = Field(
         default=None, description="Rules for failures in its log: a module of `_utils` with `ENGINE_RULES`."
+    )
+    api_key_variable: VariableName | None = Field(
+        default=None, description="Variable of its environment that it takes the API's key from, where no file is."
     )
     eager: EagerWords | None = Field(default=None, description="Words of the setting enforce_eager.")
     argument_reader: Literal["server_arguments"] | None = Field(

@@ -101,7 +101,13 @@ class Deployment(Section):
     )
     api_clients: list[Subnet] = Field(
         default=[],
-        description="Networks that may connect to its API beside the control node, such as 10.77.0.0/24.",
+        description="Networks that may connect to its API beside the control node, such as 10.77.0.0/24; they need its"
+        " key all the same.",
+    )
+    memory_share: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=0.9,
+        description="Most of a node's memory that its worker's processes may take together; what takes more is ended,"
+        " all of it, before the node is short of memory itself. Held where systemd runs.",
     )
     engine: Name | None = Field(
         default=None,

@@ -1,4 +1,5 @@
 include:
+  - engine.user
   - engine.install
   - engine.programs
   - engine.config

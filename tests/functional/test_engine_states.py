@@ -85,6 +85,75 @@ def test_a_program_in_a_root_folder_sees_that_folder_and_leaves_no_mount(tmp_pat
     assert str(root) not in Path("/proc/self/mounts").read_text()
 
 
+STATUS = "grep -E '^(Uid|Gid|Groups|CapEff|CapAmb|NoNewPrivs)' /proc/self/status"
+
+
+def engine_user(home: Path) -> tuple[Any, Any]:
+    module = load("_utils/engine_environment.py")
+    return module, module.Account(47710, 47710, (44, 47710), str(home))
+
+
+def fields(text: str) -> dict[str, list[str]]:
+    return {name: values.split() for name, _, values in (line.partition(":") for line in text.splitlines())}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="another user is root's to become")
+def test_an_engine_is_not_root_and_becomes_nobody_else(tmp_path: Path) -> None:
+    module, who = engine_user(tmp_path)
+    # Without an engine's Python there is nothing that it would have to be let into.
+    command = module.command_as(who, {"directory": "/"}, "bin/sh", ["-c", STATUS])
+    seen = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    found = fields(seen.stdout)
+    assert set(found["Uid"]) == set(found["Gid"]) == {"47710"}
+    assert found["Groups"] == ["44", "47710"]
+    assert (int(found["CapEff"][0], 16), found["NoNewPrivs"]) == (0, ["1"])
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="another user is root's to become")
+def test_a_python_in_a_closed_folder_is_read_and_nothing_is_written_there(tmp_path: Path) -> None:
+    module, who = engine_user(tmp_path)
+    closed = tmp_path / "closed"
+    (closed / "bin").mkdir(parents=True)
+    (closed / "bin" / "python").symlink_to("/bin/sh")
+    (closed / "python").write_text("")
+    (closed / "bin" / "engine").write_text(f"#!/bin/sh\n{STATUS}\ntouch {closed}/new && echo written\n")
+    (closed / "bin" / "engine").chmod(0o755)
+    (closed / "bin" / "python").unlink()
+    (closed / "bin" / "python").symlink_to(closed / "python")
+    closed.chmod(0o700)
+    assert not module.is_reachable(str(closed / "bin" / "python"))
+    command = module.command_as(who, {"directory": str(closed)}, "bin/engine", [])
+    seen = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    found = fields(seen.stdout)
+    # CAP_DAC_READ_SEARCH is the third.
+    assert int(found["CapEff"][0], 16) == int(found["CapAmb"][0], 16) == 1 << 2
+    assert "written" not in seen.stdout and not (closed / "new").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a mount namespace needs root")
+def test_a_program_in_a_root_folder_is_the_engines_user(tmp_path: Path) -> None:
+    module, who = engine_user(tmp_path)
+    root = tmp_path / "root"
+    for folder in ("bin", "lib", "lib64"):
+        if (Path("/") / folder).is_symlink():
+            root.mkdir(exist_ok=True)
+            (root / folder).symlink_to((Path("/") / folder).readlink())
+    for folder in ("usr", "etc"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    for parent in (root, *root.parents):
+        # pytest's folders are root's alone, and the user has to get through them.
+        if parent.is_relative_to(tmp_path.parents[1]):
+            parent.chmod(0o755)
+    command = module.command_as(who, {"directory": str(root), "root_folder": True}, "sh", ["-c", STATUS])
+    script = f'mount --rbind /usr {root}/usr && exec "$@"'
+    outer = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh", *command]
+    seen = subprocess.run(outer, capture_output=True, text=True, check=False, timeout=60)
+    assert seen.returncode == 0, seen.stderr
+    found = fields(seen.stdout)
+    assert (set(found["Uid"]), found["Groups"]) == ({"47710"}, ["44", "47710"])
+    assert (int(found["CapEff"][0], 16), found["NoNewPrivs"]) == (0, ["1"])
+
+
 # What a worker's node lets in, tried by another machine on a cable: in namespaces of this test's command alone.
 GUARDED = """
 import importlib.util, pathlib, signal, socket, subprocess, sys

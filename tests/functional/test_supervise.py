@@ -1,12 +1,18 @@
 """A unit's whole process tree is owned: nothing it started outlives it."""
 
+import json
 import os
 import signal
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import unit_keeper
+import unit_sandbox
 
 from tests.waiting import wait_for
 
@@ -89,3 +95,67 @@ def test_the_environment_is_given_but_not_shown(supervise: Any, tmp_path: Path) 
 def test_a_bad_name_is_refused(supervise: Any, name: str) -> None:
     with pytest.raises(ValueError, match="unit name"):
         supervise.start(name, ["true"])
+
+
+def test_systemd_learns_that_a_unit_is_up_and_lives(tmp_path: Path) -> None:
+    """The keeper's words to systemd, read from the socket that it is given; the unit's program has no such socket."""
+    specification = tmp_path / "told.spec"
+    log = tmp_path / "log"
+    command = ["sh", "-c", "echo socket=${NOTIFY_SOCKET-none}; exec sleep 300"]
+    content = {"name": "told", "command": command, "environment": {}, "log": str(log), "started": 0.0}
+    specification.write_text(json.dumps(content))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(30)
+        environment = {**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify")}
+        subprocess.run(
+            [sys.executable, unit_keeper.__file__, str(specification)], env=environment, check=True, timeout=30
+        )
+        received = [systemd.recv(100).decode() for _ in range(3)]
+        wait_for(lambda: log.exists() and "socket=" in log.read_text())
+    record = json.loads((tmp_path / "told.json").read_text())
+    os.kill(record["keeper"], signal.SIGTERM)
+    wait_for(lambda: not alive([record["keeper"], record["pid"]]))
+    assert received == ["READY=1", "WATCHDOG=1", "WATCHDOG=1"]
+    assert log.read_text() == "socket=none\n"
+
+
+# What stands in systemd's place: it notes what it is called with, and runs what it is to run.
+SYSTEMD_RUN = """#!{python}
+import json, os, sys
+with open("{folder}/called.json", "a") as file:
+    file.write(json.dumps(sys.argv) + "\\n")
+if sys.argv[0].endswith("systemd-run"):
+    command = [word for word in sys.argv[1:] if not word.startswith("--")]
+    os.execv(command[0], command)
+print("oom-kill")
+"""
+
+
+def test_where_systemd_runs_it_has_the_unit_with_its_settings(
+    supervise: Any, loaders: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("systemd-run", "systemctl"):
+        (programs / name).write_text(SYSTEMD_RUN.format(python=sys.executable, folder=tmp_path))
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    keeper = loaders.modules["supervise.start"].__globals__["unit_keeper"]
+    monkeypatch.setattr(keeper, "SYSTEMD", str(programs))
+    environment = {"TOKEN": "t-0-k"}
+    started = supervise.start("kept", ["sleep", "300"], environment, str(tmp_path / "log"), unit_sandbox.SAMPLER)
+    assert started["running"] and started["result"] is None
+    called = [json.loads(line) for line in (tmp_path / "called.json").read_text().splitlines()]
+    forgotten, made = called
+    assert forgotten[1:] == ["reset-failed", "cluster-kept"]
+    assert "--unit=cluster-kept" in made
+    assert {f"--property={setting}" for setting in unit_sandbox.SAMPLER} <= set(made)
+    assert "t-0-k" not in str(called)
+    # Ended by systemd, with its keeper: the keeper wrote nothing, systemd knows why.
+    record = json.loads((tmp_path / "run" / "kept.json").read_text())
+    for pid in (record["keeper"], record["pid"]):
+        os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: not alive([record["keeper"], record["pid"]]))
+    seen = supervise.status("kept")
+    assert (seen["running"], seen["exit_code"], seen["result"]) == (False, None, "oom-kill")

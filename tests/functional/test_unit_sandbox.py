@@ -16,7 +16,12 @@ from cli import units_page
 from netboot.control_node import control_pillar
 
 REPOSITORY = Path(__file__).parents[2]
-TRANSIENT = {"cluster-sampler": unit_sandbox.SAMPLER}
+ROOT = "/var/cache/cluster/engines/a"
+TRANSIENT = {
+    "cluster-sampler": unit_sandbox.SAMPLER,
+    # With a root folder it has more powers than without.
+    "cluster-worker-NAME": unit_sandbox.engine(0.9, ["/var/cache/cluster/engine"], ROOT),
+}
 NEEDS_SYSTEMD = pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze")
 
 

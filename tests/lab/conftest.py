@@ -45,6 +45,30 @@ class Cluster:
         """Run a command inside a node's namespaces and return its standard output."""
         return self.run("lab", "exec", node, "--", *command, check=check, timeout=timeout).stdout
 
+    def key(self) -> str:
+        """Return the key of the deployed engines' API."""
+        return str(self.json("endpoint", "--key")["key"])
+
+    def refuses_strangers(self) -> bool:
+        """Tell whether the deployed engine takes requests with its key alone, which no command line has."""
+        url, key = self.json("endpoint")["urls"][0] + "/completions", self.key()
+        body = json.dumps({"prompt": "a", "max_tokens": 1, "model": "mistral-tiny-w4a16"})
+        ask = ("curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", "-d", body)
+        json_body = ("-H", "Content-Type: application/json")
+        bearers: tuple[list[str], ...] = (
+            [],
+            ["-H", "Authorization: Bearer another"],
+            ["-H", f"Authorization: Bearer {key}"],
+        )
+        seen = [self.on("control", *ask, *json_body, *bearer, url).strip() for bearer in bearers]
+        shown = self.on("node0", "ps", "-eo", "args") + self.on("control", "ps", "-eo", "args")
+        return seen == ["401", "401", "200"] and key not in shown
+
+    def users(self, node: str, program: str) -> set[str]:
+        """Return whose processes of a node run a program, by the words of their command lines."""
+        lines = [line.split() for line in self.on(node, "ps", "-eo", "user:32,args").splitlines()]
+        return {user for user, *words in lines if any(word.rpartition("/")[2] == program for word in words[:2])}
+
 
 @pytest.fixture(scope="session")
 def bare_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:

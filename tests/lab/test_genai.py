@@ -21,12 +21,14 @@ def test_a_copy_on_each_node_serves_and_is_judged(deployed: Callable[..., Cluste
     (folder,) = {head["argv"][head["argv"].index("--model") + 1] for head in heads}
     conversion = json.loads(cluster.on("node1", "cat", f"{folder}/conversion.json"))
     assert (conversion["weights"], conversion["group_size"]) == ("int4", 128)
+    assert cluster.refuses_strangers()
     # Both copies say the same.
     answers = [
         json.loads(
             cluster.on(
                 "control",
-                *("curl", "-sS", "--fail-with-body", "-d", json.dumps(TEXT)),
+                *("curl", "-sS", "--fail-with-body", "-H", f"Authorization: Bearer {cluster.key()}"),
+                *("-d", json.dumps(TEXT)),
                 f"http://{head['api_address']}:{head['api_port']}/v1/completions",
             )
         )

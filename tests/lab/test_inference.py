@@ -36,10 +36,8 @@ def complete(cluster: Cluster, prompt: str) -> list[dict[str, Any]]:
         "return_tokens_as_token_ids": True,
     }
     url = f"http://{head['api_address']}:{head['api_port']}/v1/completions"
-    answer = cluster.on(
-        "control",
-        *("curl", "-sS", "--fail-with-body", "-H", "Content-Type: application/json", "-d", json.dumps(request), url),
-    )
+    headers = ("-H", "Content-Type: application/json", "-H", f"Authorization: Bearer {cluster.key()}")
+    answer = cluster.on("control", "curl", "-sS", "--fail-with-body", *headers, "-d", json.dumps(request), url)
     found = json.loads(answer)["choices"][0]["logprobs"]
     return [
         {"token": token, "logprob": logprob, "top": top}
@@ -77,6 +75,8 @@ def test_a_worker_is_owned_whole(deployed: Callable[..., Cluster]) -> None:
     seen = cluster.json("status")["nodes"]["node0"]["workers"]["single-0"]
     assert seen["stage"] == "ready"
     assert seen["processes"] >= 3, "API server, engine core and worker"
+    assert cluster.users("node0", "vllm") == cluster.users("node0", "VLLM::EngineCore") == {"cluster-engine"}
+    assert cluster.refuses_strangers()
     cluster.run("undeploy")
     names = cluster.on("node0", "ps", "-eo", "args")
     assert "VLLM::" not in names and "vllm serve" not in names

@@ -18,6 +18,12 @@ def test_layers_over_remote_calls_serve_and_are_judged(deployed: Callable[..., C
     assert cluster.on("node1", "ss", "-Hltn").count(":50052") == 1
     assert "10.77.1.10" in cluster.on("node1", "nft", "list", "table", "inet", "cluster_peers")
 
+    # Neither is root, nor can become it.
+    for node, program in (("node0", "llama-server"), ("node1", "ggml-rpc-server")):
+        assert cluster.users(node, program) == {"cluster-engine"}
+
+    assert cluster.refuses_strangers()
+
     # Long enough that the sampler reads its metrics meanwhile, which it does every few seconds.
     run = cluster.json("bench", "--requests", "12", "--concurrency", "2", "--input", "64", "--output", "96")
     (point,) = run["points"]

@@ -58,8 +58,8 @@ def test_environment(profile: Profile) -> None:
         "VLLM_HOST_IP": "10.77.1.11",
         "GLOO_SOCKET_IFNAME": "usb4",
         "OMP_NUM_THREADS": "1",
-        "VLLM_CACHE_ROOT": "/var/cache/cluster/vllm",
-        "TORCHINDUCTOR_CACHE_DIR": "/var/cache/cluster/inductor",
+        "VLLM_CACHE_ROOT": "/var/cache/cluster/engine/vllm",
+        "TORCHINDUCTOR_CACHE_DIR": "/var/cache/cluster/engine/inductor",
     }
 
 

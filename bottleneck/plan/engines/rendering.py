@@ -15,6 +15,8 @@ from bottleneck.profile.types import Deployment, EngineSpec, Profile
 from bottleneck.profile.yaml_lines import Problem, ProfileError
 
 API_PORT = 8000
+# In memory, and seen in an engine's root folder as well.
+API_KEY_FILE = "/run/cluster/engine/api.key"
 FIRST_COORDINATOR_PORT = 29500
 # What a node needs of an installed engine to run one of its programs.
 _TO_RUN = ("kind", "engine", "directory", "root_folder")
@@ -30,7 +32,8 @@ class Launch:
         A path below the engine's folder, or an absolute one.
     watch
         What the node's module watches it by, as plain data: ``ready``, ``stages``, ``failures``, ``metrics``, and
-        ``guards``: which ports are open to whom.
+        ``guards``: which ports are open to whom; and ``api_key``: the file that the
+        API's key is in, and the variable that the engine takes it from, None where it reads the file.
     """
 
     program: str
@@ -78,6 +81,7 @@ def launch(profile: Profile, deployment: Deployment, place: Place) -> Launch:
             "failures": interface.failures,
             "metrics": interface.metrics.model_dump(mode="json"),
             "guards": _guards(profile, deployment, place, values),
+            "api_key": {"file": API_KEY_FILE, "variable": interface.api_key_variable},
         },
     )
 
@@ -268,6 +272,7 @@ def _values(profile: Profile, deployment: Deployment, place: Place, engine: Engi
         "context_tokens": length * (server.max_num_seqs or 1),
         "cores": node.cores,
         "cache": CACHE_DIRECTORY,
+        "api_key_file": API_KEY_FILE,
         "device": engine.device,
     }
 

@@ -116,6 +116,18 @@ def head_metrics(path: str) -> tuple[str, int, str] | None:
     return None if where.get("dialect") == NO_METRICS else (address, port, str(where.get("path", "/metrics")))
 
 
+def authorization(path: str) -> dict[str, str]:
+    """Return the header with the key of the API that this node's head serves: some engines want it for metrics, too."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            worker = json.load(file)
+        with open(worker["watch"]["api_key"]["file"], encoding="utf-8") as file:
+            key = file.read().strip()
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return {"Authorization": f"Bearer {key}"} if key.isascii() and key else {}
+
+
 class EngineReader(threading.Thread):
     """Reads the metrics in a thread of its own: a busy engine may take a second to answer."""
 
@@ -134,6 +146,7 @@ class EngineReader(threading.Thread):
         self._latest: dict[str, Any] | None = None
         self._connection: http.client.HTTPConnection | None = None
         self._address: tuple[str, int, str] | None = None
+        self._headers: dict[str, str] = {}
         self._changed: int | None = None
         self._read = -interval
         self._requests, self._work = 0.0, -1.0
@@ -157,6 +170,7 @@ class EngineReader(threading.Thread):
             self._changed = changed
             self._close()
             self._address = head_metrics(self._worker_file) if changed else None
+            self._headers = authorization(self._worker_file) if self._address else {}
             self._requests, self._work = 0.0, -1.0
         if self._address is None:
             return
@@ -183,7 +197,7 @@ class EngineReader(threading.Thread):
         try:
             if self._connection is None:
                 self._connection = http.client.HTTPConnection(*address[:2], timeout=TIMEOUT_SECONDS)
-            self._connection.request("GET", address[2])
+            self._connection.request("GET", address[2], headers=self._headers)
             answer = self._connection.getresponse()
             body = answer.read()
             return body.decode("utf-8", "replace") if answer.status == 200 else None
