@@ -29,7 +29,7 @@ Activity = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Hang:
-    """A hang, the sentence that shows it, and which kind: ``stopped``, ``cut`` or ``still``."""
+    """A hang, the sentence that shows it, and which kind: ``stopped``, ``silent``, ``cut`` or ``still``."""
 
     kind: str
     sentence: str

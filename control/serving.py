@@ -64,8 +64,8 @@ def trouble(
     """
     deadline = clock() + (SETTLE_SECONDS if settle else 0.0)
     while True:
-        found, stopped = _of_workers(nodes, specs)
-        if found or stopped or clock() >= deadline:
+        found, suspected = _of_workers(nodes, specs)
+        if found or suspected or clock() >= deadline:
             break
         wait(POLL_SECONDS)
     if found:
@@ -75,17 +75,19 @@ def trouble(
         ranks = [spec for spec in specs if spec["name"] == head["name"]]
 
         def look(ranks: Sequence[Spec] = ranks) -> hangs.Hang | None:
-            return hangs.Hang("stopped", stopped) if stopped else hangs.look(nodes, ranks)
+            return suspected or hangs.look(nodes, ranks)
 
+        stopped = suspected is not None and suspected.kind == "stopped"
         why = _of_engine(head, model, ask, wait, clock, look, SHORT if stopped else USUAL)
         if why:
-            # Whatever was stopped is the reason; where the engine works all the same, it was a helper.
-            return stopped or f"{head['name']} on {head['node']}: {why}"
+            # Where the engine works all the same, what was stopped was a helper, and a silent node's minion is all that
+            # is ill.
+            return suspected.sentence if suspected else f"{head['name']} on {head['node']}: {why}"
     return None
 
 
-def _of_workers(nodes: Nodes, specs: Sequence[Spec]) -> tuple[str | None, str | None]:
-    """Return why workers do not serve, and which process of one is stopped; each None where there is none."""
+def _of_workers(nodes: Nodes, specs: Sequence[Spec]) -> tuple[str | None, hangs.Hang | None]:
+    """Return why workers do not serve, or what may keep them from it: a stopped process, a node that is silent."""
     answers = nodes.ask_workers([spec["node"] for spec in specs], timeout=ASK_SECONDS)
     silent = sorted(node for node, workers in answers.items() if workers is None)
     ended = []
@@ -101,8 +103,10 @@ def _of_workers(nodes: Nodes, specs: Sequence[Spec]) -> tuple[str | None, str | 
     if ended:
         return min(ended)[1], None
     if stopped:
-        return None, stopped[0]
-    return (f"{', '.join(silent)} did not answer in {ASK_SECONDS:.0f} s" if silent else None), None
+        return None, hangs.Hang("stopped", stopped[0])
+    if silent:
+        return None, hangs.Hang("silent", f"{', '.join(silent)} did not answer in {ASK_SECONDS:.0f} s")
+    return None, None
 
 
 def _of_engine(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -10,13 +11,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from lab import operations
 from lab.campaign import invariants
+from lab.campaign import load as load_program
 from lab.campaign.faults import KINDS, Fault
-from lab.campaign.site import Site, wait_for
+from lab.campaign.site import STATE_DIRECTORY, Site, wait_for
 from lab.layout import CONTROL, LabError
 
 # An engine starts in 40 to 90 s on two cores; the rest is room for a slow machine.
@@ -26,6 +27,8 @@ OUTLIVED_SECONDS = 150.0
 SERVES_SECONDS = 120.0
 CLIENTS = 2
 LOAD_FILE = "/var/lib/cluster/campaign-load.jsonl"
+# As control.engine_key keeps it.
+API_KEY_FILE = f"{STATE_DIRECTORY}/secrets/engine-api.key"
 
 
 @dataclass(frozen=True)
@@ -95,13 +98,15 @@ def load(site: Site) -> Iterator[Callable[[], list[dict[str, Any]]]]:
     """Send requests for as long as this lasts; gives a function that returns the outcomes so far."""
     head = next(each for each in site.deployment()["workers"] if each["head"])
     url = f"http://{head['api_address']}:{head['api_port']}"
-    program = str(Path(__file__).with_name("load.py"))
+    program = str(load_program.__file__)
     path = site.path(CONTROL, LOAD_FILE)
     path.unlink(missing_ok=True)
     path.touch()
     argv = [sys.executable, "-I", program, url, site.profile.model.name, LOAD_FILE, str(CLIENTS)]
+    key = site.path(CONTROL, API_KEY_FILE).read_text(encoding="ascii").strip()
     process = subprocess.Popen(
         operations.command(site.name, CONTROL, argv),
+        env={**os.environ, load_program.API_KEY_VARIABLE: key},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

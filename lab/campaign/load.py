@@ -1,12 +1,14 @@
 """Send short requests to a head without end, and write each one's outcome: run inside the lab's control node.
 
-As ``load.py URL MODEL FILE CLIENTS``: a line of JSON for each request, with when it began and ended (unix seconds).
+As ``load.py URL MODEL FILE CLIENTS``, with the API's key in the environment: a line of JSON for each request, with when
+it began and ended (unix seconds).
 """
 
 from __future__ import annotations
 
 import http.client
 import json
+import os
 import random
 import sys
 import threading
@@ -17,6 +19,8 @@ from urllib.parse import urlsplit
 TOKENS = 8
 TIMEOUT_SECONDS = 120.0
 PAUSE_SECONDS = 0.5
+# As OpenAI's clients have it; never an argument.
+API_KEY_VARIABLE = "OPENAI_API_KEY"
 
 
 def ask(place: str, model: str, words: int) -> str | None:
@@ -24,7 +28,8 @@ def ask(place: str, model: str, words: int) -> str | None:
     connection = http.client.HTTPConnection(place, timeout=TIMEOUT_SECONDS)
     try:
         content = {"model": model, "prompt": "word " * words, "max_tokens": TOKENS, "temperature": 0}
-        connection.request("POST", "/v1/completions", json.dumps(content), {"Content-Type": "application/json"})
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {os.environ[API_KEY_VARIABLE]}"}
+        connection.request("POST", "/v1/completions", json.dumps(content), headers)
         answer = connection.getresponse()
         answer.read()
         return None if answer.status == 200 else f"status {answer.status}"

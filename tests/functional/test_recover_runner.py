@@ -224,9 +224,19 @@ def test_the_rank_that_ended_by_itself_is_named_and_not_its_peer() -> None:
     assert trouble(answers, Engine((0, 0))) == "tp2-0 on node1 has ended: it was killed (signal 9)"
 
 
-def test_a_worker_that_is_not_there_and_a_silent_node_are_trouble() -> None:
+def test_a_worker_that_is_not_there_is_trouble() -> None:
     assert trouble({"node0": answer(), "node1": {}}, Engine((0, 0))) == "tp2-0 on node1 has ended: it does not run"
-    assert trouble({"node0": answer(), "node1": None}, Engine((0, 0))) == "node1 did not answer in 10 s"
+
+
+@pytest.mark.parametrize("engine", [Engine((2, 100)), Engine((0, 100), canary="timed out")], ids=["requests", "idle"])
+def test_a_silent_node_is_trouble_when_its_engine_makes_nothing(engine: Engine) -> None:
+    assert trouble({"node0": answer(), "node1": None}, engine) == "node1 did not answer in 10 s"
+
+
+@pytest.mark.parametrize("engine", [Engine((2, 100), (2, 101)), Engine((0, 100))], ids=["requests", "idle"])
+def test_a_node_whose_minion_alone_is_silent_keeps_its_engine(engine: Engine) -> None:
+    """A minion that was killed and a master that starts again made the cluster restart ranks that served."""
+    assert trouble({"node0": answer(), "node1": None}, engine) is None
 
 
 def test_a_busy_engine_serves_as_long_as_it_makes_tokens() -> None:
