@@ -45,6 +45,14 @@ class Cluster:
         """Run a command inside a node's namespaces and return its standard output."""
         return self.run("lab", "exec", node, "--", *command, check=check, timeout=timeout).stdout
 
+    def stages(self) -> dict[str, str]:
+        """Return the stage of each deployed worker by its node; workers of earlier deployments stay listed as stopped."""
+        status = self.json("status")
+        return {
+            worker["node"]: status["nodes"][worker["node"]]["workers"][worker["name"]]["stage"]
+            for worker in status["deployment"]["workers"]
+        }
+
     def key(self) -> str:
         """Return the key of the deployed engines' API."""
         return str(self.json("endpoint", "--key")["key"])

@@ -14,8 +14,7 @@ TEXT = {"model": "mistral-tiny-w4a16", "prompt": "Brain stoug gra tean", "max_to
 def test_a_copy_on_each_node_serves_and_is_judged(deployed: Callable[..., Cluster]) -> None:
     cluster = deployed("genai")
     status = cluster.json("status")
-    workers = {node: seen["workers"] for node, seen in status["nodes"].items()}
-    assert {worker["stage"] for each in workers.values() for worker in each.values()} == {"ready"}
+    assert cluster.stages() == {"node0": "ready", "node1": "ready"}
     heads = [worker for worker in status["deployment"]["workers"] if worker["head"]]
     assert [head["node"] for head in heads] == ["node0", "node1"]
     (folder,) = {head["argv"][head["argv"].index("--model") + 1] for head in heads}
