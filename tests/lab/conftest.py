@@ -46,7 +46,7 @@ class Cluster:
         return self.run("lab", "exec", node, "--", *command, check=check, timeout=timeout).stdout
 
     def stages(self) -> dict[str, str]:
-        """Return the stage of each deployed worker by its node; workers of earlier deployments stay listed as stopped."""
+        """Return the stage of each deployed worker by its node, without those of earlier deployments."""
         status = self.json("status")
         return {
             worker["node"]: status["nodes"][worker["node"]]["workers"][worker["name"]]["stage"]
