@@ -121,7 +121,8 @@ def authorization(path: str) -> dict[str, str]:
     try:
         with open(path, encoding="utf-8") as file:
             worker = json.load(file)
-        with open(worker["watch"]["api_key"]["file"], encoding="utf-8") as file:
+        # A number would be an open file of this process.
+        with open(os.fspath(worker["watch"]["api_key"]["file"]), encoding="utf-8") as file:
             key = file.read().strip()
     except (OSError, ValueError, KeyError, TypeError):
         return {}
