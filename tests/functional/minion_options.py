@@ -19,6 +19,8 @@ def minion_options(root: Path, identity: str, **changed: Any) -> dict[str, Any]:
             "root_dir": str(root),
             "cachedir": str(root / "cache"),
             "extension_modules": str(root / "extmods"),
+            # Of the control node: the pillar is made in this process.
+            "cluster_directory": str(root / "cluster"),
             "file_client": "local",
             "file_roots": {"base": [str(REPOSITORY / "salt")]},
             "pillar_roots": {"base": [str(REPOSITORY / "pillar")]},

@@ -24,6 +24,11 @@ OWN = (
 LEFT = {
     "bottleneck/load/generator_server.py": (["vllm"], "the load generator is vLLM's, whatever engine is sent load"),
     "bottleneck/plan/workers.py": (["vllm"], "records from before engines were named are vLLM's"),
+    "cli/gpu_lab/command.py": (["cuda"], "the benchmark is of this kind of card, or of processors in its stead"),
+    "lab/campaign/faults.py": (["vllm"], "the lab's deployments that have ranks to hit are vLLM's"),
+    "lab/campaign/invariants.py": (["vllm"], "what of those ranks may be left over has their names"),
+    "lab/packing/contents.py": (["cuda-lab"], "what a bare machine lacks is listed by the entry of the map"),
+    "salt/perturb/files/foreign_kernels.py": (["cuda"], "a program of torch, whose devices have such names"),
 }
 
 

@@ -22,7 +22,9 @@ def worker() -> ModuleType:
 def answer(module: ModuleType, folder: Path, text: str, exit_code: int | None) -> dict[str, Any]:
     log = folder / "worker.log"
     log.write_text(text)
-    found: dict[str, Any] = module._failed("tp2-0", str(log), exit_code, "vllm_failures")
+    found: dict[str, Any] = module._failed(
+        "tp2-0", {"log": str(log), "exit_code": exit_code, "pid": 7}, "vllm_failures"
+    )
     return found
 
 
