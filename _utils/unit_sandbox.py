@@ -95,11 +95,6 @@ def seen_in_root(root: str) -> dict[str, str]:
     return {folder: f"{root.rstrip('/')}{folder}" for folder in ("/proc", "/sys", "/dev", "/run", "/var/cache/cluster")}
 
 
-def unit_file(settings: Sequence[str], command: str) -> str:
-    """Return the settings as a unit file, for those who look at it: the running unit is made without one."""
-    return "\n".join(["[Service]", f"ExecStart={command}", *settings, ""])
-
-
 def arguments(settings: Sequence[str]) -> list[str]:
     """Return the arguments by which ``systemd-run`` has the settings."""
     return [f"--property={setting}" for setting in settings]
