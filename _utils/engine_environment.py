@@ -9,11 +9,11 @@ import stat
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-# What a program in a root folder sees of the node. In a mount namespace of the process's own, so nothing stays behind
-# when it ends; with exec all the way, so that it is the process that was started.
 USER = "cluster-engine"
 # Whose devices cards are, where there are such groups.
 CARD_GROUPS = ("render", "video")
+# What a program in a root folder sees of the node. In a mount namespace of the process's own, so nothing stays behind
+# when it ends; with exec all the way, so that it is the process that was started.
 _ENTER = """set -e
 root=$1; shift
 for folder in /proc /sys /dev /run /var/cache/cluster /etc/hosts; do
@@ -115,8 +115,7 @@ def command_as(
         entering = [f"--userspec={who.user}:{who.group}", f"--groups={groups}", engine["directory"], program, *argv]
         if confined:
             return ["/usr/sbin/chroot", *entering]
-        outside = ["/usr/bin/unshare", "--mount", "--propagation", "private"]
-        return ["/usr/bin/setpriv", "--no-new-privs", *outside, *_entered(engine["directory"], entering)]
+        return ["/usr/bin/setpriv", "--no-new-privs", *_entered(engine["directory"], entering)]
     python = os.path.join(engine["directory"], "bin/python")
     # A lab's engine may be made with the Python of a person, in a folder that is closed to all others. That it reads
     # such folders is all that it has more than any other user.
@@ -137,10 +136,10 @@ def command(engine: Mapping[str, Any], program: str, argv: Sequence[str]) -> lis
     """
     if not engine.get("root_folder"):
         return [os.path.join(engine["directory"], program), *argv]
-    outside = ["/usr/bin/unshare", "--mount", "--propagation", "private"]
-    return [*outside, *_entered(engine["directory"], [engine["directory"], program, *argv])]
+    return _entered(engine["directory"], [engine["directory"], program, *argv])
 
 
 def _entered(root: str, arguments: Sequence[str]) -> list[str]:
     """Return the command that has the node mounted in a root folder, and runs ``chroot`` with the arguments."""
-    return ["/bin/sh", "-c", _ENTER, "sh", root, *arguments]
+    outside = ["/usr/bin/unshare", "--mount", "--propagation", "private"]
+    return [*outside, "/bin/sh", "-c", _ENTER, "sh", root, *arguments]

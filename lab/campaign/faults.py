@@ -27,6 +27,7 @@ SLOW_LINK_BYTES_PER_SECOND = 20e6 / 8
 SLOW_CORES = 0.3
 TELEMETRY_TAG = "cluster/telemetry/batch/"
 RANK, CORE = "VLLM::Worker", "VLLM::EngineCore"
+PROGRAM = ("bin/vllm", "serve")
 
 
 @dataclass(frozen=True)
@@ -86,54 +87,28 @@ def _one(site: Site, chance: random.Random, place: str, number: int, *words: str
 # -- ranks
 
 
-@_kind("kill a follower's rank", "ended")
-def _kill_follower_rank(site: Site, chance: random.Random) -> str:
-    return _one(site, chance, _follower(site), signal.SIGKILL, RANK)
+def _signalled(place: Callable[[Site], str], number: int, *words: str) -> Callable[[Site, random.Random], str]:
+    """Return the fault that sends a signal to one process of a place, by the words of its command line."""
+
+    def act(site: Site, chance: random.Random) -> str:
+        return _one(site, chance, place(site), number, *words)
+
+    return act
 
 
-@_kind("kill the head's rank", "ended")
-def _kill_head_rank(site: Site, chance: random.Random) -> str:
-    return _one(site, chance, _head(site), signal.SIGKILL, RANK)
-
-
-@_kind("kill the engine's loop", "ended")
-def _kill_core(site: Site, chance: random.Random) -> str:
-    return _one(site, chance, _head(site), signal.SIGKILL, CORE)
-
-
-@_kind("kill the front process", "ended")
-def _kill_api_server(site: Site, chance: random.Random) -> str:
-    return _one(site, chance, _head(site), signal.SIGKILL, "bin/vllm", "serve")
-
-
-@_kind("kill the follower's program", "ended")
-def _kill_follower(site: Site, chance: random.Random) -> str:
-    return _one(site, chance, _follower(site), signal.SIGKILL, "bin/vllm", "serve")
-
-
-@_kind("ask a follower's program to end", "ended")
-def _terminate_follower(site: Site, chance: random.Random) -> str:
-    return _one(site, chance, _follower(site), signal.SIGTERM, "bin/vllm", "serve")
-
-
-@_kind("stop a follower's rank", "stopped")
-def _stop_follower_rank(site: Site, chance: random.Random) -> str:
-    return _one(site, chance, _follower(site), signal.SIGSTOP, RANK)
-
-
-@_kind("stop the head's rank", "stopped")
-def _stop_head_rank(site: Site, chance: random.Random) -> str:
-    return _one(site, chance, _head(site), signal.SIGSTOP, RANK)
-
-
-@_kind("stop the engine's loop", "stopped")
-def _stop_core(site: Site, chance: random.Random) -> str:
-    return _one(site, chance, _head(site), signal.SIGSTOP, CORE)
-
-
-@_kind("stop the front process", "stopped")
-def _stop_api_server(site: Site, chance: random.Random) -> str:
-    return _one(site, chance, _head(site), signal.SIGSTOP, "bin/vllm", "serve")
+for _name, _cause, _place, _number, _words in (
+    ("kill a follower's rank", "ended", _follower, signal.SIGKILL, (RANK,)),
+    ("kill the head's rank", "ended", _head, signal.SIGKILL, (RANK,)),
+    ("kill the engine's loop", "ended", _head, signal.SIGKILL, (CORE,)),
+    ("kill the front process", "ended", _head, signal.SIGKILL, PROGRAM),
+    ("kill the follower's program", "ended", _follower, signal.SIGKILL, PROGRAM),
+    ("ask a follower's program to end", "ended", _follower, signal.SIGTERM, PROGRAM),
+    ("stop a follower's rank", "stopped", _follower, signal.SIGSTOP, (RANK,)),
+    ("stop the head's rank", "stopped", _head, signal.SIGSTOP, (RANK,)),
+    ("stop the engine's loop", "stopped", _head, signal.SIGSTOP, (CORE,)),
+    ("stop the front process", "stopped", _head, signal.SIGSTOP, PROGRAM),
+):
+    _kind(_name, _cause)(_signalled(_place, _number, *_words))
 
 
 def _link_of(site: Site, node: str) -> str:
