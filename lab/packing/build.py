@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import subprocess
-import tomllib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,8 @@ MANIFEST, UNPACK = "pack.json", "unpack.py"
 PIECE_BYTES = 60_000_000
 PRESET = 6
 _INSTALL_SECONDS = 3600.0
+# In the order of setup/control-node: what builds the packages that are published as source comes first.
+_CONTROL_LOCKS = ("build", "control-node", "source")
 
 
 class PackError(LabError):
@@ -138,13 +139,14 @@ def _run_quietly(argv: Sequence[str]) -> int:
     return subprocess.run(argv, capture_output=True, check=False).returncode
 
 
-def _install(python: str, environment: Path, arguments: Sequence[str]) -> None:
-    """Make an environment and have pip install into it; whole or not at all."""
+def _install(python: str, environment: Path, *steps: Sequence[str]) -> None:
+    """Make an environment and have pip install into it, a step after the other; whole or not at all."""
     partial = environment.with_name(environment.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     _run([python, "-m", "venv", str(partial)])
     pip = [str(partial / "bin/python"), "-m", "pip", "-qq", "--disable-pip-version-check", "install", "--no-compile"]
-    _run([*pip, *arguments])
+    for arguments in steps:
+        _run([*pip, *arguments])
     partial.rename(environment)
 
 
@@ -157,12 +159,11 @@ def _run(argv: Sequence[str]) -> None:
 
 
 def _control(build: Path, python: str) -> Path:
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["control"]]
-    lock = REPOSITORY / "requirements.lock"
-    environment = build / f"control-{_digest(python, *wanted, lock.read_text(encoding='utf-8'))}"
+    locks = [REPOSITORY / "setup" / f"{name}.lock" for name in _CONTROL_LOCKS]
+    environment = build / f"control-{_digest(python, *(lock.read_text(encoding='utf-8') for lock in locks))}"
     if not environment.exists():
-        _install(python, environment, ["-c", str(lock), *wanted])
+        checked = ["--no-deps", "--no-build-isolation", "--require-hashes"]
+        _install(python, environment, *([*checked, "-r", str(lock)] for lock in locks))
     return environment
 
 
