@@ -122,7 +122,7 @@ def stop(name: str) -> dict[str, Any]:
 
 def status(name: str) -> dict[str, Any]:
     """
-    Return whether a unit runs, since when, its exit code and its log.
+    Return whether a unit runs, since when, how many processes it has, which were stopped, its exit code and its log.
 
     CLI Example:
 
@@ -133,6 +133,7 @@ def status(name: str) -> dict[str, Any]:
     _check_name(name)
     record = node_files.read_json(_path(name)) or {}
     running = bool(record) and record.get("exit_code") is None and _is_kept(record)
+    tree = _tree(record) if running else {}
     return {
         "name": name,
         "known": bool(record),
@@ -144,7 +145,8 @@ def status(name: str) -> dict[str, Any]:
         "oom_kills": record.get("oom_kills") or 0,
         "log": record.get("log"),
         "result": _result(name) if record and not running and record.get("exit_code") is None else None,
-        "processes": len(processes(name)) if running else 0,
+        "processes": len(tree),
+        "stopped_processes": [pid for pid, entry in tree.items() if entry.state == node_processes.STOPPED],
     }
 
 
@@ -159,9 +161,7 @@ def processes(name: str) -> list[int]:
         salt node0 supervise.processes sleeper
     """
     record = node_files.read_json(_path(name))
-    if record is None or not _is_kept(record):
-        return []
-    return node_processes.descendants(node_processes.table(), record["keeper"])
+    return list(_tree(record)) if record is not None and _is_kept(record) else []
 
 
 def units() -> dict[str, dict[str, Any]]:
@@ -196,6 +196,12 @@ def _check_name(name: str) -> None:
 
 def _path(name: str, suffix: str = "json") -> str:
     return os.path.join(DIRECTORY, f"{name}.{suffix}")
+
+
+def _tree(record: dict[str, Any]) -> dict[int, node_processes.Stat]:
+    """Return the processes below a unit's keeper, the nearest first."""
+    table = node_processes.table()
+    return {pid: table[pid] for pid in node_processes.descendants(table, record["keeper"])}
 
 
 def _is_kept(record: dict[str, Any]) -> bool:

@@ -15,12 +15,12 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import api_key
 import engine_environment
 import engine_names
 import exposition
 import failure_reasons
 import node_files
-import node_processes
 import unit_keeper
 import unit_sandbox
 
@@ -219,12 +219,10 @@ def _status(name: str) -> dict[str, Any]:
         "reason": None,
         "failure": None,
         "processes": unit["processes"],
-        "stopped_processes": [],
+        "stopped_processes": unit["stopped_processes"],
     }
     if unit["running"]:
         result["stage"] = _stage(lines, current)
-        pids = __salt__["supervise.processes"](UNIT_PREFIX + name)
-        result["stopped_processes"] = [pid for pid in pids if _is_stopped(pid)]
     elif unit["known"] and not unit["stopped"]:
         result["stage"] = "failed"
         rules = (current.get("watch") or {}).get("failures")
@@ -233,12 +231,6 @@ def _status(name: str) -> dict[str, Any]:
     if result["stage"] == "ready" and current.get("head"):
         result["requests"] = requests(current)
     return result
-
-
-def _is_stopped(pid: int) -> bool:
-    """Return whether somebody stopped a process (SIGSTOP); one that a debugger holds has another state."""
-    entry = node_processes.stat(pid)
-    return entry is not None and entry.state == "T"
 
 
 def _rules(name: str | None) -> failure_reasons.Rules:
@@ -288,7 +280,7 @@ def _stage(lines: Iterable[str], worker: Mapping[str, Any]) -> str:
 def _get(worker: Mapping[str, Any], path: str, status: int = 200) -> str | None:
     connection = http.client.HTTPConnection(worker["api_address"], worker["api_port"], timeout=2)
     try:
-        connection.request("GET", path, headers=_authorization(worker))
+        connection.request("GET", path, headers=api_key.authorization(worker))
         answer = connection.getresponse()
         body = answer.read().decode()
         return body if answer.status == status else None
@@ -309,17 +301,6 @@ def _give_key(api_key: Mapping[str, Any], who: engine_environment.Account) -> di
     node_files.write_text(path, key + "\n", mode=0o600)
     os.chown(path, who.user, who.group)
     return {api_key["variable"]: key} if api_key.get("variable") else {}
-
-
-def _authorization(worker: Mapping[str, Any]) -> dict[str, str]:
-    """Return the header by which a request brings the API's key; none for a worker without one."""
-    path = ((worker.get("watch") or {}).get("api_key") or {}).get("file")
-    try:
-        with open(path or os.devnull, encoding="utf-8") as file:
-            key = file.read().strip()
-    except OSError:
-        return {}
-    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def _ports(worker: Mapping[str, Any]) -> Iterator[tuple[str, int]]:

@@ -54,20 +54,21 @@ def measure(names: Sequence[str], seconds: float = 1.5, peers: Sequence[str] = (
     """
     seconds = min(float(seconds), LONGEST_SECONDS)
     pids = [pid for name in names for pid in __salt__["supervise.processes"](UNIT_PREFIX + name)]
-    began, before, bytes_before = time.monotonic(), _used(pids), _link_bytes()
+    began, before, bytes_before = time.monotonic(), _found(pids), _link_bytes()
     unreachable = _silent(list(peers), seconds)
     time.sleep(max(0.0, began + seconds - time.monotonic()))
-    after, bytes_after = _used(pids), _link_bytes()
+    after, bytes_after = _found(pids), _link_bytes()
     took = time.monotonic() - began
+    ticks = took * TICKS_PER_SECOND
     return {
         "seconds": round(took, 3),
         "processes": [
             {
                 "pid": pid,
-                "name": found["name"],
-                "state": found["state"],
-                "user": round((found["user"] - before[pid]["user"]) / took, 4),
-                "system": round((found["system"] - before[pid]["system"]) / took, 4),
+                "name": found.name,
+                "state": found.state,
+                "user": round((found.user_ticks - before[pid].user_ticks) / ticks, 4),
+                "system": round((found.system_ticks - before[pid].system_ticks) / ticks, 4),
             }
             for pid, found in after.items()
             if pid in before
@@ -77,21 +78,10 @@ def measure(names: Sequence[str], seconds: float = 1.5, peers: Sequence[str] = (
     }
 
 
-def _used(pids: Sequence[int]) -> dict[int, dict[str, Any]]:
-    """Return name, state and the CPU seconds of each process that is there."""
-    found = {}
-    for pid in pids:
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            with open(f"/proc/{pid}/stat", "rb") as file:
-                head, _, rest = file.read(node_processes.STAT_BYTES).rpartition(b")")
-            fields = rest.split()
-            found[pid] = {
-                "name": head.partition(b"(")[2].decode(errors="replace"),
-                "state": fields[0].decode(),
-                "user": int(fields[11]) / TICKS_PER_SECOND,
-                "system": int(fields[12]) / TICKS_PER_SECOND,
-            }
-    return found
+def _found(pids: Sequence[int]) -> dict[int, node_processes.Stat]:
+    """Return the entry of each process that is there."""
+    found = {pid: node_processes.stat(pid) for pid in pids}
+    return {pid: entry for pid, entry in found.items() if entry is not None}
 
 
 def _link_bytes() -> int:

@@ -8,21 +8,41 @@ from typing import NamedTuple
 
 STAT_BYTES = 1024
 ZOMBIE = "Z"
+# Somebody stopped it (SIGSTOP). One that a debugger holds has another state: whoever debugs knows what they do.
+STOPPED = "T"
 
 
 class Stat(NamedTuple):
-    """Fields of /proc/PID/stat; ``start_ticks`` since boot tells two processes of one number apart."""
+    """
+    Fields of /proc/PID/stat; ``start_ticks`` since boot tells two processes of one number apart.
 
+    ``user_ticks`` and ``system_ticks`` count what its threads computed, ended ones too.
+    """
+
+    name: str
     state: str
     parent: int
     session: int
+    user_ticks: int
+    system_ticks: int
     start_ticks: int
+    resident_pages: int
 
 
-def parse_stat(content: bytes) -> Stat:
+def parse_stat(text: str) -> Stat:
     """Return the fields of /proc/PID/stat, counted from the end of the name, which may hold blanks and brackets."""
-    fields = content.rpartition(b")")[2].split(None, 20)
-    return Stat(fields[0].decode(), int(fields[1]), int(fields[3]), int(fields[19]))
+    head, _, rest = text.rpartition(")")
+    fields = rest.split(None, 22)
+    return Stat(
+        name=head.partition("(")[2],
+        state=fields[0],
+        parent=int(fields[1]),
+        session=int(fields[3]),
+        user_ticks=int(fields[11]),
+        system_ticks=int(fields[12]),
+        start_ticks=int(fields[19]),
+        resident_pages=int(fields[21]),
+    )
 
 
 def stat(pid: int, proc: str = "/proc") -> Stat | None:
@@ -38,7 +58,7 @@ def stat(pid: int, proc: str = "/proc") -> Stat | None:
         return None
     finally:
         os.close(descriptor)
-    return parse_stat(content) if content else None
+    return parse_stat(content.decode("utf-8", "replace")) if content else None
 
 
 def table(proc: str = "/proc") -> dict[int, Stat]:

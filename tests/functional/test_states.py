@@ -116,7 +116,7 @@ def test_the_reason_of_a_failure_is_one_sentence(loaders: Any, lines: list[str],
 @pytest.mark.parametrize(
     ("source", "program", "shared"),
     [
-        ("sampler", "sampler.py", ["control_groups.py", "node_files.py", "node_processes.py"]),
+        ("sampler", "sampler.py", ["api_key.py", "control_groups.py", "node_files.py", "node_processes.py"]),
         ("perturb", "cpu_burner.py", []),
     ],
 )

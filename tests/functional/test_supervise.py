@@ -47,6 +47,10 @@ def test_stop_ends_the_whole_tree(supervise: Any, tmp_path: Path) -> None:
     assert started["running"]
     wait_for(lambda: len(supervise.processes("family")) == 3)
     tree = supervise.processes("family")
+    assert supervise.status("family")["stopped_processes"] == []
+    os.kill(tree[-1], signal.SIGSTOP)
+    wait_for(lambda: supervise.status("family")["stopped_processes"] == [tree[-1]])
+    assert supervise.status("family")["processes"] == 3
     ended = supervise.stop("family")
     assert not ended["running"] and ended["stopped"]
     assert alive(tree) == []

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
+import api_key
 import control_groups
 import engine_environment
 import node_files
@@ -67,7 +69,7 @@ def process(proc: Path, pid: int, parent: int, state: str = "S", name: str = "a"
 
 def test_a_name_with_blanks_and_brackets_shifts_nothing() -> None:
     text = ENTRY.format(pid=1, name="VLLM::Engine) (Co re", state="R", parent=12, session=34, start=99887)
-    assert node_processes.parse_stat(text.encode()) == ("R", 12, 34, 99887)
+    assert node_processes.parse_stat(text) == ("VLLM::Engine) (Co re", "R", 12, 34, 4, 5, 99887, 2)
 
 
 def test_descendants_are_found_the_nearest_first_and_the_ended_are_none(tmp_path: Path) -> None:
@@ -86,6 +88,28 @@ def test_a_process_is_itself_only_with_its_start() -> None:
     assert node_processes.is_alive(os.getpid(), own)
     assert not node_processes.is_alive(os.getpid(), own + 1)
     assert node_processes.start_ticks(2**22 + 1) is None, "beyond the largest process id of Linux"
+
+
+# -- the engine's API
+
+
+@pytest.mark.parametrize("worker", [None, [], {}, {"watch": None}, {"watch": {"api_key": {"file": 3}}}])
+def test_a_worker_without_a_key_of_an_api_has_no_header(worker: Any) -> None:
+    assert api_key.authorization(worker) == {}
+
+
+def test_the_key_of_the_api_is_brought_as_it_is_now(tmp_path: Path) -> None:
+    key = tmp_path / "api.key"
+    worker = {"watch": {"api_key": {"file": str(key), "variable": None}}}
+    assert api_key.authorization(worker) == {}, "the file is not there yet"
+    for text, expected in (
+        ("a1b2\n", {"Authorization": "Bearer a1b2"}),
+        ("\n", {}),
+        ("schl\u00fcssel", {}),
+        (b"\xff", {}),
+    ):
+        key.write_bytes(text if isinstance(text, bytes) else text.encode())
+        assert api_key.authorization(worker) == expected
 
 
 # -- control groups

@@ -53,17 +53,6 @@ def test_only_a_head_is_asked(tmp_path: Path) -> None:
     assert engine_metrics.head_metrics(str(path)) is None, "an engine without metrics is not asked"
 
 
-def test_the_key_of_the_api_is_brought(tmp_path: Path) -> None:
-    path, key = tmp_path / "worker.json", tmp_path / "api.key"
-    for worker in ("[]", "{}", '{"watch": null}', '{"watch": {"api_key": {"file": 3}}}', "no JSON"):
-        path.write_text(worker)
-        assert engine_metrics.authorization(str(path)) == {}
-    path.write_text(json.dumps({"watch": {"api_key": {"file": str(key), "variable": None}}}))
-    assert engine_metrics.authorization(str(path)) == {}, "the file is not there yet"
-    key.write_text("a1b2\n")
-    assert engine_metrics.authorization(str(path)) == {"Authorization": "Bearer a1b2"}
-
-
 def test_another_dialect_is_kept_in_its_own_names() -> None:
     text = "# TYPE llamacpp:n_decode_total counter\nllamacpp:n_decode_total 7\nllamacpp:n_tokens_max 3\n"
     assert engine_metrics.keep(text) == {"llamacpp:n_decode_total": 7.0}

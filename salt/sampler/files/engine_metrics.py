@@ -5,7 +5,6 @@ reported to the control node at once, which looks whether it hangs (``control/se
 """
 
 import http.client
-import json
 import os
 import sys
 import threading
@@ -14,8 +13,10 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+import api_key
 import engine_names
 import exposition
+import node_files
 
 KEPT = frozenset(
     engine_names.PREFIX + name
@@ -100,11 +101,7 @@ def progress(text: str) -> tuple[float, float]:
 
 def head_metrics(path: str) -> tuple[str, int, str] | None:
     """Return (address, port, path) of the metrics of the head that this node runs; None without one, or metrics."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            worker = json.load(file)
-    except (OSError, ValueError):
-        return None
+    worker = node_files.read_json(path)
     if not isinstance(worker, dict) or not worker.get("head"):
         return None
     address, port = worker.get("api_address"), worker.get("api_port")
@@ -114,19 +111,6 @@ def head_metrics(path: str) -> tuple[str, int, str] | None:
     metrics = watch.get("metrics") if isinstance(watch, dict) else None
     where = metrics if isinstance(metrics, dict) else {}
     return None if where.get("dialect") == NO_METRICS else (address, port, str(where.get("path", "/metrics")))
-
-
-def authorization(path: str) -> dict[str, str]:
-    """Return the header with the key of the API that this node's head serves: some engines want it for metrics, too."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            worker = json.load(file)
-        # A number would be an open file of this process.
-        with open(os.fspath(worker["watch"]["api_key"]["file"]), encoding="utf-8") as file:
-            key = file.read().strip()
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
-    return {"Authorization": f"Bearer {key}"} if key.isascii() and key else {}
 
 
 class EngineReader(threading.Thread):
@@ -171,7 +155,8 @@ class EngineReader(threading.Thread):
             self._changed = changed
             self._close()
             self._address = head_metrics(self._worker_file) if changed else None
-            self._headers = authorization(self._worker_file) if self._address else {}
+            worker = node_files.read_json(self._worker_file) if self._address else None
+            self._headers = api_key.authorization(worker)
             self._requests, self._work = 0.0, -1.0
         if self._address is None:
             return

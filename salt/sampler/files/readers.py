@@ -3,9 +3,11 @@
 import os
 from collections.abc import Collection, Mapping
 
+import node_processes
 from sample_schema import CoreSeconds, LinkCounters, StallSeconds
 
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 SECTOR_BYTES = 512
 READ_BYTES = 1 << 16
 # Devices that stand on others (a partition, a mapped or a looped one) would be counted twice.
@@ -137,9 +139,9 @@ def whole_disks(directory: str = "/sys/block") -> set[str]:
 
 def process(text: str) -> tuple[float, float, int]:
     """Return (user seconds, system seconds, resident bytes) of a process, from /proc/PID/stat."""
-    fields = text.rpartition(")")[2].split()
-    page = os.sysconf("SC_PAGE_SIZE")
-    return int(fields[11]) / TICKS_PER_SECOND, int(fields[12]) / TICKS_PER_SECOND, int(fields[21]) * page
+    found = node_processes.parse_stat(text)
+    user, system = found.user_ticks / TICKS_PER_SECOND, found.system_ticks / TICKS_PER_SECOND
+    return user, system, found.resident_pages * PAGE_BYTES
 
 
 def storage_reads(text: str) -> int:
@@ -153,7 +155,7 @@ def storage_reads(text: str) -> int:
 
 def in_storage(text: str) -> bool:
     """Return whether a process sleeps uninterruptibly, as one does that waits for a read, from /proc/PID/stat."""
-    return text.rpartition(")")[2].split(None, 1)[0] == "D"
+    return node_processes.parse_stat(text).state == "D"
 
 
 def run_delay(text: str) -> tuple[float, float]:

@@ -19,8 +19,6 @@ from workers import unit_records
 SEARCH_SECONDS = 1.0
 # A start lays a record down and its processes come and go; what is there at two of these looks stays.
 TREE_SECONDS = 10.0
-# Of /proc/PID/stat. One that a debugger holds has another state: whoever debugs knows what they do.
-STOPPED = "T"
 
 
 class WorkerExits:
@@ -103,7 +101,7 @@ class WorkerExits:
 
 def _is_stopped(pid: int) -> bool:
     found = node_processes.stat(pid)
-    return found is not None and found.state == STOPPED
+    return found is not None and found.state == node_processes.STOPPED
 
 
 def _running(directory: str) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -1,0 +1,1 @@
+../../../_utils/api_key.py
