@@ -63,7 +63,7 @@ class Laptop:
         """Run `cluster ... --json` and return the document."""
         return json.loads(self.cluster(*arguments, "--json", timeout=timeout, expected=expected))
 
-    def send(self, source: Path, target: str, *, folder: bool = True, timeout: float = 300) -> None:
+    def send(self, source: Path, target: str, *, folder: bool = True, timeout: float = 1200) -> None:
         """Copy a folder's content, or a file, to the control node, under the name `target`."""
         ssh = f"ssh -i {self.identity} -o StrictHostKeyChecking=yes"
         ssh += f" -o UserKnownHostsFile={self.home}/.config/cluster/known_hosts"

@@ -15,7 +15,7 @@ from rehearsal.laptop import CommandError, Laptop
 
 MINUTE = 60.0
 # Salt's own 5 s of patience are short for emulated machines.
-PATIENCE = ("-t", "120")
+PATIENCE = ("-t", "300")
 # Of the control node, on the cluster's interface: nothing for a node to reach.
 CLOSED = {"ssh": 22, "Prometheus": 9090}
 # Of a node's units, those that are this project's.
@@ -60,7 +60,7 @@ class Serving:
         self._laptop, self._profile = laptop, profile
         self._run = ""
 
-    def _nodes(self, function: str, *arguments: str, minutes: float = 4.0) -> dict[str, Any]:
+    def _nodes(self, function: str, *arguments: str, minutes: float = 15.0) -> dict[str, Any]:
         """Call a function on every node through `cluster salt`; return what each answered."""
         words = ("salt", "--", *PATIENCE, "--out=json", "--static", "*", function, *arguments)
         found: dict[str, Any] = json.loads(self._laptop.cluster(*words, timeout=minutes * MINUTE))
@@ -103,8 +103,8 @@ class Serving:
     def deploy(self) -> str:
         """The model is spread over both nodes, layer by layer."""
         name = self._profile.default_deployment
-        found = self._laptop.cluster_json("deploy", name, timeout=20 * MINUTE)
-        status = self._laptop.cluster_json("status", timeout=3 * MINUTE)["nodes"]
+        found = self._laptop.cluster_json("deploy", name, timeout=60 * MINUTE)
+        status = self._laptop.cluster_json("status", timeout=15 * MINUTE)["nodes"]
         stages = {
             f"{node} {worker}": seen["stage"]
             for node, state in status.items()
@@ -162,7 +162,7 @@ class Serving:
 
     def bench(self) -> str:
         """`cluster bench` sends the profile's workload."""
-        found = self._laptop.cluster_json("bench", timeout=20 * MINUTE)
+        found = self._laptop.cluster_json("bench", timeout=60 * MINUTE)
         (point,) = found["points"]
         headline, asked = point["headline"], self._profile.workload.requests
         if headline["completed"] != asked or headline["failed"]:
@@ -174,14 +174,14 @@ class Serving:
 
     def bottleneck(self) -> str:
         """`cluster bottleneck` names something, or says why it cannot."""
-        verdict = self._laptop.cluster_json("bottleneck", self._run, timeout=5 * MINUTE)["verdict"]
+        verdict = self._laptop.cluster_json("bottleneck", self._run, timeout=20 * MINUTE)["verdict"]
         if not verdict["ledger"]["entries"]:
             raise CommandError("the ledger of the run is empty")
         return f"{verdict['class']} ({verdict['confidence']:.0%}): {verdict['title']}"
 
     def first_token(self) -> str:
         """The boot's record of each node goes on to the first token."""
-        view = self._laptop.cluster_json("boot", "watch", timeout=3 * MINUTE)["nodes"]
+        view = self._laptop.cluster_json("boot", "watch", timeout=10 * MINUTE)["nodes"]
         boots = {name: trace.stages(node["boot"] or {}) for name, node in view.items()}
         wrong = [name for name, found in boots.items() if not found or found[-1].name != "first_token"]
         if wrong:
@@ -195,7 +195,7 @@ class Serving:
 
     def undeploy(self) -> str:
         """`cluster undeploy` leaves no process of the engine."""
-        self._laptop.cluster("undeploy", timeout=5 * MINUTE)
+        self._laptop.cluster("undeploy", timeout=20 * MINUTE)
         left = {
             node: lines
             for node, text in self._nodes("cmd.run_stdout", "ps -eo args").items()

@@ -108,7 +108,7 @@ class Rehearsal:
     def boot_control(self) -> str:
         """The control node's machine is up and answers ssh."""
         self.control.power_on()
-        wait_for(self._answers, 6 * MINUTE, "the control node answers ssh", 2.0)
+        wait_for(self._answers, 20 * MINUTE, "the control node answers ssh", 2.0)
         return "Debian trixie, from its disk"
 
     def _answers(self) -> bool:
@@ -124,8 +124,8 @@ class Rehearsal:
     def boot_kept(self) -> str:
         """A control node that has been set up before boots; its key is made known."""
         shown = self.boot_control()
-        self.laptop.cluster("control", "trust", HOST, "--fingerprint", self._fingerprint(), timeout=2 * MINUTE)
-        wait_for(self._services, 5 * MINUTE, "the control node's services are back", 5.0)
+        self.laptop.cluster("control", "trust", HOST, "--fingerprint", self._fingerprint(), timeout=10 * MINUTE)
+        wait_for(self._services, 15 * MINUTE, "the control node's services are back", 5.0)
         return shown
 
     def boot_unfinished(self) -> str:
@@ -142,7 +142,7 @@ class Rehearsal:
             if not shown:
                 # A machine that this one gives no time to for 15 s looks gone; the remedy is to do it again.
                 lost += 1
-                wait_for(self._answers, 6 * MINUTE, "the control node answers ssh again", 2.0)
+                wait_for(self._answers, 20 * MINUTE, "the control node answers ssh again", 2.0)
         if not shown:
             raise CommandError(
                 f"it ended {lost} times without a result, as when the connection is lost; the log says how"
@@ -155,7 +155,7 @@ class Rehearsal:
 
     def init_again(self) -> str:
         """The same again, which changes nothing."""
-        found = self.laptop.cluster_json("control", "init", timeout=10 * MINUTE)
+        found = self.laptop.cluster_json("control", "init", timeout=30 * MINUTE)
         if found["changed"]:
             raise CommandError(f"the second init changed {json.dumps(found['changed'])}")
         return f"{found['states']} states, none changed"
@@ -165,15 +165,15 @@ class Rehearsal:
         with contextlib.suppress(CommandError):
             # The connection goes with the machine.
             self.laptop.cluster("control", "cmd", "--", "systemctl", "poweroff", timeout=MINUTE)
-        self.control.wait_off(3 * MINUTE)
+        self.control.wait_off(10 * MINUTE)
         self.boot_control()
-        wait_for(self._services, 5 * MINUTE, "the control node's services are back", 5.0)
+        wait_for(self._services, 15 * MINUTE, "the control node's services are back", 5.0)
         return "its services are back"
 
     def _services(self) -> bool:
         units = ("salt-master", "cluster-dnsmasq", "cluster-interface", "cluster-firewall", "chrony", "prometheus")
         with contextlib.suppress(CommandError):
-            seen = self.laptop.cluster("control", "cmd", "--", "systemctl", "is-active", *units, timeout=MINUTE)
+            seen = self.laptop.cluster("control", "cmd", "--", "systemctl", "is-active", *units, timeout=5 * MINUTE)
             return seen.split() == ["active"] * len(units)
         return False
 
@@ -192,12 +192,12 @@ class Rehearsal:
             )
         self.laptop.send(self.store.folder(digest), f"{root}/images/{digest}")
         # It verifies every file before anything changes.
-        self.laptop.cluster("image", "activate", digest, *options, timeout=5 * MINUTE)
+        self.laptop.cluster("image", "activate", digest, *options, timeout=15 * MINUTE)
         return digest
 
     def doctor(self, *places: str) -> str:
         """`cluster doctor` finds nothing that has failed."""
-        found = self.laptop.cluster_json("doctor", timeout=6 * MINUTE, expected=(0, 1))
+        found = self.laptop.cluster_json("doctor", timeout=15 * MINUTE, expected=(0, 1))
         failed = [
             f"{check['place']}: {check['what']}: {check['evidence']}"
             for check in found["checks"]
@@ -214,11 +214,11 @@ class Rehearsal:
         """Both nodes netboot, enrol, and are configured by the reactor."""
         for machine in self.nodes.values():
             machine.power_on()
-        self._until_stage("applied", 12 * MINUTE)
+        self._until_stage("applied", 40 * MINUTE)
         return ", ".join(f"{name} ({'UEFI' if machine.uefi else 'BIOS'})" for name, machine in self.nodes.items())
 
     def _view(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.laptop.cluster_json("boot", "watch", timeout=3 * MINUTE)["nodes"]
+        found: dict[str, Any] = self.laptop.cluster_json("boot", "watch", timeout=10 * MINUTE)["nodes"]
         return found
 
     def _until_stage(self, stage: str, seconds: float) -> None:
@@ -246,10 +246,10 @@ class Rehearsal:
 
     def apply(self) -> str:
         """`cluster apply`, then Salt's own highstate through `cluster salt`, which changes nothing."""
-        first = self.laptop.cluster_json("apply", timeout=15 * MINUTE)["nodes"]
+        first = self.laptop.cluster_json("apply", timeout=30 * MINUTE)["nodes"]
         # Salt's own 5 s of patience are short for emulated machines.
         salt = ("salt", "--", "-t", "300", "*")
-        shown = self.laptop.cluster(*salt, "state.apply", "--out=json", "--static", timeout=10 * MINUTE)
+        shown = self.laptop.cluster(*salt, "state.apply", "--out=json", "--static", timeout=30 * MINUTE)
         second = json.loads(shown)
         if set(second) != set(NODES):
             raise CommandError(f"state.apply was answered by {sorted(second)}")

@@ -92,7 +92,13 @@ class Control(ABC):
     def run(
         self, argv: Sequence[str], *, input: str | None = None, stream: bool = False, timeout: float | None = None
     ) -> Completed:
-        """Run `argv` on the control node; with `stream`, output goes straight to the terminal."""
+        """Run `argv` on the control node; with `stream`, output goes straight to the terminal.
+
+        Raises
+        ------
+        ControlError
+            When it did not end within `timeout` seconds.
+        """
         if stream:
             return Completed(self.stream(argv), "", "")
         errors = bytearray()
@@ -103,7 +109,10 @@ class Control(ABC):
             threads.append(threading.Thread(target=_write, args=(running.stdin, input.encode()), daemon=True))
         for thread in threads:
             thread.start()
-        code = _ended(running, timeout)
+        try:
+            code = _ended(running, timeout)
+        except subprocess.TimeoutExpired as error:
+            raise ControlError(f"{argv[0]} did not finish within {timeout:.0f} s") from error
         for thread in threads:
             thread.join()
         return Completed(code, _text(b"".join(output)), _text(bytes(errors)))

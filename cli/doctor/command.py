@@ -25,7 +25,8 @@ from remote.quoting import PYTHON
 from remote.target import Target
 
 MARKS = {"ok": "[green]✓[/]", "warning": "[yellow]![/]", "failed": "[red]✗[/]", "unknown": "[yellow]?[/]"}
-INSPECTION_SECONDS, FACTS_SECONDS = 120.0, 60.0
+# Emulated or busy machines take a minute to start a program of Salt's.
+INSPECTION_SECONDS, FACTS_SECONDS = 120.0, 300.0
 LOCK = Path(__file__).resolve().parents[2] / "setup/source.lock"
 
 
@@ -80,9 +81,14 @@ def _beyond(control: Control, profile: Profile, target: Target | None) -> Iterat
             yield from judge_control(profile, seen, clock, locked_salt())
         except ControlError as error:
             yield Check("control", "inspection", "unknown", str(error), error.next_command or "cluster control shell")
-    with step("Asking the nodes"):
-        facts = node_facts(control, profile)
-        checks = engine_checks(control, profile)
+    facts: dict[str, Any] = {}
+    checks: dict[str, list[dict[str, Any]]] = {}
+    try:
+        with step("Asking the nodes"):
+            facts = node_facts(control, profile)
+            checks = engine_checks(control, profile)
+    except ControlError as error:
+        yield Check("control", "questions to the nodes", "unknown", str(error), error.next_command or "cluster doctor")
     for name, node in profile.nodes.items():
         yield from judge_node(profile, name, facts.get(node.hostname))
         yield from judge_engines(name, checks.get(node.hostname, []))

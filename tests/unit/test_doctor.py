@@ -18,6 +18,7 @@ from cli.doctor.control import judge_control
 from cli.doctor.inspection import discover, server_of
 from cli.doctor.nodes import judge_node
 from cli.main import app
+from remote.control_interface import ControlError
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -356,6 +357,22 @@ def test_the_command_prints_each_line_and_ends_with_what_was_found(
     text = CliRunner().invoke(app, words).output
     assert "not installed" in text
     assert "mend: cluster control init" in text
+
+
+@pytest.mark.usefixtures("well_laptop")
+def test_a_question_that_nobody_answers_in_time_is_a_line_of_its_own(
+    profile: Profile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def silent(control: object, profile: Profile) -> dict[str, Any]:
+        raise ControlError("salt did not finish within 300 s")
+
+    monkeypatch.setattr(command, "check_reach", lambda target: Check("laptop", "control node", "ok", "yes"))
+    monkeypatch.setattr(command, "connect", lambda profile, lab: FakeControl())
+    monkeypatch.setattr(command, "inspect", lambda control, profile, target: (WELL, 0.0))
+    monkeypatch.setattr(command, "node_facts", silent)
+    words = ["--control", "root@nuc", "doctor", "--profile", "arc-a770/v0.1", "--problems", "--json"]
+    checks = json.loads(CliRunner().invoke(app, words).stdout)["checks"]
+    assert ("unknown", "salt did not finish within 300 s") in [(each["status"], each["evidence"]) for each in checks]
 
 
 @pytest.mark.usefixtures("well_laptop")

@@ -16,6 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bottleneck.profile import find_profile, load_profile
+from cli.control_local import HereControl
+from remote.control_interface import ControlError
 from remote.quoting import ArgumentError, shell_text, supervised
 from remote.session import MarkFilter
 from remote.sync import rsync_command
@@ -212,3 +215,11 @@ def test_the_other_side_says_the_same_of_a_tree(tmp_path: Path) -> None:
         [sys.executable, "-I", "-S", "-c", source, "show", str(tmp_path)], capture_output=True, text=True, check=True
     )
     assert json.loads(asked.stdout) == {"release": "one", "tree": tree, "loaded": None}
+
+
+@pytest.mark.starts_programs
+def test_a_command_that_does_not_end_in_time_is_a_sentence_and_is_ended() -> None:
+    path = find_profile("embedded")
+    control = HereControl(load_profile(path), path)
+    with pytest.raises(ControlError, match="sleep did not finish within 0 s"):
+        control.run(["sleep", "3600"], timeout=0.05)
