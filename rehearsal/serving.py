@@ -151,10 +151,9 @@ class Serving:
             port = self._profile.engine_of(node).interface.peer_port
             if f"{address}:{port}" not in seen[node] or seen[node].count(f":{port} ") != 1:
                 problems.append(f"{node} does not listen on {address}:{port} alone")
-            guarding = [
-                line for line in rules[node].splitlines() if str(port) in line and line.strip().endswith("drop")
-            ]
-            if not any(address in line and allowed in line for line in guarding):
+            # As nft lists it: with braces where there are several.
+            guard = rf"tcp dport (\{{ )?{port}\b.* ip saddr != (\{{ )?{re.escape(allowed)}( \}})? .*drop$"
+            if not any(re.search(guard, line.strip()) for line in rules[node].splitlines()):
                 problems.append(f"{node} has no rule that lets only {allowed} in")
         if problems:
             raise CommandError("; ".join(problems))
