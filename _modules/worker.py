@@ -124,7 +124,10 @@ def stop(name: str | None = None) -> dict[str, dict[str, Any]]:
     record = node_files.read_json(WORKER_FILE)
     if record and record["name"] in names:
         node_files.remove(WORKER_FILE)
-        if (record.get("watch") or {}).get("guards"):
+        watch = record.get("watch") or {}
+        if watch.get("api_key"):
+            node_files.remove(watch["api_key"]["file"])
+        if watch.get("guards"):
             __salt__["engine.guard"]([])
     return {each: _status(each) for each in names}
 

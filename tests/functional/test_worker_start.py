@@ -129,11 +129,13 @@ def test_an_engine_has_its_own_user_and_the_key(node: Node, variable: str | None
     assert records and not any(KEY in text for text in records)
 
 
-def test_its_ports_are_guarded_while_it_runs(node: Node) -> None:
+def test_its_ports_are_guarded_and_its_key_is_there_while_it_runs(node: Node) -> None:
     node.start("API_KEY")
+    assert node.key_file.exists()
     assert node.guards == [node.worker(None)["watch"]["guards"]]
     node.module.stop("a-0")
     assert node.guards[1:] == [[]]
+    assert not node.key_file.exists()
 
 
 def test_without_a_key_in_the_pillar_nothing_is_started(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
