@@ -142,7 +142,7 @@ def status(name: str) -> dict[str, Any]:
         "exit_code": record.get("exit_code"),
         "stopped": bool(record.get("stopped")),
         "started": record.get("started"),
-        "oom_kills": record.get("oom_kills") or 0,
+        "oom_kills": record.get("oom_kills"),
         "log": record.get("log"),
         "result": _result(name) if record and not running and record.get("exit_code") is None else None,
         "processes": len(tree),

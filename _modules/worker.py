@@ -6,6 +6,7 @@ the OpenAI API and its metrics, or a follower. What to start, and what it is wat
 worked out on the control node and handed over as a worker specification.
 """
 
+import dataclasses
 import http.client
 import importlib
 import os
@@ -21,6 +22,7 @@ import engine_names
 import exposition
 import failure_reasons
 import node_files
+import signal_failures
 import unit_keeper
 import unit_sandbox
 
@@ -256,7 +258,11 @@ def _failed(name: str, unit: Mapping[str, Any], rules: str | None) -> dict[str, 
     if unit.get("oom_kills"):
         # Counted by its control group; the kernel's own words are in a log that a worker's is not.
         lines.append(f"oom-kill:constraint=CONSTRAINT_MEMCG,task={name},pid={unit['pid']}")
-    found = failure_reasons.reason(lines, _rules(rules))
+    known = _rules(rules)
+    if unit.get("oom_kills") == 0:
+        # Who was ended by signal 9 says nothing; that the kernel counted nobody says that it was not the kernel.
+        known = dataclasses.replace(known, rules=signal_failures.without_memory_kills(known.rules))
+    found = failure_reasons.reason(lines, known)
     if found is None:
         return {"reason": f"the worker ended with exit code {exit_code} and reported nothing", "failure": None}
     words = {"MINION": __opts__["id"], "DEPLOYMENT": name.rpartition("-")[0] or name}

@@ -10,8 +10,8 @@ COUNTERS = {"": ("", "memory.events"), "memory": ("memory", "memory.oom_control"
 KEY = "oom_kill"
 
 
-def count(groups: str = GROUPS, proc: str = "/proc") -> int:
-    """Return how many there were; the machine's count where the group has none, 0 where nothing counts."""
+def count(groups: str = GROUPS, proc: str = "/proc") -> int | None:
+    """Return how many there were; the machine's count where the group has none, None where nothing counts."""
     try:
         with open(os.path.join(proc, "self", "cgroup"), encoding="utf-8") as file:
             lines = file.read().splitlines()
@@ -25,7 +25,13 @@ def count(groups: str = GROUPS, proc: str = "/proc") -> int:
                 folder, name = COUNTERS[controller]
                 paths.append(os.path.join(groups, folder, path.lstrip("/"), name))
     found = [_counted(path) for path in (*paths, os.path.join(proc, "vmstat"))]
-    return next((each for each in found if each is not None), 0)
+    return next((each for each in found if each is not None), None)
+
+
+def since(before: int | None) -> int | None:
+    """Return how many there were since the count was ``before``; None where nothing counts."""
+    now = count()
+    return None if now is None or before is None else now - before
 
 
 def _counted(path: str) -> int | None:

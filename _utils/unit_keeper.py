@@ -90,7 +90,7 @@ def keep(specification_path: str) -> None:
         exit_code = _end_tree(child.pid)
     wait(lambda: _kill_rest(child.pid), lambda left: left == 0, LAST_SECONDS)
     # An end that was asked for is no failure, from the moment on record.
-    ended = {"exit_code": exit_code, "stopped": bool(asked), "oom_kills": memory_kills.count() - killed}
+    ended = {"exit_code": exit_code, "stopped": bool(asked), "oom_kills": memory_kills.since(killed)}
     node_files.write_json(record_path, {**record, **ended})
 
 

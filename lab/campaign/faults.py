@@ -28,6 +28,8 @@ SLOW_CORES = 0.3
 TELEMETRY_TAG = "cluster/telemetry/batch/"
 RANK, CORE = "VLLM::Worker", "VLLM::EngineCore"
 PROGRAM = ("bin/vllm", "serve")
+# Said of what signal 9 ended while the kernel ended nothing for want of memory.
+OUTSIDE = "from outside"
 
 
 @dataclass(frozen=True)
@@ -97,11 +99,11 @@ def _signalled(place: Callable[[Site], str], number: int, *words: str) -> Callab
 
 
 for _name, _cause, _place, _number, _words in (
-    ("kill a follower's rank", "ended", _follower, signal.SIGKILL, (RANK,)),
-    ("kill the head's rank", "ended", _head, signal.SIGKILL, (RANK,)),
-    ("kill the engine's loop", "ended", _head, signal.SIGKILL, (CORE,)),
-    ("kill the front process", "ended", _head, signal.SIGKILL, PROGRAM),
-    ("kill the follower's program", "ended", _follower, signal.SIGKILL, PROGRAM),
+    ("kill a follower's rank", OUTSIDE, _follower, signal.SIGKILL, (RANK,)),
+    ("kill the head's rank", OUTSIDE, _head, signal.SIGKILL, (RANK,)),
+    ("kill the engine's loop", OUTSIDE, _head, signal.SIGKILL, (CORE,)),
+    ("kill the front process", OUTSIDE, _head, signal.SIGKILL, PROGRAM),
+    ("kill the follower's program", OUTSIDE, _follower, signal.SIGKILL, PROGRAM),
     ("ask a follower's program to end", "ended", _follower, signal.SIGTERM, PROGRAM),
     ("stop a follower's rank", "stopped", _follower, signal.SIGSTOP, (RANK,)),
     ("stop the head's rank", "stopped", _head, signal.SIGSTOP, (RANK,)),

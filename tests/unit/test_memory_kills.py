@@ -37,5 +37,12 @@ def test_without_a_group_that_counts_the_machine_does(tmp_path: Path) -> None:
     write(tmp_path / "proc" / "vmstat", "nr_free 1\noom_kill 99\n")
     assert memory_kills.count(str(tmp_path / "groups"), str(tmp_path / "proc")) == 99
     (tmp_path / "proc" / "vmstat").write_text("oom_kill x\n")
-    assert memory_kills.count(str(tmp_path / "groups"), str(tmp_path / "proc")) == 0
-    assert memory_kills.count(str(tmp_path / "none"), str(tmp_path / "none")) == 0
+    assert memory_kills.count(str(tmp_path / "groups"), str(tmp_path / "proc")) is None
+    assert memory_kills.count(str(tmp_path / "none"), str(tmp_path / "none")) is None
+
+
+def test_what_was_counted_since_is_known_only_between_two_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory_kills, "count", lambda: 5)
+    assert memory_kills.since(5) == 0 and memory_kills.since(3) == 2 and memory_kills.since(None) is None
+    monkeypatch.setattr(memory_kills, "count", lambda: None)
+    assert memory_kills.since(3) is None

@@ -19,12 +19,13 @@ def worker() -> ModuleType:
     return module
 
 
-def answer(module: ModuleType, folder: Path, text: str, exit_code: int | None) -> dict[str, Any]:
+def answer(
+    module: ModuleType, folder: Path, text: str, exit_code: int | None, oom_kills: int | None = None
+) -> dict[str, Any]:
     log = folder / "worker.log"
     log.write_text(text)
-    found: dict[str, Any] = module._failed(
-        "tp2-0", {"log": str(log), "exit_code": exit_code, "pid": 7}, "vllm_failures"
-    )
+    unit = {"log": str(log), "exit_code": exit_code, "pid": 7, "oom_kills": oom_kills}
+    found: dict[str, Any] = module._failed("tp2-0", unit, "vllm_failures")
     return found
 
 
@@ -56,6 +57,36 @@ def test_rules_are_found_when_the_loader_is_done(
 def test_a_worker_that_ended_without_a_word(worker: ModuleType, tmp_path: Path, exit_code: int, part: str) -> None:
     seen = answer(worker, tmp_path, "(EngineCore pid=1) INFO 11-20 10:00:00 [core.py:1] Loading weights\n", exit_code)
     assert part in seen["reason"] and "tp2-0" in seen["reason"]
+
+
+RANK_DIED = "ERROR 11-27 10:00:00 [x.py:1] Worker proc VllmWorker-0 died unexpectedly (exit code: -9), shutting down\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "exit_code"), [(RANK_DIED, 1), ("", -9), ("", 137)], ids=["a rank", "program", "shell"]
+)
+@pytest.mark.parametrize(
+    ("oom_kills", "name", "words"),
+    [
+        (0, "killed_from_outside", "from outside, and not for want of memory"),
+        (1, "memory_full", "ran out of memory"),
+        (None, "killed", "most likely the kernel ended it"),
+    ],
+    ids=["none counted", "one counted", "nobody counts"],
+)
+def test_signal_9_is_named_by_what_the_kernel_counted(
+    worker: ModuleType, tmp_path: Path, text: str, exit_code: int, oom_kills: int | None, name: str, words: str
+) -> None:
+    """A rank that was killed by hand was said to have run out of memory, most likely."""
+    seen = answer(worker, tmp_path, text, exit_code, oom_kills)
+    assert seen["failure"]["name"] == name and words in seen["reason"]
+
+
+def test_who_says_that_memory_ran_out_is_believed_whatever_the_group_counted(
+    worker: ModuleType, tmp_path: Path
+) -> None:
+    seen = answer(worker, tmp_path, "cluster-worker-tp2-0.service: Failed with result 'oom-kill'\n", 1, 0)
+    assert "most likely the kernel ended it" in seen["reason"]
 
 
 @pytest.mark.parametrize("exit_code", [0, 1, None])
