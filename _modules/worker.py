@@ -22,6 +22,7 @@ import engine_names
 import exposition
 import failure_reasons
 import node_files
+import rank_links
 import signal_failures
 import unit_keeper
 import unit_sandbox
@@ -94,7 +95,9 @@ def start(worker: Mapping[str, Any], engine: Mapping[str, Any]) -> dict[str, Any
     api_key = worker["watch"].get("api_key") if worker["head"] else None
     if api_key:
         environment.update(_give_key(api_key, who))
-    record = {key: worker[key] for key in ("name", "head", "api_address", "api_port", "engine", "watch")}
+    record = {
+        key: worker[key] for key in ("name", "head", "api_address", "api_port", "link_address", "engine", "watch")
+    }
     node_files.write_json(WORKER_FILE, record)
     confined = os.path.isdir(unit_keeper.SYSTEMD)
     root = engine["directory"] if engine.get("root_folder") else None
@@ -225,9 +228,12 @@ def _status(name: str) -> dict[str, Any]:
         "failure": None,
         "processes": unit["processes"],
         "stopped_processes": unit["stopped_processes"],
+        "cut_links": [],
     }
     if unit["running"]:
         result["stage"] = _stage(lines, current)
+        if current.get("link_address"):
+            result["cut_links"] = rank_links.cut(current["link_address"])
     elif unit["known"] and not unit["stopped"]:
         result["stage"] = "failed"
         rules = (current.get("watch") or {}).get("failures")

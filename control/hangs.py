@@ -2,15 +2,21 @@
 
 Counters that stand still prove nothing: a long prompt over a slow link is one step of many seconds. But then a process
 computes, or reads, or something passes over a link. Where a rank is stopped, where the link between ranks is cut, and
-where nothing of all this happens on any node, no step will come.
+where nothing of all this happens on any node, no step will come. Nor will it where the ranks share every layer and
+nothing passes between them for longer than a layer of the longest step takes: one of them computes without end.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bottleneck.plan.workers import DeploymentRecord
+from bottleneck.profile import Profile
 from control.nodes import Nodes
 
+# A step with a long prompt, over a slow link, may take as long.
+LONGEST_STEP_SECONDS = 30.0
 # How long the processes are measured, and how long the answer may take beside that.
 MEASURE_SECONDS = 1.5
 ANSWER_SECONDS = 10.0
@@ -29,10 +35,30 @@ Activity = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Hang:
-    """A hang, the sentence that shows it, and which kind: ``stopped``, ``silent``, ``cut`` or ``still``."""
+    """A hang, the sentence that shows it, and which kind: ``stopped``, ``silent``, ``cut``, ``still`` or ``loop``.
+
+    One look shows any of them but the last, which takes `looks_for_a_loop`.
+    """
 
     kind: str
     sentence: str
+
+
+def exchanges(profile: Profile, record: DeploymentRecord) -> int:
+    """Return how often ranks of different nodes exchange something in a step, at least; 0 where it is not known.
+
+    Ranks that share a layer (tensor parallel) exchange their parts of its result, of a layer with attention twice.
+    Stages exchange once in a step, which tells nothing.
+    """
+    settings, world = record.settings, max(worker.world for worker in record.workers)
+    if settings.tensor_parallel <= settings.ranks // world:
+        return 0
+    return len(profile.model.model_shape().layers) // settings.pipeline_parallel
+
+
+def looks_for_a_loop(exchanges_of_a_step: int) -> int:
+    """Return in how many looks, one after another, nothing may pass before even the longest step would have shown."""
+    return max(2, math.ceil(LONGEST_STEP_SECONDS / exchanges_of_a_step / MEASURE_SECONDS))
 
 
 def look(nodes: Nodes, specs: Sequence[Spec]) -> Hang | None:
@@ -71,15 +97,23 @@ def judge(activities: Mapping[str, object], on_cpu: bool) -> Hang | None:
     if silent and all(quiet):
         node, peers = silent[0]
         return Hang("cut", f"{node} does not reach {', '.join(map(str, peers))}: the link between the ranks is cut")
-    if on_cpu and all(quiet) and not any(_works(each["processes"]) for each in known.values()):
+    if not on_cpu or not all(quiet):
+        return None
+    if any(process["state"] == READS for each in known.values() for process in each["processes"]):
+        return None
+    computing = [(process["user"], node, process) for node, each in known.items() for process in _computing(each)]
+    if not computing:
         return Hang("still", f"no rank computed, read or sent anything in {MEASURE_SECONDS:g} s")
-    return None
+    _, node, process = max(computing, key=lambda each: each[0])
+    who = f"process {process['pid']} ({process['name']}) on {node}"
+    return Hang("loop", f"{who} computes without end, and nothing passes between the ranks")
 
 
-def _works(processes: Iterable[Mapping[str, Any]]) -> bool:
-    return any(
-        process["state"] == READS or (process["user"] > COMPUTES_SHARE and process["user"] > process["system"])
-        for process in processes
+def _computing(activity: Activity) -> Iterable[Mapping[str, Any]]:
+    return (
+        process
+        for process in activity["processes"]
+        if process["user"] > COMPUTES_SHARE and process["user"] > process["system"]
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from salt.exceptions import CommandExecutionError, SaltException
 
-from control import audit, locks, records
+from control import audit, hangs, locks, records
 from control.nodes import Nodes, Options
 from control.serving import trouble
 
@@ -102,7 +102,8 @@ class Recovery:
             return {"serves": None, "reason": "nothing is deployed"}
         if reason := under_way(self._opts, seen):
             return {"serves": None, "reason": reason}
-        why = self._look(self._nodes, record["workers"], self._nodes.profile.model.name, settle)
+        model = self._nodes.profile.model.name
+        why = self._look(self._nodes, record["workers"], model, settle, exchanges=self._exchanges(record))
         if why is None:
             return {"serves": True, "reason": cause}
         detected = self._now()
@@ -118,6 +119,13 @@ class Recovery:
             if failure is None:
                 return {"serves": True, "restarted": True, "reason": why}
             why = failure
+
+    def _exchanges(self, record: Mapping[str, Any]) -> int:
+        try:
+            return hangs.exchanges(self._nodes.profile, records.deployment(record))
+        except SaltException:
+            # A record that a version before wrote: a loop is then found by the longest step.
+            return 0
 
     def _end_ranks(self, record: Mapping[str, Any], cause: str, why: str) -> dict[str, Any] | None:
         """End what is left of the deployment, and wait as long as the restarts before it want; or return the outcome.

@@ -17,10 +17,8 @@ from bottleneck.telemetry.prometheus_text import MetricsText
 from control import engine_key, hangs
 from control.nodes import Nodes
 
-# Two looks at the counters of a busy engine. Where its ranks show nothing, a step with a long prompt, over a slow
-# link, may take as long as the second.
+# Between two looks at the counters of a busy engine.
 LOOK_SECONDS = 0.5
-LONGEST_STEP_SECONDS = 30.0
 # A process of the worker has ended, and the others may be about to.
 SETTLE_SECONDS = 10.0
 POLL_SECONDS = 0.5
@@ -51,6 +49,7 @@ def trouble(
     ask: Ask | None = None,
     wait: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
+    exchanges: int = 0,
 ) -> str | None:
     """
     Return why a deployment does not serve, in one sentence, or None when it does.
@@ -61,6 +60,8 @@ def trouble(
         whether a process was seen to end: then its worker is given time to end or to show that it goes on
     ask
         asks an engine; left out, with the key of its API
+    exchanges
+        how often the ranks of different nodes exchange something in a step (``hangs.exchanges``)
     """
     deadline = clock() + (SETTLE_SECONDS if settle else 0.0)
     while True:
@@ -77,8 +78,9 @@ def trouble(
         def look(ranks: Sequence[Spec] = ranks) -> hangs.Hang | None:
             return suspected or hangs.look(nodes, ranks)
 
-        stopped = suspected is not None and suspected.kind == "stopped"
-        why = _of_engine(head, model, ask, wait, clock, look, SHORT if stopped else USUAL)
+        seen = suspected is not None and suspected.kind != "silent"
+        looks = hangs.looks_for_a_loop(exchanges) if exchanges else None
+        why = _of_engine(head, model, ask, wait, clock, look, SHORT if seen else USUAL, looks)
         if why:
             # Where the engine works all the same, what was stopped was a helper, and a silent node's minion is all that
             # is ill.
@@ -87,11 +89,12 @@ def trouble(
 
 
 def _of_workers(nodes: Nodes, specs: Sequence[Spec]) -> tuple[str | None, hangs.Hang | None]:
-    """Return why workers do not serve, or what may keep them from it: a stopped process, a node that is silent."""
+    """Return why workers do not serve, or what may keep them from it: a stopped process, a cut link, a silent node."""
     answers = nodes.ask_workers([spec["node"] for spec in specs], timeout=ASK_SECONDS)
     silent = sorted(node for node, workers in answers.items() if workers is None)
     ended = []
-    stopped = []
+    stopped: list[str] = []
+    cut: list[str] = []
     for spec in specs:
         worker = (answers[spec["node"]] or {}).get(spec["name"])
         if answers[spec["node"]] is not None and (worker is None or worker.get("stage") in ENDED):
@@ -100,10 +103,14 @@ def _of_workers(nodes: Nodes, specs: Sequence[Spec]) -> tuple[str | None, hangs.
             ended.append(("other rank" in reason, f"{spec['name']} on {spec['node']} has ended: {reason}"))
         for pid in (worker or {}).get("stopped_processes") or []:
             stopped.append(f"process {pid} of {spec['name']} on {spec['node']} is stopped: the ranks wait for it")
+        for words in (worker or {}).get("cut_links") or []:
+            cut.append(f"the link between the ranks is cut: of {spec['node']}, {words}")
     if ended:
         return min(ended)[1], None
     if stopped:
         return None, hangs.Hang("stopped", stopped[0])
+    if cut:
+        return None, hangs.Hang("cut", cut[0])
     if silent:
         return None, hangs.Hang("silent", f"{', '.join(silent)} did not answer in {ASK_SECONDS:.0f} s")
     return None, None
@@ -117,9 +124,11 @@ def _of_engine(
     clock: Callable[[], float],
     look: Callable[[], hangs.Hang | None],
     patience: Patience,
+    looks_for_a_loop: int | None,
 ) -> str | None:
     url = f"http://{head['api_address']}:{head['api_port']}"
-    deadline = clock() + LONGEST_STEP_SECONDS
+    deadline = clock() + hangs.LONGEST_STEP_SECONDS
+    looped = 0
 
     def work() -> tuple[float, float]:
         return engine_work(MetricsText.parse(ask(f"{url}/metrics", None, patience.metrics_seconds)))
@@ -134,10 +143,15 @@ def _of_engine(
             requests, made = work()
             if made != before:
                 return None
+            if hang is not None and hang.kind == "loop":
+                looped += 1
+                hang = hang if looks_for_a_loop and looped >= looks_for_a_loop else None
+            else:
+                looped = 0
             if requests and hang is not None:
                 return f"{requests:.0f} requests, and no token: {hang.sentence}"
             if clock() >= deadline:
-                return f"{requests:.0f} requests, and no token in {LONGEST_STEP_SECONDS:.0f} s"
+                return f"{requests:.0f} requests, and no token in {hangs.LONGEST_STEP_SECONDS:.0f} s"
         return _canary(url, model, ask, work, patience)
     except CommandExecutionError as error:
         return str(error)

@@ -36,7 +36,7 @@ _PARTS = {part.key: part for part in PARTS}
 _CORE = re.compile(r"[0-9]{1,5}")
 _WORKER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 # What of a worker can end: the program that was started, its keeper, a process that it started; or one was stopped.
-EXITS = ("program", "keeper", "part", "stopped")
+EXITS = ("program", "keeper", "part", "stopped", "cut")
 _RESOURCES = frozenset({"cpu", "memory", "io", "irq"})
 
 

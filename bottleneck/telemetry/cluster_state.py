@@ -57,6 +57,8 @@ MOST_MISSING = 100
 MOST_REFUSED = 100
 # Lives of a node's sampler that are over and still known.
 PAST_BOOTS = 8
+# News of a worker that is not the end of a process -> words for it.
+_NO_END = {"stopped": "was stopped", "cut": "lost its link"}
 
 
 def begin(settings: Settings, now: float, seen_before: Iterable[str] = ()) -> State:
@@ -244,11 +246,11 @@ def _arrived(event: Arrived, state: State) -> State:
         announcements.append((CLOCK_TAG, {"node": name, "ahead_seconds": round(event.clock_ahead, 3)}))
     ended = batch.get("exits") if event.new and not _of_former_life(batch) else None
     if ended:
-        node = replace(node, exits=node.exits + sum(each["kind"] != "stopped" for each in ended))
+        node = replace(node, exits=node.exits + sum(each["kind"] not in _NO_END for each in ended))
         if abs(event.now - node.exited) >= LOOK_SECONDS:
             node = replace(node, exited=event.now)
             workers = sorted({each["worker"] for each in ended})
-            what = sorted({"was stopped" if each["kind"] == "stopped" else "ended" for each in ended})
+            what = sorted({_NO_END.get(each["kind"], "ended") for each in ended})
             news = {"node": name, "workers": workers, "what": " or ".join(what), "at": number(batch["t1"])}
             announcements.append((EXITED_TAG, news))
     if _of_former_life(batch):

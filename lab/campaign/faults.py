@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lab import operations
+from lab.campaign import endless_loop
 from lab.campaign.site import STATE_DIRECTORY, Process, Site
 from lab.layout import CONTROL, LabError
 
@@ -113,6 +114,21 @@ for _name, _cause, _place, _number, _words in (
     _kind(_name, _cause)(_signalled(_place, _number, *_words))
 
 
+def _looped(place: Callable[[Site], str]) -> Callable[[Site, random.Random], str]:
+    """Return the fault that has one rank of a place compute without end."""
+
+    def act(site: Site, chance: random.Random) -> str:
+        found: Process = chance.choice(site.find(place(site), RANK))
+        endless_loop.begin(found.pid)
+        return f"{found.command[:40]} on {found.place}"
+
+    return act
+
+
+_kind("an endless loop in a follower's rank", "without end")(_looped(_follower))
+_kind("an endless loop in the head's rank", "without end")(_looped(_head))
+
+
 def _link_of(site: Site, node: str) -> str:
     """Return the interface of the link between the ranks."""
     workers = site.deployment()["workers"]
@@ -132,6 +148,21 @@ def _cut_ranks_link(site: Site, _chance: random.Random) -> str:
     interface = _link_of(site, node)
     site.run(node, "ip", "link", "set", interface, "down")
     return f"{interface} of {node}"
+
+
+def _forget_neighbours(site: Site) -> None:
+    node = _follower(site)
+    site.run(node, "ip", "neigh", "flush", "dev", _link_of(site, node), "nud", "permanent")
+
+
+@_kind("lose what a rank sends over the link", "link", "reach", undo=_forget_neighbours)
+def _lose_packets(site: Site, _chance: random.Random) -> str:
+    """Send a follower's packets to a card that nobody has: the link is up, and nothing arrives."""
+    node, head = _follower(site), next(each for each in site.deployment()["workers"] if each["head"])
+    interface = _link_of(site, node)
+    address, nobody = str(head["link_address"]), "02:00:00:00:00:fe"
+    site.run(node, "ip", "neigh", "replace", address, "lladdr", nobody, "dev", interface, "nud", "permanent")
+    return f"from {node} to {address}"
 
 
 # -- what is outlived: daemons

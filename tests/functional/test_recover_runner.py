@@ -38,7 +38,8 @@ class World:
     def answering(self, names: set[str], timeout: float) -> set[str]:
         return set(names) - self.silent
 
-    def look(self, _nodes: Any, _specs: Any, _model: str, _settle: bool) -> str | None:
+    def look(self, _nodes: Any, _specs: Any, _model: str, _settle: bool, exchanges: int) -> str | None:
+        self.exchanges = exchanges
         return "tp2-0 on node1 has ended: it was killed" if self.sick else None
 
     def deploy(self, name: str, overrides: dict[str, Any], again: float) -> dict[str, Any]:
@@ -126,9 +127,9 @@ def test_workers_that_a_person_stops_are_not_started_again(world: World) -> None
     # It ended between the look and the lock.
     look = world.look
 
-    def ended_meanwhile(*arguments: Any) -> str | None:
+    def ended_meanwhile(*arguments: Any, **more: Any) -> str | None:
         records.forget(world.opts, records.DEPLOYMENT)
-        return look(*arguments)
+        return look(*arguments, **more)
 
     world.look = ended_meanwhile  # type: ignore[method-assign, assignment]
     assert world.run()["serves"] is None
@@ -200,7 +201,12 @@ WORKS = {"node0": activity(SPINS, COMPUTES), "node1": activity(IDLE)}
 
 
 def trouble(
-    answers: dict[str, Any], engine: Engine, settle: bool = False, activities: Any = None, kind: str = "cpu"
+    answers: dict[str, Any],
+    engine: Engine,
+    settle: bool = False,
+    activities: Any = None,
+    kind: str = "cpu",
+    exchanges: int = 0,
 ) -> str | None:
     clock = [0.0]
 
@@ -215,7 +221,7 @@ def trouble(
     node = SimpleNamespace(accelerator=SimpleNamespace(kind=kind))
     profile = SimpleNamespace(nodes={"node0": node, "node1": node})
     nodes: Any = SimpleNamespace(ask_workers=lambda _names, timeout: answers, ask=ask, profile=profile)
-    return serving.trouble(nodes, SPECS, "tiny", settle, engine.ask, wait, lambda: clock[0])
+    return serving.trouble(nodes, SPECS, "tiny", settle, engine.ask, wait, lambda: clock[0], exchanges)
 
 
 def test_the_rank_that_ended_by_itself_is_named_and_not_its_peer() -> None:

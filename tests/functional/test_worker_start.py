@@ -83,6 +83,7 @@ class Node:
         return {
             **{"name": "a-0", "program": "bin/serve", "argv": argv, "environment": {}, "head": True, "engine": "vllm"},
             **{"api_address": "127.0.0.1", "api_port": self.port, "log_name": "a.log", "memory_share": 0.5},
+            "link_address": "127.0.0.1",
             "watch": {
                 "ready": {"path": "/health", "status": 200},
                 "metrics": {"dialect": "vllm", "path": "/metrics"},

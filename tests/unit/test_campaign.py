@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import platform
 import random
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lab import campaign
-from lab.campaign import course, faults, invariants, table
+from lab.campaign import course, endless_loop, faults, invariants, table
 from lab.campaign.course import Result
 from lab.campaign.invariants import Footprint, Telemetry
+from lab.campaign.site import wait_for
 from lab.layout import LabError
 
 
@@ -147,6 +152,34 @@ def test_no_restart_where_there_must_be_one_and_one_where_there_must_be_none_are
         return "it"
 
     assert "ranks were started again: busy" in of(outlived, faults.Fault("x", act)).violations
+
+
+@pytest.mark.starts_programs
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the loop is made of x86-64's instructions")
+def test_a_process_that_waited_computes_without_end() -> None:
+    waits = "import time\nwhile True: time.sleep(0.01)"
+    process = subprocess.Popen([sys.executable, "-I", "-S", "-c", waits])
+    own = Path(f"/proc/{process.pid}/stat")
+
+    def ticks() -> int:
+        return int(own.read_text().rpartition(")")[2].split()[11])
+
+    try:
+        # Past its own start, which computes.
+        assert wait_for(lambda: Path(f"/proc/{process.pid}/syscall").read_text().startswith("230 "), 60.0) is not None
+        before = ticks()
+        endless_loop.begin(process.pid)
+        assert wait_for(lambda: ticks() > before + 50, 120.0) is not None
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_where_a_thread_stands_is_the_last_of_its_numbers() -> None:
+    assert endless_loop.instruction("230 0x1 0x0 0x7ffc 0x0 0x0 0x0 0x7ffe 0x7f10ff\n") == 0x7F10FF
+    assert endless_loop.instruction("-1 0x7ffe 0x7f10fe\n") == 0x7F10FE
+    with pytest.raises(LabError, match="'running'"):
+        endless_loop.instruction("running\n")
 
 
 RESULT = Result("kill", "it", 1.0, 2.0, 50.0, "ended", ())

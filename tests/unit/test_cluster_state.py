@@ -327,11 +327,14 @@ def test_a_standstill_that_cannot_be_is_none(standstill: object) -> None:
 
 
 def test_a_process_that_was_stopped_is_told_from_one_that_ended() -> None:
-    stopped = {**EXIT, "kind": "stopped"}
+    stopped, cut = {**EXIT, "kind": "stopped"}, {**EXIT, "kind": "cut"}
     events = [arrived("node0", 2, exits=[stopped]), arrived("node0", 3, exits=[stopped, EXIT], now=1020.0)]
     found = announced(*events, state=fold(arrived("node0", 1)))
     assert [data["what"] for _, data in found] == ["was stopped", "ended or was stopped"]
     assert fold(*events).nodes["node0"].exits == 1
+    found = announced(arrived("node0", 2, exits=[cut]), state=fold(arrived("node0", 1)))
+    assert [data["what"] for _, data in found] == ["lost its link"]
+    assert fold(arrived("node0", 1), arrived("node0", 2, exits=[cut])).nodes["node0"].exits == 0
 
 
 def test_what_was_refused_for_good_is_given_up_and_named_once() -> None:

@@ -18,6 +18,7 @@ import open_batch
 from delivery import EVENT_BYTES, Acknowledgements, Bus, Sender, parts
 from engine_metrics import EngineReader
 from journal import Journal, Writer, place
+from link_cuts import LinkCuts
 from machine import Machine, Reading
 from open_batch import OpenBatch
 from spool import Batch, Spool, pack
@@ -214,9 +215,17 @@ def main(arguments: Sequence[str]) -> None:
         return news
 
     exits = WorkerExits(config["supervise_directory"])
+    cuts = LinkCuts(config["worker_file"], config["supervise_directory"])
     unended_file = OpenBatch(journal.directory, boot, lambda: spool.last + 1, writer.discard)
     sampler = Sampler(
-        config["node"], machine, pacer, sender.add, engine.take, exits.look, has_news=stalled, open_batch=unended_file
+        config["node"],
+        machine,
+        pacer,
+        sender.add,
+        engine.take,
+        lambda moment: exits.look(moment) + cuts.look(moment),
+        has_news=stalled,
+        open_batch=unended_file,
     )
     asked_to_end: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -1,0 +1,1 @@
+../../../_utils/rank_links.py
