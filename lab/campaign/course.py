@@ -42,6 +42,8 @@ class Result:
     detected_seconds, stopped_seconds
         From the fault until the control node knew that the deployment did not serve, and until the last of the old
         ranks was gone; None where nothing is restarted.
+    failed_seconds
+        Until the last of the requests that were under way had failed; None where none did.
     serving_seconds
         Until a request that was sent after the fault was answered.
     cause
@@ -54,6 +56,7 @@ class Result:
     hit: str
     detected_seconds: float | None
     stopped_seconds: float | None
+    failed_seconds: float | None
     serving_seconds: float | None
     cause: str
     violations: tuple[str, ...]
@@ -149,7 +152,7 @@ def _one(
     try:
         hit = fault.act(site, chance)
     except (LabError, OSError, subprocess.SubprocessError) as error:
-        return Result(fault.kind, "", None, None, None, "", (f"it could not be made: {error}",))
+        return Result(fault.kind, "", None, None, None, None, "", (f"it could not be made: {error}",))
     violations: list[str] = []
     detected = stopped = None
     cause = ""
@@ -180,6 +183,7 @@ def _one(
         hit,
         _rounded(detected),
         _rounded(stopped),
+        _rounded(_failed(outcomes(), began)),
         _rounded(None if served is None else served - began),
         cause,
         tuple(violations),
@@ -218,6 +222,12 @@ def _restarts(site: Site, entries: int) -> list[dict[str, Any]]:
 def _served(outcomes: list[dict[str, Any]], since: float) -> float | None:
     """Return when the first request that began after a moment was answered."""
     return min((each["ended"] for each in outcomes if each["began"] > since and each["error"] is None), default=None)
+
+
+def _failed(outcomes: list[dict[str, Any]], moment: float) -> float | None:
+    """Return after how long the last of the requests that were under way at a moment had failed."""
+    ended = [each["ended"] for each in outcomes if each["began"] < moment < each["ended"] and each["error"] is not None]
+    return max(ended) - moment if ended else None
 
 
 def _rounded(seconds: float | None) -> float | None:

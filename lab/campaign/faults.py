@@ -150,12 +150,12 @@ def _cut_ranks_link(site: Site, _chance: random.Random) -> str:
     return f"{interface} of {node}"
 
 
-def _forget_neighbours(site: Site) -> None:
+def _restore_ways(site: Site) -> None:
     node = _follower(site)
     site.run(node, "ip", "neigh", "flush", "dev", _link_of(site, node), "nud", "permanent")
 
 
-@_kind("lose what a rank sends over the link", "link", "reach", undo=_forget_neighbours)
+@_kind("lose what a rank sends over the link", "link", "reach", undo=_restore_ways)
 def _lose_packets(site: Site, _chance: random.Random) -> str:
     """Send a follower's packets to a card that nobody has: the link is up, and nothing arrives."""
     node, head = _follower(site), next(each for each in site.deployment()["workers"] if each["head"])

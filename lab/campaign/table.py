@@ -10,6 +10,8 @@ from typing import Any
 from lab.campaign.course import Result
 
 ASKED = (2.0, 5.0)
+# The columns of the table, as a result has them.
+TIMES = ("detected_seconds", "stopped_seconds", "failed_seconds", "serving_seconds")
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -31,7 +33,7 @@ def summary(results: Sequence[Result]) -> dict[str, Any]:
 
 def _figures(results: Sequence[Result]) -> dict[str, Any]:
     found: dict[str, Any] = {"count": len(results), "violations": sum(bool(each.violations) for each in results)}
-    for name in ("detected_seconds", "stopped_seconds", "serving_seconds"):
+    for name in TIMES:
         values = [value for each in results if (value := getattr(each, name)) is not None]
         found[name] = (
             {"median": round(statistics.median(values), 2), "p99": round(percentile(values, 0.99), 2)}
@@ -68,11 +70,12 @@ def page(results: Sequence[Result], command: str, setting: str) -> str:
             "",
             f"Run on {time.strftime('%Y-%m-%d')}: {found['faults']} faults of {len(found['kinds'])} kinds; {setting}.",
             "*Known* is from the fault until the control node knew that the deployment did not serve, *stopped* until",
-            "the last of the old ranks was gone, *serves* until a request sent after the fault was answered (a start",
-            "of the engine is most of it). Each is median / 99th percentile, seconds.",
+            "the last of the old ranks was gone, *failed* until the last of the requests under way had failed, and",
+            "*serves* until a request sent after the fault was answered (a start of the engine is most of it). Each is",
+            "median / 99th percentile, seconds.",
             "",
-            "| fault | times | known | stopped | serves | not as it must be |",
-            "|---|---|---|---|---|---|",
+            "| fault | times | known | stopped | failed | serves | not as it must be |",
+            "|---|---|---|---|---|---|---|",
             *rows,
             _row("**all**", found["all"]),
             "",
@@ -87,8 +90,5 @@ def page(results: Sequence[Result], command: str, setting: str) -> str:
 
 
 def _row(kind: str, figures: dict[str, Any]) -> str:
-    cells = [
-        f"{figures[name]['median']:g} / {figures[name]['p99']:g}" if figures[name] else "-"
-        for name in ("detected_seconds", "stopped_seconds", "serving_seconds")
-    ]
+    cells = [f"{figures[name]['median']:g} / {figures[name]['p99']:g}" if figures[name] else "-" for name in TIMES]
     return f"| {kind} | {figures['count']} | {' | '.join(cells)} | {figures['violations']} |"

@@ -142,6 +142,16 @@ def test_a_restart_has_its_cause_and_its_times_on_record(outlived: Lab) -> None:
     assert any("names none of stopped" in text for text in wrong.violations)
 
 
+def test_requests_that_were_under_way_failed_when_the_last_of_them_had() -> None:
+    def request(began: float, ended: float, error: str | None) -> dict[str, Any]:
+        return {"began": began, "ended": ended, "error": error}
+
+    earlier, answered = request(1.0, 4.0, "reset"), request(9.0, 30.0, None)
+    later, under_way = request(11.0, 40.0, "refused"), [request(8.0, 12.0, "reset"), request(9.5, 13.0, "status 500")]
+    assert course._failed([earlier, answered, later, *under_way], 10.0) == 3.0
+    assert course._failed([earlier, answered, later], 10.0) is None
+
+
 def test_no_restart_where_there_must_be_one_and_one_where_there_must_be_none_are_violations(outlived: Lab) -> None:
     missing = of(outlived, faults.Fault("x", lambda _site, _chance: "it", ("ended",)))
     assert any(text.startswith("no restart on record") for text in missing.violations)
@@ -182,19 +192,22 @@ def test_where_a_thread_stands_is_the_last_of_its_numbers() -> None:
         endless_loop.instruction("running\n")
 
 
-RESULT = Result("kill", "it", 1.0, 2.0, 50.0, "ended", ())
+RESULT = Result("kill", "it", 1.0, 2.0, 3.0, 50.0, "ended", ())
 
 
 def test_figures_are_by_kind_and_of_all() -> None:
     results = [replace(RESULT, detected_seconds=float(number)) for number in range(1, 101)]
-    other = Result("slow", "node0", None, None, 1.5, "", ("x",))
+    other = Result("slow", "node0", None, None, None, 1.5, "", ("x",))
     found = table.summary([*results, other])
     assert found["kinds"]["kill"]["detected_seconds"] == {"median": 50.5, "p99": 99.0}
     assert found["kinds"]["slow"]["detected_seconds"] is None
     assert (found["faults"], found["all"]["violations"], found["violations"]) == (101, 1, ["slow (node0): x"])
     assert table.percentile([3.0], 0.99) == 3.0
     text = table.page([*results, other], "cluster lab campaign", "two cores")
-    assert "| kill | 100 | 50.5 / 99 | 2 / 2 | 50 / 50 | 0 |" in text and "| slow | 1 | - | - | 1.5 / 1.5 | 1 |" in text
+    assert (
+        "| kill | 100 | 50.5 / 99 | 2 / 2 | 3 / 3 | 50 / 50 | 0 |" in text
+        and "| slow | 1 | - | - | - | 1.5 / 1.5 | 1 |" in text
+    )
     assert "- slow (node0): x" in text and "median 50.5 s" in text
     assert "None of these faults ended the service." in table.page([other], "c", "s")
     json.dumps(found)
