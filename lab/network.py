@@ -17,7 +17,7 @@ _NAME_LENGTH = 15  # the kernel's limit for an interface name
 _ETHERNET_HEADER_BYTES = 18
 # What passes a shaper at once after a pause, in time at its rate: a wire lets nothing pass faster, but a timer wakes
 # late.
-_BURST_SECONDS = 100e-6
+BURST_SECONDS = 100e-6
 # TCP on the node itself fills an interface's queue, and hardly ever has it drop.
 _QUEUE_BYTES = 8 * 2**20
 EGRESS_PORT = 3128
@@ -154,7 +154,7 @@ def shape_line(interface: str, rate_bytes_per_second: float | None, mtu_bytes: i
     if rate_bytes_per_second is None:
         return f"qdisc replace dev {interface} root noqueue"
     rate, packet = round(rate_bytes_per_second), mtu_bytes + _ETHERNET_HEADER_BYTES
-    burst = packet + round(rate * _BURST_SECONDS)
+    burst = packet + round(rate * BURST_SECONDS)
     limit = burst + _QUEUE_BYTES
     return f"qdisc replace dev {interface} root tbf rate {rate}bps burst {burst} limit {limit}"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ class Algorithm:
         Times that something crosses the link, one after the other, whenever a step passes on to the next stage.
     source : str
         Where that is from.
+    doubled_bytes : float
+        Messages up to this size travel with a flag beside every word of data: twice their bytes cross the link.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Algorithm:
     trips: int
     stage_trips: int
     source: str
+    doubled_bytes: float = 0.0
 
     def all_trips(self, ranks: int) -> int:
         """Return how many one-way latencies an all-reduce takes.
@@ -81,7 +84,13 @@ ALGORITHMS: dict[str, Algorithm] = {
         1,
         6,
         "NCCL src/graph/tuning.cc, read: up and down a tree for small messages, 2 log2(nodes); of two ranks the same "
-        f"as its ring, 2 (n - 1). Stages: {_PASSING}; the tensors in one trip more; not measured",
+        f"as its ring, 2 (n - 1). Stages: {_PASSING}; the tensors in one trip more; not measured. Small messages "
+        "go by its protocol LL: of every four words two are flags (union ncclLLFifoLine), up to where its own model "
+        "of times (tuning.cc, ring over a network of two nodes: 9 us and a quarter of the rate, against 52 us and all "
+        "of it) has both equal at the 10 Gbit/s that a veth device names. Measured: 12 KiB over a link of 1 Gbit/s "
+        "take 208 us, twice their bytes in packets of 1,500 would take 206; 196 KB take 1.65 ms, once their bytes "
+        "1.64 (two H200, doc/reference/what-if-links.md)",
+        17e3,
     ),
     "xccl": Algorithm(
         "ring",
@@ -128,6 +137,35 @@ def moved_bytes(message_bytes: Quantity, ranks: int) -> Quantity:
     return message_bytes * (2 * (ranks - 1) / ranks)
 
 
+def carried_bytes(message_bytes: float, backend: str) -> float:
+    """Return the bytes of a message as they travel: some backends send a flag with every word of small ones.
+
+    Parameters
+    ----------
+    message_bytes : float
+        Bytes of the message.
+    backend : str
+        Name in `ALGORITHMS`.
+    """
+    return message_bytes * (2.0 if message_bytes <= algorithm(backend).doubled_bytes else 1.0)
+
+
+@dataclass(frozen=True)
+class Shaper:
+    """A token bucket at both ends of a link, as of `tc tbf`.
+
+    Attributes
+    ----------
+    bytes_per_second : float
+        Rate of messages' bytes, headers taken off.
+    burst_bytes : float
+        What passes at once after a pause.
+    """
+
+    bytes_per_second: float
+    burst_bytes: float
+
+
 @dataclass(frozen=True)
 class Link:
     """The carrier of messages between ranks.
@@ -138,11 +176,18 @@ class Link:
         One way, of a small message, software included.
     backend : str
         What sends collectives over it: a key of `ALGORITHMS`.
+    shaper : Shaper or None
+        What holds it to a lower rate; None for a cable, whose rate is its own.
+    excess : tuple of (float, float)
+        Size of an all-reduce in bytes, and the seconds that it was seen to take beyond latency and bytes: what the
+        software of middle sizes costs. By size, ascending.
     """
 
     latency_seconds: float
     bytes_per_second: float
     backend: str = DEFAULT_BACKEND
+    shaper: Shaper | None = None
+    excess: tuple[tuple[float, float], ...] = ()
 
     def latency_of_allreduce(self, ranks: int) -> float:
         """Return the seconds of an all-reduce without bytes.
@@ -171,13 +216,34 @@ class Link:
         Returns
         -------
         float
-            Trips times the one-way latency, and the bytes that leave a rank (`moved_bytes`) over the link's rate.
+            Trips times the one-way latency, the bytes that leave a rank (`moved_bytes`, `carried_bytes`) over the
+            link's rate, and what was seen beyond both.
         """
-        return self.latency_of_allreduce(ranks) + moved_bytes(message_bytes, ranks) / self.bytes_per_second
+        carried = moved_bytes(carried_bytes(message_bytes, self.backend), ranks)
+        return self.latency_of_allreduce(ranks) + self.excess_seconds(message_bytes) + carried / self.bytes_per_second
+
+    def excess_seconds(self, message_bytes: float) -> float:
+        """Return the seconds of an all-reduce beyond latency and bytes, between the probed sizes by their logarithms.
+
+        Parameters
+        ----------
+        message_bytes : float
+            Bytes of the message on each rank, above 0.
+        """
+        if not self.excess:
+            return 0.0
+        if message_bytes <= self.excess[0][0]:
+            return self.excess[0][1]
+        for (low, less), (high, more) in itertools.pairwise(self.excess):
+            if message_bytes <= high:
+                return less + (more - less) * math.log(message_bytes / low) / math.log(high / low)
+        return self.excess[-1][1]
 
 
 def link_of(seconds: Mapping[float, float], ranks: int, backend: str) -> Link | None:
     """Return the link under which messages would take what was probed; None without probes.
+
+    The smallest and the largest give latency and rate; what those between take beyond them is the link's `excess`.
 
     Parameters
     ----------
@@ -196,8 +262,13 @@ def link_of(seconds: Mapping[float, float], ranks: int, backend: str) -> Link | 
     (small, quick), (large, slow) = points[0], points[-1]
     if large == small or slow <= quick:
         return Link(quick / trips, _UNLIMITED, backend)
-    rate = (large - small) * moved / (slow - quick)
-    return Link(max(quick - small * moved / rate, 0.1 * quick) / trips, rate, backend)
+    light, heavy = (carried_bytes(size, backend) if ranks > 1 else size for size in (small, large))
+    rate = (heavy - light) * moved / (slow - quick)
+    plain = Link(max(quick - light * moved / rate, 0.1 * quick) / trips, rate, backend)
+    if ranks == 1:
+        return plain
+    excess = tuple((size, max(0.0, each - plain.allreduce_seconds(size, ranks))) for size, each in points)
+    return replace(plain, excess=excess) if any(each > 0 for _, each in excess) else plain
 
 
 def probed_seconds(probes: Mapping[float, float], size: float) -> float | None:

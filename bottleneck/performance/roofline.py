@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+import math
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from bottleneck.performance.messages import latency_seconds, sent_bytes_per_token
+from bottleneck.performance.collectives import Link, algorithm, moved_bytes
+from bottleneck.performance.messages import allreduces, latency_seconds, sends, sent_bytes_per_token
 from bottleneck.performance.model import (
     WHOLE,
     Split,
@@ -33,7 +35,9 @@ class Demand:
     operations, attention_operations
         Floating point operations of the linear layers, and of prompts' attention.
     latency_seconds, transfer_seconds
-        Of its messages, by the link's latency and by their bytes.
+        Of its messages, by the link's latency (and what the software of middle sizes costs), and by their bytes.
+    shaped_seconds, burst_seconds
+        Of the same bytes at the rate of the link's shaper, and of what passes that at once: 0 without one.
     """
 
     weight_bytes: Floats
@@ -43,6 +47,21 @@ class Demand:
     attention_operations: Floats
     latency_seconds: Floats
     transfer_seconds: Floats
+    shaped_seconds: Floats
+    burst_seconds: Floats
+
+    def waited_transfer(self, own_seconds: Floats) -> Floats:
+        """Return the seconds that steps wait for their messages' bytes: the link's own, or longer its shaper's.
+
+        A shaper's bucket fills while a rank works and empties at once: with equal pauses between messages, each waits
+        for its bytes less the fewer of what the bucket holds and what the pause let in.
+
+        Parameters
+        ----------
+        own_seconds : Floats
+            All other seconds of each step, latency among them; shape (steps,).
+        """
+        return np.maximum(self.transfer_seconds, self.shaped_seconds - np.minimum(self.burst_seconds, own_seconds))
 
 
 def demand(steps: Steps, served: Served, split: Split = WHOLE, stage: int | None = None) -> Demand:
@@ -75,7 +94,8 @@ def demand(steps: Steps, served: Served, split: Split = WHOLE, stage: int | None
         # A state is read and written for every token.
         cache = cache + count * steps.sequences * 2 * kind.state_bytes / split.tensor_parallel
         attention = attention + count * pairs * kind.pair_operations / split.tensor_parallel
-    latency, transfer = _messages(steps.tokens, served, split, stage)
+    latency, sent, messages = _messages(steps.tokens, served, split, stage)
+    rate, shaper = (split.link.bytes_per_second, split.link.shaper) if split.link else (math.inf, None)
     return Demand(
         weight_bytes=read * served.weight_scale,
         operations=steps.tokens * body + steps.sequences * head,
@@ -83,16 +103,31 @@ def demand(steps: Steps, served: Served, split: Split = WHOLE, stage: int | None
         cache_bytes=cache,
         attention_operations=attention,
         latency_seconds=latency,
-        transfer_seconds=transfer,
+        transfer_seconds=sent / rate,
+        shaped_seconds=sent / shaper.bytes_per_second if shaper else np.zeros_like(sent),
+        burst_seconds=np.full_like(sent, messages * shaper.burst_bytes / shaper.bytes_per_second if shaper else 0.0),
     )
 
 
-def _messages(tokens: Floats, served: Served, split: Split, stage: int | None) -> tuple[Floats, Floats]:
-    if split.link is None:
-        return np.zeros_like(tokens), np.zeros_like(tokens)
+def _messages(tokens: Floats, served: Served, split: Split, stage: int | None) -> tuple[Floats, Floats, int]:
+    """Return seconds without bytes, the bytes sent, and how many messages they are."""
+    link, reduced = split.link, allreduces(served.shape, split, stage)
+    if link is None:
+        return np.zeros_like(tokens), np.zeros_like(tokens), 0
+    sizes = tokens * reduced.bytes_per_token
+    flags = np.where(sizes <= algorithm(link.backend).doubled_bytes, sizes, 0.0)
     sent = tokens * sent_bytes_per_token(served.shape, split, stage)
-    latency = np.full_like(tokens, latency_seconds(served.shape, split, stage))
-    return latency, sent / split.link.bytes_per_second
+    sent = sent + reduced.count * moved_bytes(flags, split.tensor_parallel)
+    latency = latency_seconds(served.shape, split, stage) + reduced.count * _excess(link, sizes)
+    return latency, sent, reduced.count + sends(served.shape, split, stage).count
+
+
+def _excess(link: Link, sizes: Floats) -> Floats:
+    """Return `Link.excess_seconds` of an array of sizes."""
+    if not link.excess:
+        return np.zeros_like(sizes)
+    known, seconds = np.array(link.excess).T
+    return np.asarray(np.interp(np.log(np.maximum(sizes, 1.0)), np.log(known), seconds))
 
 
 @dataclass(frozen=True)
@@ -155,12 +190,13 @@ def step_floor(
         As in `demand`.
     """
     asked = demand(steps, served, split, stage)
-    return Floor(
+    floor = Floor(
         weights=asked.weight_bytes / memory_bytes_per_second,
         arithmetic=asked.operations / (flops_per_second * served.weights.arithmetic_gain),
         activations=asked.activation_bytes / memory_bytes_per_second,
         cache=asked.cache_bytes / memory_bytes_per_second,
         attention=asked.attention_operations / flops_per_second,
         latency=asked.latency_seconds,
-        transfer=asked.transfer_seconds,
+        transfer=np.zeros_like(asked.transfer_seconds),
     )
+    return replace(floor, transfer=asked.waited_transfer(floor.total))

@@ -111,8 +111,9 @@ def step_parts(
         cache=asked.cache_bytes / (memory * cache),
         attention=asked.attention_operations / (peak * attention),
         host=layers * layer + steps.sequences * sequence,
-        messages=(asked.latency_seconds + asked.transfer_seconds) * factor,
+        messages=asked.latency_seconds * factor,
     )
+    parts = replace(parts, messages=parts.messages + asked.waited_transfer(parts.total) * factor)
     # Above the largest recorded graph the host starts every kernel itself, and the accelerator may wait for it.
     started = np.where(steps.tokens > CAPTURED_SIZES[-1], layers * eager, 0.0)
     return replace(parts, host=parts.host + _smooth_maximum(parts.total, started, _STARTS_OVERLAP) - parts.total)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bottleneck.performance.collectives import DEFAULT_BACKEND, Link, link_of
 from bottleneck.performance.datasheets import datasheet_of
@@ -125,7 +125,7 @@ def measured_link(ceilings: Ceilings, profile: Profile, deployment: Deployment) 
         if messages is not None:
             # Messages between ranks know the software's latency; the link's rate is measured anew before each run.
             rate = min([messages.bytes_per_second, *rates])
-            return Known(link=Link(messages.latency_seconds, rate, messages.backend))
+            return Known(link=replace(messages, bytes_per_second=rate))
     if not latencies:
         raise NoCeiling(f"allreduce, links.{deployment.link}: missing; measure them with: cluster probe --only links")
     notes = () if rates else (f"the rate of {deployment.link} was not measured; the profile's is used",)

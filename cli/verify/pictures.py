@@ -32,7 +32,7 @@ def detection(figures: Figures) -> str:
         f'<text x="{LEFT}" y="{height - 8}" fill="{NAMED}">named, first or as a runner-up</text>'
         f'<text x="{LEFT + 220}" y="{height - 8}" fill="{FIRST}">named first</text>'
     )
-    return _picture(width, height, [*parts, legend], "How often each fault is named, by what it costs")
+    return picture(width, height, [*parts, legend], "How often each fault is named, by what it costs")
 
 
 def _panel(kind: str, named: Sequence[Rate], first: Sequence[Rate], left: float, top: float) -> str:
@@ -63,7 +63,7 @@ def _panel(kind: str, named: Sequence[Rate], first: Sequence[Rate], left: float,
             for place, rate in enumerate(rates)
             if rate.of
         ]
-        parts.append(_line(points, colour))
+        parts.append(line(points, colour))
     return "".join(parts)
 
 
@@ -90,16 +90,18 @@ def reliability(bins: Sequence[Bin], error: float) -> str:
         )
     parts.append(f'<text x="{left + SIDE / 2}" y="{top + SIDE + 30}" text-anchor="middle">confidence</text>')
     parts.append(f'<text x="{left + 6}" y="{top + 14}">right</text>')
-    return _picture(SIDE + 2 * LEFT, SIDE + TOP + 44, parts, "How often answers are right, by their confidence")
+    return picture(SIDE + 2 * LEFT, SIDE + TOP + 44, parts, "How often answers are right, by their confidence")
 
 
-def _line(points: Sequence[tuple[float, float]], colour: str) -> str:
+def line(points: Sequence[tuple[float, float]], colour: str) -> str:
+    """Return a line through points, with a dot at each."""
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
     dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" fill="{colour}"/>' for x, y in points)
     return f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.5"/>{dots}'
 
 
-def _picture(width: float, height: float, parts: Sequence[str], title: str) -> str:
+def picture(width: float, height: float, parts: Sequence[str], title: str) -> str:
+    """Return a whole picture of its parts."""
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:g}" height="{height:g}" '
         f'viewBox="0 0 {width:g} {height:g}" font-family="sans-serif" font-size="11" fill="{WORDS_COLOUR}" '
