@@ -194,10 +194,10 @@ def page(predictors: Sequence[Predictor]) -> str:
         "",
         "Two predictions of each figure. **From one card**: the step model calibrated on "
         f"{CALIBRATION_POINTS} points of one card and one probe of the link as it is (all-reduces of a few sizes); "
-        "median over random choices of the points. **From the pair**: calibrated on what the same split took over the "
-        "it is, predicted where the link is changed. Nothing is fitted on a changed link. Asked for: 5 % in the median, "
-        "10 % at the 90th percentile; published simulators are off by 15.5 % for TP=2 of a small dense model. How "
-        "messages over a link are counted: [the what-if model](../explanation/what-if.md).",
+        "median over random choices of the points. **From the pair**: calibrated on what the same split took over "
+        "the link as it is, predicted where the link is changed. Nothing is fitted on a changed link. Asked for: 5 % "
+        "in the median, 10 % at the 90th percentile; published simulators are off by 15.5 % for TP=2 of a small "
+        "dense model. How messages over a link are counted: [the what-if model](../explanation/what-if.md).",
         "",
     ]
     for predictor in predictors:
@@ -249,9 +249,9 @@ def _answer(predictor: Predictor) -> list[str]:
         "",
         *first_tokens(predictor),
         "",
-        "The cards that were not measured are by their datasheets and the table of efficiencies, uncalibrated: kernels in "
-        "4 bit that were measured on Hopper. The faster the kernels, the less TP=2 has to win: were the A770's weights "
-        "read at all of its 560 GB/s, the two would cross at an all-reduce of 94 us "
+        "The cards that were not measured are by their datasheets and the table of efficiencies, uncalibrated: "
+        "kernels in 4 bit that were measured on Hopper. The faster the kernels, the less TP=2 has to win: were the "
+        "A770's weights read at all of its 560 GB/s, the two would cross at an all-reduce of 94 us "
         "([the what-if model](../explanation/what-if.md)).",
     ]
 
