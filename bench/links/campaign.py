@@ -25,7 +25,7 @@ class _Section(BaseModel):
 
 
 class Measured(_Section):
-    """What clients that start together saw of one pair over one link.
+    """Times that clients which start together saw of one pair over one link.
 
     Attributes
     ----------

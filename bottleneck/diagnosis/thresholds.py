@@ -170,6 +170,13 @@ STUCK_SECONDS = Number(
 )
 
 # Arbitration.
+CARD_APART = Number(
+    0.15,
+    "1",
+    "Cards of ranks that do the same work differ by less than this in time with a kernel, reads, power.",
+    "a rank paused a fifth of the time, a foreign kernel three tenths of it cost too little to see (two H200)",
+    "made-up samples; no recorded card yet",
+)
 LEAST_SHOWN = Number(0.05, "1", "A smaller share of an output token's time is not listed.", DEFINITION, DEFINITION)
 LEAST_SCORE = Number(
     0.2, "1", "A smaller share is not called a bottleneck.", "unexplained time is a tenth", DEVELOPMENT
@@ -211,6 +218,7 @@ STAYS = {
     "GRAVE": "as NOTABLE",
     "FEW_REQUESTS": "no run of the record has so few; a note and its doubt",
     "LAUNCHES_HIDDEN": "the record has no accelerator; scenarios of an H200 have",
+    "CARD_APART": "the record has no cards; made-up samples have",
     "LAUNCHES_LEFT": "as LAUNCHES_HIDDEN",
     "HOST_UNSURE": "as LAUNCHES_HIDDEN",
     "IMPLAUSIBLE": "as LAUNCHES_HIDDEN",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from bottleneck.diagnosis.causes._cards import Lateness, lateness
 from bottleneck.diagnosis.causes.context import Context
 from bottleneck.diagnosis.observations.node import NodeFacts
 from bottleneck.diagnosis.observations.peers import peers_of, slower_by
@@ -12,16 +13,26 @@ from bottleneck.diagnosis.observations.peers import peers_of, slower_by
 
 @dataclass(frozen=True)
 class StandingOut:
-    """Distance of the slowest node from the others, shares of the busy time: by restraint, by lower ceilings."""
+    """Distance of the slowest node from the others, shares of the busy time: by restraint, lower ceilings, its card.
+
+    Attributes
+    ----------
+    foreign : float
+        Of its own work's time, what work of others on its card takes.
+    late : Lateness
+        How its card differs from its peers'.
+    """
 
     restrained: float = 0.0
     slower: float = 0.0
     node: NodeFacts | None = None
+    foreign: float = 0.0
+    late: Lateness = field(default_factory=Lateness)
 
     @property
     def total(self) -> float:
-        """Both together."""
-        return self.restrained + self.slower
+        """All together: a node whose host is kept from running has an idle card, which is the same time."""
+        return max(self.restrained, self.late.idle) + self.slower + self.foreign
 
 
 def restrained_share(context: Context, facts: NodeFacts) -> float:
@@ -80,4 +91,5 @@ def _excess(context: Context, nodes: Sequence[NodeFacts], facts: NodeFacts) -> S
         return StandingOut(node=facts)
     restrained = restrained_share(context, facts) - max(restrained_share(context, peer) for peer in peers)
     # Of its own work's time, what it would save at its peers' speed.
-    return StandingOut(max(0.0, restrained), slower_by(facts, peers) * context.work, facts)
+    slower, late = slower_by(facts, peers) * context.work, lateness(context, facts)
+    return StandingOut(max(0.0, restrained), slower, facts, late.foreign * context.work, late)

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from bottleneck.diagnosis import thresholds
-from bottleneck.diagnosis.causes._restraint import standing_out
+from bottleneck.diagnosis.causes._cards import Lateness
+from bottleneck.diagnosis.causes._restraint import StandingOut, standing_out
 from bottleneck.diagnosis.causes.base import LAB, Cause, Finding, Term, Tier
 from bottleneck.diagnosis.causes.context import Context
 from bottleneck.diagnosis.evidence import Evidence, line, percent
@@ -15,6 +16,7 @@ from bottleneck.diagnosis.observations.peers import ceilings_of, peers_of, slowe
 
 # What a node can lack, in words: the kinds of straggler.
 QUOTA, CROWDED, SLOW_CPU, SLOW_MEMORY = "CPU quota", "cores shared with others", "slow CPU", "slow memory"
+FOREIGN, LATE_HOST = "other work on its card", "its host starts steps late"
 
 
 def find(context: Context) -> Finding | None:
@@ -40,7 +42,9 @@ def find(context: Context) -> Finding | None:
         # No more than the ledger has room for: a wait beside bytes on the link is not on the critical path.
         restrained = min(restrained, context.share("throttled", "cpu_wait"))
     peers = peers_of(slow, nodes)
-    evidence = _restraint_lines(context, slow, peers) if restrained > 0 else []
+    evidence = _restraint_lines(context, slow, peers) if restrained > 0 or found.late.idle > 0 else []
+    evidence += _card_lines(slow, found.late)
+    idle = found.late.idle * context.steps_share
     if found.slower > 0:
         what, by = slower_in(slow, peers)
         evidence.append(
@@ -63,12 +67,14 @@ def find(context: Context) -> Finding | None:
                 )
             )
     return Finding(
-        min(1.0, restrained + found.slower),
+        min(1.0, max(restrained, idle) + found.slower + found.foreign),
         slow.node,
-        kind=_kind(slow, peers, restrained, found.slower),
+        kind=_kind(found, slow, peers, max(restrained, idle)),
         evidence=tuple(evidence),
         terms=(
             Term(f"{slow.node} restrained beyond its peers", restrained),
+            *([Term(f"{slow.node}'s card idle beyond that", idle - restrained)] if idle > restrained else []),
+            *([Term(f"other work on {slow.node}'s card x the nodes' work", found.foreign)] if found.foreign else []),
             Term(f"{slow.node} slower by its ceilings x the nodes' work", found.slower),
         ),
     )
@@ -93,18 +99,41 @@ def mended(context: Context, finding: Finding) -> Context:
         min(getattr(slow, name) or 0.0, max((getattr(peer, name) or 0.0 for peer in peers), default=0.0))
         for name in ("throttled_seconds", "cpu_wait_seconds")
     )
-    nodes[slow.node] = replace(slow, throttled_seconds=throttled, cpu_wait_seconds=waited, **ceilings_of(peers))
+    cards = [peer.card for peer in peers if peer.card is not None]
+    like = replace(slow, throttled_seconds=throttled, cpu_wait_seconds=waited, **ceilings_of(peers))
+    nodes[slow.node] = replace(like, card=cards[0] if cards else slow.card)
     return replace(context, seen=replace(context.seen, nodes=nodes))
 
 
-def _kind(slow: NodeFacts, peers: Sequence[NodeFacts], restrained: float, slower: float) -> str:
-    """Return what the slow node lacks, in words."""
-    if slower > restrained:
+def _kind(found: StandingOut, slow: NodeFacts, peers: Sequence[NodeFacts], kept: float) -> str:
+    """Return what the slow node lacks, in words; `kept` is the share in which it was kept from running."""
+    if found.foreign > max(kept, found.slower):
+        return FOREIGN
+    if found.slower > kept:
         return SLOW_CPU if slower_in(slow, peers)[0] == "gemm" else SLOW_MEMORY
     throttled = (slow.throttled_seconds or 0.0) - max((peer.throttled_seconds or 0.0 for peer in peers), default=0.0)
     # Beside others every node waits for its cores: only what one waits longer is its own.
     waited = (slow.cpu_wait_seconds or 0.0) - max((peer.cpu_wait_seconds or 0.0 for peer in peers), default=0.0)
+    if found.late.idle > 2 * found.restrained:
+        return LATE_HOST
     return QUOTA if slow.restricted and throttled > waited else CROWDED
+
+
+def _card_lines(slow: NodeFacts, late: Lateness) -> list[Evidence]:
+    found = []
+    if late.idle > 0:
+        words = (
+            f"no kernel ran on the card of {slow.node} for {percent(late.idle)} of the time in which its peers' spun"
+        )
+        found.append(line(words, late.idle, "1", "samples: the card's driver, share of time with a kernel"))
+    if late.foreign > 0:
+        what = "draws power" if late.by == "draws" else "reads memory"
+        words = (
+            f"the card of {slow.node} {what} beyond its peers, which do the same work, as if others worked on it "
+            f"{percent(late.foreign)} of the time"
+        )
+        found.append(line(words, late.foreign, "1", "samples: the card's driver, power and use of its memory"))
+    return found
 
 
 def _restraint_lines(context: Context, slow: NodeFacts, peers: Sequence[NodeFacts]) -> list[Evidence]:
@@ -143,6 +172,10 @@ CAUSE = Cause(
             "beyond their spread (arithmetic: a slow CPU; reads: slow memory)"
         ),
         "its peers' workers sleep while the engine is busy",
+        (
+            "beside cards: a peer that waits spins and looks busy; the late one is that on which no kernel runs, or "
+            "which draws or reads more than the same work needs"
+        ),
         "the collective itself says nothing: it makes all of them look slow",
     ),
     similar=(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from bottleneck.diagnosis import thresholds
+from bottleneck.diagnosis.observations.cards import CardFacts, card_facts
 from bottleneck.runs.ceilings import NodeCeilings
 from bottleneck.runs.run import Run
 from bottleneck.runs.topology import Topology
@@ -68,6 +69,7 @@ class NodeFacts:
     power_share: float | None = None
     remote_memory_share: float | None = None
     bus_share: float | None = None
+    card: CardFacts | None = None
     missing_batches: int = 0
     dropped: int = 0
     resets: int = 0
@@ -218,6 +220,7 @@ def _heat_and_memory(series: NodeSamples, interval: Span) -> dict[str, Any]:
         "clock_lost_share": most("clock_lost_share"),
         "temperature_celsius": most("temperature_celsius"),
         "power_share": most("power_share"),
+        "card": card_facts(series, interval),
         "bus_share": min((card["bus_share"] for card in cards if card.get("bus_share") is not None), default=None),
     }
 
