@@ -17,7 +17,7 @@ from bottleneck.diagnosis.observations.node import NodeFacts
 
 @dataclass(frozen=True)
 class Lateness:
-    """How a card differs from those of its peers; shares of the time, 0 to 1.
+    """Differences of a card from those of its peers; shares of the time, 0 to 1.
 
     Attributes
     ----------
