@@ -29,7 +29,7 @@ import salt.utils.event
 from bottleneck.profile import load_profile
 from bottleneck.telemetry.database import StoreError
 from bottleneck.telemetry.store import Store
-from control import records
+from control import node_keys, records
 
 try:
     from netboot.boot import http, kernel_tables
@@ -124,6 +124,8 @@ class SaltKeys:
     def admit(self, minion_id: str, pub: str) -> None:
         """Make ``pub`` the one key of ``minion_id``: accepted, nothing pending or denied beside it."""
         wanted = {"state": "accepted", "pub": pub}
+        # What the node seals from here on, it seals with a key that whoever had the id before does not have.
+        node_keys.renew(self._opts, minion_id, keep_former=False)
         for _ in range(STORE_TRIES):
             self._cache.store("keys", minion_id, wanted)
             # While the driver replaces the file, anyone's key can become the pending one: look again.

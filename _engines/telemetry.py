@@ -5,7 +5,7 @@ Configured on the master with ``engines: [{telemetry: {}}]``. What is known of t
 (``bottleneck.telemetry.cluster_state``); this module only feeds it with events and does what it announces.
 
 An accepted minion can fire any event, and with a list of events even under another minion's
-id. So a batch is measurements and nothing more: it can be wrong, it can never act.
+id. So an event counts when it has the seal of the node that it is said to be of (``control.sealed_batches``).
 """
 
 import collections
@@ -25,7 +25,7 @@ from bottleneck.telemetry import batch_checks, batch_times, cluster_state, clust
 from bottleneck.telemetry.database import StoreDamagedError, StoreError, StoreUnavailableError
 from bottleneck.telemetry.store import Store
 from bottleneck.telemetry.store_recovery import make_room, open_or_begin_anew, set_aside
-from control import http_server, internal_events, pending_keys
+from control import http_server, internal_events, pending_keys, sealed_batches
 from netboot.boot.rate_limit import Budget
 
 try:
@@ -47,14 +47,11 @@ BATCH_TAG = "cluster/telemetry/batch/"
 TICK_SECONDS = 1.0
 # What NTP slews between two ticks is far less.
 CLOCK_SET_SECONDS = 2.0
-PRUNE_SECONDS = 600.0
-MAKE_ROOM_SECONDS = 10.0
-SERVE_AGAIN_SECONDS = 10.0
+PRUNE_SECONDS, MAKE_ROOM_SECONDS, SERVE_AGAIN_SECONDS = 600.0, 10.0, 10.0
 # How long to wait for a store that takes nothing, and between two words about it.
 STORE_AGAIN_SECONDS = 10.0
 # A node whose samples came this long before a restart is expected back.
-EXPECTED_SECONDS = 600.0
-VERDICT_SECONDS = 2.0
+EXPECTED_SECONDS, VERDICT_SECONDS = 600.0, 2.0
 # A sender that is refused many times a second is named in the log this often.
 REFUSED_LOG_SECONDS = 10.0
 # A sampler makes one batch a second, and sends what it kept of an outage a few at a time.
@@ -205,8 +202,15 @@ class Collector:
     def take(self, tag: str, data: Any) -> None:
         """Take one event: the batches that a node sent together. What is not sound is refused and counted."""
         data = data if isinstance(data, dict) else {}
-        content, sender = data.get("data"), data.get("id")
-        batches = content.get("batches") if isinstance(content, dict) else None
+        minion = self.state.settings.senders.get(tag.removeprefix(BATCH_TAG))
+        try:
+            batches = sealed_batches.opened(self._opts, minion, data.get("data"))
+        except sealed_batches.UnsealedError as error:
+            self._refuse(f"an event {tag[:100]!r} {error}")
+            return
+        self._take_batches(tag, batches, data.get("id"))
+
+    def _take_batches(self, tag: str, batches: Any, sender: Any) -> None:
         # An event without batches is refused, and counted, as one bad batch; one with far too many, too.
         usable = isinstance(batches, list) and 0 < len(batches) <= batch_checks.MOST_BATCHES
         found: list[Any] = batches if usable and isinstance(batches, list) else [None]
@@ -264,11 +268,14 @@ class Collector:
             reason = f"a batch of {batch['node']} came as {tag[:100]!r}"
         if reason is None:
             return True
+        self._refuse(reason, refused)
+        return False
+
+    def _refuse(self, reason: str, refused: tuple[str, str, int] | None = None) -> None:
         if self._steady() - self._refused_logged >= REFUSED_LOG_SECONDS:
             self._refused_logged = self._steady()
             log.warning("Batch refused: %s (%d before it)", reason, self.state.rejected)
-        self._apply(cluster_view.Rejected(now, refused))
-        return False
+        self._apply(cluster_view.Rejected(self._clock(), refused))
 
     def tick(self, now: float) -> None:
         """Let time pass: windows, heartbeats, acknowledgements, and now and then the old batches."""

@@ -91,6 +91,7 @@ class Cluster:
 
     def configure(self) -> None:
         from bench.enrolment import configured
+        from control import node_keys
 
         master = {
             "interface": "127.0.0.1",
@@ -124,11 +125,14 @@ class Cluster:
                 "minion": {"id": minion["id"], "sock_dir": str(self.folder / name / "minion" / "run")},
                 "directory": str(self.folder / name / "telemetry"),
                 "spool_directory": str(self.folder / name / "spool"),
+                "key_file": str(self.folder / name / "node.key"),
                 "worker_file": str(self.folder / name / "worker.json"),
                 "supervise_directory": str(self.folder / name / "supervise"),
                 **self.profile.sampler.model_dump(mode="json"),
             }
             (self.folder / name / "sampler.json").write_text(json.dumps(settings))
+            key = node_keys.key_of({"cluster_directory": self.state}, str(minion["id"]))
+            (self.folder / name / "node.key").write_text(key.hex())
 
     def start(self, what: str) -> None:
         kind, _, name = what.partition("-")

@@ -4,7 +4,7 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import salt.client
@@ -12,11 +12,9 @@ from salt.exceptions import CommandExecutionError
 
 from bottleneck.profile import Profile, ProfileError, load_profile
 from bottleneck.profile.types import EngineSpec
+from control.records import Options as Options
 
 CALL_SECONDS = 60
-
-# The master's options.
-Options = Mapping[str, Any]
 
 
 def profile_of(opts: Options) -> Profile:

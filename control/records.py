@@ -12,6 +12,9 @@ from salt.exceptions import CommandExecutionError
 from bottleneck import atomic_files
 from bottleneck.plan.workers import DeploymentRecord
 
+# The master's options.
+Options = Mapping[str, Any]
+
 DEPLOYMENT = "deployment.json"
 # Of a deployment that is starting, or that failed to: it can be asked about while it lasts, and after.
 STARTING = "starting.json"

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from control import records
-from control.nodes import Options
+from control.records import Options
 
 FILE = Path("secrets", "root.key")
 _BYTES = 32

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bottleneck.plan.nodes import node_pillar
 from bottleneck.profile import load_profile
-from control import engine_key
+from control import engine_key, node_keys
 
 
 def run():
@@ -17,4 +17,11 @@ def run():
         return control_pillar(profile, Path(__opts__["cluster_control"]), f"{sys.prefix}/bin")
     names = {node.hostname: name for name, node in profile.nodes.items()}
     name = names.get(__grains__["id"])
-    return {**node_pillar(profile, name), "engine_api_key": engine_key.key(__opts__)} if name else {}
+    if name is None:
+        return {}
+    # The master puts the id of the minion that asks, which it has checked, in the place of what the minion says.
+    return {
+        **node_pillar(profile, name),
+        "engine_api_key": engine_key.key(__opts__),
+        "node_key": node_keys.key_of(__opts__, __grains__["id"]).hex(),
+    }

@@ -16,6 +16,13 @@ base-init-profile-file-serialize:
     - require:
       - file: base-init-directory-etc-cluster-file-directory
 
+{# With it the node seals what it sends; it is in this node's pillar alone. #}
+base-init-node-key-learnt:
+  node_key.learnt:
+    - name: what this node sends
+    - require:
+      - file: base-init-directory-etc-cluster-file-directory
+
 {% for hostname, address in pillar['hosts'] | dictsort %}
 base-init-host-{{ hostname }}-host-present:
   host.present:

@@ -11,6 +11,7 @@
   'minion': {'id': grains['id'], 'sock_dir': opts['sock_dir']},
   'directory': '/run/cluster/telemetry',
   'spool_directory': '/var/lib/cluster/telemetry',
+  'key_file': opts.get('cluster_node_key', '/etc/cluster/node.key'),
   'worker_file': '/run/cluster/worker.json',
   'supervise_directory': '/run/cluster/supervise',
 } %}

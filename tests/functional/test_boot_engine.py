@@ -24,7 +24,7 @@ from salt.exceptions import CommandExecutionError
 
 from bottleneck.plan import nodes as plan
 from bottleneck.telemetry.store import Store
-from control import nodes, readiness
+from control import node_keys, nodes, readiness
 from netboot.boot import progress_report
 from netboot.boot.events import Armed
 from netboot.boot.settings import BootNode
@@ -48,6 +48,7 @@ def engine() -> ModuleType:
 def opts(tmp_path: Path) -> dict[str, Any]:
     found: dict[str, Any] = salt.config.master_config(None)
     found.update({"pki_dir": str(tmp_path / "pki"), "cachedir": str(tmp_path / "cache"), "user": None})
+    found["cluster_directory"] = str(tmp_path / "cluster")
     # Not this machine's own keys: Salt's options are no plain dict.
     assert found["pki_dir"] == str(tmp_path / "pki")
     (tmp_path / "cache" / "sessions").mkdir(parents=True)
@@ -69,7 +70,9 @@ def test_a_key_replaces_whatever_was_there(engine: ModuleType, opts: dict[str, A
     store.store("denied_keys", "node0", [old])
     session = Path(opts["cachedir"]) / "sessions" / "node0"
     session.write_text("the old session")
+    former = node_keys.key_of(opts, "node0")
     engine.SaltKeys(opts).admit("node0", new)
+    assert node_keys.key_of(opts, "node0") != former and node_keys.is_required(opts, "node0")
     assert store.fetch("keys", "node0") == {"state": "accepted", "pub": new}
     assert not store.fetch("denied_keys", "node0")
     assert not session.exists()

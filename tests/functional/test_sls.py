@@ -29,7 +29,7 @@ NODES = [(path, name, node.hostname) for path in PROFILES for name, node in load
 def node(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Loaders:
     profile, name, minion = request.param
     root = tmp_path_factory.mktemp(name)
-    options = minion_options(root, minion, cluster_profile=str(profile))
+    options = minion_options(root, minion, cluster_profile=str(profile), cluster_directory=str(root / "cluster"))
     return Loaders(options)
 
 

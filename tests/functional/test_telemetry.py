@@ -49,6 +49,7 @@ def node(loaders: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
         "control": None,
         "minion": {"id": "node0", "sock_dir": str(tmp_path)},
         "directory": str(tmp_path / "telemetry"),
+        "key_file": str(tmp_path / "node.key"),
         "worker_file": str(tmp_path / "worker.json"),
         "supervise_directory": str(tmp_path / "supervise"),
         "rate_hertz": 20,

@@ -20,7 +20,7 @@ import yaml
 from bottleneck.plan import prometheus
 from bottleneck.profile import load_profile
 from bottleneck.telemetry.store import Store
-from tests import run_builder
+from tests import run_builder, sealing
 from tests.by_file import load
 from tests.waiting import free_port, wait_for
 
@@ -52,9 +52,8 @@ class Exporter:
             self.collector.state, settings=replace(self.collector.state.settings, retention_seconds=math.inf)
         )
         for batch in run_builder.batches(SHAPE, "m", random.Random(1)):
-            self.collector.take(
-                f"cluster/telemetry/batch/{batch['node']}", {"id": batch["node"], "data": {"batches": [batch]}}
-            )
+            data = sealing.event(folder, batch["node"], [batch])
+            self.collector.take(f"cluster/telemetry/batch/{batch['node']}", data)
         self.verdict = run_builder.verdict(SHAPE)
         self.renew()
         self.port = free_port()

@@ -15,13 +15,17 @@ from typing import Any
 
 import pytest
 import salt._logging
+import salt.channel.client
+import salt.client
+import salt.config
 import salt.utils.event
 import yaml
 from saltfactories.utils import random_string
 
 from bottleneck.plan.master import reactor_entries
 from bottleneck.telemetry.store import Store
-from tests import run_builder
+from control import node_keys
+from tests import hostile, run_builder, sealing
 from tests.waiting import free_port, wait_for
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
@@ -72,6 +76,8 @@ def master(salt_factories: Any, folder: Path, profile: Path, exporter_port: int)
             "user": "root",
             "worker_threads": 2,
             "module_dirs": [str(REPOSITORY)],
+            "file_roots": {"base": [str(REPOSITORY / "salt")]},
+            "pillar_roots": {"base": [str(REPOSITORY / "pillar")]},
             "cluster_profile": str(profile),
             "cluster_store": str(folder / "store.db"),
             "cluster_directory": str(folder),
@@ -98,10 +104,53 @@ def minion(master: Any, folder: Path) -> Iterator[Any]:
             "recon_max": 1000,
             "recon_randomize": False,
             "cluster_telemetry_directory": str(folder / "telemetry"),
+            "cluster_node_key": str(folder / "node.key"),
         },
     )
     with started.started():
+        # As the first apply does; from here on the node seals what it sends.
+        assert client(master).cmd("node0", "saltutil.sync_all", timeout=60)
+        wait_for(lambda: client(master).cmd("node0", "node_key.learn", timeout=30).get("node0") is True)
+        key = folder / "node.key"
+        assert key.stat().st_mode & 0o777 == 0o600
+        assert key.read_text().strip() == node_keys.key_of(options(master), "node0").hex()
         yield started
+
+
+def options(master: Any) -> dict[str, Any]:
+    """Return the master's options as its runners have them; those of the factory cannot be changed by Salt's client."""
+    found: dict[str, Any] = salt.config.master_config(master.config["conf_file"])
+    return found
+
+
+def client(master: Any) -> salt.client.LocalClient:
+    return salt.client.LocalClient(mopts=options(master))
+
+
+class Impostor:
+    """The second node of the cluster, taken over: accepted, and with every word of the protocol."""
+
+    def __init__(self, folder: Path, master: Any) -> None:
+        pki = folder / "node1" / "pki"
+        pki.mkdir(parents=True)
+        private, public = hostile.key_pair()
+        (pki / "minion.pem").write_text(private)
+        (pki / "minion.pub").write_text(public)
+        (Path(master.config["pki_dir"]) / "minions" / "node1").write_text(public)
+        options: dict[str, Any] = salt.config.minion_config(None, minion_id="node1")
+        port = master.config["ret_port"]
+        options |= {"id": "node1", "pki_dir": str(pki), "root_dir": str(folder / "node1"), "user": "root"}
+        options |= {"cachedir": str(folder / "node1"), "sock_dir": str(folder / "node1")}
+        options |= {"master_ip": "127.0.0.1", "master_port": port, "master_uri": f"tcp://127.0.0.1:{port}"}
+        self._channel = salt.channel.client.ReqChannel.factory(options)
+
+    def send(self, command: str, **load: Any) -> None:
+        self._channel.send({"cmd": command, "id": "node1", **load})
+
+
+@pytest.fixture(scope="module")
+def impostor(folder: Path, master: Any, minion: Any) -> Impostor:
+    return Impostor(folder, master)
 
 
 @pytest.fixture
@@ -121,6 +170,7 @@ class Sampling:
             "control": {"address": "127.0.0.1", "port": port} if port else None,
             "minion": {"id": "node0", "sock_dir": minion.config["sock_dir"]},
             "directory": str(folder / "telemetry"),
+            "key_file": str(folder / "node.key"),
             "worker_file": str(folder / "worker.json"),
             "supervise_directory": str(folder / "supervise"),
             "rate_hertz": 10,
@@ -212,13 +262,25 @@ def test_a_silent_node_is_lost_and_then_back(sampling: Sampling, master: Any, fo
 
 
 def test_a_batch_under_another_name_is_refused(
-    master: Any, minion: Any, store: Store, exporter_port: int, folder: Path
+    impostor: Impostor, store: Store, exporter_port: int, folder: Path
 ) -> None:
-    forged = run_builder.batches(run_builder.Shape(), "m", random.Random(1))[0] | {"node": "node1"}
-    with salt.utils.event.MinionEvent(minion.config, listen=False) as bus:
-        assert bus.fire_master({"batches": [forged]}, "cluster/telemetry/batch/node1")
-    wait_for(lambda: "cluster_collector_batches_rejected_total 1.0" in metrics(exporter_port))
-    assert [batch for batch in store.batches(0.0, FAR) if batch["node"] == "node1"] == []
+    forged = run_builder.batches(run_builder.Shape(), "m", random.Random(1))[0] | {"node": "node0"}
+    own = sealing.event(folder, "node1", [forged])["data"]
+    before = rejected(exporter_port)
+    # In a list of events the sender names itself: node1 says that it is node0.
+    events = [
+        {"tag": "cluster/telemetry/batch/node0", "data": {"id": "node0", "data": data}}
+        for data in (own, {"batches": [forged]}, {**own, "seal": "0" * 64})
+    ]
+    impostor.send("_minion_event", events=events)
+    wait_for(lambda: rejected(exporter_port) >= before + 3)
+    assert [batch for batch in store.batches(0.0, FAR) if batch["boot"] == forged["boot"]] == []
+
+
+def rejected(port: int) -> float:
+    name = "cluster_collector_batches_rejected_total"
+    (line,) = [line for line in metrics(port).splitlines() if line.startswith(name)]
+    return float(line.split()[1])
 
 
 class Engine(BaseHTTPRequestHandler):

@@ -17,7 +17,7 @@ import salt._logging
 from bottleneck.profile import load_profile
 from bottleneck.telemetry import cluster_state, cluster_view, exporter, sample_schema
 from bottleneck.telemetry.store import Store
-from tests import run_builder
+from tests import run_builder, sealing
 from tests.by_file import load
 
 REPOSITORY = Path(__file__).parents[2]
@@ -73,7 +73,9 @@ def batches() -> list[dict[str, Any]]:
 def send(collector: Any, clock: Clock, found: list[dict[str, Any]]) -> None:
     for batch in found:
         clock.now = batch["t1"] + 0.02
-        collector.take(f"cluster/telemetry/batch/{batch['node']}", {"id": batch["node"], "data": {"batches": [batch]}})
+        node = batch["node"]
+        data = sealing.event(collector._store.path.parent, node, [batch])
+        collector.take(f"cluster/telemetry/batch/{node}", data)
 
 
 def scrape(collector: Any) -> dict[str, list[tuple[dict[str, str], float]]]:
@@ -220,8 +222,11 @@ def test_each_batch_is_stored_once(collector: Any, clock: Clock, store: Store) -
         ("cluster/telemetry/batch/node0", None),
         ("cluster/telemetry/batch/node0", {"id": "node1"}),
         ("cluster/telemetry/batch/node0", {"id": "node0", "data": {"node": "node0"}}),
-        ("cluster/telemetry/batch/node0", {"id": "node0", "data": {"batches": []}}),
-        ("cluster/telemetry/batch/node0", {"id": "node1", "data": {"batches": [{"node": "node0"}]}}),
+        ("cluster/telemetry/batch/node0", {"id": "node0", "data": {"batches": [{"node": "node0"}]}}),
+        ("cluster/telemetry/batch/node0", {"id": "node0", "data": {"text": "[]"}}),
+        ("cluster/telemetry/batch/node0", {"id": "node0", "data": {"text": "[]", "seal": "0" * 64}}),
+        ("cluster/telemetry/batch/node0", {"id": "node0", "data": {"text": ["[]"], "seal": b"0"}}),
+        ("cluster/telemetry/batch/node9", {"id": "node9", "data": {"text": "[]", "seal": "0" * 64}}),
     ],
 )
 def test_a_batch_of_another_is_refused(collector: Any, store: Store, tag: str, data: Any) -> None:
@@ -232,8 +237,18 @@ def test_a_batch_of_another_is_refused(collector: Any, store: Store, tag: str, d
 
 def test_tag_and_node_must_agree(collector: Any, store: Store) -> None:
     batch = batches()[0]
-    collector.take("cluster/telemetry/batch/node1", {"id": batch["node"], "data": {"batches": [batch]}})
+    assert batch["node"] == "node0"
+    sealed = sealing.event(store.path.parent, "node0", [batch])
+    collector.take("cluster/telemetry/batch/node1", sealed)
+    # Node1 says it of node0, with its own seal, in its own name and in the other's.
+    for sender in ("node0", "node1"):
+        own = sealing.event(store.path.parent, "node1", [batch], sender)
+        collector.take("cluster/telemetry/batch/node1", own)
+        collector.take("cluster/telemetry/batch/node0", own)
     assert store.batches(0.0, math.inf) == []
+    assert value(scrape(collector), "cluster_collector_batches_rejected_total") == 5
+    collector.take("cluster/telemetry/batch/node0", sealed)
+    assert len(store.batches(0.0, math.inf)) == 1, "the flood of another costs a node nothing"
 
 
 def test_what_the_node_no_longer_has_is_not_waited_for(collector: Any, clock: Clock) -> None:

@@ -12,9 +12,12 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "salt" / "sampler" / "files")
 
 import delivery
 import node_files
+import node_seal
 import spool
 
 from tests.waiting import wait_for
+
+KEY = bytes(range(32))
 
 
 def sequences(batches: list[dict[str, Any]]) -> list[int]:
@@ -36,9 +39,11 @@ class Wire:
 
     def fire(self, data: dict[str, Any], tag: str) -> bool:
         self.sizes.append(len(msgpack.packb(data)))
-        self.batches += json.loads(json.dumps(data["batches"]))
+        assert node_seal.holds(KEY, node_seal.BATCHES, "node0", data["text"], data["seal"])
+        batches = json.loads(data["text"])
+        self.batches += batches
         if self.up:
-            self.fired.append((tag, sequences(data["batches"])))
+            self.fired.append((tag, sequences(batches)))
         return self.up
 
     def close(self) -> None:
@@ -90,7 +95,27 @@ def kept() -> spool.Spool:
 
 @pytest.fixture
 def sender(kept: spool.Spool, wire: Any, disk: Disk, tmp_path: Path) -> delivery.Sender:
-    return delivery.Sender(kept, wire, wire, disk, "node0", 5.0, 10.0, str(tmp_path / "status.json"), clock=lambda: 0.0)
+    status = str(tmp_path / "status.json")
+    return delivery.Sender(kept, wire, wire, disk, "node0", 5.0, 10.0, status, lambda: 0.0, sealing(tmp_path))
+
+
+def sealing(folder: Path) -> delivery.Sealing:
+    (folder / "node.key").write_text(KEY.hex() + "\n")
+    return delivery.Sealing("node0", str(folder / "node.key"))
+
+
+def test_nothing_goes_out_without_the_node_s_key_and_a_changed_key_is_used_at_once(
+    wire: Wire, sender: delivery.Sender, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "node.key").unlink()
+    sender.add({}, True)
+    assert not sender.step(1.0)
+    assert wire.sizes == [] and "cluster apply" in capsys.readouterr().err
+    (tmp_path / "node.key").write_text("0" * 10)
+    assert not sender.step(2.0)
+    (tmp_path / "node.key").write_text(KEY.hex())
+    assert sender.step(3.0)
+    assert wire.fired == [("cluster/telemetry/batch/node0", [1])]
 
 
 def test_a_batch_stays_until_the_bus_takes_it_and_the_control_node_has_it(wire: Wire, sender: delivery.Sender) -> None:
@@ -220,7 +245,7 @@ def test_a_full_run_directory_does_not_keep_anything_from_being_sent(
     kept: spool.Spool, wire: Any, disk: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     status = str(tmp_path / "nothing" / "status.json")
-    sender = delivery.Sender(kept, wire, wire, disk, "node0", 5.0, 10.0, status, clock=lambda: 0.0)
+    sender = delivery.Sender(kept, wire, wire, disk, "node0", 5.0, 10.0, status, lambda: 0.0, sealing(tmp_path))
     for moment in (10.0, 20.0):
         sender.add({}, True)
         assert sender.step(moment)

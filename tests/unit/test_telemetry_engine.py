@@ -13,7 +13,7 @@ import salt._logging
 from bottleneck.profile import load_profile
 from bottleneck.telemetry import batch_checks, cluster_state, cluster_view
 from bottleneck.telemetry.store import Store
-from tests import run_builder
+from tests import run_builder, sealing
 from tests.by_file import load
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "salt" / "sampler" / "files"))
@@ -57,20 +57,22 @@ def collector(store: Store, clock: Clock) -> Any:
     )
 
 
-def event(*numbers: int, node: str = "node0", boot: str = "b", oldest: int = 1, **more: Any) -> dict[str, Any]:
-    batches = [
-        {
-            "node": node,
-            "boot": boot,
-            "sequence": number,
-            "t0": NOW - 100 + number,
-            "t1": NOW - 99.1 + number,
-            "samples": [{"t": NOW - 100 + number, "fill": os.urandom(2000).hex()}],
-            "sampler": {"oldest": oldest, **more},
-        }
-        for number in numbers
-    ]
-    return {"tag": f"cluster/telemetry/batch/{node}", "data": {"id": node, "data": {"batches": batches}}}
+def batch(number: int, node: str = "node0", boot: str = "b", oldest: int = 1, **more: Any) -> dict[str, Any]:
+    return {
+        "node": node,
+        "boot": boot,
+        "sequence": number,
+        "t0": NOW - 100 + number,
+        "t1": NOW - 99.1 + number,
+        "samples": [{"t": NOW - 100 + number, "fill": os.urandom(2000).hex()}],
+        "sampler": {"oldest": oldest, **more},
+    }
+
+
+def event(collector: Any, *numbers: int, node: str = "node0", **more: Any) -> dict[str, Any]:
+    batches = [batch(number, node, **more) for number in numbers]
+    data = sealing.event(collector._store.path.parent, node, batches)
+    return {"tag": f"cluster/telemetry/batch/{node}", "data": data}
 
 
 def acknowledged(collector: Any, node: str = "node0", boot: str = "b") -> Any:
@@ -88,36 +90,36 @@ def overwrite(path: Path) -> None:
 def test_a_store_that_is_damaged_under_the_engine_is_set_aside_and_what_is_still_kept_comes_again(
     collector: Any, store: Store, tmp_path: Path
 ) -> None:
-    collector.step(event(*range(1, 40)))
+    collector.step(event(collector, *range(1, 40)))
     assert acknowledged(collector)["sequence"] == 39
     store.close()
     overwrite(tmp_path / "store.db")
-    collector.step(event(40))
+    collector.step(event(collector, 40))
     aside = [each.name for each in tmp_path.iterdir() if ".damaged-" in each.name]
     assert aside == ["store.db.damaged-20270115T080000"]
     # What the node still has, from 35 on, is not in the new store: nothing of it counts as acknowledged.
     assert acknowledged(collector)["sequence"] == 0
-    collector.step(event(40, 41, oldest=35))
+    collector.step(event(collector, 40, 41, oldest=35))
     assert acknowledged(collector) == {"boot": "b", "sequence": 34, "missing": [35, 36, 37, 38, 39]}
-    collector.step(event(*range(35, 40), oldest=35))
+    collector.step(event(collector, *range(35, 40), oldest=35))
     assert acknowledged(collector)["sequence"] == 41
 
 
 def test_a_full_store_ends_nothing_and_acknowledges_nothing_until_there_is_room(
     collector: Any, store: Store, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    collector.step(event(1))
+    collector.step(event(collector, 1))
     (pages,) = store.rows("PRAGMA page_count")[0]
     store.rows(f"PRAGMA max_page_count={pages + 1}")
     for number in range(2, 30):
         clock.now += 1.0
-        collector.step(event(*range(number, number + 20)))
+        collector.step(event(collector, *range(number, number + 20)))
     assert acknowledged(collector)["sequence"] == 1
     assert collector.store_refusals == 28
     reported = [record.getMessage() for record in caplog.records if "full" in record.getMessage()]
     assert 2 <= len(reported) <= 4, "said, and not at every batch"
     store.rows("PRAGMA max_page_count=1000000")
-    collector.step(event(*range(2, 50)))
+    collector.step(event(collector, *range(2, 50)))
     assert acknowledged(collector)["sequence"] == 49
 
 
@@ -125,22 +127,21 @@ def test_a_batch_that_is_refused_for_good_does_not_keep_the_others_from_being_ac
     """Seen by bench/telemetry_loss.py: a batch across a clock that was set kept 134 after it waiting."""
     spool = sampler_spool.Spool("b", 600, 25.0)
     for number in range(1, 11):
-        spool.add({**event(number)["data"]["data"]["batches"][0], "sampler": {}})
+        spool.add({**batch(number), "sampler": {}})
     for now in (0.0, 30.0, 60.0):
         due = spool.due(now)
-        for batch in due:
-            spool.sent(batch, now)
-        sent = [{**batch, "t0": NOW - 86_000.0} if batch["sequence"] == 4 else batch for batch in due]
-        sent_event = event()
-        sent_event["data"]["data"]["batches"] = json.loads(json.dumps(sent))
-        collector.step(sent_event)
+        for each in due:
+            spool.sent(each, now)
+        sent = [{**each, "t0": NOW - 86_000.0} if each["sequence"] == 4 else each for each in due]
+        data = sealing.event(collector._store.path.parent, "node0", sent)
+        collector.step({"tag": "cluster/telemetry/batch/node0", "data": data})
         spool.acknowledge(acknowledged(collector))
     assert (len(spool), spool.dropped) == (0, 1)
     assert acknowledged(collector)["sequence"] >= 9 or not spool.due(99.0)
 
 
 def test_a_batch_that_may_be_taken_later_or_is_not_the_senders_own_is_not_given_up(collector: Any) -> None:
-    sound = event(1)["data"]["data"]["batches"][0]
+    sound = batch(1)
     settings = collector.state.settings
     assert batch_checks.refused_for_good({**sound, "samples": []}, "node0", settings, NOW) == ("node0", "b", 1)
     assert batch_checks.refused_for_good({**sound, "samples": []}, "node1", settings, NOW) is None
@@ -178,7 +179,7 @@ class Running:
                 batch = {"node": node, "boot": "b", "sequence": self.sequence, "t0": end - 0.9, "t1": end}
                 batch |= {"samples": [{"t": end - 0.9}, {"t": end}], "engine": None}
                 batch["sampler"] = {"oldest": 1, **({"age_s": 0.49} if knows_age else {})}
-                data = {"id": node, "data": {"batches": [batch]}}
+                data = sealing.event(self.collector._store.path.parent, node, [batch])
                 self.collector.step({"tag": f"cluster/telemetry/batch/{node}", "data": data})
             self.collector.step(None)
 
@@ -270,15 +271,15 @@ def answer(collector: Any, node: str, boot: str) -> tuple[str, Any]:
 def test_what_a_former_life_left_is_stored_and_acknowledged_and_is_no_news_of_the_node(
     collector: Any, store: Store
 ) -> None:
-    collector.step(event(1, 2, boot="new"))
-    collector.step(event(8, 9, boot="old", oldest=8, former=1))
+    collector.step(event(collector, 1, 2, boot="new"))
+    collector.step(event(collector, 8, 9, boot="old", oldest=8, former=1))
     assert collector.state.nodes["node0"].boot == "new"
     assert acknowledged(collector, boot="new")["sequence"] == 2
     assert answer(collector, "node0", "old") == ("200 OK", {"boot": "old", "sequence": 9, "missing": []})
     assert answer(collector, "node0", "unknown")[0] == "404 Not Found"
     assert len(store.batches(0, 2 * NOW)) == 4
     # Also when it comes first after a restart of the engine.
-    collector.step(event(1, boot="older", former=1, node="node1"))
+    collector.step(event(collector, 1, boot="older", former=1, node="node1"))
     assert collector.state.nodes["node1"].boot == ""
-    collector.step(event(1, boot="new", node="node1"))
+    collector.step(event(collector, 1, boot="new", node="node1"))
     assert acknowledged(collector, "node1", "new")["sequence"] == 1

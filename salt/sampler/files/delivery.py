@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import node_files
+import node_seal
 from spool import FRESH_AT_ONCE, Batch, Spool, pack
 
 TAG = "cluster/telemetry/batch/"
@@ -122,6 +123,19 @@ class Acknowledgements:
         return stored
 
 
+class Sealing:
+    """Seals what goes into an event with this node's own key, as that is at the time."""
+
+    def __init__(self, minion: str, key_file: str) -> None:
+        self._minion = minion
+        self._key = node_seal.KeyFile(key_file)
+
+    def sealed(self, batches: list[Batch]) -> dict[str, str]:
+        """Return an event's data; raise NodeKeyError where this node has no key."""
+        text = json.dumps(batches, separators=(",", ":"))
+        return {"text": text, "seal": node_seal.seal(self._key.read(), node_seal.BATCHES, self._minion, text)}
+
+
 class Sender(threading.Thread):
     """Sends what is due. It may wait for the minion or the control node; sampling goes on meanwhile.
 
@@ -139,6 +153,7 @@ class Sender(threading.Thread):
         ask_seconds: float,
         status_path: str,
         clock: Callable[[], float],
+        sealing: "Sealing",
     ) -> None:
         super().__init__(name="sender", daemon=True)
         self.lock = threading.Lock()
@@ -153,6 +168,7 @@ class Sender(threading.Thread):
         self._ask_seconds = ask_seconds
         self._status_path = status_path
         self._clock = clock
+        self._sealing = sealing
         self._asked = clock()
         self._complained: float | None = None
         self._failures = 0
@@ -224,7 +240,13 @@ class Sender(threading.Thread):
         for batch in due:
             self._tell_age(batch, now)
         for batches in self._events(due):
-            if not self._bus.fire({"batches": batches}, self._tag):
+            try:
+                sealed = self._sealing.sealed(batches)
+            except node_seal.NodeKeyError as error:
+                # Unsealed it would be refused, and count as another's.
+                self._complain(f"nothing is sent: {error}")
+                return False
+            if not self._bus.fire(sealed, self._tag):
                 return False
             self._taken = self._clock()
             with self.lock:

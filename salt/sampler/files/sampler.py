@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import open_batch
-from delivery import EVENT_BYTES, Acknowledgements, Bus, Sender, parts
+from delivery import EVENT_BYTES, Acknowledgements, Bus, Sealing, Sender, parts
 from engine_metrics import EngineReader
 from journal import Journal, Writer, place
 from link_cuts import LinkCuts
@@ -205,6 +205,7 @@ def main(arguments: Sequence[str]) -> None:
         interval,
         os.path.join(config["directory"], "status.json"),
         uptime,
+        Sealing(config["minion"]["id"], config["key_file"]),
     )
     engine = EngineReader(config["worker_file"], config["engine_interval_seconds"])
     pacer = Pacer(config["rate_hertz"], config["batch_interval_seconds"], sending)

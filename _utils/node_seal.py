@@ -1,0 +1,1 @@
+../bottleneck/node_seal.py
