@@ -37,8 +37,8 @@ class Generation:
     proven : bool
         Whether something that the node sent had the seal of the present one.
     required : bool
-        Whether what comes in the node's name without a seal is refused: since it enrolled, or has sealed anything. A
-        node that was there before nodes had keys seals nothing until its states are applied.
+        Whether batches in the node's name without a seal are refused: since it enrolled, or has sealed one. A node
+        that was there before nodes had keys seals nothing until its states are applied.
     """
 
     name: str
@@ -87,7 +87,7 @@ def is_proven(opts: Options, minion: str) -> bool:
 
 
 def is_required(opts: Options, minion: str) -> bool:
-    """Return whether a node is to seal what it sends: what comes in its name without a seal is refused."""
+    """Return whether a node is to seal its batches: what comes in its name without a seal is refused."""
     known = _read(opts, minion)
     return known is not None and known.required
 
@@ -110,19 +110,21 @@ def seal_holds(opts: Options, purpose: str, minion: str, text: str, found: objec
     if known is None:
         return False
     if node_seal.holds(_derived(opts, minion, known.name), purpose, minion, text, found):
-        if not known.proven:
+        # A node's modules may seal its answers while its sampler is still one that seals nothing.
+        required = known.required or purpose == node_seal.BATCHES
+        if (known.proven, known.required) != (True, required):
             # On a full disk it is noted later: what was sealed holds all the same.
             with contextlib.suppress(OSError):
-                _note_proven(opts, minion, known.name)
+                _note_proven(opts, minion, known.name, required)
         return True
     return bool(known.former) and node_seal.holds(_derived(opts, minion, known.former), purpose, minion, text, found)
 
 
-def _note_proven(opts: Options, minion: str, name: str) -> None:
+def _note_proven(opts: Options, minion: str, name: str, required: bool) -> None:
     with _alone(opts, minion):
         known = _read(opts, minion)
         if known is not None and known.name == name:
-            _write(opts, minion, replace(known, proven=True, required=True))
+            _write(opts, minion, replace(known, proven=True, required=required or known.required))
 
 
 def _new() -> Generation:

@@ -30,8 +30,8 @@ def opened(opts: Options, minion: str | None, content: object) -> Any:
     Raises
     ------
     UnsealedError
-        When it has not the seal of that node. A node that has never sealed anything, nor enrolled since nodes have
-        keys, is one whose states are to be applied: its batches are taken as they are.
+        When it has not the seal of that node. A node that has never sealed a batch, nor enrolled since nodes have keys,
+        is one whose states are to be applied: its batches are taken as they are.
     """
     if minion is None:
         raise UnsealedError("of no node of the profile")
