@@ -139,9 +139,10 @@ class Impostor:
         (Path(master.config["pki_dir"]) / "minions" / "node1").write_text(public)
         options: dict[str, Any] = salt.config.minion_config(None, minion_id="node1")
         port = master.config["ret_port"]
-        options |= {"id": "node1", "pki_dir": str(pki), "root_dir": str(folder / "node1"), "user": "root"}
-        options |= {"cachedir": str(folder / "node1"), "sock_dir": str(folder / "node1")}
-        options |= {"master_ip": "127.0.0.1", "master_port": port, "master_uri": f"tcp://127.0.0.1:{port}"}
+        # Salt's options are no plain dict.
+        options.update({"id": "node1", "pki_dir": str(pki), "root_dir": str(folder / "node1"), "user": "root"})
+        options.update({"cachedir": str(folder / "node1"), "sock_dir": str(folder / "node1")})
+        options.update({"master_ip": "127.0.0.1", "master_port": port, "master_uri": f"tcp://127.0.0.1:{port}"})
         self._channel = salt.channel.client.ReqChannel.factory(options)
 
     def send(self, command: str, **load: Any) -> None:
