@@ -97,6 +97,22 @@ class Topology:
         """Nodes that work on one step together and were watched."""
         return max((len(group.nodes) for group in self.groups), default=1)
 
+    def on_accelerator(self, node: str) -> bool:
+        """Return whether a node's part of a step is an accelerator's: its processes' CPU time does not show it.
+
+        Parameters
+        ----------
+        node : str
+            A node of the profile.
+
+        Returns
+        -------
+        bool
+            False where no profile says what the node computes on.
+        """
+        described = self.profile.nodes.get(node) if self.profile else None
+        return described is not None and described.accelerator.kind != "cpu"
+
     @property
     def unwatched_link(self) -> bool:
         """Return whether ranks of one replica exchange messages between hosts over something that nobody watched."""

@@ -14,7 +14,7 @@ import math
 from dataclasses import dataclass, replace
 
 from bottleneck.diagnosis import thresholds
-from bottleneck.diagnosis.attribution.node_time import floor_of
+from bottleneck.diagnosis.attribution.node_time import DECODE_STEPS, floor_of
 from bottleneck.diagnosis.attribution.parts import DECODE, PREFILL, Both, Part, Work
 from bottleneck.diagnosis.observations.engine import EngineFacts
 from bottleneck.diagnosis.observations.issues import Issue, Scope
@@ -25,14 +25,12 @@ from bottleneck.performance.model import FORMATS
 from bottleneck.runs.topology import Group
 from bottleneck.units import BYTE
 
-_FORMATS = ("bf16", "fp8", "w4a16")
-"""Formats of weights whose decoding steps were measured, widest first."""
 COUNTERS = "engine: estimated_flops_per_gpu, estimated_read_bytes_per_gpu (an analytic model)"
 
 
 def _reached_by_width() -> dict[float, float]:
     """Return what whole decoding steps reach of their floor's ceilings, by the bytes of a weight, widest first."""
-    return {FORMATS[name].bits / BYTE: efficiency("decode_step", name).value for name in _FORMATS}
+    return {FORMATS[name].bits / BYTE: efficiency("decode_step", name).value for name in DECODE_STEPS}
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,18 @@ from bottleneck.diagnosis.attribution.parts import DECODE, Both, Part, Work, tot
 from bottleneck.diagnosis.observations.node import NodeFacts
 from bottleneck.diagnosis.observations.observed import Observations
 from bottleneck.diagnosis.observations.peers import slower_by
-from bottleneck.performance.model import flops_per_token
+from bottleneck.performance.efficiencies import efficiency
+from bottleneck.performance.model import FORMATS, flops_per_token
 from bottleneck.performance.roofline import Floor, step_floor
 from bottleneck.performance.scheduler import Steps
 from bottleneck.performance.served import Served
 from bottleneck.performance.server_limits import server_defaults
 from bottleneck.runs.topology import Group
+
+
+_USUAL = "the model's arithmetic and the card's ceilings, at what steps of this format usually reach of them"
+DECODE_STEPS = ("bf16", "fp8", "w4a16")
+"""Formats of weights whose decoding steps were measured, widest first."""
 
 
 def local_parts(seen: Observations, group: Group, node: str, both: Both) -> tuple[list[Part], list[Part]]:
@@ -39,7 +45,8 @@ def local_parts(seen: Observations, group: Group, node: str, both: Both) -> tupl
     if not sum(each.wall_seconds for each in both) > 0:
         return [], []
     facts = seen.nodes.get(node) or NodeFacts(node)
-    restrained = [_restraints(facts, both, each) for each in (0, 1)]
+    beside = seen.topology.on_accelerator(node)
+    restrained = [_restraints(facts, both, each, beside) for each in (0, 1)]
     rooms = []
     for each in (0, 1):
         taken = [*restrained[each], *link_parts(seen, group, both[each], both)]
@@ -60,14 +67,19 @@ def local_parts(seen: Observations, group: Group, node: str, both: Both) -> tupl
     return of_kind(0), of_kind(1)
 
 
-def _restraints(facts: NodeFacts, both: Both, index: int) -> list[Part]:
-    """Return what restrained a node; it is not known by step, so each kind has it by its share of the busy time."""
+def _restraints(facts: NodeFacts, both: Both, index: int, beside_accelerator: bool) -> list[Part]:
+    """Return what restrained a node; it is not known by step, so each kind has it by its share of the busy time.
+
+    Beside an accelerator the kernel's time for a worker is no measure of its messages: threads that wait for the
+    collective, or for the card, ask again and again (of two H100 over a link 60 % of a pipeline's steps, which 100 times
+    the link's latency did not explain; tests/data/h100_pair).
+    """
     wall, whole = both[index].wall_seconds, sum(each.wall_seconds for each in both)
     if whole <= 0:
         return []
     shared = wall / whole
     found = []
-    handling = facts.worker_system_seconds if not facts.spins else None
+    handling = None if facts.spins or beside_accelerator else facts.worker_system_seconds
     for resource, seconds, source in (
         ("message_handling", handling, "samples: CPU time of the kernel for the worker: its messages"),
         ("throttled", facts.throttled_seconds, "samples: cgroup throttled time"),
@@ -154,6 +166,8 @@ def _compute(
         The least that each kind can take.
     """
     bounds = [0.0 if floor is None else float(floor.linear[0]) for floor in floors]
+    if seen.topology.on_accelerator(facts.node):
+        return _usual(seen, both[index].kind, bounds[index]), _USUAL
     estimated = "estimated from the model's arithmetic and the node's ceilings: a lower bound"
     measured, source = _measured_cpu(seen, group, facts)
     if measured is None:
@@ -166,6 +180,15 @@ def _compute(
     overflow = max(0.0, split[1 - index] - rooms[1 - index])
     seconds = min(split[index] + overflow, max(rooms[index], 0.0))
     return (bounds[index], estimated) if bounds[index] > seconds else (seconds, source)
+
+
+def _usual(seen: Observations, kind: str, bound: float) -> float:
+    """Return the seconds that an accelerator's steps usually take, host and all, for the floor of one kind of work."""
+    if kind != DECODE:
+        return bound / efficiency("prefill_step").value
+    bits = seen.topology.model.weight_format().bits
+    measured = next((name for name in DECODE_STEPS if FORMATS[name].bits == bits), None)
+    return bound / (efficiency("decode_step", measured).value if measured else efficiency("kernels_unknown").value)
 
 
 def _measured_cpu(seen: Observations, group: Group, facts: NodeFacts) -> tuple[float | None, str]:

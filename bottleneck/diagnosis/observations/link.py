@@ -368,7 +368,8 @@ def _message_latency(
     that alone is milliseconds, at the probe's time, not at the run's. Times the collectives of a step it can exceed the
     whole step. Waiting for a core is measured during the run (`cpu_wait`), and what the collective's software takes
     stays unexplained. The second is too much where collectives avoid TCP, as over an accelerator's own links. For the
-    same reason the low ends count, not the medians. But a bench measures the link before the load, collectives only
+    same reason the low ends count, not the medians. Beside accelerators no rank's core is busy elsewhere, and what the
+    collective's software takes is in every step: there the collective counts, not the trips. But a bench measures the link before the load, collectives only
     `cluster probe` does: where the trips of a newer latency come to more than a collective took, it is out of date.
     """
     ranks, link = topology.tensor_parallel, topology.link or ""
@@ -394,6 +395,7 @@ def _message_latency(
             software, rate = choices[0][0], probe_rate or math.inf
             now = {size: software + by_trips[0] + moved_bytes(size, ranks) / rate for size in collectives}
             return by_trips[0], words, now
-        choices.append(by_trips)
+        if not (choices and topology.on_accelerator(topology.groups[0].head)):
+            choices.append(by_trips)
     latency, source = min(choices, default=(None, ""))
     return latency, source, collectives
