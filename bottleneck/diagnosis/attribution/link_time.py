@@ -39,11 +39,12 @@ def link_parts(seen: Observations, group: Group, work: Work, both: Both) -> list
     if sent is None and profile is not None:
         sent, source = _expected_bytes(seen, tokens), f"message arithmetic / capacity ({link.capacity_source})"
     if sent and link.capacity_bytes_per_second:
-        rate = min(link.capacity_bytes_per_second, _collective_rate(seen, group))
+        probed = _probed_link(seen, group)
+        rate = min(link.capacity_bytes_per_second, probed.bytes_per_second if probed else math.inf)
         parts.append(Part("link_transfer", sent * share / rate, source, None, link.name))
     if profile is not None and link.message_latency_seconds:
         shape, split = seen.topology.model.model_shape(), linked_split_of(seen)
-        seconds = work.steps * latency_seconds(shape, split)
+        seconds = work.steps * (latency_seconds(shape, split) + _software_seconds(seen, group, work))
         counted = f"{allreduces(shape, split).count} messages and {sends(shape, split).count} passings to a stage"
         origin = f"{counted} in a step x {link.message_latency_source}"
         parts.append(Part("link_latency", min(seconds, work.wall_seconds), origin, None, link.name))
@@ -88,17 +89,26 @@ def linked_split_of(seen: Observations) -> Split:
     return replace(split, link=Link(link.message_latency_seconds / trips, rate, link.backend))
 
 
-def _collective_rate(seen: Observations, group: Group) -> float:
-    """Return the rate of large all-reduces beside accelerators, which are cards' copies and their host's, not a cable's.
+def _probed_link(seen: Observations, group: Group) -> Link | None:
+    """Return the link as all-reduces of the ranks' accelerators were probed to go over it.
 
-    Of two H100 over a veth pair that carries 3.3 to 4.0 GB/s it was 2.0 GB/s (tests/data/h100_pair). Infinite where it
-    was not probed, and on processors, whose ranks come late to a probe for other reasons.
+    Their bytes are copied by cards and hosts, too: of two H100 over a veth pair that carries 3.3 to 4.0 GB/s they went
+    at 2.0 GB/s, and one of 96 KiB took twice its latency and bytes (tests/data/h100_pair). None where it was not probed,
+    and on processors, whose ranks come late to a probe for other reasons.
     """
     link = seen.link
     if link is None or len(link.allreduce_seconds) < 2 or not seen.topology.on_accelerator(group.head):
-        return math.inf
-    fitted = link_of(link.allreduce_seconds, seen.topology.tensor_parallel, link.backend)
-    return fitted.bytes_per_second if fitted else math.inf
+        return None
+    return link_of(link.allreduce_seconds, seen.topology.tensor_parallel, link.backend)
+
+
+def _software_seconds(seen: Observations, group: Group, work: Work) -> float:
+    """Return what the all-reduces of one step take beyond latency and bytes, by the mean size of the step's messages."""
+    probed = _probed_link(seen, group)
+    if probed is None or work.steps <= 0 or work.tokens <= 0:
+        return 0.0
+    reduced = allreduces(seen.topology.model.model_shape(), split_of(seen))
+    return reduced.count * probed.excess_seconds(work.tokens / work.steps * reduced.bytes_per_token)
 
 
 def _expected_bytes(seen: Observations, tokens: float) -> float:

@@ -45,8 +45,7 @@ def local_parts(seen: Observations, group: Group, node: str, both: Both) -> tupl
     if not sum(each.wall_seconds for each in both) > 0:
         return [], []
     facts = seen.nodes.get(node) or NodeFacts(node)
-    beside = seen.topology.on_accelerator(node)
-    restrained = [_restraints(facts, both, each, beside) for each in (0, 1)]
+    restrained = [_restraints(facts, both, each) for each in (0, 1)]
     rooms = []
     for each in (0, 1):
         taken = [*restrained[each], *link_parts(seen, group, both[each], both)]
@@ -67,19 +66,14 @@ def local_parts(seen: Observations, group: Group, node: str, both: Both) -> tupl
     return of_kind(0), of_kind(1)
 
 
-def _restraints(facts: NodeFacts, both: Both, index: int, beside_accelerator: bool) -> list[Part]:
-    """Return what restrained a node; it is not known by step, so each kind has it by its share of the busy time.
-
-    Beside an accelerator the kernel's time for a worker is no measure of its messages: threads that wait for the
-    collective, or for the card, ask again and again (of two H100 over a link 60 % of a pipeline's steps, which 100 times
-    the link's latency did not explain; tests/data/h100_pair).
-    """
+def _restraints(facts: NodeFacts, both: Both, index: int) -> list[Part]:
+    """Return what restrained a node; it is not known by step, so each kind has it by its share of the busy time."""
     wall, whole = both[index].wall_seconds, sum(each.wall_seconds for each in both)
     if whole <= 0:
         return []
     shared = wall / whole
     found = []
-    handling = None if facts.spins or beside_accelerator else facts.worker_system_seconds
+    handling = facts.worker_system_seconds if not facts.spins else None
     for resource, seconds, source in (
         ("message_handling", handling, "samples: CPU time of the kernel for the worker: its messages"),
         ("throttled", facts.throttled_seconds, "samples: cgroup throttled time"),
