@@ -108,10 +108,12 @@ class Topology:
         Returns
         -------
         bool
-            False where no profile says what the node computes on.
+            False where no profile says what the node computes on, and for engines that compute without torch.
         """
-        described = self.profile.nodes.get(node) if self.profile else None
-        return described is not None and described.accelerator.kind != "cpu"
+        if self.profile is None or node not in self.profile.nodes:
+            return False
+        engine = self.profile.engine_for(self.profile.deployments[self.deployment], node)
+        return engine.torch_device is not None and not engine.host_processor
 
     @property
     def unwatched_link(self) -> bool:

@@ -97,13 +97,15 @@ def pack(
         ),
         _Part("project", REPOSITORY, "project", files=tuple(_project_files())),
     )
-    made: list[dict[str, Any]] = []
+    before, made = _checkout(), list[dict[str, Any]]()
     for part in parts:
         progress(f"compressing {part.name}")
         names = archives.relative_files(part.folder, part.left_out) if part.files is None else list(part.files)
         found = archives.make(part.name, part.folder, names, build / "archives", preset)
         made += [{"name": path.name, "target": part.target, "path": path} for path in found]
 
+    if _checkout() != before:
+        raise PackError("the checkout changed while it was packed: its files may not fit each other", "pack it again")
     torch = _wanted_torch(environment) if engine.shares_packages else None
     manifest = {
         "schema": 1,
@@ -219,6 +221,11 @@ def _project_files() -> Iterable[str]:
         raise PackError(f"{REPOSITORY} is no git checkout: {listed.stderr.strip()}", "git clone, and pack from there")
     names = [name for name in listed.stdout.split("\0") if name and os.path.lexists(REPOSITORY / name)]
     return sorted(name for name in names if not name.startswith(contents.PROJECT_LEFT_OUT))
+
+
+def _checkout() -> tuple[str, ...]:
+    """Return what tells two states of the checkout apart: its files, with the time of their last change."""
+    return tuple(f"{name} {(REPOSITORY / name).lstat().st_mtime_ns}" for name in _project_files())
 
 
 def _place(tools: Path, tool: str) -> str:

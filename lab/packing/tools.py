@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lab.layout import LabError
 
-LOADER = "lib64/ld-linux-x86-64.so.2"
+LOADER = "lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"
 LIBRARIES = ("lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu")
 # What a library's package needs to be configured, and a folder of files does not.
 _NOT_FOR_RUNNING = re.compile(r"(?:debconf|cdebconf|dpkg|tar|perl-base|gcc-\d+-base|libc-bin|init-system-helpers)\b.*")

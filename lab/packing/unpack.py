@@ -29,7 +29,8 @@ from typing import IO, Any, NoReturn, cast
 
 PREFIX = "/opt/gpu-lab"
 MANIFEST, SUMS = "pack.json", "SHA256SUMS"
-LOADER = "control/tools/lib64/ld-linux-x86-64.so.2"
+# Not by its link in lib64, which is absolute: that is the machine's own loader, for another C library than the pack's.
+LOADER = "control/tools/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"
 LIBRARIES = ("control/tools/lib/x86_64-linux-gnu", "control/tools/usr/lib/x86_64-linux-gnu")
 NODE_ENGINES = Path("/var/cache/cluster/engines")
 BLOCK_BYTES = 1 << 20

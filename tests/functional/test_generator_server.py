@@ -16,6 +16,7 @@ from bottleneck.load.workload import Load
 # Stands in for vLLM's command: saves what `vllm bench serve` would, waits for as many seconds as a request has tokens.
 VLLM = """
 import json, os, sys, time
+print("INFO: seen beside cards while vLLM is read")
 LOADED = os.getpid()
 def main():
     told = dict(zip(sys.argv, sys.argv[1:]))

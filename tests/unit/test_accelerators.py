@@ -314,7 +314,15 @@ def test_without_nvml_or_its_driver_there_are_no_cards(tmp_path: Path) -> None:
 def test_the_engines_copy_of_the_module_serves_the_samplers_python(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write(tmp_path / "lib/python3.13/site-packages/pynvml.py", "NAME = 'the engine has it'\n")
+    # As NVML's module does, it asks for itself while it is read.
+    text = "import sys\nsys.modules[__name__].NAME = 'the engine has it'\n"
+    write(tmp_path / "lib/python3.13/site-packages/pynvml.py", text)
     monkeypatch.setitem(sys.modules, "pynvml", None)
     module = nvidia_cards.find_module(str(tmp_path))
     assert module is not None and module.NAME == "the engine has it"
+
+
+def test_a_broken_copy_of_the_module_ends_no_sampler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "lib/python3.13/site-packages/pynvml.py", "raise KeyError('pynvml')\n")
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert nvidia_cards.find_module(str(tmp_path)) is None

@@ -93,8 +93,8 @@ def _probed_link(seen: Observations, group: Group) -> Link | None:
     """Return the link as all-reduces of the ranks' accelerators were probed to go over it.
 
     Their bytes are copied by cards and hosts, too: of two H100 over a veth pair that carries 3.3 to 4.0 GB/s they went
-    at 2.0 GB/s, and one of 96 KiB took twice its latency and bytes (tests/data/h100_pair). None where it was not probed,
-    and on processors, whose ranks come late to a probe for other reasons.
+    at 2.0 GB/s, and one of 96 KiB took twice its latency and bytes (tests/data/h100_pair). None where it was not
+    probed, and on processors, whose ranks come late to a probe for other reasons.
     """
     link = seen.link
     if link is None or len(link.allreduce_seconds) < 2 or not seen.topology.on_accelerator(group.head):
@@ -103,7 +103,7 @@ def _probed_link(seen: Observations, group: Group) -> Link | None:
 
 
 def _software_seconds(seen: Observations, group: Group, work: Work) -> float:
-    """Return what the all-reduces of one step take beyond latency and bytes, by the mean size of the step's messages."""
+    """Return what the all-reduces of a step take beyond latency and bytes, by the mean size of the steps' messages."""
     probed = _probed_link(seen, group)
     if probed is None or work.steps <= 0 or work.tokens <= 0:
         return 0.0

@@ -17,7 +17,6 @@ from bottleneck.performance.served import Served
 from bottleneck.performance.server_limits import server_defaults
 from bottleneck.runs.topology import Group
 
-
 _USUAL = "the model's arithmetic and the card's ceilings, at what steps of this format usually reach of them"
 DECODE_STEPS = ("bf16", "fp8", "w4a16")
 """Formats of weights whose decoding steps were measured, widest first."""

@@ -368,9 +368,9 @@ def _message_latency(
     that alone is milliseconds, at the probe's time, not at the run's. Times the collectives of a step it can exceed the
     whole step. Waiting for a core is measured during the run (`cpu_wait`), and what the collective's software takes
     stays unexplained. The second is too much where collectives avoid TCP, as over an accelerator's own links. For the
-    same reason the low ends count, not the medians. Beside accelerators no rank's core is busy elsewhere, and what the
-    collective's software takes is in every step: there the collective counts, not the trips. But a bench measures the link before the load, collectives only
-    `cluster probe` does: where the trips of a newer latency come to more than a collective took, it is out of date.
+    same reason the low ends count, not the medians. Beside accelerators the collective counts: no core is busy then.
+    But a bench measures the link before the load, collectives only `cluster probe` does: where the trips of a newer
+    latency come to more than a collective took, it is out of date.
     """
     ranks, link = topology.tensor_parallel, topology.link or ""
     probe = run.ceilings.allreduce
@@ -390,11 +390,10 @@ def _message_latency(
         by_trips = (trips * one_way, f"one-way latency probe of {link}, {trips} trips a message ({made.name})")
         newer = probe is not None and measured > (probe.measured or math.inf)
         if newer and choices and by_trips[0] > choices[0][0]:
-            words = f"{by_trips[1]}; collectives were probed before"
             # What their software takes is as it was; bytes and wire are as they are now.
             software, rate = choices[0][0], probe_rate or math.inf
             now = {size: software + by_trips[0] + moved_bytes(size, ranks) / rate for size in collectives}
-            return by_trips[0], words, now
+            return by_trips[0], f"{by_trips[1]}; collectives were probed before", now
         if not (choices and topology.on_accelerator(topology.groups[0].head)):
             choices.append(by_trips)
     latency, source = min(choices, default=(None, ""))

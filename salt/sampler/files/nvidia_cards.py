@@ -8,6 +8,8 @@ import glob
 import importlib
 import importlib.util
 import os
+import sys
+import traceback
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -48,7 +50,15 @@ def find_module(engine_directory: str = ENGINE_DIRECTORY) -> ModuleType | None:
         specification = importlib.util.spec_from_file_location("pynvml", path)
         if specification is not None and specification.loader is not None:
             module = importlib.util.module_from_spec(specification)
-            specification.loader.exec_module(module)
+            # It looks itself up there while it is being read.
+            sys.modules["pynvml"] = module
+            try:
+                specification.loader.exec_module(module)
+            except Exception:
+                # Whatever is wrong with a copy of somebody's: a node without its cards' samples has the others.
+                del sys.modules["pynvml"]
+                traceback.print_exc()
+                continue
             return module
     return None
 
