@@ -14,7 +14,7 @@ from pathlib import Path
 
 from bench.links.campaign import FOLDER, campaigns
 from bench.links.chart import chart
-from bench.links.page import PICTURE, page, panels
+from bench.links.page import PICTURE, answering, page, panels
 from bench.links.predictions import Predictor
 from bench.links.records import RecordsError, campaign_of
 
@@ -25,7 +25,7 @@ def main() -> None:
     """Do what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true", help="write the page and its picture instead of printing it")
-    parser.add_argument("--add", type=Path, metavar="RECORDS", help="a folder that `cluster gpu-lab` left")
+    parser.add_argument("--add", type=Path, nargs="+", metavar="RECORDS", help="folders that `cluster gpu-lab` left")
     parser.add_argument("--name", help="of the file that --add makes")
     arguments = parser.parse_args()
     if arguments.add:
@@ -46,7 +46,7 @@ def main() -> None:
         print(text)
         return
     PAGE.write_text(text, encoding="utf-8")
-    newest = predictors[-1]
+    newest = answering(predictors)
     own = newest.card_calibrations[len(newest.card_calibrations) // 2]
     known = {parallel: newest.pair_calibrations.get(parallel, own) for parallel in ("tensor", "pipeline")}
     PAGE.with_name(PICTURE).write_text(

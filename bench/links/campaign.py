@@ -78,7 +78,8 @@ class Card(_Section):
     sweep
         File of a sweep, beside this one; its points are drawn from.
     points
-        Batch, tokens of a prompt, seconds of the prefill, of a decode step.
+        Batch, tokens of a prompt, seconds of the prefill, of a decode step. Without either, its ceilings are all
+        that is known of it.
     """
 
     name: str
@@ -91,9 +92,14 @@ class Card(_Section):
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
-        if (self.sweep is None) == (not self.points):
-            raise ValueError("expected either sweep or points")
+        if self.sweep is not None and self.points:
+            raise ValueError("sweep and points; expected one of both")
         return self
+
+    @property
+    def is_measured(self) -> bool:
+        """Return whether it served the model alone."""
+        return self.sweep is not None or bool(self.points)
 
     @property
     def accelerator(self) -> Accelerator:

@@ -218,8 +218,12 @@ def page(predictors: Sequence[Predictor]) -> str:
             *(f"- {note}" for note in campaign.notes),
             "",
         ]
-    newest = predictors[-1]
-    return "\n".join([*lines, *_answer(newest)]) + "\n"
+    return "\n".join([*lines, *_answer(answering(predictors))]) + "\n"
+
+
+def answering(predictors: Sequence[Predictor]) -> Predictor:
+    """Return the newest of those whose card was measured alone; else the newest."""
+    return next((each for each in reversed(predictors) if each.campaign.card.is_measured), predictors[-1])
 
 
 def _kept(rows: Sequence[Row]) -> str:

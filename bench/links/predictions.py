@@ -11,7 +11,7 @@ import numpy as np
 
 from bench.links.campaign import RANKS, Campaign, Measured
 from bottleneck.estimate import Interval
-from bottleneck.performance.calibration import CALIBRATION_POINTS, Calibration, calibrate
+from bottleneck.performance.calibration import CALIBRATION_POINTS, Calibration, calibrate, uncalibrated
 from bottleneck.performance.collectives import Link
 from bottleneck.performance.model import Split
 from bottleneck.performance.served import Served
@@ -85,8 +85,13 @@ class Predictor:
 
     @cached_property
     def card_calibrations(self) -> tuple[Calibration, ...]:
-        """Fits on six points of one card each, drawn at random; one fit on all of them where there are no more."""
+        """Fits on six points of one card each, drawn at random; one fit on all of them where there are no more.
+
+        What is known of such kernels by the card's ceilings alone where it was not measured.
+        """
         card = self.campaign.card
+        if not card.is_measured:
+            return (uncalibrated(self.served, card.accelerator, card.output_tokens),)
         if card.sweep is not None:
             sweep = read_sweep(self.path.parent / card.sweep)
             served, points, output = sweep.served, list(sweep.points), sweep.output_tokens

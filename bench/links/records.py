@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,7 +21,9 @@ from bottleneck.prediction.sweep import SweepError
 from bottleneck.runs.ceilings import Ceilings
 from bottleneck.runs.run import Run
 from bottleneck.runs.run_folder import load_run
+from cli.gpu_lab.cases import all_cases
 from cli.verify import archive
+from cli.verify.pace import Measured as Pace
 from cli.verify.record import Record
 from lab.network import BURST_SECONDS
 
@@ -64,31 +67,28 @@ class Trial:
         return self.output_tokens >= LEAST_OUTPUT_TOKENS
 
 
-def campaign_of(folder: Path) -> Campaign:
-    """Return what a folder of records says of cards and their link.
+def campaign_of(folders: Sequence[Path]) -> Campaign:
+    """Return what folders of records, of cards of one kind, say of them and their link.
 
     Raises
     ------
     RecordsError
-        Without runs of single cards, of pairs, or a probe of all-reduces.
+        Without runs of pairs, or a probe of all-reduces.
     """
-    lines = Record(folder / TRIALS).lines()
-    if not lines:
-        raise RecordsError(f"{folder / TRIALS}: no lines; expected the record of cluster gpu-lab --output {folder}")
-    with TemporaryDirectory(prefix="links-") as scratch:
-        folders = {run.name: run for path in sorted(folder.glob("runs/*.tar.xz")) for run in _unpacked(path, scratch)}
-        pairs = [(line, load_run(folders[line["run"]])) for line in lines.values() if line.get("run") in folders]
+    pairs = [pair for folder in folders for pair in _runs(folder)]
     trials = [trial for line, run in pairs if (trial := _trial(line, run)) is not None]
-    probed = _probed([run.ceilings for _, run in pairs])
+    # All-reduces as the cards that made them in earnest were probed; another folder may be of other cards.
+    shared = [run for _, run in pairs if run.settings.tensor_parallel > 1]
+    probed = _probed([run.ceilings for run in shared or [run for _, run in pairs]])
     alone = [each for each in trials if each.parallel == "single" and each.has_steps]
     over = [each for each in trials if each.parallel != "single"]
-    for what, found in (("single cards (deployments replicas, single)", alone), ("pairs (tp2, pp2)", over)):
-        if not found:
-            raise RecordsError(f"{folder}: no usable run of {what}; expected some: cluster gpu-lab --list")
+    if not over:
+        names = ", ".join(map(str, folders))
+        raise RecordsError(f"{names}: no usable run of a pair (tp2, pp2); expected some: cluster gpu-lab --list")
     profile = next(run.profile for _, run in pairs if run.profile is not None)
     link = profile.networks[profile.deployments[profile.default_deployment].link]
     card = over[0].accelerator
-    name, versions = _card_name(folder), profile.name
+    name, versions = _card_name(folders[0]), profile.name
     return Campaign(
         schema=1,
         title=f"Two {name} as two nodes, by cluster gpu-lab",
@@ -101,7 +101,7 @@ def campaign_of(folder: Path) -> Campaign:
             memory_bytes_per_second=card.memory_bytes_per_second,
             flops_per_second=card.flops_per_second,
             launch_seconds=card.launch_seconds,
-            output_tokens=round(statistics.median(each.output_tokens for each in alone)),
+            output_tokens=round(statistics.median(each.output_tokens for each in alone or over)),
             points=tuple(_merged_points(alone)),
         ),
         backend=probed[0],
@@ -110,7 +110,40 @@ def campaign_of(folder: Path) -> Campaign:
         bucket_bytes=link.mtu_bytes + _ETHERNET,
         bucket_seconds=BURST_SECONDS,
         measured=tuple(_merged(over)),
+        notes=()
+        if alone
+        else (
+            "No card was measured alone: the first prediction is by the cards' probed ceilings and what such kernels "
+            "reached elsewhere (the table of efficiencies), with no point of calibration.",
+        ),
     )
+
+
+def _runs(folder: Path) -> list[tuple[Mapping[str, Any], Run]]:
+    """Return every run of a folder with its line: of its trials, and of the first benches."""
+    lines = [*Record(folder / TRIALS).lines().values(), *_first_benches(folder)]
+    if not lines:
+        raise RecordsError(f"{folder / TRIALS}: no lines; expected the record of cluster gpu-lab --output {folder}")
+    with TemporaryDirectory(prefix="links-") as scratch:
+        found = {run.name: run for path in sorted(folder.glob("runs/*.tar.xz")) for run in _unpacked(path, scratch)}
+        return [(line, load_run(found[line["run"]])) for line in lines if line.get("run") in found]
+
+
+def _first_benches(folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield a line for each of the first benches, as trials have one."""
+    for path in sorted(folder.glob("*-bench-*.json.xz")):
+        document = json.loads(lzma.decompress(path.read_bytes()))
+        name = path.name.removesuffix(".json.xz").partition("-bench-")[2]
+        found, points = all_cases().load(name, "cards"), document.get("points")
+        measured = Pace.of(points[0]["headline"]) if points else None
+        if found is not None and measured is not None:
+            plain = {"put": None, "settings": {}, "load": found[0].to_json(), "began": _began(document["run"])}
+            yield plain | {"run": document["run"], "seconds_per_token": measured.seconds_per_token}
+
+
+def _began(run: str) -> float:
+    """Return when a run began, by its name."""
+    return datetime.strptime(run.partition("-")[0], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC).timestamp()
 
 
 def _unpacked(path: Path, scratch: str) -> list[Path]:
@@ -164,7 +197,7 @@ def _merged(trials: Sequence[Trial]) -> Iterator[Measured]:
             input_tokens=round(statistics.median(each.point.prompt for each in found)),
             output_tokens=output,
             step_seconds=_median([each.point.decode_step_seconds for each in found if each.has_steps]),
-            first_seconds=_median([each.point.prefill_seconds for each in found]),
+            first_seconds=_median([each.point.prefill_seconds for each in found if each.has_steps]),
             all_seconds=_median([each.burst_seconds for each in found]),
             runs=len(found),
             source="trials.jsonl",
@@ -189,10 +222,12 @@ def _median(values: Sequence[float]) -> float | None:
 
 
 def _probed(ceilings: Sequence[Ceilings]) -> tuple[str, dict[int, float]]:
-    for each in ceilings:
-        found = each.allreduce
-        if found is not None and found.ranks == RANKS and found.sizes:
-            return found.backend, {size: spread.median for size, spread in sorted(found.sizes.items())}
+    """Return the backend, and for each size the median over all runs' probes of all-reduces."""
+    known = [each.allreduce for each in ceilings if each.allreduce is not None and each.allreduce.ranks == RANKS]
+    sizes = sorted({size for each in known for size in each.sizes})
+    if sizes:
+        by_size = {size: [each.sizes[size].median for each in known if size in each.sizes] for size in sizes}
+        return known[0].backend, {size: statistics.median(values) for size, values in by_size.items()}
     raise RecordsError("ceilings.json: no all-reduce of two ranks in any run; expected one: cluster probe")
 
 
