@@ -174,7 +174,7 @@ CARD_APART = Number(
     0.15,
     "1",
     "Cards of ranks that do the same work differ by less than this in time with a kernel, reads, power.",
-    "a rank paused a fifth of the time, a foreign kernel three tenths of it cost too little to see (two H200)",
+    "two H200: a foreign kernel 30 % of the time costs 1 %, 70 % 17 %; a rank paused a fifth of it 24 to 29 %",
     "made-up samples; two pairs of H100: alike cards 0.03 apart, stages 0.14, a foreign kernel 70 % of the time 0.2",
 )
 LEAST_SHOWN = Number(0.05, "1", "A smaller share of an output token's time is not listed.", DEFINITION, DEFINITION)
