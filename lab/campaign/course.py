@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import subprocess
 import sys
@@ -105,11 +104,9 @@ def load(site: Site) -> Iterator[Callable[[], list[dict[str, Any]]]]:
     path = site.path(CONTROL, LOAD_FILE)
     path.unlink(missing_ok=True)
     path.touch()
-    argv = [sys.executable, "-I", program, url, site.profile.model.name, LOAD_FILE, str(CLIENTS)]
-    key = site.path(CONTROL, API_KEY_FILE).read_text(encoding="ascii").strip()
+    argv = [sys.executable, "-I", program, url, site.profile.model.name, API_KEY_FILE, LOAD_FILE, str(CLIENTS)]
     process = subprocess.Popen(
         operations.command(site.name, CONTROL, argv),
-        env={**os.environ, load_program.API_KEY_VARIABLE: key},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -7,16 +7,18 @@ import platform
 import random
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lab import campaign
-from lab.campaign import course, endless_loop, faults, invariants, table
+from lab.campaign import course, endless_loop, faults, invariants, load, table
 from lab.campaign.course import Result
 from lab.campaign.invariants import Footprint, Telemetry
 from lab.campaign.site import wait_for
@@ -162,6 +164,40 @@ def test_no_restart_where_there_must_be_one_and_one_where_there_must_be_none_are
         return "it"
 
     assert "ranks were started again: busy" in of(outlived, faults.Fault("x", act)).violations
+
+
+@pytest.mark.starts_programs
+def test_the_load_brings_the_key_of_a_file_with_nothing_in_its_environment(tmp_path: Path) -> None:
+    """A place is entered with an environment of its own: the key that was put into the load's never arrived."""
+    seen: list[str | None] = []
+
+    class Engine(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            seen.append(self.headers["Authorization"])
+            self.send_response(200)
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        def log_message(self, *_arguments: Any) -> None:
+            pass
+
+    key, outcomes = tmp_path / "key", tmp_path / "load.jsonl"
+    key.write_text("secret\n")
+    outcomes.touch()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Engine) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        argv = [sys.executable, "-I", str(load.__file__), url, "tiny", str(key), str(outcomes), "1"]
+        process = subprocess.Popen(argv, env={}, stderr=subprocess.DEVNULL)
+        try:
+            assert wait_for(lambda: '"error": null' in outcomes.read_text(), 60.0) is not None
+        finally:
+            process.kill()
+            process.wait()
+            server.shutdown()
+    assert set(seen) == {"Bearer secret"}
 
 
 @pytest.mark.starts_programs
