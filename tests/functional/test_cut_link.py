@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,12 @@ class Cable:
             process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
             self.running.append(process)
             assert process.stdout is not None and process.stdout.readline() == "up\n"
+        # The kernel says that a cable is in some time after it is.
+        for address in self.places:
+            wait_for(partial(self.is_sound, address), DEADLINE_SECONDS, f"a sound link at {address}")
+
+    def is_sound(self, address: str) -> bool:
+        return self.look(address) == [False, []]
 
     def remove(self) -> None:
         for process in self.running:
@@ -103,7 +110,6 @@ def cable() -> Iterator[Cable]:
 
 
 def test_a_cable_that_is_out_shows_at_both_ends(cable: Cable) -> None:
-    assert cable.look(ONE) == cable.look(OTHER) == [False, []]
     ip("-n", cable.places[OTHER], "link", "set", "cable", "down")
     assert cable.cut(ONE) == cable.cut(OTHER) == "the link cable of the ranks has no carrier"
 
