@@ -7,7 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -212,16 +212,23 @@ class Rehearsal:
 
     def boot_nodes(self) -> str:
         """Both nodes netboot, enrol, and are configured by the reactor."""
+        # A control node that was kept has the records of earlier boots.
+        earlier = self._boots()
         for machine in self.nodes.values():
             machine.power_on()
-        self._until_stage("applied", 40 * MINUTE)
+        self._until_stage("applied", 40 * MINUTE, earlier)
         return ", ".join(f"{name} ({'UEFI' if machine.uefi else 'BIOS'})" for name, machine in self.nodes.items())
 
     def _view(self) -> dict[str, Any]:
         found: dict[str, Any] = self.laptop.cluster_json("boot", "watch", timeout=10 * MINUTE)["nodes"]
         return found
 
-    def _until_stage(self, stage: str, seconds: float) -> None:
+    def _boots(self) -> dict[str, str | None]:
+        """Return node -> its last boot that was recorded."""
+        return {name: (node["boot"] or {}).get("id") for name, node in self._view().items()}
+
+    def _until_stage(self, stage: str, seconds: float, earlier: Mapping[str, str | None]) -> None:
+        """Wait until both nodes reach a stage in another boot than an earlier one."""
         shown = ""
 
         def reached() -> bool:
@@ -235,8 +242,10 @@ class Rehearsal:
             stuck = [f"{name}: {node['stuck']['cause']}" for name, node in view.items() if node["stuck"]]
             shown = "; ".join([shown, *stuck])
             self.say(shown)
+            boots = {name: node["boot"] or {} for name, node in view.items()}
             return all(
-                stage in [each["stage"] for each in (node["boot"] or {}).get("stages", [])] for node in view.values()
+                stage in [each["stage"] for each in boot.get("stages", [])] and boot.get("id") != earlier[name]
+                for name, boot in boots.items()
             )
 
         try:

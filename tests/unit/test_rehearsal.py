@@ -123,3 +123,22 @@ def test_the_trace_is_a_table_up_to_the_first_token() -> None:
         "| `first_token` | 7.5 | 132.5 | - | - |",
     ]
     assert trace.stages({}) == []
+
+
+def test_nodes_that_boot_again_are_waited_for_though_an_earlier_boot_is_on_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    earlier, later = ({"id": name, "stages": [{"stage": "applied"}]} for name in ("a", "b"))
+    under_way = {"id": "b", "stages": [{"stage": "kernel"}]}
+    seen = iter([earlier, earlier, under_way, later])
+
+    class Laptop:
+        def cluster_json(self, *words: str, timeout: float) -> dict[str, object]:
+            boot = next(seen)
+            return {"nodes": {name: {"stage": "", "stuck": None, "boot": boot} for name in NODES}}
+
+    monkeypatch.setattr("rehearsal.stages.wait_for", lambda reached, *_: any(reached() for _ in range(9)))
+    rehearsal = Rehearsal(tmp_path, lambda text: None, tmp_path / "log")
+    rehearsal.laptop = Laptop()  # type: ignore[assignment]
+    rehearsal.boot_nodes()
+    assert next(seen, None) is None
