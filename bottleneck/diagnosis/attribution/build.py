@@ -72,10 +72,14 @@ def attribute(seen: Observations, interval: Interval) -> Attribution:
     if client is not None and client.output_tokens > 0 and client.latency_seconds > 0:
         whole, source = client.latency_seconds / client.output_tokens, "client: latency / output tokens"
     elif math.isfinite(inside) and inside > 0:
-        whole, source = inside, times[0].source
+        # What the server has beyond its engine's phases; that of requests which wait at the end is not in it.
+        latencies = [engine.latency_seconds or 0.0 for engine in seen.engines]
+        whole, source = max(inside, math.fsum(latencies) / tokens), times[0].source
     else:
         return Attribution(Ledger(notes=("no output token with a known time: there is no ledger",)))
-    rest = "client timings minus the engine's phases" if times else "client timings"
+    rest = "engine: e2e_request_latency minus its phases"
+    if client is not None:
+        rest = "client timings minus the engine's phases" if times else "client timings"
     rows, notes = _fit([row for time in times for row in _rows(time, tokens)], whole, rest)
     kinds: dict[tuple[str, str], float] = {}
     for row in rows:

@@ -131,7 +131,7 @@ def _request_time(seen: Observations, group: Group, facts: EngineFacts) -> Engin
     if facts.has_times and facts.finished_tokens:
         return EngineTime(
             group,
-            max(0.0, facts.queue_seconds or 0.0),
+            max(facts.queue_seconds or 0.0, _still_queued(seen, facts)),
             max(0.0, facts.prefill_seconds or 0.0),
             max(0.0, facts.decode_seconds or 0.0),
             facts.finished_tokens,
@@ -169,6 +169,18 @@ def _request_time(seen: Observations, group: Group, facts: EngineFacts) -> Engin
             notes=("no request finished in the interval: request time is the mean number of requests x time",),
         )
     return None
+
+
+def _still_queued(seen: Observations, facts: EngineFacts) -> float:
+    """Return the time of those who wait in a window for a slot or for cache, and finish after it.
+
+    Times are those of finished requests; who waits for long is not among them. Little's law: as many request-seconds of
+    waiting for each one of running as there are requests waiting for each that runs.
+    """
+    if not seen.live or facts.waiting is None or not facts.running_mean or not facts.waiting_mean:
+        return 0.0
+    waiting = facts.waiting_mean * (facts.waiting.slots + facts.waiting.cache)
+    return waiting / facts.running_mean * ((facts.prefill_seconds or 0.0) + (facts.decode_seconds or 0.0))
 
 
 def _step_wait(facts: EngineFacts) -> float:
@@ -227,8 +239,8 @@ def _counted(
     left = counted - decoding if decoding is not None else counted / 2
     prompting = min(max(left, fewest), max(requests, fewest)) if prompts else 0.0
     if decoding is None:
-        prompting = min(max(requests, fewest), max(counted / 2, fewest)) if prompts else 0.0
-        decoding = max(0.0, counted - prompting)
+        # A step out of which no token comes is not counted: of a prompt in pieces, the last.
+        decoding = max(0.0, counted - min(prompting, requests))
     return (
         Work(PREFILL, prefill_seconds, prompting, prompts),
         Work(DECODE, decode_seconds, decoding, outputs),

@@ -26,7 +26,8 @@ def find(context: Context) -> Finding | None:
     queued = max(waiting, context.slots_share + context.cache_share) > thresholds.LEAST_SCORE
     idle = None if seen.idle_share is None else seen.idle_share * spare
     # What an engine lost of its counts looks as if it had passed at the client.
-    counted = context.engine_reported and not any(engine.reset for engine in seen.engines)
+    reset = any(engine.reset for engine in seen.engines)
+    counted = seen.client is not None and context.engine_reported and not reset
     outside = context.ledger.phase("client") * spare if counted else 0.0
     if idle is not None and idle >= thresholds.IDLE and not queued and idle >= outside:
         words = f"no request was under way for {percent(idle)} of the {seen.span_seconds:.3g} s watched"
