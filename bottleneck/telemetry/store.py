@@ -214,19 +214,16 @@ class Store(Database):
             mark = self._watermark(connection, node, boot)
             return self._advance(connection, node, boot, max(mark, below - 1), 0.0)
 
-    def batches(self, start: float, end: float, nodes: Iterable[str] | None = None) -> list[dict[str, Any]]:
+    def batches(self, start: float, end: float) -> list[dict[str, Any]]:
         """Return the batches that touch an interval, by time.
 
         Parameters
         ----------
         start, end : float
             Unix seconds; a batch touches it when `t1 >= start` and `t0 <= end`.
-        nodes : iterable of str, optional
-            Only these nodes.
         """
-        wanted = None if nodes is None else set(nodes)
-        rows = self.rows("SELECT node, payload FROM batches WHERE t1>=? AND t0<=? ORDER BY t0, node", (start, end))
-        found = (_unpack(payload) for node, payload in rows if wanted is None or node in wanted)
+        rows = self.rows("SELECT payload FROM batches WHERE t1>=? AND t0<=? ORDER BY t0, node", (start, end))
+        found = (_unpack(payload) for (payload,) in rows)
         return [batch for batch in found if batch is not None]
 
     def last_seen(self) -> dict[str, float]:
@@ -282,27 +279,17 @@ class Store(Database):
         found = [{"window": _unpack(described), "verdict": _unpack(payload)} for described, payload in rows]
         return found[0] if found and None not in found[0].values() else None
 
-    def verdict_history(
-        self, start: float | None = None, end: float | None = None, limit: int | None = None
-    ) -> list[dict[str, Any]]:
-        """Return `{"window": ..., "verdict": ...}` of the windows that touch an interval, the newest first.
+    def verdict_history(self, limit: int | None = None) -> list[dict[str, Any]]:
+        """Return `{"window": ..., "verdict": ...}` of the windows, the newest first.
 
         Parameters
         ----------
-        start
-            Unix seconds; None is from the first.
-        end
-            Unix seconds; None is to the last.
         limit
             At most so many; None is all.
         """
         rows = self.rows(
-            "SELECT described, payload FROM verdicts WHERE end>=? AND start<=? ORDER BY end DESC, start DESC LIMIT ?",
-            (
-                -math.inf if start is None else start,
-                math.inf if end is None else end,
-                -1 if limit is None else limit,
-            ),
+            "SELECT described, payload FROM verdicts ORDER BY end DESC, start DESC LIMIT ?",
+            (-1 if limit is None else limit,),
         )
         found = ({"window": _unpack(described), "verdict": _unpack(payload)} for described, payload in rows)
         return [each for each in found if None not in each.values()]

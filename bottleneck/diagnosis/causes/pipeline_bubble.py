@@ -67,6 +67,9 @@ def find(context: Context) -> Finding | None:
     # One batch in flight leaves every stage idle for all turns but its own: that is the most a bubble can be. It is a
     # share of the time in steps; a request that waits before them waits for something else.
     score = min(1.0, turns * stages / (stages - 1)) * context.steps_share
+    # What holds one stage back beyond its peers delays the whole step: the same second is no turn of another's.
+    restrained = min(slow.restrained * context.steps_share, context.share("throttled", "cpu_wait"))
+    score = min(score, 1.0 - restrained)
     if score <= 0:
         return None
     least = min(asleep, key=lambda node: asleep[node])
