@@ -13,6 +13,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import perturbation_watchdog as watchdog
@@ -32,7 +33,9 @@ def __virtual__() -> str | tuple[bool, str]:
     return "perturb" if sys.platform == "linux" else (False, "perturb needs tc and control groups")
 
 
-def set(changes: Any, seconds: float = 30.0) -> dict[str, Any]:
+def set(
+    changes: Sequence[dict[str, Any]] | Mapping[str, Sequence[dict[str, Any]]], seconds: float = 30.0
+) -> dict[str, Any]:
     """
     Put everything back that is not asked for, do what is, and let it last ``seconds``.
 
@@ -50,7 +53,7 @@ def set(changes: Any, seconds: float = 30.0) -> dict[str, Any]:
     """
     lease = _lease(seconds)
     directory = _directory()
-    if isinstance(changes, dict):
+    if isinstance(changes, Mapping):
         changes = changes.get(__opts__["id"], [])
     # Planned before anything is armed: what cannot be done fails here.
     plans = [__salt__["actuator.plan"](change, directory) for change in changes]

@@ -281,7 +281,7 @@ class _Bench:
         }
         self.recording.close(document)
 
-    def report(self, stage: str, detail: str, **more: Any) -> None:
+    def report(self, stage: str, detail: str, **more: object) -> None:
         """Report a step as progress."""
         progress(stage, "", detail, self.begun, **more)
 

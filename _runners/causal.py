@@ -284,7 +284,7 @@ class _Driver:
             raise CommandExecutionError(f"{block.label} could not be made: {'; '.join(reasons)}")
         self.slowed = bool(by_minion)
 
-    def ask(self, function: str, arguments: Sequence[Any], names: Sequence[str] | None = None) -> dict[str, Any]:
+    def ask(self, function: str, arguments: Sequence[object], names: Sequence[str] | None = None) -> dict[str, Any]:
         """Call a function on nodes; return what each answered."""
         # A client for each call: leases are renewed from a thread of their own.
         return Nodes(__opts__, self.profile).ask(function, arguments, names or self.nodes, CALL_SECONDS)
@@ -381,6 +381,6 @@ class _Driver:
                 f"{', '.join(silent)} did not answer: its watchdog puts everything back within {LEASE_SECONDS:.0f} s"
             )
 
-    def report(self, stage: str, detail: str, **more: Any) -> None:
+    def report(self, stage: str, detail: str, **more: object) -> None:
         """Report a step as progress."""
         progress(stage, "", detail, self.begun, **more)

@@ -259,7 +259,7 @@ def _check_window(start: float, end: float, width: float, now: float) -> None:
         raise CommandExecutionError(f"window from {start} to {end}: it ends {end - now:.0f} s after now ({now:.0f})")
 
 
-def _moment(window: Any, key: str) -> float:
+def _moment(window: object, key: str) -> float:
     value = window.get(key) if isinstance(window, dict) else None
     # A whole number of JSON may be larger than any float.
     if isinstance(value, bool) or not isinstance(value, int | float) or not -LATEST <= value <= LATEST:

@@ -35,7 +35,7 @@ def running(name: str) -> dict[str, Any]:
     return _started(name, "telemetry.start", "started")
 
 
-def mod_watch(name: str, sfun: str | None = None, **kwargs: Any) -> dict[str, Any]:  # noqa: ARG001 (Salt passes them)
+def mod_watch(name: str, sfun: str | None = None, **kwargs: object) -> dict[str, Any]:  # noqa: ARG001 (Salt passes them)
     """
     Start the sampler again because its program or its configuration changed.
     """

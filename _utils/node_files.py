@@ -18,7 +18,7 @@ def read_json(path: str) -> Any:
         return None
 
 
-def write_json(path: str, content: Any, mode: int = 0o644, durable: bool = False) -> None:
+def write_json(path: str, content: object, mode: int = 0o644, durable: bool = False) -> None:
     """Replace a JSON file; arguments as `write_text`."""
     write_text(path, json.dumps(content), mode, durable)
 

@@ -31,7 +31,7 @@ class Entry(TypedDict):
     """One change that is in effect: what was there before it, and the steps that lead back."""
 
     change: dict[str, Any]
-    before: Any
+    before: object
     undo: list[Step]
 
 

@@ -7,7 +7,6 @@ import json
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
 
 
 def replace(path: Path, content: str | bytes, *, mode: int = 0o644, durable: bool = False) -> None:
@@ -47,7 +46,7 @@ def replace(path: Path, content: str | bytes, *, mode: int = 0o644, durable: boo
         synchronise(path.parent)
 
 
-def replace_json(path: Path, content: Any, *, mode: int = 0o644, durable: bool = False) -> None:
+def replace_json(path: Path, content: object, *, mode: int = 0o644, durable: bool = False) -> None:
     """Put a JSON document in the place of the one before.
 
     Parameters

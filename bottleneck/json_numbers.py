@@ -22,7 +22,7 @@ def number(value: object) -> float:
         return math.nan
 
 
-def finite(value: Any) -> Any:
+def finite(value: object) -> Any:
     """Return a document in which None stands for the numbers that JSON does not know, all the way down.
 
     Parameters

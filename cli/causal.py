@@ -10,7 +10,7 @@ from rich.table import Table
 
 from bottleneck.units import duration_text, rate_text
 from cli.cluster import runner_step
-from cli.control import Control
+from cli.control import Control, Progress
 from cli.output import Step, out
 
 # Measuring the links, warming, putting back, and the blocks of an upgrade that is made come on top of the budget.
@@ -20,7 +20,7 @@ EXTRA_SECONDS = 600.0
 def experiment(control: Control, budget_seconds: float, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Run the experiment on what is deployed; everything that was slowed is put back when this returns or raises."""
 
-    def show(current: Step) -> Any:
+    def show(current: Step) -> Progress:
         def follow(report: dict[str, Any]) -> None:
             spent = f"{report['elapsed']:.0f} of {budget_seconds:.0f} s: " if "elapsed" in report else ""
             current.detail(f"{spent}{report['stage']} {report['detail']}")

@@ -35,7 +35,7 @@ def node_names(incomplete: str) -> list[str]:
 def run_names(incomplete: str) -> list[str]:
     """Return the recorded runs that begin so, the newest first."""
     try:
-        folder = Path(config.get("runs"))
+        folder = Path(str(config.get("runs")))
         names = [path.name for path in folder.iterdir() if path.is_dir() and path.suffix != ".partial"]
     except (OSError, config.ConfigError):
         return []

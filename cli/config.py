@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 FILE_NAME = "cluster.toml"
 Origin = Literal["flag", "environment", "file", "user", "default"]
@@ -17,6 +17,10 @@ Origin = Literal["flag", "environment", "file", "user", "default"]
 
 class ConfigError(Exception):
     """A setting that cannot be used; the text names file, line and key, what was seen and what is expected."""
+
+
+# A setting's value is of the type that its kind says.
+SettingValue = str | int | bool | tuple[str, ...] | None
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class Setting:
 
     key: str
     variable: str | None
-    default: Any
+    default: SettingValue
     kind: Literal["text", "path", "number", "switch", "texts"]
     meaning: str
 
@@ -78,15 +82,15 @@ class Value:
         The flag, the variable, or `file:line`; empty for a default.
     """
 
-    value: Any
+    value: SettingValue
     origin: Origin
     where: str = ""
 
 
-_flags: dict[str, tuple[Any, str]] = {}
+_flags: dict[str, tuple[SettingValue, str]] = {}
 
 
-def set_flags(flags: Mapping[str, tuple[Any, str]]) -> None:
+def set_flags(flags: Mapping[str, tuple[SettingValue, str]]) -> None:
     """Note the settings given on the command line: key -> value and the option's name."""
     _flags.clear()
     _flags.update({key: (value, option) for key, (value, option) in flags.items() if value is not None})
@@ -110,7 +114,7 @@ def find_file(start: Path | None = None) -> Path | None:
     return next((folder / FILE_NAME for folder in (start, *start.parents) if (folder / FILE_NAME).is_file()), None)
 
 
-def get(key: str) -> Any:
+def get(key: str) -> SettingValue:
     """Return a setting's value.
 
     Raises
@@ -119,6 +123,12 @@ def get(key: str) -> Any:
         When it, or a file that could hold it, cannot be used.
     """
     return lookup()[key].value
+
+
+def texts(key: str) -> tuple[str, ...]:
+    """Return the value of a setting that is several texts; errors as `get`."""
+    found = get(key)
+    return found if isinstance(found, tuple) else ()
 
 
 def lookup(start: Path | None = None, environment: Mapping[str, str] = os.environ) -> dict[str, Value]:
@@ -143,7 +153,7 @@ def lookup(start: Path | None = None, environment: Mapping[str, str] = os.enviro
     return found
 
 
-def read_file(path: Path) -> dict[str, tuple[Any, int]]:
+def read_file(path: Path) -> dict[str, tuple[SettingValue, int]]:
     """Return the settings of one file: key -> value and line.
 
     Raises
@@ -160,7 +170,7 @@ def read_file(path: Path) -> dict[str, tuple[Any, int]]:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: {error}") from error
-    found: dict[str, tuple[Any, int]] = {}
+    found: dict[str, tuple[SettingValue, int]] = {}
     for key, value in _flat(data):
         line = _line(text, key)
         setting = SETTINGS.get(key)
@@ -171,8 +181,8 @@ def read_file(path: Path) -> dict[str, tuple[Any, int]]:
     return found
 
 
-def _flat(data: dict[str, Any]) -> list[tuple[str, Any]]:
-    flat: list[tuple[str, Any]] = []
+def _flat(data: dict[str, object]) -> list[tuple[str, object]]:
+    flat: list[tuple[str, object]] = []
     for key, value in data.items():
         if isinstance(value, dict):
             flat += [(f"{key}.{name}", inner) for name, inner in value.items()]
@@ -192,7 +202,7 @@ def _line(text: str, key: str) -> int:
     return 1
 
 
-_EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
+_EXPECTED: dict[str, tuple[str, Callable[[object], bool]]] = {
     "text": ("a text that is not empty", lambda value: isinstance(value, str) and bool(value)),
     "path": ("a path", lambda value: isinstance(value, str) and bool(value)),
     "number": (
@@ -207,17 +217,21 @@ _EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
 }
 
 
-def _checked(setting: Setting, value: Any, path: Path, line: int) -> Any:
+def _checked(setting: Setting, value: object, path: Path, line: int) -> SettingValue:
     expected, fits = _EXPECTED[setting.kind]
     if not fits(value):
         raise ConfigError(f"{path}:{line}: {setting.key}: {value!r}; expected {expected}")
-    if setting.kind == "path" or (setting.key == "profile" and value.endswith((".yaml", ".yml"))):
+    if isinstance(value, str):
+        is_path = setting.kind == "path" or (setting.key == "profile" and value.endswith((".yaml", ".yml")))
         # A path in a file is meant from that file, wherever the command is run.
-        return str(path.parent / Path(value).expanduser())
-    return tuple(value) if setting.kind == "texts" else value
+        return str(path.parent / Path(value).expanduser()) if is_path else value
+    if isinstance(value, list):
+        return tuple(value)
+    assert isinstance(value, int), "a number or a switch"
+    return value
 
 
-def _from_text(setting: Setting, text: str) -> Any:
+def _from_text(setting: Setting, text: str) -> SettingValue:
     if setting.kind == "number":
         if not text.isdecimal() or not 0 < int(text) < 65536:
             raise ConfigError(f"{setting.variable}={text}; expected {_EXPECTED['number'][0]}")

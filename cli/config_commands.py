@@ -47,7 +47,7 @@ def show(
     emit(document, as_json, human)
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     if value is None:
         return "-"
     return ", ".join(value) if isinstance(value, tuple) else str(value)

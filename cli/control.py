@@ -50,6 +50,10 @@ def connect(profile: str, lab: str) -> Control:
     return LabControl(loaded, path, lab)
 
 
+def _text(value: config.SettingValue) -> str | None:
+    return str(value) if value else None
+
+
 def control_target(host: str | None = None) -> Target | None:
     """Return how ssh gets to the control node; None when it is this machine.
 
@@ -60,19 +64,19 @@ def control_target(host: str | None = None) -> Target | None:
     """
     try:
         values = {key: value.value for key, value in config.lookup().items()}
-        host = host or values["control.host"]
+        host = host or _text(values["control.host"])
         if host is None:
             fail("no control node is set", "cluster --control root@HOST ..., or control.host in cluster.toml", USAGE)
         if host == HERE:
             return None
-        identity = values["control.identity"]
+        identity, port = _text(values["control.identity"]), values["control.port"]
         return Target(
             host=host,
             known_hosts=config.user_directory() / "known_hosts",
-            port=values["control.port"],
+            port=port if isinstance(port, int) else None,
             identity=Path(identity) if identity else None,
-            directory=values["control.directory"],
-            sudo=values["control.sudo"],
+            directory=str(values["control.directory"]),
+            sudo=bool(values["control.sudo"]),
         )
     except (config.ConfigError, TargetError) as error:
         fail(str(error), "cluster config show --origin", USAGE)
@@ -81,6 +85,6 @@ def control_target(host: str | None = None) -> Target | None:
 def runs_directory() -> Path:
     """Return the folder that holds this laptop's runs."""
     try:
-        return Path(config.get("runs")).absolute()
+        return Path(str(config.get("runs"))).absolute()
     except config.ConfigError as error:
         fail(str(error), "cluster config show --origin", USAGE)

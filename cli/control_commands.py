@@ -128,7 +128,7 @@ def init(
         current.detail(", ".join(setup.first_packages(target)) or "it is all there")
     with runner_step("Sending the tree") as current:
         try:
-            planned = setup.send_tree(target, REPOSITORY, [*EXCLUDES, *config.get("sync.exclude")], current.detail)
+            planned = setup.send_tree(target, REPOSITORY, [*EXCLUDES, *config.texts("sync.exclude")], current.detail)
         except TreeError as error:
             fail(str(error), "cluster sync --help", USAGE)
     title = "Working out what the states would change" if test else "Applying the control node's states"

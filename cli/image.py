@@ -75,14 +75,16 @@ class LocalImages:
             raise ControlError(str(error)) from error
 
 
-def _build(store: Store, profile: Profile, on_progress: Progress | None, **given: Any) -> Any:
+def _build(
+    store: Store, profile: Profile, on_progress: Progress | None, recipe: str | None = None, activate: bool = False
+) -> dict[str, Any]:
     started = time.monotonic()
 
     def report(progress: dict[str, object]) -> None:
         if on_progress:
             on_progress({**progress, "node": "", "seconds": round(time.monotonic() - started, 1)})
 
-    return operations.build(store, profile, report, **given)
+    return operations.build(store, profile, report, recipe, activate)
 
 
 def images_of(profile: str, lab: str, store: Path | None) -> Images:

@@ -26,7 +26,7 @@ class Lazy:
 
     place: str
     summary: str = ""
-    context_settings: Mapping[str, Any] = field(default_factory=dict)
+    context_settings: Mapping[str, object] = field(default_factory=dict)
 
     def load(self, name: str) -> TyperCommand | TyperGroup:
         """Import it."""
@@ -37,7 +37,7 @@ class Lazy:
             app.add_typer(found, name=name, help=self.summary, no_args_is_help=True)
             group = get_command(app)
             assert isinstance(group, TyperGroup)
-            loaded: Any = group.commands[name]
+            loaded: object = group.commands[name]
         else:
             app.command(name, context_settings=dict(self.context_settings))(found)
             loaded = get_command(app)

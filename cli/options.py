@@ -8,7 +8,7 @@ from cli import config
 from cli.output import USAGE, fail
 
 
-def configured(context: typer.Context, parameter: typer.CallbackParam, value: Any) -> Any:
+def configured(context: typer.Context, parameter: typer.CallbackParam, value: object) -> Any:
     """Return an option's value; where nobody gave it, what the settings say."""
     source = context.get_parameter_source(parameter.name or "")
     if source is None or source.name != "DEFAULT":

@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import typer
 
@@ -17,7 +17,7 @@ out = SafeConsole(highlight=False)
 FAILED, USAGE, UNREACHABLE = 1, 2, 4
 
 
-def emit(data: Any, as_json: bool, human: Callable[[], None]) -> None:
+def emit(data: object, as_json: bool, human: Callable[[], None]) -> None:
     """Print `data` as JSON alone on stdout, or call `human` to print it for a person."""
     if not as_json:
         human()

@@ -1,5 +1,6 @@
 """`cluster probe`: measure what each node and each link can do at most."""
 
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -127,7 +128,7 @@ def message_table(messages: dict[str, Any]) -> Table:
     return table
 
 
-def _estimate(value: dict[str, Any] | None, text: Any) -> str:
+def _estimate(value: dict[str, Any] | None, text: Callable[[float], str]) -> str:
     if not value:
         return "-"
     return f"{text(value['median'])} [dim]({text(value['low'])} to {text(value['high'])})[/]"

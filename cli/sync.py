@@ -50,7 +50,7 @@ def sync(
     root = (source or REPOSITORY).resolve()
     try:
         with runner_step(f"Comparing with {target.host}"):
-            planned = transfer.plan(target, root, [*EXCLUDES, *config.get("sync.exclude")])
+            planned = transfer.plan(target, root, [*EXCLUDES, *config.texts("sync.exclude")])
         changes = planned.difference
         is_needed = planned.release != planned.current or changes.count > 0
         taken: dict[str, Any] = {"master": "untouched", "reason": "", "event": False}
@@ -103,7 +103,7 @@ def _refuse_lab() -> None:
     if config.get("control.host") is not None:
         return
     try:
-        profile = load_profile(find_profile(config.get("profile")))
+        profile = load_profile(find_profile(str(config.get("profile"))))
     except (ProfileError, config.ConfigError):
         return  # whatever is wrong there, the missing control node is said first
     if profile.kind == "lab":

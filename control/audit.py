@@ -18,7 +18,7 @@ FILE = "audit.jsonl"
 LARGEST_BYTES = 1_000_000
 
 
-def note(opts: Mapping[str, Any], action: str, cause: str, result: str, **more: Any) -> dict[str, Any]:
+def note(opts: Mapping[str, Any], action: str, cause: str, result: str, **more: object) -> dict[str, Any]:
     """
     Add one entry and return it.
 

@@ -21,6 +21,9 @@ MOST_CONNECTIONS = 64
 MOST_FROM_ONE_ADDRESS = 6
 DEADLINE_SECONDS = 10.0
 
+# As `socketserver` passes them on: the second kind of a request is that of datagrams, which nothing here serves.
+Connection = socket.socket | tuple[bytes, socket.socket]
+Address = tuple[str, int] | tuple[str, int, int, int]
 Application = Callable[[Mapping[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
@@ -34,7 +37,7 @@ class Limits:
 
 
 class _Handler(WSGIRequestHandler):
-    def log_message(self, format: str, *args: Any) -> None:
+    def log_message(self, format: str, *args: object) -> None:
         """Say nothing: each line would be one that a stranger writes into the log."""
 
 
@@ -45,13 +48,13 @@ class BoundedServer(ThreadingMixIn, WSGIServer):
     request_queue_size = 128
     limits = Limits()
 
-    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+    def __init__(self, address: tuple[str, int], handler: type[WSGIRequestHandler]) -> None:
         self._guard = threading.Lock()
-        self._open: dict[socket.socket, tuple[str, float]] = {}
+        self._open: dict[Connection, tuple[str, float]] = {}
         self.refused = 0
-        super().__init__(*arguments, **keywords)
+        super().__init__(address, handler)
 
-    def process_request(self, request: Any, client_address: Any) -> None:
+    def process_request(self, request: Connection, client_address: Address) -> None:
         """Serve a connection in a thread of its own, or close it where there are too many."""
         address = str(client_address[0])
         with self._guard:
@@ -66,7 +69,7 @@ class BoundedServer(ThreadingMixIn, WSGIServer):
         else:
             super().shutdown_request(request)
 
-    def shutdown_request(self, request: Any) -> None:
+    def shutdown_request(self, request: Connection) -> None:
         """Close a connection; its place is free."""
         with self._guard:
             self._open.pop(request, None)
@@ -78,13 +81,14 @@ class BoundedServer(ThreadingMixIn, WSGIServer):
         with self._guard:
             overdue = [request for request, (_, since) in self._open.items() if since <= late]
         for request in overdue:
+            stream = request if isinstance(request, socket.socket) else request[1]
             try:
                 # Its thread reads the end of the stream, and closes it.
-                request.shutdown(socket.SHUT_RDWR)
+                stream.shutdown(socket.SHUT_RDWR)
             except OSError:
                 continue
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
+    def handle_error(self, request: Connection, client_address: Address) -> None:
         """Say nothing of a connection that ended in the middle: what asks wrote that, not this program."""
 
 

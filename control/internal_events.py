@@ -47,7 +47,7 @@ def sealed(opts: Options, tag: str, data: Mapping[str, Any]) -> dict[str, Any]:
     return {**data, SEALED: text, SEAL: _mac(opts, tag, text)}
 
 
-def opened(opts: Options, tag: str, event: Any) -> dict[str, Any]:
+def opened(opts: Options, tag: str, event: object) -> dict[str, Any]:
     """Return what the control node sealed under a tag.
 
     Raises

@@ -31,7 +31,7 @@ def profile_of(opts: Options) -> Profile:
         raise CommandExecutionError(str(error)) from error
 
 
-def progress(stage: str, node: str, detail: str, started: float, **more: Any) -> None:
+def progress(stage: str, node: str, detail: str, started: float, **more: object) -> None:
     """Report one step of a runner, as a line on standard error that the CLI reads.
 
     Parameters
@@ -87,7 +87,7 @@ class Nodes:
     def ask(
         self,
         function: str | Sequence[str],
-        arguments: Sequence[Any] = (),
+        arguments: Sequence[object] = (),
         names: Iterable[str] | None = None,
         timeout: float = 15,
     ) -> dict[str, Any]:
@@ -115,7 +115,7 @@ class Nodes:
             for name, answer in answers.items()
         }
 
-    def call(self, name: str, function: str, arguments: Sequence[Any] = (), timeout: float = CALL_SECONDS) -> Any:
+    def call(self, name: str, function: str, arguments: Sequence[object] = (), timeout: float = CALL_SECONDS) -> Any:
         """Call a function on one node and return its result; errors as `call_together`."""
         return self.call_together({name}, function, arguments, timeout)[name]
 
@@ -123,7 +123,7 @@ class Nodes:
         self,
         names: Iterable[str],
         function: str,
-        arguments: Sequence[Any] = (),
+        arguments: Sequence[object] = (),
         timeout: float = CALL_SECONDS,
         on_answer: Callable[[str], None] | None = None,
     ) -> dict[str, Any]:
@@ -153,7 +153,7 @@ class Nodes:
         return found
 
 
-def _answer(returned: Any) -> Any:
+def _answer(returned: object) -> object:
     """Return what a minion answered; None where Salt's client puts a sentence of its own in the answer's place."""
     silent = isinstance(returned, str) and returned.startswith("Minion did not return")
     return None if silent else returned

@@ -152,7 +152,7 @@ class Recording:
         self.folder.rename(self.final)
 
 
-def write_json(path: Path, content: Any, indent: int | None = 1) -> None:
+def write_json(path: Path, content: object, indent: int | None = 1) -> None:
     """Write a document of a run; without an indent on one line, for what nobody reads."""
     path.parent.mkdir(parents=True, exist_ok=True)
     separators = None if indent else (",", ":")

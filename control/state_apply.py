@@ -63,7 +63,7 @@ def apply(opts: Options, nodes: Nodes, names: Sequence[str], test: bool, states:
     return results
 
 
-def _summary(returned: Any) -> dict[str, Any]:
+def _summary(returned: object) -> dict[str, Any]:
     """Fold what state.apply returned into what changed, what would, and what failed."""
     if not isinstance(returned, dict):
         errors = returned if isinstance(returned, list) else [str(returned)]

@@ -232,7 +232,7 @@ def _result(function: str, returncode: int, output: str, lines: list[str]) -> An
     raise ControlError(_sentence(result, lines) or f"{function} ended with status {returncode}")
 
 
-def _sentence(result: Any, lines: list[str]) -> str:
+def _sentence(result: object, lines: list[str]) -> str:
     """Pick the reason out of what a failed runner printed."""
     text = result if isinstance(result, str) else "\n".join(lines)
     lines = [line.strip() for line in text.splitlines() if line.strip()]

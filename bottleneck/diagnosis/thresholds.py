@@ -8,8 +8,6 @@ rules hold no numeric literal but 0, 1 and 2 (a test reads the source): one half
 
 from __future__ import annotations
 
-from typing import Any
-
 DEVELOPMENT = "recorded cases of the development part"
 LAB = "the lab's recorded runs (tests/data/runs)"
 SERVERS = "simulated accelerator servers and recorded H200 scenarios"
@@ -255,5 +253,5 @@ def replaced(name: str, value: float) -> Number:
     KeyError
         For a name that this module does not have.
     """
-    old: Any = globals()[name]
+    old = all_numbers()[name]
     return Number(value, old.unit, old.decides, old.source, old.set_on)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bottleneck.experiment.blocks import ITL, METRIC_WORDS, METRICS, TIME, TTFT
 from bottleneck.experiment.model import Fit, Interval
@@ -99,7 +100,7 @@ def predict(estimates: Fit, resource: Resource, factor: float, seed: int = 1) ->
         raise ValueError(f"an upgrade by {factor!r}; expected a number above zero")
     slowdown = 0.0 if math.isinf(factor) else 1.0 / factor
 
-    def time(parameters: Any) -> float:
+    def time(parameters: NDArray[np.float64]) -> float:
         # The actuator's own cost is not part of the cluster.
         placebo = parameters[estimates.layout.index[f"placebo {resource.name}"]] if resource.has_placebo else 0.0
         return estimates.layout.relative_time(parameters, resource, slowdown) - float(placebo)

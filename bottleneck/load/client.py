@@ -62,7 +62,7 @@ class ClientResult:
     request_rate: float | None = None
     failed: int = 0
     broken: int = 0
-    points: tuple[dict[str, Any], ...] = ()
+    points: tuple[dict[str, object], ...] = ()
 
     @property
     def good(self) -> list[ClientRequest]:
@@ -98,7 +98,7 @@ def count(value: object) -> int | None:
     return int(found) if 0 <= found <= _MOST_TOKENS else None
 
 
-def _item(values: object, index: int) -> Any:
+def _item(values: object, index: int) -> object:
     return values[index] if isinstance(values, list) and index < len(values) else None
 
 

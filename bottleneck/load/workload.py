@@ -158,14 +158,14 @@ def _is_number(value: object, kind: type | UnionType) -> bool:
     return isinstance(value, kind) and not isinstance(value, bool)
 
 
-def _positive(name: str, value: Any) -> int:
-    if not _is_number(value, int) or value < 1:
+def _positive(name: str, value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise WorkloadError(f"{name} {value!r}; expected a whole number above zero")
-    return int(value)
+    return value
 
 
-def _rate(value: Any) -> float:
-    if not _is_number(value, int | float) or not 0 < value < math.inf:
+def _rate(value: object) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
         raise WorkloadError(f"rate {value!r}; expected requests per second above zero")
     return float(value)
 

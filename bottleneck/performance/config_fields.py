@@ -85,7 +85,7 @@ class Fields(Form):
     attention_bias: bool | None = None
     attention_out_bias: bool | None = None
     mlp_bias: bool = False
-    quantization_config: dict[str, Any] | None = None
+    quantization_config: dict[str, object] | None = None
     # Sliding windows and mixed layers.
     sliding_window: int | None = None
     use_sliding_window: bool | None = None

@@ -106,7 +106,7 @@ class _Grouped(_Method):
     zero_point: bool = True
     skipped: _Names = _Skipped
     lm_head: bool = False
-    dynamic: dict[str, Any] | None = None
+    dynamic: dict[str, object] | None = None
     extra_config: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
     def storage(self, where: str) -> Storage:
@@ -169,13 +169,13 @@ class _Weights(_Quantized):
     type: Literal["int", "float"] = "int"
     strategy: str | None = None
     group_size: int | None = None
-    block_structure: Any = None
+    block_structure: object = None
     symmetric: bool = True
 
 
 class _Group(_Quantized):
     weights: _Weights
-    input_activations: dict[str, Any] | None = None
+    input_activations: dict[str, object] | None = None
     targets: tuple[str, ...] = ("Linear",)
     format: str | None = None
 
@@ -197,7 +197,7 @@ class _Group(_Quantized):
         return replace(named, group_size=group, group_outputs=rows, zero_point_bits=zero_point)
 
 
-def _block(structure: Any, where: str) -> tuple[int, int]:
+def _block(structure: object, where: str) -> tuple[int, int]:
     found = [int(each) for each in re.findall(r"\d+", str(structure))]
     if len(found) != 2:
         raise ConfigError(f"{where}block_structure: {shown(structure)}; expected two numbers such as [128, 128]")
@@ -208,10 +208,10 @@ class _CompressedTensors(_Method):
     config_groups: dict[str, _Group] = Field(min_length=1)
     skipped: _Names = _Skipped
     format: str | None = None
-    kv_cache_scheme: dict[str, Any] | None = None
-    sparsity_config: dict[str, Any] | None = None
-    transform_config: dict[str, Any] | None = None
-    quant_algo: Any = None
+    kv_cache_scheme: dict[str, object] | None = None
+    sparsity_config: dict[str, object] | None = None
+    transform_config: dict[str, object] | None = None
+    quant_algo: object = None
 
     def storage(self, where: str) -> Storage:
         if self.sparsity_config and self.sparsity_config.get("format", "dense") != "dense":
@@ -230,7 +230,7 @@ class _CompressedTensors(_Method):
         )
 
 
-def _cache_bytes(scheme: Mapping[str, Any] | str | None) -> int:
+def _cache_bytes(scheme: Mapping[str, object] | str | None) -> int:
     bits = scheme.get("num_bits") if isinstance(scheme, Mapping) else scheme
     return 1 if bits in (8, "FP8", "fp8") else VALUE_BYTES
 
@@ -238,11 +238,11 @@ def _cache_bytes(scheme: Mapping[str, Any] | str | None) -> int:
 class _ModelOpt(_Method):
     quant_algo: Literal["FP8", "NVFP4"]
     skipped: _Names = _Skipped
-    kv_cache_scheme: dict[str, Any] | None = None
+    kv_cache_scheme: dict[str, object] | None = None
     kv_cache_quant_algo: str | None = None
     # Both are what the algorithm is.
-    config_groups: Any = None
-    group_size: Any = None
+    config_groups: object = None
+    group_size: object = None
 
     def storage(self, where: str) -> Storage:  # noqa: ARG002 - as the others
         cache = self.kv_cache_scheme or self.kv_cache_quant_algo

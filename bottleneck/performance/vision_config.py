@@ -43,8 +43,8 @@ class _Vision(Form):
     num_position_embeddings: int = 0
     image_size: int | None = None
     deepstack_visual_indexes: tuple[int, ...] = ()
-    heads: Any = Field(default=None, validation_alias=AliasChoices("num_heads", "num_attention_heads"))
-    head_dim: Any = None
+    heads: object = Field(default=None, validation_alias=AliasChoices("num_heads", "num_attention_heads"))
+    head_dim: object = None
     projector_input_dim: int = 0
     projector_output_dim: int = 0
     vision_output_dim: int = 0

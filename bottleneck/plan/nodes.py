@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from bottleneck.plan.cables import through
-from bottleneck.plan.engines import conversion, engine_arguments, launch
+from bottleneck.plan.engines import Watch, conversion, engine_arguments, launch
 from bottleneck.plan.engines.rendering import API_PORT
 from bottleneck.plan.environment import sampled_cards
 from bottleneck.plan.server_arguments import read_arguments
@@ -52,7 +52,7 @@ class WorkerSpec(Worker):
     log_name: str
     engine: str
     program: str
-    watch: dict[str, Any]
+    watch: Watch
     start_turn: int
     memory_share: float
 
@@ -62,7 +62,7 @@ class WorkerSpec(Worker):
 
 
 def worker_specs(
-    profile: Profile, deployment_name: str | None = None, overrides: Mapping[str, Any] | None = None
+    profile: Profile, deployment_name: str | None = None, overrides: Mapping[str, object] | None = None
 ) -> list[WorkerSpec]:
     """Return the workers of a deployment, replica by replica, in rank order.
 
@@ -88,7 +88,7 @@ def worker_specs(
 
 
 def deployment_record(
-    profile: Profile, deployment_name: str | None = None, overrides: Mapping[str, Any] | None = None
+    profile: Profile, deployment_name: str | None = None, overrides: Mapping[str, object] | None = None
 ) -> dict[str, Any]:
     """Return what goes on record of a deployment as it is started: a `DeploymentRecord`, with the workers' whole specs.
 
@@ -111,7 +111,7 @@ def deployment_record(
     }
 
 
-def server_settings(profile: Profile, name: str, overrides: Mapping[str, Any] | None = None) -> ServerSettings:
+def server_settings(profile: Profile, name: str, overrides: Mapping[str, object] | None = None) -> ServerSettings:
     """Return the settings that a deployment runs with.
 
     The further arguments that the profile and the engine map carry are a person's words: they are read, once, here.
@@ -150,7 +150,7 @@ def server_settings(profile: Profile, name: str, overrides: Mapping[str, Any] | 
     return read_arguments(engine_arguments(engine, deployment), written).settings
 
 
-def deployment_with(profile: Profile, name: str, overrides: Mapping[str, Any] | None = None) -> Deployment:
+def deployment_with(profile: Profile, name: str, overrides: Mapping[str, object] | None = None) -> Deployment:
     """Return a deployment with overrides applied and checked.
 
     Parameters
@@ -197,7 +197,7 @@ def deployment_with(profile: Profile, name: str, overrides: Mapping[str, Any] | 
     return deployment
 
 
-def deployment_memory(profile: Profile, name: str, overrides: Mapping[str, Any] | None = None) -> list[NodeFit]:
+def deployment_memory(profile: Profile, name: str, overrides: Mapping[str, object] | None = None) -> list[NodeFit]:
     """Return the memory arithmetic of every node of a deployment.
 
     Parameters

@@ -33,13 +33,13 @@ def targets(profile: Profile, deployment: str | None = None) -> list[dict[str, A
     found: dict[str, dict[str, Any]] = {}
     for name in [deployment] if deployment else list(profile.deployments):
         for spec in worker_specs(profile, name):
-            metrics = spec.watch["metrics"]
+            metrics = spec.watch.metrics
             # An engine without metrics has nothing to scrape.
-            if spec.head and metrics["dialect"] != NO_METRICS:
+            if spec.head and metrics.dialect != NO_METRICS:
                 address = f"{spec.api_address}:{spec.api_port}"
                 labels = {"node": spec.node}
-                if metrics["path"] != "/metrics":
-                    labels["__metrics_path__"] = metrics["path"]
+                if metrics.path != "/metrics":
+                    labels["__metrics_path__"] = metrics.path
                 found[address] = {"targets": [address], "labels": labels}
     return [found[address] for address in sorted(found)]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -142,7 +142,7 @@ class DeploymentRecord(Recorded):
     """
 
     deployment: Annotated[str, Field(strict=True, min_length=1)]
-    overrides: dict[str, Any] = {}
+    overrides: dict[str, object] = {}
     settings: ServerSettings
     workers: Annotated[tuple[Worker, ...], Field(min_length=1)]
     began: float | None = None

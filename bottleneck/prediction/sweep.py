@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -75,7 +75,7 @@ class _Point(_Document):
 
 
 class _Sweep(_Document):
-    config: dict[str, Any]
+    config: dict[str, object]
     points: Annotated[list[_Point], Field(min_length=1)]
     weights: str = ""
     engine: str = ""

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel
 
@@ -28,7 +28,7 @@ class Leaf:
         As a person reads it.
     """
 
-    value: Any
+    value: object
     unit: str
     text: str
 
@@ -89,7 +89,7 @@ def leaves(profile: Profile) -> dict[str, Leaf]:
     return {key: leaf for key, leaf in found.items() if not key.startswith("sources.")}
 
 
-def _walk(value: Any, at: tuple[str, ...], name: str = "") -> Iterator[tuple[str, Leaf]]:
+def _walk(value: object, at: tuple[str, ...], name: str = "") -> Iterator[tuple[str, Leaf]]:
     if isinstance(value, BaseModel):
         for attribute, field in type(value).model_fields.items():
             yield from _walk(getattr(value, attribute), (*at, field.alias or attribute), attribute)
@@ -101,7 +101,7 @@ def _walk(value: Any, at: tuple[str, ...], name: str = "") -> Iterator[tuple[str
         yield ".".join(at), _leaf(value, name, at)
 
 
-def _leaf(value: Any, name: str, at: tuple[str, ...]) -> Leaf:
+def _leaf(value: object, name: str, at: tuple[str, ...]) -> Leaf:
     unit = next((unit for ending, unit in _UNITS.items() if name.endswith(ending)), "")
     if isinstance(value, bool) or not isinstance(value, int | float) or not unit:
         return Leaf(value, unit, _plain(value))
@@ -122,7 +122,7 @@ def _hertz_text(value: float) -> str:
     return f"{value:g} Hz"
 
 
-def _plain(value: Any) -> str:
+def _plain(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if value == "":

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import string
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, model_validator
 
@@ -93,7 +93,7 @@ def names_in(text: str) -> set[str]:
     return found
 
 
-def _template(known: Mapping[str, str]) -> Any:
+def _template(known: Mapping[str, str]) -> AfterValidator:
     def check(text: str) -> str:
         for name in sorted(names_in(text) - set(known)):
             if text != ARGUMENTS:

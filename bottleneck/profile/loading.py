@@ -52,7 +52,7 @@ _SINGLE_SECTIONS: dict[str, type[Section]] = {
     "sampler": Sampler,
 }
 # What stands for a section that may be left out.
-_LEFT_OUT: dict[str, Any] = {"workload": {}, "sampler": {}, "sources": {}}
+_LEFT_OUT: dict[str, object] = {"workload": {}, "sampler": {}, "sources": {}}
 
 
 def load_profile(path: Path | str) -> Profile:
@@ -166,7 +166,7 @@ def load_engines(path: Path) -> dict[str, EngineSpec]:
 
 def _in_order(problems: list[Problem]) -> list[Problem]:
     """Return problems by line, each once: what an anchor holds stands in several places."""
-    once: dict[Any, Problem] = {}
+    once: dict[tuple[object, ...], Problem] = {}
     for problem in problems:
         once.setdefault((problem.path, problem.line, problem.location[-1:], problem.text), problem)
     return sorted(once.values(), key=lambda problem: (problem.path or "", problem.line or 0))
@@ -208,7 +208,7 @@ def _without_unknown_keys(data: dict[str, Any], problems: list[Problem]) -> dict
     """Return the document less its unknown keys, so that the rest of a section can be checked."""
     strangers = {problem.location for problem in problems if problem.text.startswith("unknown key")}
 
-    def strip(value: Any, location: Location) -> Any:
+    def strip(value: object, location: Location) -> object:
         if isinstance(value, dict):
             kept = {key: item for key, item in value.items() if (*location, key) not in strangers}
             return {key: strip(item, (*location, key)) for key, item in kept.items()}
@@ -297,7 +297,7 @@ def _text(model: type[BaseModel], detail: ErrorDetails, location: Location, miss
     return f"{seen}; expected {expectation.format(**context) if expectation else detail['msg']}"
 
 
-def _annotation_at(model: type[BaseModel], location: Location) -> Any:
+def _annotation_at(model: type[BaseModel], location: Location) -> object:
     """Return the type of what stands at a location of a model, as pydantic gives it."""
     return _plain(_walk(model, location)[1])
 
@@ -307,9 +307,9 @@ def _without_tags(model: type[BaseModel], location: Location) -> Location:
     return _walk(model, location)[0]
 
 
-def _walk(model: type[BaseModel], location: Location) -> tuple[Location, Any]:
+def _walk(model: type[BaseModel], location: Location) -> tuple[Location, object]:
     """Follow a location; return it as in the file, and the type of what stands there."""
-    current: Any = model
+    current: object = model
     kept: list[str | int] = []
     for part in location:
         choices = _choices(current)
@@ -328,11 +328,11 @@ def _walk(model: type[BaseModel], location: Location) -> tuple[Location, Any]:
     return tuple(kept), current
 
 
-def _fields(model: type[BaseModel]) -> dict[str, Any]:
+def _fields(model: type[BaseModel]) -> dict[str, object]:
     return {field.alias or name: field.annotation for name, field in model.model_fields.items()}
 
 
-def _choices(annotation: Any) -> list[type[BaseModel]]:
+def _choices(annotation: object) -> list[type[BaseModel]]:
     """Return the sections that may stand here."""
     if typing.get_origin(annotation) is typing.Annotated:
         return _choices(typing.get_args(annotation)[0])
@@ -347,7 +347,7 @@ def _tags(section: type[BaseModel]) -> set[str]:
     return {str(value) for each in literals for value in typing.get_args(each)}
 
 
-def _plain(annotation: Any) -> Any:
+def _plain(annotation: object) -> object:
     """Return a type without Annotated and without None."""
     if typing.get_origin(annotation) is typing.Annotated:
         return _plain(typing.get_args(annotation)[0])

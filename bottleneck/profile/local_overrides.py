@@ -5,6 +5,7 @@ addresses. The versioned file stays as it is, and the local one stays out of git
 """
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -125,13 +126,12 @@ def set_mac(profile: Path, node: str, network: str, mac: str) -> Path:
     return path
 
 
-def _merged(below: Any, above: Any) -> Any:
-    if isinstance(below, dict) and isinstance(above, dict):
-        return {**below, **{key: _merged(below.get(key), value) for key, value in above.items()}}
-    return above
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    both = [key for key in above if isinstance(below.get(key), dict) and isinstance(above[key], dict)]
+    return {**below, **above, **{key: _merged(below[key], above[key]) for key in both}}
 
 
-def _is_mapping(data: Any, location: Location) -> bool:
+def _is_mapping(data: object, location: Location) -> bool:
     for part in location:
         if not isinstance(data, dict) or part not in data:
             return False

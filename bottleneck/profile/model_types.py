@@ -94,7 +94,7 @@ class Model(Section):
         " engine makes weights up), an absolute folder, or a hub name."
     )
     seed: Annotated[int, Field(ge=0)] = Field(default=1, description="Seed of generated weights.")
-    config: dict[str, Any] | None = Field(
+    config: dict[str, object] | None = Field(
         default=None,
         description="The content of the model's own config.json, for a model that is not of the Mistral architecture;"
         " it stands in place of `quantization` and `shape`.",

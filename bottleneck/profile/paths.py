@@ -12,7 +12,6 @@ import re
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from bottleneck.profile.yaml_lines import Problem, ProfileError
 
@@ -158,7 +157,7 @@ def lock_file(name: str) -> Path:
     return repository_directory() / "salt" / "engine" / "files" / name
 
 
-def content_directory(collection: str, name: str, content: Mapping[str, Any]) -> str:
+def content_directory(collection: str, name: str, content: Mapping[str, object]) -> str:
     """Return the directory of an engine's environment or a model's checkpoint on every node.
 
     Parameters

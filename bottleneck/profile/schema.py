@@ -119,7 +119,7 @@ def _tables(root: str, schema: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _references(entry: Any) -> list[str]:
+def _references(entry: object) -> list[str]:
     """Return the sections that an entry holds, in order."""
     if isinstance(entry, dict):
         own = [entry["$ref"].rsplit("/", 1)[1]] if "$ref" in entry else []

@@ -5,18 +5,17 @@ Both become the document of a scenario file, so that they are judged as that fil
 
 from __future__ import annotations
 
-import gzip
 import lzma
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bottleneck.runs.reading import open_text
 from bottleneck.runs.scenario import ScenarioError
 from bottleneck.telemetry.engine_names import PREFIX, is_engine_sample, other_server
 from bottleneck.telemetry.prometheus_text import MetricsText
 
-_OPENERS: dict[str, Any] = {".gz": gzip.open, ".xz": lzma.open}
 # Of these an engine has one from its start.
 _MADE = {
     f"{PREFIX}{name}" for name in ("generation_tokens_total", "prompt_tokens_total", "iteration_tokens_total_count")
@@ -87,7 +86,7 @@ def is_metrics_text(path: Path) -> bool:
         return False
 
 
-def readings_document(readings: Sequence[Reading], **words: Any) -> dict[str, Any]:
+def readings_document(readings: Sequence[Reading], **words: object) -> dict[str, Any]:
     """Return the document of a scenario from readings of a live server.
 
     Parameters
@@ -161,8 +160,8 @@ def read_text(path: Path) -> str:
         When it cannot be read, is cut, or is no text.
     """
     try:
-        with _OPENERS.get(path.suffix, open)(path, "rt", encoding="utf-8") as stream:
-            return str(stream.read())
+        with open_text(path) as stream:
+            return stream.read()
     except (OSError, EOFError, zlib.error, lzma.LZMAError, ValueError) as error:
         raise ScenarioError(f"{path}: cannot be read ({error})") from error
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import gzip
 import json
+import lzma
 import zlib
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -64,7 +65,7 @@ def _existing(content: Any, location: tuple[int | str, ...]) -> tuple[int | str,
     return location
 
 
-def _has(content: Any, part: int | str) -> bool:
+def _has(content: object, part: int | str) -> bool:
     if isinstance(content, dict):
         return part in content
     return isinstance(content, list) and isinstance(part, int) and part < len(content)
@@ -100,6 +101,24 @@ def read_object(path: Path, problems: list[str], needed: bool = True) -> dict[st
     return None
 
 
+def open_text(path: Path) -> TextIO:
+    """Return a file of text to be read, compressed or not.
+
+    Parameters
+    ----------
+    path : Path
+        File whose ending says how it is compressed: .gz, .xz, or anything else for not at all.
+
+    Returns
+    -------
+    TextIO
+        What reads it, in UTF-8.
+    """
+    if path.suffix == ".gz":
+        return gzip.open(path, "rt", encoding="utf-8")
+    return lzma.open(path, "rt", encoding="utf-8") if path.suffix == ".xz" else path.open(encoding="utf-8")
+
+
 def read_json(path: Path, problems: list[str], needed: bool = True) -> Any:
     """Return what a JSON file holds, compressed or not; None, and a sentence in `problems`, when it cannot be read.
 
@@ -113,11 +132,11 @@ def read_json(path: Path, problems: list[str], needed: bool = True) -> Any:
         Whether it is a problem that there is no such file.
     """
     try:
-        data = path.read_bytes()
-        return json.loads(gzip.decompress(data) if path.suffix == ".gz" else data)
+        with open_text(path) as stream:
+            return json.load(stream)
     except FileNotFoundError:
         if needed:
             problems.append(f"{path.name}: missing")
-    except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
+    except (OSError, EOFError, zlib.error, lzma.LZMAError, ValueError, RecursionError) as error:
         problems.append(f"{path.name}: cannot be read ({error})")
     return None

@@ -69,8 +69,8 @@ class Run:
     note: str = ""
     workers: tuple[Worker, ...] = ()
     settings: ServerSettings = field(default_factory=ServerSettings)
-    overrides: Mapping[str, Any] = field(default_factory=dict)
-    versions: Mapping[str, Any] = field(default_factory=dict)
+    overrides: Mapping[str, object] = field(default_factory=dict)
+    versions: Mapping[str, object] = field(default_factory=dict)
     ceilings: Ceilings = field(default_factory=Ceilings)
     accelerator: str = ""
     foreign_ceilings: str = ""
@@ -159,28 +159,29 @@ def window_run(
         profile=profile,
         ceilings=ceilings or Ceilings(),
         batches=tuple(batches),
-        **deployed_fields(record),
     )
-    return with_readings(run)
+    return with_readings(with_deployment(run, record))
 
 
-def deployed_fields(record: DeploymentRecord | None) -> dict[str, Any]:
-    """Return what a run has of its deployment's record.
+def with_deployment(run: Run, record: DeploymentRecord | None) -> Run:
+    """Return a run with what its deployment's record says of it.
 
     Parameters
     ----------
+    run : Run
+        Any run.
     record : DeploymentRecord or None
-        Record of a deployment as it was started, or None.
-
-    Returns
-    -------
-    dict[str, Any]
-        Field of `Run` -> value; empty without a record.
+        Record of a deployment as it was started; without one the run stays as it is.
     """
     if record is None:
-        return {}
-    names = ("deployment", "workers", "settings", "overrides")
-    return {name: getattr(record, name) for name in names}
+        return run
+    return replace(
+        run,
+        deployment=record.deployment,
+        workers=record.workers,
+        settings=record.settings,
+        overrides=record.overrides,
+    )
 
 
 def with_readings(run: Run) -> Run:
@@ -244,9 +245,9 @@ def as_the_engine_says(settings: ServerSettings, reading: MetricsText) -> Server
         word = reading.info("vllm:cache_config_info", label)
         if word is None or word == "None":
             continue
-        value: Any = {"True": True, "False": False}.get(word, word)
+        value: object = {"True": True, "False": False}.get(word, word)
         if name != "kv_cache_dtype" and isinstance(value, str):
-            value = number(value)
-            value = int(value) if value.is_integer() and name != "gpu_memory_utilization" else value
+            amount = number(value)
+            value = int(amount) if amount.is_integer() and name != "gpu_memory_utilization" else amount
         found[name] = value
     return lenient(ServerSettings, {**settings.model_dump(), **found}, "")[0] or settings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from bottleneck.profile.yaml_lines import ProfileError
 from bottleneck.runs.ceilings import SCHEMA as CEILINGS_SCHEMA
 from bottleneck.runs.ceilings import Ceilings
 from bottleneck.runs.reading import lenient, read_json, read_object
-from bottleneck.runs.run import Run, deployed_fields, with_readings
+from bottleneck.runs.run import Run, with_deployment, with_readings
 from bottleneck.telemetry.batches import Batch, read_batches
 from bottleneck.telemetry.prometheus_text import MetricsText
 
@@ -159,14 +160,10 @@ def load_run(folder: Path | str) -> Run:
     versions, verdict = (read_object(folder / name, problems, needed=False) for name in _BESIDE)
     stems = ("engine_before", "engine_after")
     before, after = ({} if start else _read_engine(folder, stem, problems) for stem in stems)
-    deployed = deployed_fields(record) or {"deployment": str(head.get("deployment", ""))}
-    if record is not None:
-        deployed["settings"] = record.settings.model_copy(
-            update={"engine_version": _engine_version(versions or {}, record.settings.engine)}
-        )
     run = Run(
         id=str(head.get("id", folder.name)),
         kind="start" if start else "recorded",
+        deployment=str(head.get("deployment", "")),
         interval=_interval(head, batches, problems),
         profile=profile,
         workload=None if start or not head else _read_load(head, problems),
@@ -181,8 +178,11 @@ def load_run(folder: Path | str) -> Run:
         verdict=verdict,
         problems=tuple(problems),
         folder=folder,
-        **deployed,
     )
+    if record is not None:
+        version = _engine_version(versions or {}, record.settings.engine)
+        settings = record.settings.model_copy(update={"engine_version": version})
+        run = replace(with_deployment(run, record), settings=settings)
     return with_readings(run)
 
 

@@ -6,7 +6,6 @@ the verdict and lowers its confidence.
 
 from __future__ import annotations
 
-import gzip
 import json
 import lzma
 import math
@@ -22,7 +21,7 @@ from bottleneck.load.workload import Load, WorkloadError, load_of
 from bottleneck.plan.server_arguments import format_of_config, read_arguments
 from bottleneck.plan.workers import WEIGHT_FORMATS, ServerSettings, Worker
 from bottleneck.runs.ceilings import Ceilings, NodeCeilings
-from bottleneck.runs.reading import lenient
+from bottleneck.runs.reading import lenient, open_text
 from bottleneck.runs.run import Run, as_the_engine_says
 from bottleneck.telemetry.batches import Batch
 from bottleneck.telemetry.engine_names import is_engine_sample
@@ -65,9 +64,8 @@ def read_document(path: Path) -> dict[str, Any]:
     ScenarioError
         When the file cannot be read or is no JSON object.
     """
-    opener: Any = {".gz": gzip.open, ".xz": lzma.open}.get(path.suffix, open)
     try:
-        with opener(path, "rt", encoding="utf-8") as stream:
+        with open_text(path) as stream:
             document = json.load(stream)
     except (OSError, EOFError, zlib.error, lzma.LZMAError, ValueError) as error:
         raise ScenarioError(f"{path}: cannot be read as JSON ({error})") from error

@@ -106,5 +106,5 @@ def put_right(batch: Mapping[str, Any], ahead: float) -> dict[str, Any]:
     return found
 
 
-def _less(value: Any, ahead: float) -> Any:
+def _less(value: object, ahead: float) -> object:
     return value - ahead if isinstance(value, int | float) and math.isfinite(number(value)) else value

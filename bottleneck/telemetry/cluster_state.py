@@ -325,7 +325,7 @@ def _newest(node: NodeState, batch: Mapping[str, Any], now: float) -> NodeState:
 
 
 def _tick(event: Tick, state: State) -> State:
-    announcements: list[tuple[str, dict[str, Any]]] = []
+    announcements: list[tuple[str, dict[str, object]]] = []
     nodes = dict(state.nodes)
     listens = event.now if event.now - state.ticked > STANDSTILL_SECONDS else state.listens
     for name, node in nodes.items():

@@ -8,7 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from bottleneck.telemetry.batches import Batch
 
 if TYPE_CHECKING:
     from bottleneck.profile import Profile
@@ -116,9 +118,9 @@ class NodeState:
     sequence: int = 0
     watermark: int = 0
     above: frozenset[int] = frozenset()
-    sample: Mapping[str, Any] = field(default_factory=dict)
-    engine: Mapping[str, Any] = field(default_factory=dict)
-    sampler: Mapping[str, Any] = field(default_factory=dict)
+    sample: Mapping[str, object] = field(default_factory=dict)
+    engine: Mapping[str, object] = field(default_factory=dict)
+    sampler: Mapping[str, object] = field(default_factory=dict)
     boundary: float = 0.0
     delay_seconds: float = 0.0
     stored: int = 0
@@ -156,7 +158,7 @@ class State:
     failures: int = 0
     ticked: float = math.inf
     listens: float = 0.0
-    announcements: tuple[tuple[str, dict[str, Any]], ...] = ()
+    announcements: tuple[tuple[str, dict[str, object]], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,7 @@ class Arrived:
     """
 
     now: float
-    batch: Mapping[str, Any]
+    batch: Batch
     new: bool
     watermark: int
     clock_ahead: float = 0.0

@@ -275,7 +275,7 @@ def _entries(parts: list[Any], key: str | int) -> list[Any]:
         return [_entry(part, key) for part in parts]
 
 
-def _entry(part: Any, key: str | int) -> Any:
+def _entry(part: object, key: str | int) -> Any:
     """Return an entry of a part, or None where there is none."""
     if isinstance(part, dict):
         return part.get(key)

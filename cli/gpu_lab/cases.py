@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -174,7 +174,7 @@ class Turn:
 
     deployment: str
     load: str
-    settings: Mapping[str, Any]
+    settings: Mapping[str, object]
     case: Case | None = None
 
     @property
@@ -188,13 +188,13 @@ class Turn:
         return not self.settings and (self.case is None or self.case.put is None)
 
 
-def settings_of(case: Case, device: Device) -> dict[str, Any]:
+def settings_of(case: Case, device: Device) -> dict[str, object]:
     """Return the server's settings that a case is."""
     if case.put is None or case.put.kind not in SETTINGS:
         return {}
     strength = case.put.strength(device)
     assert strength is not None
-    value: Any = int(strength)
+    value: object = int(strength)
     if case.put.kind == "cache":
         value = case.put.cards if device == "cards" else case.put.processors
     return {SETTINGS[case.put.kind]: True if case.put.kind == "eager" else value}

@@ -107,11 +107,11 @@ def _without_buckets(text: str) -> str:
     return "".join(kept)
 
 
-def _slim(document: Any, digits: int | None) -> str:
+def _slim(document: object, digits: int | None) -> str:
     return json.dumps(document if digits is None else _rounded(document, digits), separators=(",", ":"))
 
 
-def _rounded(value: Any, digits: int) -> Any:
+def _rounded(value: object, digits: int) -> object:
     if isinstance(value, float):
         return round(value, digits)
     if isinstance(value, dict):

@@ -150,7 +150,7 @@ def _judge(folder: Path, again: bool, as_json: bool) -> None:
 def document(found: Figures) -> dict[str, Any]:
     """Return the figures as plain data."""
 
-    def plain(value: Any) -> Any:
+    def plain(value: object) -> Any:
         if isinstance(value, Rate):
             low, high = value.interval
             return {"hits": value.hits, "of": value.of, "rate": value.value, "low": low, "high": high}

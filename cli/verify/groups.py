@@ -9,7 +9,6 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from cli.verify.loads import Load
 from cli.verify.strengths import TARGETS, Fault
@@ -80,7 +79,7 @@ class Stage:
 
     deployment: str
     blocks: tuple[Block, ...]
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, object] = field(default_factory=dict)
     faults: tuple[Fault, ...] = ()
     starts: tuple[Fault | None, ...] = ()
 

@@ -32,7 +32,7 @@ class Upgrade:
 
     deployment: str
     load: str
-    injections: tuple[Mapping[str, Any], ...]
+    injections: tuple[Mapping[str, object], ...]
     resource: str
     factor: float
     also: tuple[str, ...] = ()

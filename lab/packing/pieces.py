@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -114,7 +114,7 @@ def _copy(part: _Part, path: Path) -> None:
             file.write(block)
 
 
-def _blocks(part: _Part) -> Any:
+def _blocks(part: _Part) -> Iterator[bytes]:
     with part.archive.open("rb") as file:
         file.seek(part.offset)
         left = part.size

@@ -25,7 +25,10 @@ import sys
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any, NoReturn, cast
+from typing import IO, TYPE_CHECKING, Any, NoReturn, cast
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 PREFIX = "/opt/gpu-lab"
 MANIFEST, SUMS = "pack.json", "SHA256SUMS"
@@ -216,12 +219,13 @@ class Joined(io.RawIOBase):
         """Return True."""
         return True
 
-    def readinto(self, buffer: Any) -> int:
+    def readinto(self, buffer: WriteableBuffer) -> int:
         """Fill a buffer as far as the file at hand goes; 0 at the end of all."""
+        room = memoryview(buffer)
         while self._at < len(self._files):
-            block = self._files[self._at].read(len(buffer))
+            block = self._files[self._at].read(len(room))
             if block:
-                buffer[: len(block)] = block
+                room[: len(block)] = block
                 return len(block)
             self._at += 1
         return 0

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from netboot.boot.events import (
     Armed,
@@ -194,7 +193,11 @@ def apply(event: Event, state: State) -> State:  # noqa: ARG001 - each event's o
 def _armed(event: Armed, state: State) -> State:
     since = event.now if event.powered_on else None
     return _node(
-        state, event.node, armed=event.reason, armed_at=event.now, powered_on=since, blocked=False, asking=None
+        state,
+        event.node,
+        lambda found: replace(
+            found, armed=event.reason, armed_at=event.now, powered_on=since, blocked=False, asking=None
+        ),
     )
 
 
@@ -204,7 +207,11 @@ def _blocked(event: Blocked, state: State) -> State:
     if node is None:
         return state
     boots = tuple(replace(boot, nonce="") for boot in node.boots)
-    return _node(state, event.node, armed="", blocked=True, powered_on=None, asking=None, boots=boots)
+    return _node(
+        state,
+        event.node,
+        lambda found: replace(found, armed="", blocked=True, powered_on=None, asking=None, boots=boots),
+    )
 
 
 @apply.register
@@ -216,7 +223,7 @@ def _dhcp(event: DhcpAsked, state: State) -> State:
     if asking is None or event.now - asking.last > ASKING_SECONDS:
         asking = Asking(event.now, event.now)
     detail = event.detail or asking.detail
-    return _node(state, event.node, asking=replace(asking, last=event.now, detail=detail))
+    return _node(state, event.node, lambda found: replace(found, asking=replace(asking, last=event.now, detail=detail)))
 
 
 @apply.register
@@ -227,7 +234,7 @@ def _troubled(event: Troubled, state: State) -> State:
         return state
     if event.boot:
         return _boot(state, event.node, event.boot, lambda boot: replace(boot, notes=_kept(boot.notes, note)))
-    return _node(state, event.node, notes=_kept(node.notes, note))
+    return _node(state, event.node, lambda found: replace(found, notes=_kept(node.notes, note)))
 
 
 @apply.register
@@ -236,7 +243,7 @@ def _delivered(event: Delivered, state: State) -> State:
     if node is None:
         return state
     kept = tuple(note for note in node.notes if note.stage != event.stage or not note.text.startswith(event.about))
-    return state if kept == node.notes else _node(state, event.node, notes=kept)
+    return state if kept == node.notes else _node(state, event.node, lambda found: replace(found, notes=kept))
 
 
 @apply.register
@@ -280,7 +287,9 @@ def _script(event: ScriptGiven, state: State) -> State:
         because=node.armed or "down",
         reached=reached,
     )
-    return _node(state, event.node, boots=(*node.boots, boot)[-BOOTS_KEPT:], asking=None, notes=())
+    return _node(
+        state, event.node, lambda found: replace(found, boots=(*node.boots, boot)[-BOOTS_KEPT:], asking=None, notes=())
+    )
 
 
 @apply.register
@@ -307,7 +316,7 @@ def _enrolled(event: Enrolled, state: State) -> State:
         replace(boot, enrolled_key=event.key) if boot.id == event.boot else replace(boot, nonce="")
         for boot in node.boots
     )
-    return _node(state, event.node, boots=boots, armed="", powered_on=None)
+    return _node(state, event.node, lambda found: replace(found, boots=boots, armed="", powered_on=None))
 
 
 @apply.register
@@ -322,7 +331,7 @@ def _refused(event: Refused, state: State) -> State:
 
 @apply.register
 def _deploying(event: Deploying, state: State) -> State:
-    state = _node(state, event.node, deploying_since=event.since)
+    state = _node(state, event.node, lambda found: replace(found, deploying_since=event.since))
     node = state.nodes.get(event.node)
     boot = node.boot if node else None
     if event.since is None or boot is None or event.since < boot.began or boot.at("engine_ready") is not None:
@@ -336,14 +345,14 @@ def _kept(notes: tuple[Note, ...], note: Note) -> tuple[Note, ...]:
     return (*notes, note)[-NOTES_KEPT:]
 
 
-def _node(state: State, name: str, **changes: Any) -> State:
+def _node(state: State, name: str, change: Callable[[NodeState], NodeState]) -> State:
     if name not in state.nodes:
         return state
-    return replace(state, nodes={**state.nodes, name: replace(state.nodes[name], **changes)})
+    return replace(state, nodes={**state.nodes, name: change(state.nodes[name])})
 
 
 def _boot(state: State, name: str, boot: str, change: Callable[[Boot], Boot]) -> State:
-    node = state.nodes.get(name)
-    if node is None:
-        return state
-    return _node(state, name, boots=tuple(change(found) if found.id == boot else found for found in node.boots))
+    def with_boot(node: NodeState) -> NodeState:
+        return replace(node, boots=tuple(change(found) if found.id == boot else found for found in node.boots))
+
+    return _node(state, name, with_boot)

@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,9 @@ def main() -> int:
     return 0
 
 
-def build(recipe: Recipe, workspace: Path, cache: Path, progress: Any) -> dict[str, Any]:
+def build(
+    recipe: Recipe, workspace: Path, cache: Path, progress: Callable[[dict[str, object]], None]
+) -> dict[str, Any]:
     """Build into `workspace`; return what the manifest says of it."""
     temporary = workspace / "scratch"
     temporary.mkdir()

@@ -174,7 +174,8 @@ def test_a_run_is_recorded_whole(bench: Any, engine: Any, capfd: pytest.CaptureF
     assert run.client is not None and len(run.client.good) == 16
     assert before < run.interval[0] < run.interval[1] < time.time(), "unix time, not the generator's clock"
     assert run.seconds == pytest.approx(0.01 + 31 * 0.001, abs=0.002), "from the first request to the last answer"
-    assert run.versions["nodes"]["node1"]["engine"] == {"vllm": "0"}
+    nodes = run.versions["nodes"]
+    assert isinstance(nodes, dict) and nodes["node1"]["engine"] == {"vllm": "0"}
     # The first export did not reach the end on both nodes, so it was asked again.
     assert len(bench.exported) == 2 and {batch["node"] for batch in run.batches} == {"node0", "node1"}
     assert bench.exported[0][0] < run.interval[0] and bench.exported[0][1] > run.interval[1]

@@ -3,7 +3,7 @@
 import json
 import sys
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,13 +25,14 @@ class Tensor:
         return self
 
 
-class FakeTorch:
+class FakeTorch(ModuleType):
     """A made-up torch with a device `card`; `placed` is where its arrays went, `done` what was done in which order."""
 
     __version__ = "9.9+fake"
     bfloat16, float32, uint8, int8, float8_e4m3fn = "bf16", "f32", "u8", "i8", "f8"
 
     def __init__(self, available: bool = True, fp8: bool = False) -> None:
+        super().__init__("torch")
         self.placed: list[str | None] = []
         self.done: list[str] = []
         self._fp8 = fp8

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+from bottleneck.plan.engines.rendering import Guard
 from bottleneck.plan.engines.templates import command_line, environment
 from bottleneck.plan.nodes import deployment_memory, node_pillar, worker_specs
 from bottleneck.profile import ProfileError, find_profile, load_profile, paths
@@ -144,7 +145,7 @@ def test_layers_over_remote_calls_are_where_the_profile_says(tmp_path: Path) -> 
     assert (head.start_turn, follower.start_turn) == (1, 0), "the head connects to its followers when it starts"
     assert head.coordinator is None
     assert follower.argv[-6:] == ["-H", "10.77.1.11", "-p", "50052", "-t", "1"], "bound to the link alone"
-    assert follower.watch["ready"]["listening"] == "10.77.1.11:50052"
+    assert follower.watch.ready["listening"] == "10.77.1.11:50052"
 
 
 def test_followers_with_unlike_shares_have_the_output_on_the_last(tmp_path: Path) -> None:
@@ -177,15 +178,15 @@ def test_room_for_every_sequence_counts_as_memory() -> None:
 def test_only_those_who_have_to_may_connect_to_a_worker() -> None:
     profile = load_profile(PROFILES / "embedded.yaml")
     control = str(profile.control.address)
-    api = {"ports": [8000], "ephemeral": False, "allowed": [control]}
+    api = Guard([8000], False, [control])
     head, follower = worker_specs(profile, "llamacpp")
-    assert head.watch["guards"] == [api]
-    assert follower.watch["guards"] == [{"ports": [50052], "ephemeral": False, "allowed": ["10.77.1.10"]}]
+    assert head.watch.guards == [api]
+    assert follower.watch.guards == [Guard([50052], False, ["10.77.1.10"])]
     # Its two nodes.
-    ranks = {"ports": [29500], "ephemeral": True, "allowed": ["10.77.1.10/31"]}
+    ranks = Guard([29500], True, ["10.77.1.10/31"])
     head, follower = worker_specs(profile, "tp2")
-    assert head.watch["guards"] == [ranks, api]
-    assert follower.watch["guards"] == [ranks]
+    assert head.watch.guards == [ranks, api]
+    assert follower.watch.guards == [ranks]
 
 
 def test_a_profile_opens_the_api_to_further_networks() -> None:
@@ -195,7 +196,7 @@ def test_a_profile_opens_the_api_to_further_networks() -> None:
     changed = profile.model_copy(update={"deployments": {**profile.deployments, "tp2": wider}})
     head, _ = worker_specs(changed, "tp2")
     # The control node is in the first of them, and not named twice.
-    assert head.watch["guards"][1]["allowed"] == [around, "192.0.2.0/30"]
+    assert head.watch.guards[1].allowed == [around, "192.0.2.0/30"]
 
 
 def test_a_model_is_converted_once_for_what_it_is_made_of(tmp_path: Path) -> None:

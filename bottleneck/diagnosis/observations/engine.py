@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -140,32 +140,32 @@ def engine_facts(
     if len(moments) > 1 and seconds > 0:
         # The last reading stands for the time until the next one would have come.
         watched = min(1.0, (max(moments) - min(moments)) * len(moments) / (len(moments) - 1) / seconds)
-    totals = _totals(group.before, group.after)
-    # Of several engines behind one server each has its own limit, and what they run is counted together.
-    engines = max((reading.engines for _, reading in readings), default=1)
-    gauges = _gauges(readings, topology.max_num_seqs and topology.max_num_seqs * engines)
-    if totals.get("preemptions") is None and len(readings) > 1:
-        seen = delta(readings[0][1], readings[-1][1], "vllm:num_preemptions_total")
-        totals["preemptions"] = seen.value if seen is not None else None
-    if any((totals.get(name) or 0.0) > 0 for name in ("steps", "generation_tokens", "prompt_tokens")):
-        gauges["stuck_share"] = 0.0
-        gauges |= _stuck_engine(readings)
-    elif any(totals.get(name) is not None for name in ("generation_tokens", "prompt_tokens")):
-        running, waiting = (_column(readings, f"vllm:num_requests_{name}") for name in ("running", "waiting"))
-        gauges |= {"stuck_share": share} if (share := _stuck(readings, running, waiting)) is not None else {}
-    return EngineFacts(
+    facts = EngineFacts(
         head=group.head,
         counted_seconds=max(moments) - min(moments) if live and moments else None,
         watched_share=watched,
-        **totals,
-        **gauges,
     )
+    facts = _with_totals(facts, group.before, group.after)
+    # Of several engines behind one server each has its own limit, and what they run is counted together.
+    engines = max((reading.engines for _, reading in readings), default=1)
+    facts = _with_gauges(facts, readings, topology.max_num_seqs and topology.max_num_seqs * engines)
+    if facts.preemptions is None and len(readings) > 1:
+        seen = delta(readings[0][1], readings[-1][1], "vllm:num_preemptions_total")
+        facts = replace(facts, preemptions=seen.value if seen is not None else None)
+    if any((made or 0.0) > 0 for made in (facts.steps, facts.generation_tokens, facts.prompt_tokens)):
+        share, words = _stuck_engine(readings) or (0.0, None)
+        return replace(facts, stuck_share=share, stuck_engine=words)
+    if facts.generation_tokens is not None or facts.prompt_tokens is not None:
+        running, waiting = (_column(readings, f"vllm:num_requests_{name}") for name in ("running", "waiting"))
+        if (stuck := _stuck(readings, running, waiting)) is not None:
+            return replace(facts, stuck_share=stuck)
+    return facts
 
 
-def _totals(before: MetricsText | None, after: MetricsText | None) -> dict[str, Any]:
-    """Return what grew between two readings, by the attribute of `EngineFacts`."""
+def _with_totals(facts: EngineFacts, before: MetricsText | None, after: MetricsText | None) -> EngineFacts:
+    """Return the facts with what grew between two readings."""
     if after is None:
-        return {}
+        return facts
     resets: list[bool] = []
     known = before.names() if before is not None else set()
 
@@ -194,26 +194,27 @@ def _totals(before: MetricsText | None, after: MetricsText | None) -> dict[str, 
         grown("vllm:request_inference_time_seconds_sum"),
         whole,
     )
-    found = {
-        "unusable": after.unusable + (before.unusable if before else 0),
-        "queue_seconds": queue,
-        "prefill_seconds": prefill,
-        "decode_seconds": decode,
-        "latency_seconds": whole,
-        "requests": grown("vllm:e2e_request_latency_seconds_count") or grown("vllm:request_success_total") or 0.0,
-        "prompt_tokens": prompts,
-        "generation_tokens": generated,
-        "finished_tokens": generated if finished is None else finished,
-        "steps": grown("vllm:iteration_tokens_total_count"),
+    found = replace(
+        facts,
+        unusable=after.unusable + (before.unusable if before else 0),
+        queue_seconds=queue,
+        prefill_seconds=prefill,
+        decode_seconds=decode,
+        latency_seconds=whole,
+        requests=grown("vllm:e2e_request_latency_seconds_count") or grown("vllm:request_success_total") or 0.0,
+        prompt_tokens=prompts,
+        generation_tokens=generated,
+        finished_tokens=generated if finished is None else finished,
+        steps=grown("vllm:iteration_tokens_total_count"),
         # Of the engine's own analytic model (--enable-mfu-metrics), per accelerator.
-        "flops": grown("vllm:estimated_flops_per_gpu_total"),
-        "read_bytes": grown("vllm:estimated_read_bytes_per_gpu_total"),
-        "first_token_seconds": grown("vllm:time_to_first_token_seconds_sum"),
-        "api_server_cpu_seconds": grown("process_cpu_seconds_total"),
-        "preemptions": grown("vllm:num_preemptions_total"),
-        "itl": histogram_delta(before, after, "vllm:inter_token_latency_seconds"),
-    }
-    return {**found, "reset": any(resets)}
+        flops=grown("vllm:estimated_flops_per_gpu_total"),
+        read_bytes=grown("vllm:estimated_read_bytes_per_gpu_total"),
+        first_token_seconds=grown("vllm:time_to_first_token_seconds_sum"),
+        api_server_cpu_seconds=grown("process_cpu_seconds_total"),
+        preemptions=grown("vllm:num_preemptions_total"),
+        itl=histogram_delta(before, after, "vllm:inter_token_latency_seconds"),
+    )
+    return replace(found, reset=any(resets))
 
 
 def _phases(
@@ -241,8 +242,8 @@ def _mean(values: Array) -> float | None:
     return float(known.mean()) if known.size else None
 
 
-def _gauges(readings: Readings, limit: int | None) -> dict[str, Any]:
-    """Return what the gauges say, by the attribute of `EngineFacts`."""
+def _with_gauges(facts: EngineFacts, readings: Readings, limit: int | None) -> EngineFacts:
+    """Return the facts with what the gauges say."""
     running = _column(readings, "vllm:num_requests_running")
     waiting = _column(readings, "vllm:num_requests_waiting")
     capacity = _column(readings, "vllm:num_requests_waiting_by_reason", reason="capacity")
@@ -250,29 +251,30 @@ def _gauges(readings: Readings, limit: int | None) -> dict[str, Any]:
     waiting = np.where(np.isfinite(capacity), capacity, waiting)
     cache = _column(readings, "vllm:kv_cache_usage_perc")
     known = np.isfinite(running)
-    found: dict[str, Any] = {"readings": int(known.sum())}
+    facts = replace(facts, readings=int(known.sum()))
     if not known.any():
-        return found
+        return facts
     busy = known & ((running > 0) | (waiting > 0))
     known_cache = cache[np.isfinite(cache)]
-    found |= {
-        "busy_share": float(busy.sum() / known.sum()),
-        "running_mean": _mean(running[busy]),
-        "running_max": float(np.max(running[known])),
-        "cache_usage_mean": _mean(cache[busy]),
-        "cache_usage_max": float(known_cache.max()) if known_cache.size else None,
-        "stuck_share": float((known & (running == 0) & (waiting > 0)).sum() / known.sum()),
-    }
+    facts = replace(
+        facts,
+        busy_share=float(busy.sum() / known.sum()),
+        running_mean=_mean(running[busy]),
+        running_max=float(np.max(running[known])),
+        cache_usage_mean=_mean(cache[busy]),
+        cache_usage_max=float(known_cache.max()) if known_cache.size else None,
+        stuck_share=float((known & (running == 0) & (waiting > 0)).sum() / known.sum()),
+    )
     queued = busy & (waiting > 0)
     if busy.any() and np.isfinite(waiting[busy]).any():
-        found["waiting_share"] = float(queued.sum() / busy.sum())
-        found["waiting_mean"] = float(np.nansum(waiting[busy]) / busy.sum())
+        share, mean = float(queued.sum() / busy.sum()), float(np.nansum(waiting[busy]) / busy.sum())
+        facts = replace(facts, waiting_share=share, waiting_mean=mean)
     if queued.any():
         inferred = float(limit) if limit else _plateau(running[queued], cache[queued])
-        found["inferred_limit"] = inferred
         # Who waits while none is counted waits for one in its first step, which the engine counts at that step's end.
-        found["waiting"] = _why(np.maximum(running[queued], 1.0), cache[queued], inferred)
-    return found
+        why = _why(np.maximum(running[queued], 1.0), cache[queued], inferred)
+        facts = replace(facts, inferred_limit=inferred, waiting=why)
+    return facts
 
 
 def _stuck(readings: Readings, running: Array, waiting: Array) -> float | None:
@@ -286,10 +288,13 @@ def _stuck(readings: Readings, running: Array, waiting: Array) -> float | None:
     return float((known & ought).sum() / known.sum())
 
 
-def _stuck_engine(readings: Readings) -> dict[str, Any]:
-    """Return the one of several engines that made nothing while requests waited for it; the others may well work."""
+def _stuck_engine(readings: Readings) -> tuple[float, str] | None:
+    """Return the one of several engines that made nothing while requests waited for it: its share, and which it is.
+
+    The others may well work.
+    """
     labels = readings[-1][1].engine_labels if len(readings) > 1 else []
-    found: dict[str, Any] = {}
+    found: tuple[float, str] | None = None
     for each in labels if len(labels) > 1 else ():
         running = _column(readings, "vllm:num_requests_running", **each)
         waiting = _column(readings, "vllm:num_requests_waiting", **each)
@@ -300,10 +305,10 @@ def _stuck_engine(readings: Readings) -> dict[str, Any]:
         if all(grown is None for grown in made) or any(grown and grown.value for grown in made):
             continue
         share = _stuck(readings, running, waiting)
-        if share is not None and share > found.get("stuck_share", 0.0):
+        if share is not None and share > (found[0] if found else 0.0):
             name = " ".join(each.values())
             words = f"engine {name} of {len(labels)}, for which {np.nanmean(waiting):.3g} requests wait"
-            found = {"stuck_share": share, "stuck_engine": words}
+            found = share, words
     return found
 
 

@@ -123,8 +123,8 @@ def link_facts(
     else:
         source = ""
     sent, busiest = _busiest(topology, samples, run.interval)
-    traffic = _traffic(topology, samples, run.interval, sent, busiest)
-    peak = traffic.get("peak_bytes_per_second")
+    facts = _with_traffic(LinkFacts(topology.link, sent_bytes=sent), topology, samples, run.interval, busiest)
+    peak = facts.peak_bytes_per_second
     if capacity and peak and peak > thresholds.BEYOND * capacity:
         issues.append(
             Issue(
@@ -136,8 +136,8 @@ def link_facts(
         )
         capacity, source = peak, "the highest rate seen in the samples"
     latency, latency_source, collectives = _message_latency(run, topology, probed)
-    facts = LinkFacts(
-        topology.link,
+    facts = replace(
+        facts,
         capacity_bytes_per_second=capacity,
         capacity_source=source,
         promised_bytes_per_second=promised,
@@ -146,7 +146,6 @@ def link_facts(
         message_latency_source=latency_source,
         backend=_backend(run, topology),
         allreduce_seconds=collectives,
-        **traffic,
     )
     facts, outdated = _outdated(facts, nodes, busy_seconds, prompt_share)
     return _with_fullness(facts, busiest, busy_seconds), [*issues, *outdated]
@@ -233,24 +232,25 @@ def _busiest(
     return sent, chosen
 
 
-def _traffic(
+def _with_traffic(
+    facts: LinkFacts,
     topology: Topology,
     samples: Mapping[str, NodeSamples],
     interval: tuple[float, float],
-    sent: Mapping[str, float],
     steps: Steps | None,
-) -> dict[str, Any]:
-    """Return bytes, errors and the rate at which most crossed, by the attribute of `LinkFacts`."""
-    counted = [samples[node] for node in sent]
-    found: dict[str, Any] = {"sent_bytes": sent}
-    for what in ("errors", "dropped"):
-        found[what] = math.fsum(
-            series.link(topology.link or "", f"{way}_{what}").increase(*interval) or 0.0
-            for series in counted
+) -> LinkFacts:
+    """Return the facts with errors and the rate at which most crossed."""
+
+    def counted(what: str) -> float:
+        return math.fsum(
+            samples[node].link(facts.name, f"{way}_{what}").increase(*interval) or 0.0
+            for node in facts.sent_bytes
             for way in ("receive", "transmit")
         )
+
+    facts = replace(facts, errors=counted("errors"), dropped=counted("dropped"))
     if steps is None:
-        return found
+        return facts
     rate = steps.rate
     top = float(np.quantile(rate, thresholds.PLATEAU_QUANTILE, weights=steps.growth, method="inverted_cdf"))
     near = np.abs(rate - top) <= thresholds.PLATEAU_BAND * top
@@ -260,13 +260,13 @@ def _traffic(
         if node in samples and node not in topology.heads
         if (share := _awake(samples[node], steps.start[near], steps.end[near])) is not None
     ]
-    return {
-        **found,
-        "peak_bytes_per_second": _peak(steps),
-        "plateau_bytes_share": float(steps.growth[near].sum() / steps.growth.sum()),
-        "plateau_bytes_per_second": float(np.average(rate[near], weights=steps.seconds[near])),
-        "plateau_awake_share": max(awake, default=None),
-    }
+    return replace(
+        facts,
+        peak_bytes_per_second=_peak(steps),
+        plateau_bytes_share=float(steps.growth[near].sum() / steps.growth.sum()),
+        plateau_bytes_per_second=float(np.average(rate[near], weights=steps.seconds[near])),
+        plateau_awake_share=max(awake, default=None),
+    )
 
 
 def _with_fullness(facts: LinkFacts, steps: Steps | None, busy_seconds: float) -> LinkFacts:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bottleneck.diagnosis import thresholds
 from bottleneck.diagnosis.observations.cards import CardFacts, card_facts
@@ -113,33 +113,34 @@ def node_facts(
     found = {}
     for node in topology.nodes:
         # Beside an accelerator workers ask again and again whether the card, or the collective, is done.
-        spins, series = node in topology.heads or topology.on_accelerator(node), samples.get(node)
-        measured: dict[str, Any] = {}
-        if series is not None:
-            measured = {
-                **_heat_and_memory(series, run.interval),
-                **_processes(series, run.interval, prefix, spins, busy_seconds),
-            }
-        found[node] = NodeFacts(node, spins=spins, cores=topology.cores.get(node), **_ceilings(run, node), **measured)
+        spins = node in topology.heads or topology.on_accelerator(node)
+        facts = NodeFacts(node, spins=spins, cores=topology.cores.get(node))
+        facts = _with_ceilings(facts, run.ceilings.nodes.get(node, NodeCeilings()))
+        if (series := samples.get(node)) is not None:
+            facts = _with_heat_and_memory(facts, series, run.interval)
+            facts = _with_processes(facts, series, run.interval, prefix, busy_seconds)
+        found[node] = facts
     return found
 
 
-def _ceilings(run: Run, node: str) -> dict[str, Any]:
-    known = run.ceilings.nodes.get(node, NodeCeilings())
+def _with_ceilings(facts: NodeFacts, known: NodeCeilings) -> NodeFacts:
     multiply, read = known.gemm_bf16_flops_per_second, known.memory_read_bytes_per_second
     disk, dispatch = known.disk_read_bytes_per_second, known.kernel_dispatch_seconds
-    return {
-        "gemm_flops_per_second": multiply and multiply.median,
-        "gemm_interval": multiply and multiply.interval,
-        "memory_read_bytes_per_second": read and read.median,
-        "memory_read_interval": read and read.interval,
-        "disk_bytes_per_second": disk and disk.median,
-        "dispatch_seconds": dispatch and dispatch.median,
-    }
+    return replace(
+        facts,
+        gemm_flops_per_second=multiply.median if multiply else None,
+        gemm_interval=multiply.interval if multiply else None,
+        memory_read_bytes_per_second=read.median if read else None,
+        memory_read_interval=read.interval if read else None,
+        disk_bytes_per_second=disk.median if disk else None,
+        dispatch_seconds=dispatch.median if dispatch else None,
+    )
 
 
-def _processes(series: NodeSamples, interval: Span, prefix: str, spins: bool, busy_seconds: float) -> dict[str, Any]:
-    """Return what the node's cores and workers did, by the attribute of `NodeFacts`."""
+def _with_processes(
+    facts: NodeFacts, series: NodeSamples, interval: Span, prefix: str, busy_seconds: float
+) -> NodeFacts:
+    """Return the facts with what the node's cores and workers did."""
     start, end = interval
     if not any(name.startswith(prefix) for name in series.keys("workers")):
         prefix = ""
@@ -153,32 +154,33 @@ def _processes(series: NodeSamples, interval: Span, prefix: str, spins: bool, bu
     busy, steal = series.cores("busy", start, end), series.cores("steal", start, end)
     used = None if user is None else user + (system or 0.0)
     foreign = max(0.0, busy - used) if busy is not None and used is not None else None
-    waited = _cpu_wait(delay, throttled, foreign, steal, spins)
+    waited = _cpu_wait(delay, throttled, foreign, steal, facts.spins)
     asleep = None
-    if used is not None and not spins and busy_seconds > 0:
+    if used is not None and not facts.spins and busy_seconds > 0:
         awake = used + (throttled or 0.0) + (waited or 0.0)
         asleep = min(1.0, max(0.0, 1.0 - awake / busy_seconds))
-    return {
-        "missing_batches": series.missing_batches,
-        "dropped": series.dropped,
-        "resets": series.resets,
-        "throttled_seconds": throttled,
-        "quota_cores": series.last("cgroup", "quota_cores", until=end),
-        "steal_seconds": steal,
-        "core_busy_seconds": busy,
-        "covered_share": series.steps("cpu", first, 0).covered(start, end) if first is not None else 0.0,
-        "run_delay_seconds": delay,
-        "worker_user_seconds": user,
-        "worker_system_seconds": system,
-        "worker_cpu_seconds": used,
-        "foreign_cpu_seconds": foreign,
-        "cpu_wait_seconds": waited,
-        "asleep_share": asleep,
-        "storage_read_bytes": workers("storage_read_bytes"),
-        "storage_wait_seconds": workers("storage_wait_s"),
-        "api_server_cpu_seconds": workers("api_server_cpu_s"),
-        "api_server_wait_seconds": workers("api_server_run_delay_s"),
-    }
+    return replace(
+        facts,
+        missing_batches=series.missing_batches,
+        dropped=series.dropped,
+        resets=series.resets,
+        throttled_seconds=throttled,
+        quota_cores=series.last("cgroup", "quota_cores", until=end),
+        steal_seconds=steal,
+        core_busy_seconds=busy,
+        covered_share=series.steps("cpu", first, 0).covered(start, end) if first is not None else 0.0,
+        run_delay_seconds=delay,
+        worker_user_seconds=user,
+        worker_system_seconds=system,
+        worker_cpu_seconds=used,
+        foreign_cpu_seconds=foreign,
+        cpu_wait_seconds=waited,
+        asleep_share=asleep,
+        storage_read_bytes=workers("storage_read_bytes"),
+        storage_wait_seconds=workers("storage_wait_s"),
+        api_server_cpu_seconds=workers("api_server_cpu_s"),
+        api_server_wait_seconds=workers("api_server_run_delay_s"),
+    )
 
 
 def _cpu_wait(
@@ -200,8 +202,8 @@ def _cpu_wait(
     return waited + (steal or 0.0)
 
 
-def _heat_and_memory(series: NodeSamples, interval: Span) -> dict[str, Any]:
-    """Return memory, disk, heat, the ways to memory and accelerator, by the attribute of `NodeFacts`."""
+def _with_heat_and_memory(facts: NodeFacts, series: NodeSamples, interval: Span) -> NodeFacts:
+    """Return the facts with memory, disk, heat, the ways to memory and accelerator."""
     start, end = interval
     inside = (series.times >= start) & (series.times <= end)
     available = (series.values("mem", "available") / series.values("mem", "total"))[inside]
@@ -211,24 +213,25 @@ def _heat_and_memory(series: NodeSamples, interval: Span) -> dict[str, Any]:
     def most(name: str) -> float | None:
         return max((card[name] for card in cards if card.get(name) is not None), default=None)
 
-    return {
-        "disk_read_bytes": series.steps("disk", "read_bytes").increase(start, end),
-        "io_stall_seconds": series.steps("psi", "io", SOME_STALLED).increase(start, end),
-        "memory_stall_seconds": series.steps("psi", "memory", SOME_STALLED).increase(start, end),
-        "memory_available_share": float(np.nanmin(available)) if np.isfinite(available).any() else None,
-        "thermal_seconds": series.steps("thermal", "throttled_s").increase(start, end),
-        "remote_memory_share": remote / (remote + local)
+    return replace(
+        facts,
+        disk_read_bytes=series.steps("disk", "read_bytes").increase(start, end),
+        io_stall_seconds=series.steps("psi", "io", SOME_STALLED).increase(start, end),
+        memory_stall_seconds=series.steps("psi", "memory", SOME_STALLED).increase(start, end),
+        memory_available_share=float(np.nanmin(available)) if np.isfinite(available).any() else None,
+        thermal_seconds=series.steps("thermal", "throttled_s").increase(start, end),
+        remote_memory_share=remote / (remote + local)
         if remote is not None and local is not None and remote + local > 0
         else None,
-        "clock_lost_share": most("clock_lost_share"),
-        "temperature_celsius": most("temperature_celsius"),
-        "power_share": most("power_share"),
-        "card": card_facts(series, interval),
-        "bus_share": min((card["bus_share"] for card in cards if card.get("bus_share") is not None), default=None),
-    }
+        clock_lost_share=most("clock_lost_share"),
+        temperature_celsius=most("temperature_celsius"),
+        power_share=most("power_share"),
+        card=card_facts(series, interval),
+        bus_share=min((card["bus_share"] for card in cards if card.get("bus_share") is not None), default=None),
+    )
 
 
-def _accelerator(series: NodeSamples, card: str, interval: Span, inside: np.ndarray[Any, Any]) -> dict[str, float]:
+def _accelerator(series: NodeSamples, card: str, interval: Span, inside: NDArray[np.bool_]) -> dict[str, float]:
     """Return one accelerator's lost clock, heat, power and bus, as far as they are known."""
     found: dict[str, float] = {}
     clock = series.values("accelerator", card, "frequency_hertz")[inside]

@@ -2,6 +2,7 @@
 
 from bottleneck.plan.engines.rendering import (
     Launch,
+    Watch,
     conversion,
     engine_arguments,
     launch,
@@ -12,6 +13,7 @@ from bottleneck.plan.engines.rendering import (
 
 __all__ = [
     "Launch",
+    "Watch",
     "conversion",
     "engine_arguments",
     "launch",

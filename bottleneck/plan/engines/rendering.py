@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from bottleneck.plan.engines.templates import Values, command_line, environment, filled
 from bottleneck.plan.environment import deployment_environment
+from bottleneck.profile.engine_interface import Metrics, Stage
 from bottleneck.profile.paths import CACHE_DIRECTORY, ENGINE_MAP, content_directory
 from bottleneck.profile.rank_placement import Place, places
 from bottleneck.profile.types import Deployment, EngineSpec, Profile
@@ -23,6 +24,51 @@ _TO_RUN = ("kind", "engine", "directory", "root_folder")
 
 
 @dataclass(frozen=True)
+class Guard:
+    """Ports of a worker that only some may connect to; the node itself always may.
+
+    Attributes
+    ----------
+    ephemeral
+        Whether those count as well that the kernel gives by itself.
+    allowed
+        Addresses and networks.
+    """
+
+    ports: list[int]
+    ephemeral: bool
+    allowed: list[str]
+
+
+@dataclass(frozen=True)
+class ApiKey:
+    """Where an engine has its API's key from: a file, and the variable that has it; None where it reads the file."""
+
+    file: str
+    variable: str | None
+
+
+@dataclass(frozen=True)
+class Watch:
+    """How the node's module (`_modules/worker.py`) tells what a worker is doing, and what it guards of it.
+
+    Attributes
+    ----------
+    ready
+        What shows that it is ready, as in `engine_interface.Ready`, with the node's own address.
+    failures
+        Module with the rules of its failures.
+    """
+
+    ready: dict[str, object]
+    stages: list[Stage]
+    failures: str | None
+    metrics: Metrics
+    guards: list[Guard]
+    api_key: ApiKey
+
+
+@dataclass(frozen=True)
 class Launch:
     """Command, environment and checks of one worker.
 
@@ -30,17 +76,13 @@ class Launch:
     ----------
     program
         A path below the engine's folder, or an absolute one.
-    watch
-        What the node's module watches it by, as plain data: ``ready``, ``stages``, ``failures``, ``metrics``, and
-        ``guards``: which ports are open to whom; and ``api_key``: the file that the
-        API's key is in, and the variable that the engine takes it from, None where it reads the file.
     """
 
     program: str
     argv: list[str]
     environment: dict[str, str]
     coordinator: str | None
-    watch: dict[str, Any]
+    watch: Watch
 
 
 def launch(profile: Profile, deployment: Deployment, place: Place) -> Launch:
@@ -75,14 +117,14 @@ def launch(profile: Profile, deployment: Deployment, place: Place) -> Launch:
             **deployment_environment(engine, deployment, place, link, profile.nodes[place.node]),
         },
         coordinator=f"{values['head_link_address']}:{values['coordinator_port']}" if meets else None,
-        watch={
-            "ready": ready,
-            "stages": [stage.model_dump(mode="json") for stage in interface.stages],
-            "failures": interface.failures,
-            "metrics": interface.metrics.model_dump(mode="json"),
-            "guards": _guards(profile, deployment, place, values),
-            "api_key": {"file": API_KEY_FILE, "variable": interface.api_key_variable},
-        },
+        watch=Watch(
+            ready=ready,
+            stages=interface.stages,
+            failures=interface.failures,
+            metrics=interface.metrics,
+            guards=_guards(profile, deployment, place, values),
+            api_key=ApiKey(API_KEY_FILE, interface.api_key_variable),
+        ),
     )
 
 
@@ -232,7 +274,7 @@ def _weights(profile: Profile, engine: EngineSpec) -> str:
     return next(name for each, name in engine.interface.weights.items() if each == bits)
 
 
-def _values(profile: Profile, deployment: Deployment, place: Place, engine: EngineSpec) -> dict[str, Any]:
+def _values(profile: Profile, deployment: Deployment, place: Place, engine: EngineSpec) -> Values:
     """Return a value for every name of `engine_interface.NAMES`."""
     members = [other for other in places(deployment) if other.replica == place.replica]
     node, head = profile.nodes[place.node], profile.nodes[members[0].node]
@@ -283,12 +325,8 @@ def _node_layers(profile: Profile, deployment: Deployment, members: list[Place])
     return [sum(counts[stage] for stage in place.stages(deployment.tensor_parallel)) for place in members]
 
 
-def _guards(profile: Profile, deployment: Deployment, place: Place, values: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return what only some may connect to on the node of a place.
-
-    Each has the ``ports``, whether those count that the kernel gives by itself (``ephemeral``), and the addresses that
-    are ``allowed``; the node itself always is.
-    """
+def _guards(profile: Profile, deployment: Deployment, place: Place, values: Values) -> list[Guard]:
+    """Return what only some may connect to on the node of a place."""
     interface = profile.engine_for(deployment, place.node).interface
     role = interface.roles["head" if place.node_rank == 0 else "follower"]
     found = []
@@ -297,18 +335,18 @@ def _guards(profile: Profile, deployment: Deployment, place: Place, values: Mapp
     if "coordinator_port" in role.names():
         # Ranks meet at one port and then listen on others, which nobody chooses.
         ranks = [str(profile.nodes[name].links[deployment.link].address) for name in deployment.nodes]
-        found.append(_guard([int(values["coordinator_port"])], True, ranks))
+        found.append(_guard([FIRST_COORDINATOR_PORT + place.replica], True, ranks))
     if place.node_rank == 0:
         found.append(_guard([API_PORT], False, [str(profile.control.address), *deployment.api_clients]))
     return found
 
 
-def _guard(ports: list[int], ephemeral: bool, allowed: Iterable[str]) -> dict[str, Any]:
+def _guard(ports: list[int], ephemeral: bool, allowed: Iterable[str]) -> Guard:
     # Addresses that are in a network of the list would be named twice.
     networks = ipaddress.collapse_addresses(map(ipaddress.IPv4Network, allowed))
     names = [str(each.network_address) if each.prefixlen == each.max_prefixlen else str(each) for each in networks]
-    return {"ports": ports, "ephemeral": ephemeral, "allowed": names}
+    return Guard(ports, ephemeral, names)
 
 
-def _joined(parts: Any) -> str | None:
+def _joined(parts: Iterable[object]) -> str | None:
     return ",".join(map(str, parts)) or None

@@ -12,14 +12,15 @@ DEVICE is torch's name: cuda (the card that CUDA_VISIBLE_DEVICES shows), cpu. RE
 import os
 import sys
 import time
-from typing import Any
+from collections.abc import Callable
+from types import ModuleType
 
 PERIOD_SECONDS = 0.02
 # A product of this size takes well under a period, so that a share is kept to.
 SIZES = {"cuda": 4096, "cpu": 256}
 
 
-def product(torch: Any, device: str) -> Any:
+def product(torch: ModuleType, device: str) -> Callable[[], None]:
     """Return what multiplies two matrices on the device and waits until that is done."""
     size = SIZES.get(device, SIZES["cuda"])
     kind = torch.float32 if device == "cpu" else torch.bfloat16
@@ -34,7 +35,12 @@ def product(torch: Any, device: str) -> Any:
     return multiply
 
 
-def busy(multiply: Any, share: float, clock: Any = time.perf_counter, sleep: Any = time.sleep) -> None:
+def busy(
+    multiply: Callable[[], None],
+    share: float,
+    clock: Callable[[], float] = time.perf_counter,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
     """Compute for a share of one period, then pause for the rest of it."""
     began = clock()
     while clock() - began < share * PERIOD_SECONDS:

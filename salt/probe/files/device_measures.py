@@ -11,6 +11,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import Any
 
 REPEATS = 7
@@ -33,7 +34,7 @@ class Device:
         torch's own name: ``cpu``, ``cuda`` (NVIDIA and AMD), ``xpu``
     """
 
-    def __init__(self, torch: Any, kind: str) -> None:
+    def __init__(self, torch: ModuleType, kind: str) -> None:
         self.torch = torch
         self.kind = kind
         self._backend = None if kind == HOST else getattr(torch, kind, None)

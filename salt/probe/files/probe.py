@@ -23,6 +23,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
 from typing import Any
 
 import engine_bench
@@ -229,7 +230,7 @@ def collective(device: Device, specification: Mapping[str, Any]) -> dict[str, An
         distributed.destroy_process_group()
 
 
-def _message(distributed: Any, kind: str, tensor: Any, rank: int) -> tuple[Callable[[], object], int]:
+def _message(distributed: ModuleType, kind: str, tensor: Any, rank: int) -> tuple[Callable[[], object], int]:
     """Return what a repeat does, and how many messages one after another it is."""
     if kind == "all_reduce":
         return lambda: distributed.all_reduce(tensor), 1
@@ -245,7 +246,7 @@ def _message(distributed: Any, kind: str, tensor: Any, rank: int) -> tuple[Calla
 
 
 def _agreed_repeats(
-    device: Device, distributed: Any, operation: Callable[[], object], rank: int, budget_seconds: float = 0.7
+    device: Device, distributed: ModuleType, operation: Callable[[], object], rank: int, budget_seconds: float = 0.7
 ) -> list[float]:
     """Repeat as often as rank 0 decides; other ranks must make exactly as many calls."""
 
@@ -273,7 +274,7 @@ def _agreed_repeats(
     return found if rank == 0 else []
 
 
-def _meet(device: Device, distributed: Any) -> None:
+def _meet(device: Device, distributed: ModuleType) -> None:
     """Return when all ranks are here and their devices have nothing left to do."""
     # Not the barrier: some backends need a device for it.
     distributed.all_reduce(device.torch.ones(1, device=device.kind))

@@ -111,7 +111,7 @@ class Machine:
             for each in readings
         )
 
-    def _attempt(self, source: Source, step: Callable[..., Any], *arguments: Any) -> Any:
+    def _attempt(self, source: Source, step: Callable[..., Any], *arguments: object) -> Any:
         try:
             return step(*arguments)
         except FAULTS as error:

@@ -86,7 +86,7 @@ class NvidiaCard:
 
     empty = False
 
-    def __init__(self, module: ModuleType, handle: Any) -> None:
+    def __init__(self, module: ModuleType, handle: object) -> None:
         self._nvml = module
         self._handle = handle
         self._asked: list[Callable[[], dict[str, Any]]] = [

@@ -1,7 +1,7 @@
 """Read a request's body, in OpenAI's form; what this server cannot do is refused by name, never passed over."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -177,6 +177,6 @@ def _named(error: ValidationError) -> RequestError:
     return RequestError(f"{field or 'the body'}: {message}{seen}", field)
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
