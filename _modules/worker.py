@@ -34,7 +34,7 @@ LOG_DIRECTORY = "/var/log/cluster"
 WORKER_FILE = "/run/cluster/worker.json"
 UNIT_PREFIX = "worker-"
 # The engine's metric, under the name that the analysis has for it -> what it counts.
-REQUESTS = {"vllm:num_requests_running": "running", "vllm:num_requests_waiting": "waiting"}
+REQUESTS = dict(zip(engine_names.REQUESTS, ("running", "waiting"), strict=True))
 # A failure's cause is often far above what every rank then reported of it.
 FAILURE_LINES, FAILURE_BYTES = 20000, 4 * 1024 * 1024
 LOG_BYTES = 200 * 1024

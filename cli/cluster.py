@@ -85,10 +85,7 @@ def plan(
 
       cluster plan network --json
     """
-    results = apply_states(connect(profile, lab), True, states)
-    emit({"nodes": results}, as_json, lambda: print_changes(results, True))
-    if any(summary["failed"] for summary in results.values()):
-        fail("some states cannot be applied", "cluster status")
+    _apply(profile, lab, states, as_json, test=True)
 
 
 def apply(
@@ -105,10 +102,14 @@ def apply(
 
       cluster apply engine,model
     """
-    results = apply_states(connect(profile, lab), False, states)
-    emit({"nodes": results}, as_json, lambda: print_changes(results, False))
+    _apply(profile, lab, states, as_json, test=False)
+
+
+def _apply(profile: str, lab: str, states: str | None, as_json: bool, *, test: bool) -> None:
+    results = apply_states(connect(profile, lab), test, states)
+    emit({"nodes": results}, as_json, lambda: print_changes(results, test))
     if any(summary["failed"] for summary in results.values()):
-        fail("some states failed", "cluster plan")
+        fail(*(("some states cannot be applied", "cluster status") if test else ("some states failed", "cluster plan")))
 
 
 def deploy(

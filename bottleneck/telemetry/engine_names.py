@@ -17,6 +17,13 @@ from functools import lru_cache
 from typing import Final
 
 PREFIX: Final = "vllm:"
+# Requests that an engine has, and what tells that it makes something of them: sums that grow with every token, and with
+# every step, since one with a part of a long prompt makes no token.
+REQUESTS: Final = (f"{PREFIX}num_requests_running", f"{PREFIX}num_requests_waiting")
+WORK: Final = (
+    *(f"{PREFIX}prompt_tokens_total", f"{PREFIX}generation_tokens_total"),
+    f"{PREFIX}iteration_tokens_total_count",
+)
 
 # Families that something here reads, by the present name, without `vllm:` and the ending of a counter.
 _COUNTERS: Final = frozenset(

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
+from bottleneck.telemetry.engine_names import REQUESTS, WORK
 from bottleneck.telemetry.prometheus_text import MetricsText
-
-REQUESTS = ("vllm:num_requests_running", "vllm:num_requests_waiting")
-# A step with a part of a long prompt makes no token, and counts as a step.
-WORK = ("vllm:prompt_tokens_total", "vllm:generation_tokens_total", "vllm:iteration_tokens_total_count")
 
 
 def engine_work(metrics: MetricsText) -> tuple[float, float]:

@@ -60,12 +60,6 @@ _NAMES = (
     | {f"{engine_names.PREFIX}{name}_bucket" for name in BUCKETED}
 )
 TIMEOUT_SECONDS = 5.0
-# Counters of requests, and of what the engine makes of them: as `bottleneck.telemetry.engine_work` has them.
-REQUESTS = frozenset(engine_names.PREFIX + name for name in ("num_requests_running", "num_requests_waiting"))
-WORK = frozenset(
-    engine_names.PREFIX + name
-    for name in ("prompt_tokens_total", "generation_tokens_total", "iteration_tokens_total_count")
-)
 # Between two looks at the counters while there are requests, and what they must not stand still for.
 LOOK_SECONDS = 1.0
 STILL_SECONDS = 2.0
@@ -89,10 +83,10 @@ def progress(text: str) -> tuple[float, float]:
         if not line.startswith(engine_names.PREFIXES):
             continue
         name = engine_names.present_name(line.partition("{")[0].partition(" ")[0])
-        if name not in REQUESTS and name not in WORK:
+        if name not in engine_names.REQUESTS and name not in engine_names.WORK:
             continue
         sample = exposition.raw_sample(line)
-        if sample is not None and name in REQUESTS:
+        if sample is not None and name in engine_names.REQUESTS:
             requests += sample.value
         elif sample is not None:
             work += sample.value

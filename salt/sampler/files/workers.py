@@ -7,11 +7,11 @@ starts, its processes come and go and read their programs and weights: then the 
 whether a process that reads is waiting for storage is looked at with every sample.
 """
 
-import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import node_files
 import node_processes
 import readers
 from readers import Handle
@@ -46,11 +46,7 @@ def unit_records(directory: str) -> Iterator[tuple[str, dict[str, Any]]]:
     for name in names:
         if not (name.startswith(UNIT_PREFIX) and name.endswith(".json")):
             continue
-        try:
-            with open(os.path.join(directory, name), encoding="utf-8") as file:
-                record = json.load(file)
-        except (OSError, ValueError):
-            continue
+        record = node_files.read_json(os.path.join(directory, name))
         if not isinstance(record, dict) or record.get("exit_code") is not None:
             continue
         if _is_number(record.get("keeper")) and _is_number(record.get("keeper_start")):
