@@ -42,7 +42,7 @@ class Guard:
 
 @dataclass(frozen=True)
 class ApiKey:
-    """Where an engine has its API's key from: a file, and the variable that has it; None where it reads the file."""
+    """The API's key as an engine gets it: in a file, and in a variable; None where the engine reads the file."""
 
     file: str
     variable: str | None
@@ -50,7 +50,7 @@ class ApiKey:
 
 @dataclass(frozen=True)
 class Watch:
-    """How the node's module (`_modules/worker.py`) tells what a worker is doing, and what it guards of it.
+    """Signs by which the node's module (`_modules/worker.py`) tells what a worker is doing, and what it guards of it.
 
     Attributes
     ----------
