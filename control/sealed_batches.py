@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from bottleneck import node_seal
 from control import node_keys, records
@@ -17,7 +16,7 @@ class UnsealedError(ValueError):
     """An event is not the named node's own, or no JSON; the text says why."""
 
 
-def opened(opts: Options, minion: str | None, content: object) -> Any:
+def opened(opts: Options, minion: str | None, content: object) -> object:
     """Return the batches of an event's data; they may be anything.
 
     Parameters
