@@ -53,12 +53,13 @@ def make(directory: str, model: Mapping[str, Any], engine_directory: str, maker:
 
     .. code-block:: bash
 
-        salt node0 model.make /opt/cluster/models/tiny '{"seed": 1, "shape": {...}}' /opt/cluster/engine make_model.py
+        salt node0 model.make /opt/cluster/models/tiny '{"seed": 1, ...}' /opt/cluster/engine make_model.py
 
     directory
         appears whole or not at all
     model
-        the profile's model section, with ``shape`` and ``seed``; where its ``source`` is ``dummy``, no weights are made
+        the profile's model section, with ``shape``, ``quantization`` and ``seed``; where its ``source`` is ``dummy``,
+        no weights are made
     engine_directory
         environment whose Python has torch and tokenizers
     maker
@@ -73,6 +74,7 @@ def make(directory: str, model: Mapping[str, Any], engine_directory: str, maker:
                 os.path.join(engine_directory, "bin/python"),
                 maker,
                 *("--shape", json.dumps(model["shape"]), "--seed", str(model["seed"]), "--out", directory),
+                *("--quantization", json.dumps(model["quantization"])),
                 *(["--no-weights"] if model.get("source") == "dummy" else []),
             ]
         )

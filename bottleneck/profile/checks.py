@@ -194,13 +194,15 @@ def _model(sections: Sections) -> Iterator[Problem]:
                 text = f"{size}; expected a multiple of the quantization's group_size {quantization.group_size}"
                 yield Problem(("model", "shape", key), text)
     if model.is_made:
-        seen = (quantization.bits, quantization.group_size, quantization.symmetric)
-        if seen != (4, 128, True):
+        if quantization.bits < 16 and not quantization.symmetric:
+            text = f"false; expected true: of source {model.source} no zero points are made"
+            yield Problem(("model", "quantization", "symmetric"), text)
+        width = shape.attention_heads * shape.head_dim
+        if quantization.bits < 16 and width % quantization.group_size:
             text = (
-                f"bits {seen[0]}, group_size {seen[1]}, symmetric {str(seen[2]).lower()};"
-                " expected bits 4, group_size 128, symmetric true, which is what is generated"
+                f"{shape.head_dim}; expected all heads together a multiple of the group_size {quantization.group_size}"
             )
-            yield Problem(("model", "quantization"), text)
+            yield Problem(("model", "shape", "head_dim"), text)
     elif model.source.startswith((".", "~")):
         text = f"{model.source}; expected generate, dummy, a folder that begins with /, or a hub name"
         yield Problem(("model", "source"), text)

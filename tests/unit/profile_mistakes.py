@@ -225,10 +225,9 @@ SINGLE_PROBLEMS: dict[str, Mistake] = {
         "memory: 6 GiB",
         "nodes.node0.accelerator.memory: 1 x 6 GiB, part of main memory; expected at most 5 GiB, the memory of node0",
     ),
-    "groups that generation does not make": (
-        ("group_size: 128", "group_size: 64"),
-        "quantization",
-        "model.quantization: bits 4, group_size 64, symmetric true;"
-        " expected bits 4, group_size 128, symmetric true, which is what is generated",
+    "zero points, which generation does not make": (
+        ("group_size: 128", "group_size: 128, symmetric: false"),
+        "symmetric",
+        "model.quantization.symmetric: false; expected true: of source generate no zero points are made",
     ),
 }

@@ -1,16 +1,18 @@
-"""Make a Mistral-architecture checkpoint with random weights, int4 group-128.
+"""Make a Mistral-architecture checkpoint with random weights, in 4, 8 or 16 bit.
 
 Runs under the engine's Python (torch, safetensors, tokenizers); no network.
-The checkpoint is in compressed-tensors' ``pack-quantized`` form: for every linear
-layer ``weight_packed`` (int32, shape (out, in / 8), eight 4-bit values a word),
-``weight_scale`` (bfloat16, shape (out, in / 128)) and ``weight_shape``.
+In 16 bit the linear layers are bfloat16. Otherwise the checkpoint is in compressed-tensors'
+``pack-quantized`` form: for every linear layer ``weight_packed`` (int32, shape
+(out, in * bits / 32), as many values a word as fit), ``weight_scale`` (bfloat16, shape
+(out, in / group size)) and ``weight_shape``.
 
 The same arguments give the same bytes. The folder appears whole or not at all: it
 is written beside its final place and renamed.
 
 Usage::
 
-    make_model.py --shape '{"layers": 8, "hidden_size": 1024, ...}' --seed 1 --out DIR [--no-weights]
+    make_model.py --shape '{"layers": 8, "hidden_size": 1024, ...}' --seed 1 --out DIR
+        [--quantization '{"bits": 4, "group_size": 128, "symmetric": true}'] [--no-weights]
 
 Without weights it is what an engine needs that makes them up (vLLM: ``--load-format dummy``).
 """
@@ -34,7 +36,10 @@ SHAPE_KEYS = (
     "vocabulary_size",
     "context_length",
 )
-GROUP_SIZE = 128
+DEFAULT_QUANTIZATION = {"bits": 4, "group_size": 128, "symmetric": True}
+# Bits that are packed, and the standard deviation of as wide a whole number that is drawn evenly.
+PACKED = {4: 4.6, 8: 73.9}
+WORD_BITS = 32
 SPECIAL_TOKENS = ["<unk>", "<s>", "</s>"]
 
 
@@ -94,7 +99,8 @@ def write_json(folder: str, name: str, content: Mapping[str, Any]) -> None:
         json.dump(content, file, indent=1, sort_keys=True)
 
 
-def write_config(folder: str, shape: Mapping[str, int]) -> None:
+def write_config(folder: str, shape: Mapping[str, int], quantization: Mapping[str, Any]) -> None:
+    packed = {"quantization_config": packed_config(quantization)} if quantization["bits"] in PACKED else {}
     write_json(
         folder,
         "config.json",
@@ -118,32 +124,36 @@ def write_config(folder: str, shape: Mapping[str, int]) -> None:
             "eos_token_id": 2,
             "dtype": "bfloat16",
             "torch_dtype": "bfloat16",
-            "quantization_config": {
-                "quant_method": "compressed-tensors",
-                "format": "pack-quantized",
-                "quantization_status": "compressed",
-                "ignore": ["lm_head"],
-                "config_groups": {
-                    "group_0": {
-                        "targets": ["Linear"],
-                        "input_activations": None,
-                        "output_activations": None,
-                        "weights": {
-                            "num_bits": 4,
-                            "type": "int",
-                            "symmetric": True,
-                            "strategy": "group",
-                            "group_size": GROUP_SIZE,
-                        },
-                    }
-                },
-            },
+            **packed,
         },
     )
 
 
+def packed_config(quantization: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "quant_method": "compressed-tensors",
+        "format": "pack-quantized",
+        "quantization_status": "compressed",
+        "ignore": ["lm_head"],
+        "config_groups": {
+            "group_0": {
+                "targets": ["Linear"],
+                "input_activations": None,
+                "output_activations": None,
+                "weights": {
+                    "num_bits": quantization["bits"],
+                    "type": "int",
+                    "symmetric": True,
+                    "strategy": "group",
+                    "group_size": quantization["group_size"],
+                },
+            }
+        },
+    }
+
+
 def linear_layers(shape: Mapping[str, int]) -> Iterator[tuple[str, int, int]]:
-    """Yield (name, out features, in features) of every quantized linear layer."""
+    """Yield (name, out features, in features) of every linear layer, but for the output head."""
     hidden, inner, head = shape["hidden_size"], shape["intermediate_size"], shape["head_dim"]
     queries, keys = shape["attention_heads"] * head, shape["key_value_heads"] * head
     for layer in range(shape["layers"]):
@@ -157,21 +167,25 @@ def linear_layers(shape: Mapping[str, int]) -> Iterator[tuple[str, int, int]]:
         yield prefix + "mlp.down_proj", hidden, inner
 
 
-def write_weights(folder: str, shape: Mapping[str, int], seed: int) -> None:
+def write_weights(folder: str, shape: Mapping[str, int], quantization: Mapping[str, Any], seed: int) -> None:
     import torch
     from safetensors.torch import save_file
 
     generator = torch.Generator().manual_seed(seed)
     hidden, vocabulary = shape["hidden_size"], shape["vocabulary_size"]
     tensors = {}
+    bits, group_size = quantization["bits"], quantization["group_size"]
     for name, rows, columns in linear_layers(shape):
-        # A uniform 4-bit value has standard deviation 4.6; the scale brings the
-        # product of a unit vector back to unit size, as training would.
-        scale = 1.0 / (4.6 * columns**0.5)
+        # Weights bring the product of a unit vector back to unit size, as training would.
+        if bits not in PACKED:
+            drawn = torch.randn((rows, columns), generator=generator)
+            tensors[name + ".weight"] = (drawn / columns**0.5).to(torch.bfloat16)
+            continue
+        scale = 1.0 / (PACKED[bits] * columns**0.5)
         tensors[name + ".weight_packed"] = torch.randint(
-            -(2**31), 2**31, (rows, columns // 8), generator=generator, dtype=torch.int64
+            -(2**31), 2**31, (rows, columns * bits // WORD_BITS), generator=generator, dtype=torch.int64
         ).to(torch.int32)
-        jitter = 0.8 + 0.4 * torch.rand((rows, columns // GROUP_SIZE), generator=generator)
+        jitter = 0.8 + 0.4 * torch.rand((rows, columns // group_size), generator=generator)
         tensors[name + ".weight_scale"] = (scale * jitter).to(torch.bfloat16)
         tensors[name + ".weight_shape"] = torch.tensor([rows, columns], dtype=torch.int64)
     for layer in range(shape["layers"]):
@@ -195,10 +209,26 @@ def checked_shape(text: str) -> dict[str, int]:
     missing = [key for key in SHAPE_KEYS if not isinstance(shape.get(key), int)]
     if missing:
         raise SystemExit(f"make_model: --shape lacks a whole number for {', '.join(missing)}")
-    for key in ("hidden_size", "intermediate_size"):
-        if shape[key] % GROUP_SIZE:
-            raise SystemExit(f"make_model: {key} is {shape[key]}, expected a multiple of {GROUP_SIZE}")
     return shape
+
+
+def checked_quantization(text: str, shape: Mapping[str, int]) -> dict[str, Any]:
+    """Return how weights are to be stored, or end with why such a checkpoint is not made."""
+    try:
+        quantization = {**DEFAULT_QUANTIZATION, **json.loads(text)}
+    except (TypeError, ValueError) as error:
+        raise SystemExit(f"make_model: --quantization is no JSON object: {error}") from error
+    bits, group_size = quantization["bits"], quantization["group_size"]
+    if bits not in (*PACKED, 16):
+        raise SystemExit(f"make_model: quantization.bits is {bits}, expected 4, 8 or 16")
+    if bits in PACKED:
+        if not quantization["symmetric"]:
+            raise SystemExit("make_model: quantization.symmetric is false, expected true: no zero points are made")
+        for name, _, columns in linear_layers(shape):
+            if columns % group_size or columns * bits % WORD_BITS:
+                expected = f"a multiple of quantization.group_size, {group_size}"
+                raise SystemExit(f"make_model: {name} has {columns} inputs, expected {expected}")
+    return quantization
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -206,9 +236,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--shape", required=True, help="JSON object with " + ", ".join(SHAPE_KEYS))
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", required=True, help="folder to make; must not exist")
+    parser.add_argument(
+        "--quantization",
+        default=json.dumps(DEFAULT_QUANTIZATION),
+        help="JSON object with bits, group_size and symmetric (default: %(default)s)",
+    )
     parser.add_argument("--no-weights", action="store_true", help="only the shape and a tokenizer")
     options = parser.parse_args(arguments)
     shape = checked_shape(options.shape)
+    quantization = checked_quantization(options.quantization, shape)
     if os.path.exists(options.out):
         print(f"make_model: {options.out} exists, nothing to do")
         return 0
@@ -217,8 +253,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         write_tokenizer(partial, shape["vocabulary_size"], shape["context_length"], options.seed)
         if not options.no_weights:
-            write_weights(partial, shape, options.seed)
-        write_config(partial, shape)
+            write_weights(partial, shape, quantization, options.seed)
+        write_config(partial, shape, quantization)
         write_json(
             partial, "generation_config.json", {"bos_token_id": 1, "eos_token_id": 2, "_from_model_config": True}
         )

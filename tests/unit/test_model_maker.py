@@ -1,0 +1,79 @@
+"""Checkpoints that are made here: their weights as the profile says, or a refusal that names the key."""
+
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from bottleneck.performance.model_config import read_model_config
+from bottleneck.profile import Quantization
+from tests.by_file import load
+
+SHAPE = {
+    "layers": 2,
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "attention_heads": 2,
+    "key_value_heads": 1,
+    "head_dim": 64,
+    "vocabulary_size": 512,
+    "context_length": 512,
+}
+
+
+@pytest.fixture
+def maker(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    module: ModuleType = load("salt/model/files/make_model.py", "make_model_alone")
+    monkeypatch.setattr(module, "write_tokenizer", lambda *_: None)
+    return module
+
+
+def made(maker: Any, folder: Path, quantization: dict[str, Any]) -> dict[str, Any]:
+    """Return the config.json of a checkpoint of shape alone."""
+    words = ["--shape", json.dumps(SHAPE), "--quantization", json.dumps(quantization), "--out", str(folder)]
+    assert maker.main([*words, "--no-weights"]) == 0
+    found: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    return found
+
+
+@pytest.mark.parametrize(("bits", "group_size"), [(4, 128), (4, 32), (8, 64), (16, 128)])
+def test_a_checkpoint_is_stored_as_the_profile_says(maker: Any, tmp_path: Path, bits: int, group_size: int) -> None:
+    asked = Quantization.model_validate({"bits": bits, "group_size": group_size})
+    config = made(maker, tmp_path / "model", asked.model_dump())
+    # As the analysis reads any checkpoint.
+    assert read_model_config(config, where="config").weights == asked.weight_format()
+
+
+def test_left_out_it_is_as_it_was(maker: Any, tmp_path: Path) -> None:
+    assert maker.main(["--shape", json.dumps(SHAPE), "--out", str(tmp_path / "model"), "--no-weights"]) == 0
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert config == made(maker, tmp_path / "other", {"bits": 4, "group_size": 128, "symmetric": True})
+
+
+@pytest.mark.parametrize(
+    ("quantization", "words"),
+    [
+        ({"bits": 5}, "quantization.bits is 5, expected 4, 8 or 16"),
+        ({"symmetric": False}, "quantization.symmetric is false, expected true"),
+        ({"group_size": 96}, "model.layers.0.self_attn.q_proj has 128 inputs, expected a multiple of"),
+    ],
+)
+def test_what_is_not_made_is_refused_by_name(
+    maker: Any, tmp_path: Path, quantization: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(SystemExit, match=words):
+        made(maker, tmp_path / "model", quantization)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_module_hands_the_profiles_quantization_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = load("_modules/model.py", "model_module_alone")
+    ran: list[list[str]] = []
+    monkeypatch.setattr(module, "_run", ran.append)
+    quantization = {"bits": 8, "group_size": 64, "symmetric": True}
+    model = {"shape": SHAPE, "seed": 1, "source": "generate", "quantization": quantization}
+    assert module.make(str(tmp_path / "tiny"), model, "/engine", "make_model.py")
+    (command,) = ran
+    assert json.loads(command[command.index("--quantization") + 1]) == quantization
