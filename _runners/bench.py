@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from salt.exceptions import CommandExecutionError, SaltException
 
-from bottleneck.load import results, workload
+from bottleneck.load import reconnecting, results, workload
 from bottleneck.load.generator import Generator, GeneratorError
 from bottleneck.plan import probing
 from bottleneck.plan.engines import load_generator
@@ -308,7 +308,8 @@ def _generator(profile: "Profile", deployment: str) -> tuple[list[str], dict[str
         engine = load_generator(profile, deployment)
         executable = Path(engine.directory(), engine.load_generator or "")
         if executable.exists():
-            return [str(executable)], engine.environment
+            # The client's own Python, which is beside it.
+            return [str(executable.with_name("python")), "-P", reconnecting.__file__], engine.environment
     except ProfileError:
         # None of this profile's engines has one.
         pass

@@ -119,6 +119,8 @@ def bench(
         out.print(f"[bold]{verdict.title}[/] [dim](confidence {verdict.confidence:.0%})[/]")
         if verdict.gain:
             out.print(verdict.gain["statement"])
+        if again := sum(point["headline"]["reconnected"] for point in result["points"]):
+            console.print(f"[yellow]note:[/] {again} requests sent twice: their idle connection had been closed")
         for problem in result["problems"]:
             console.print(f"[yellow]note:[/] {problem}")
         console.print(f"recorded in {recorded.folder}", soft_wrap=True)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import runpy
 import selectors
 import signal
 import socket
@@ -69,10 +70,9 @@ def become_generator(request: dict[str, Any]) -> None:
         os.dup2(source, target)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    sys.argv = ["vllm", *request["arguments"]]
-    from vllm.entrypoints.cli.main import main  # type: ignore[import-not-found]
-
-    main()
+    sys.argv[1:] = request["arguments"]
+    # By its path: this file is run by itself, with no package around it.
+    runpy.run_path(str(Path(__file__).with_name("reconnecting.py")), run_name="__main__")
 
 
 class Server:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bottleneck.load.client import ClientRequest, client_result
+from bottleneck.load.client import ClientRequest, client_result, count
 
 _STATISTICS = (
     ("mean", np.mean),
@@ -17,7 +17,7 @@ _STATISTICS = (
     ("p99", lambda values: np.percentile(values, 99)),
 )
 _PER_REQUEST = ("input_lens", "output_lens", "ttfts", "itls", "latencies", "start_times", "queue_times", "errors")
-_SUMS = ("num_prompts", "completed", "failed", "total_input_tokens", "total_output_tokens")
+_SUMS = ("num_prompts", "completed", "failed", "reconnected", "total_input_tokens", "total_output_tokens")
 
 
 def merge_results(documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -112,6 +112,8 @@ def headline(document: Mapping[str, Any]) -> dict[str, Any]:
     numbers: dict[str, Any] = {
         "completed": len(result.good),
         "failed": result.failed,
+        # Sent a second time, for the server had closed their idle connection (`load.reconnecting`).
+        "reconnected": count(document.get("reconnected")) or 0,
         "duration_seconds": seconds if usable else None,
         "output_tokens_per_second": tokens / seconds if usable else None,
         "requests_per_second": len(result.good) / seconds if usable else None,

@@ -19,6 +19,7 @@ RESULT: dict[str, Any] = json.loads((Path(__file__).parents[1] / "data" / "bench
 NUMBERS = {
     "completed": 16,
     "failed": 0,
+    "reconnected": 1,
     "duration_seconds": 30.0,
     "output_tokens_per_second": 17.0,
     "requests_per_second": 0.53,

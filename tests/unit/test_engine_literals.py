@@ -22,7 +22,6 @@ OWN = (
 )
 # What is left, and why: a file that no longer names one has to go from here.
 LEFT = {
-    "bottleneck/load/generator_server.py": (["vllm"], "the load generator is vLLM's, whatever engine is sent load"),
     "bottleneck/plan/workers.py": (["vllm"], "records from before engines were named are vLLM's"),
     "cli/gpu_lab/command.py": (["cuda"], "the benchmark is of this kind of card, or of processors in its stead"),
     "lab/campaign/faults.py": (["vllm"], "the lab's deployments that have ranks to hit are vLLM's"),
