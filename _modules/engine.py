@@ -120,7 +120,7 @@ def install(directory: str, requirements: str | None, engine: Mapping[str, Any])
     directory
         where the environment is to be; appears complete or not at all
     requirements
-        lock file: one pinned package a line, all that is needed; None for what has none
+        lock file: every package by version and digests; None for what has none
     engine
         the accelerator's entry of the engine map
     """
@@ -159,7 +159,7 @@ def _make(directory: str, requirements: str, engine: Mapping[str, Any]) -> None:
         *("-m", "pip", "-qq", "--disable-pip-version-check"),
         *("install", "--no-deps", "--no-compile", "--only-binary", ":all:"),
     ]
-    pip = [*binary, "-r", requirements, *(f"--extra-index-url={url}" for url in engine.get("indexes", []))]
+    pip = [*binary, "--require-hashes", "-r", requirements]
     fallback = engine.get("fallback_index")
     try:
         _run(pip)
@@ -169,14 +169,39 @@ def _make(directory: str, requirements: str, engine: Mapping[str, Any]) -> None:
         if not fallback:
             raise
         # And for its own package alone: asked for all, it could answer for any of their names.
-        _run([*binary, "--index-url", fallback["url"], fallback["package"]])
+        wanted = os.path.join(directory, "fallback.txt")
+        node_files.write_text(wanted, _locked(requirements, fallback["package"]))
+        _run([*binary, "--require-hashes", "--index-url", fallback["url"], "-r", wanted])
         _run(pip)
+    for index in engine.get("indexes", []):
+        _install_from(index, binary, directory)
     build = engine.get("source_build")
     if build:
         _build(directory, build)
     alias = engine.get("alias_distribution")
     if alias:
         _alias_distribution(directory, alias["name"], alias["version"])
+
+
+def _locked(requirements: str, package: str) -> str:
+    """Return what a lock file has for a package: its line with those of its digests."""
+    with open(requirements, encoding="utf-8") as file:
+        lines = file.read().replace("\\\n", " ").splitlines()
+    found = [line for line in lines if line.split()[:1] == [package]]
+    if not found:
+        raise RuntimeError(f"{requirements} has no {package}, for which the engine map names an index of its own")
+    return f"{found[0]}\n"
+
+
+def _install_from(index: Mapping[str, Any], binary: Sequence[str], directory: str) -> None:
+    """Install what is on an index of its own: from there alone, and nothing else from there."""
+    address, *others = index["urls"]
+    further = [f"--extra-index-url={url}" for url in others]
+    # One by one: with a digest pip wants one of every package.
+    for package, digest in index["packages"].items():
+        wanted = os.path.join(directory, "of-an-index.txt")
+        node_files.write_text(wanted, f"{package} --hash=sha256:{digest}\n" if digest else f"{package}\n")
+        _run([*binary, "--index-url", address, *further, "-r", wanted])
 
 
 def _share_packages(python: str, directory: str) -> None:

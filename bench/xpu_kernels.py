@@ -101,12 +101,12 @@ class Outcome:
 
 
 def pinned(lock: Path) -> tuple[str, str]:
-    """Return version and SHA-256 of the wheel that a lock file pins: `name==version  # sha256:...`."""
-    for line in lock.read_text(encoding="utf-8").splitlines():
-        found = re.match(rf"{PACKAGE}==(\S+)\s+# sha256:([0-9a-f]{{64}})", line)
-        if found:
-            return found[1], found[2]
-    raise SystemExit(f"{lock}: no line '{PACKAGE}==VERSION  # sha256:DIGEST'")
+    """Return version and SHA-256 of the wheel that a lock file pins, one for all Pythons."""
+    text = lock.read_text(encoding="utf-8")
+    found = re.search(rf"^{PACKAGE}==(\S+) \\\n    --hash=sha256:([0-9a-f]{{64}})$", text, re.MULTILINE)
+    if found is None:
+        raise SystemExit(f"{lock}: no {PACKAGE}==VERSION with one digest; next: setup/lock {lock}")
+    return found[1], found[2]
 
 
 def wheel_of(version: str, digest: str, cache: Path) -> Path:

@@ -176,15 +176,14 @@ def _engine(build: Path, python: str, engine: EngineSpec, progress: Progress) ->
     if (there / ".complete").exists():
         progress(f"the engine {engine.kind}: as installed in {there}")
         return there
-    if engine.lock is None or engine.fallback_index or engine.source_build:
+    if engine.lock is None or engine.fallback_index or engine.indexes or engine.source_build:
         raise PackError(
             f"the engine {engine.kind} is not installed here, and no lock file alone makes it", "cluster apply"
         )
     environment = build / name
     if not environment.exists():
-        indexes = [f"--extra-index-url={url}" for url in engine.indexes]
         lock = str(lock_file(engine.lock))
-        _install(python, environment, ["--no-deps", "--only-binary", ":all:", "-r", lock, *indexes])
+        _install(python, environment, ["--no-deps", "--only-binary", ":all:", "--require-hashes", "-r", lock])
     return environment
 
 

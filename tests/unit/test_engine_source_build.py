@@ -15,6 +15,7 @@ from tests.by_file import load
 URL = "https://example.org/vllm-0.33.0.tar.gz"
 BUILD = {"package": "vllm", "url": URL, "sha256": "ab" * 32, "environment": {"VLLM_TARGET_DEVICE": "xpu"}}
 LOCK = "somewhere/lock.txt"
+URLS = ["https://example.org/xpu", "https://example.org/more"]
 
 
 @pytest.fixture
@@ -31,10 +32,9 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def test_it_is_built_last_by_its_digest_with_the_environments_own_tools(engine: Any, tmp_path: Path) -> None:
-    entry = {"python": "python3", "indexes": ["https://example.org/xpu"], "source_build": BUILD}
-    engine._make(str(tmp_path), LOCK, entry)
+    engine._make(str(tmp_path), LOCK, {"python": "python3", "source_build": BUILD})
     (_, (install, _), (build, keywords)) = engine.commands
-    assert LOCK in install and "--extra-index-url=https://example.org/xpu" in install
+    assert LOCK in install
     assert install[install.index("--only-binary") + 1] == ":all:", "nothing else is built"
     assert {"--no-deps", "--no-build-isolation", "--require-hashes"} < set(build)
     wanted = Path(build[build.index("-r") + 1])
@@ -44,9 +44,30 @@ def test_it_is_built_last_by_its_digest_with_the_environments_own_tools(engine: 
     assert environment["PATH"].startswith(f"{tmp_path}/bin:")
 
 
+def test_what_is_on_an_index_of_its_own_is_asked_for_there_and_nowhere_else(
+    engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[list[str], str]] = []
+
+    def output_of(command: list[str], **_: Any) -> str:
+        wanted = Path(command[command.index("-r") + 1]) if "-r" in command else tmp_path / "none"
+        asked.append((command, wanted.read_text() if wanted.exists() else ""))
+        return ""
+
+    monkeypatch.setattr(engine.node_commands, "output_of", output_of)
+    index = {"urls": URLS, "packages": {"torch==2.14.0+xpu": "ab" * 32, "triton==3.8.0": None}}
+    engine._make(str(tmp_path), LOCK, {"python": "python3", "indexes": [index]})
+    _, (lock, _), *own = asked
+    assert "--require-hashes" in lock and not [word for word in lock if "example.org" in word]
+    assert [text for _, text in own] == [f"torch==2.14.0+xpu --hash=sha256:{'ab' * 32}\n", "triton==3.8.0\n"]
+    for command, _ in own:
+        assert command[command.index("--index-url") + 1] == URLS[0]
+        assert f"--extra-index-url={URLS[1]}" in command and "--no-deps" in command
+
+
 def test_an_engine_without_one_is_installed_as_before(engine: Any, tmp_path: Path) -> None:
     engine._make(str(tmp_path), LOCK, {"python": "python3"})
-    assert len(engine.commands) == 2
+    assert len(engine.commands) == 2 and "--require-hashes" in engine.commands[1][0]
     assert engine.commands[1][1]["environment"] is None
 
 
@@ -63,10 +84,15 @@ def test_a_fallback_index_answers_for_its_own_package_and_for_no_other(
 
     monkeypatch.setattr(engine.node_commands, "output_of", output_of)
     fallback = {"package": "torch==2.13.0+cpu", "url": "https://example.org/cpu"}
-    engine._make(str(tmp_path), LOCK, {"python": "python3", "fallback_index": fallback})
+    lock = tmp_path / "lock.txt"
+    digests = [f"--hash=sha256:{letter * 64}" for letter in "ab"]
+    both = " \\\n    ".join(digests)
+    lock.write_text(f"six==1 \\\n    {digests[0]}\ntorch==2.13.0+cpu \\\n    {both}\ntqdm==2\n")
+    engine._make(str(tmp_path), str(lock), {"python": "python3", "fallback_index": fallback})
     _, first, its_own, again = tried
-    assert its_own[its_own.index("--index-url") :] == ["--index-url", fallback["url"], fallback["package"]]
-    assert {"--no-deps", "--only-binary"} < set(its_own)
+    assert its_own[its_own.index("--index-url") + 1] == fallback["url"]
+    assert {"--no-deps", "--only-binary", "--require-hashes"} < set(its_own)
+    assert Path(its_own[-1]).read_text().split() == ["torch==2.13.0+cpu", *digests]
     assert first == again and not [word for word in (*first, *again) if "example.org" in word]
 
 
@@ -80,13 +106,12 @@ def test_what_is_built_is_part_of_the_environments_name() -> None:
 
 
 @pytest.mark.parametrize("profile", ["arc-a770/v0.1", "ryzen-ai-max/v0.2"])
-def test_every_line_of_a_lock_has_the_digest_of_its_wheel_or_is_said_to_be_by_hand(profile: str) -> None:
+def test_what_a_lock_leaves_out_is_on_an_index_that_the_map_names(profile: str) -> None:
     spec = load_profile(find_profile(profile)).engine_of("node0")
     assert spec.lock is not None
-    text = lock_file(spec.lock).read_text()
-    by_hand, _, resolved = text.partition("\n# On PyPI.\n")
-    lines = [line for line in resolved.splitlines() if line]
-    assert len(lines) > 100 and all(len(line.partition("  # sha256:")[2]) == 64 for line in lines)
-    names = [line.partition("==")[0] for line in [*by_hand.splitlines(), *lines] if line and line[0] != "#"]
-    assert len(names) == len(set(names)), "each once"
-    assert "torch" in names and not [name for name in names if name.startswith("nvidia-")]
+    locked = {line.partition("==")[0] for line in lock_file(spec.lock).read_text().splitlines() if "==" in line}
+    named = [package.partition("==")[0] for index in spec.indexes for package in index.packages]
+    assert len(locked) > 100 and "torch" in named and len(named) == len(set(named)) and not locked & set(named)
+    assert not [name for name in locked if name.startswith("nvidia-")]
+    fewer = spec.model_copy(update={"indexes": spec.indexes[1:]})
+    assert fewer.directory() != spec.directory(), "they are part of what is installed"

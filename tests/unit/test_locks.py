@@ -1,4 +1,4 @@
-"""The lock files of the project's own environments: every version by digest, and one version of each package."""
+"""The lock files: every version by digest; of the project's own, one version of each package."""
 
 import re
 import tomllib
@@ -8,7 +8,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCKS = ("requirements.lock", "setup/control-node.lock", "setup/build.lock", "setup/source.lock")
-PINNED = re.compile(r"([a-z0-9][a-z0-9.-]*)==(\S+?)(?: ; [^\\]+)?((?: \\\n    --hash=sha256:[0-9a-f]{64})+)\n")
+ENGINES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "salt/engine/files").glob("*.txt"))
+PINNED = re.compile(r"([a-z0-9][a-z0-9._-]*)==(\S+?)(?: ; [^\\]+)?((?: \\\n    --hash=sha256:[0-9a-f]{64})+)\n")
 
 
 def pinned(name: str) -> dict[str, str]:
@@ -18,7 +19,7 @@ def pinned(name: str) -> dict[str, str]:
     return {found[1]: found[2] for found in PINNED.finditer(text)}
 
 
-@pytest.mark.parametrize("name", LOCKS)
+@pytest.mark.parametrize("name", [*LOCKS, *ENGINES])
 def test_every_version_has_digests_and_no_line_names_an_index(name: str) -> None:
     assert pinned(name)
 

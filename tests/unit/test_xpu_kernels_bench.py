@@ -136,10 +136,10 @@ def test_a_module_is_compiled_again_with_doubles_emulated_only_when_it_fails() -
 
 def test_the_pin_is_the_lock_files(tmp_path: Path) -> None:
     lock = tmp_path / "lock.txt"
-    lock.write_text(f"torch==2.14.0\nvllm-xpu-kernels==0.1.15.4  # sha256:{'ab' * 32}\n")
+    lock.write_text(f"torch==2.14.0\nvllm-xpu-kernels==0.1.15.4 \\\n    --hash=sha256:{'ab' * 32}\nx==1\n")
     assert xpu_kernels.pinned(lock) == ("0.1.15.4", "ab" * 32)
     lock.write_text("vllm-xpu-kernels==0.1.15.4\n")
-    with pytest.raises(SystemExit, match="no line"):
+    with pytest.raises(SystemExit, match="with one digest"):
         xpu_kernels.pinned(lock)
 
 
