@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy
 from numpy.typing import NDArray
 
 from bottleneck.estimate import Interval
-from bottleneck.performance.efficiencies import efficiency
+from bottleneck.performance.efficiencies import EngineEfficiencies, efficiency
 from bottleneck.performance.error_model import ErrorModel, discrepancy, noise
 from bottleneck.performance.model import WHOLE, Split, WeightFormat
 from bottleneck.performance.scheduler import Steps
@@ -305,7 +305,12 @@ def calibrate(
 
 
 def uncalibrated(
-    served: Served, accelerator: Accelerator, output_tokens: int, split: Split = WHOLE, loose: float = 1.0
+    served: Served,
+    accelerator: Accelerator,
+    output_tokens: int,
+    split: Split = WHOLE,
+    loose: float = 1.0,
+    engine: EngineEfficiencies | None = None,
 ) -> Calibration:
     """Return what is known of a machine on which nothing was served: the priors, as they are on any accelerator.
 
@@ -321,10 +326,19 @@ def uncalibrated(
         How the model is cut into ranks and stages, and the link between them.
     loose
         How much wider the priors are, as in `calibrate`.
+    engine
+        What was fitted to runs of its engine on other machines; it takes the place of the priors.
     """
     errors = ErrorModel.of(served.weights)
     mean, spread = prior(served.weights, accelerator)
-    variance = (spread * loose) ** 2 + efficiency("other_accelerator").spread ** 2
+    spread = spread * loose
+    freedom = errors.weight
+    if engine is not None:
+        for name, (value, deviation) in engine.values.items():
+            mean[PARAMETERS.index(name)], spread[PARAMETERS.index(name)] = math.log(value), deviation
+        errors = replace(errors, noise=engine.residual)
+        freedom += engine.measurements
+    variance = spread**2 + efficiency("other_accelerator").spread ** 2
     none = np.zeros(0)
     count = np.zeros(0, dtype=np.int64)
     steps = Steps(none, none, none, none, none)
@@ -340,7 +354,7 @@ def uncalibrated(
         error_inverse=np.zeros((0, 0)),
         jacobian=np.zeros((0, mean.size)),
         scale=1.0,
-        freedom=errors.weight,
+        freedom=freedom,
         errors=errors,
     )
 

@@ -5,7 +5,11 @@ The what-if model takes its priors from it, the ledger what kernels usually reac
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+KERNEL_PARAMETERS = ("weight_efficiency", "gemm_efficiency", "overlap", "layer_seconds")
+"""Parameters of the step model that the choice of kernels decides; the others are of the machine and the requests."""
 
 _FITTED = "fitted to the five sweeps in tests/data/h200 (doc/explanation/what-if.md)"
 _WHOLE = (
@@ -39,6 +43,26 @@ class Efficiency:
     source: str
     measurements: int
     weights: str = ""
+
+
+@dataclass(frozen=True)
+class EngineEfficiencies:
+    """Efficiencies of one engine, fitted to runs of it: they stand in the place of the table's.
+
+    Attributes
+    ----------
+    values : mapping of str to (float, float)
+        Parameter of the step model -> its value, in the unit of the table but seconds for kernel starts, and the
+        standard deviation of its logarithm.
+    residual : float
+        Standard deviation of the logarithm of what a measurement had over what the fit says.
+    measurements : int
+        Runs that it rests on.
+    """
+
+    values: Mapping[str, tuple[float, float]]
+    residual: float
+    measurements: int
 
 
 def _by_weights(

@@ -281,7 +281,7 @@ def node_pillar(profile: Profile, node_name: str) -> dict[str, Any]:
         "engine": engine.installation(),
         "engines": [each.installation() for each in profile.further_engines_of(node_name)],
         "model": {
-            **profile.model.model_dump(mode="json", include={"name", "source", "seed", "shape"}),
+            **profile.model.model_dump(mode="json", include={"name", "source", "seed", "shape", "quantization"}),
             "directory": profile.model.directory(),
         },
         "conversions": [

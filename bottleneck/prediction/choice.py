@@ -15,6 +15,7 @@ from bottleneck.prediction.deployment import CannotTell, Outcome, Scenario, fore
 from bottleneck.prediction.machine import NoCeiling, machine_of
 from bottleneck.prediction.recorded import LOOSE
 from bottleneck.profile.deployment_checks import NodeFit, deployment_problems, node_fits
+from bottleneck.profile.engine_efficiencies import MeasuredEfficiencies
 from bottleneck.profile.rank_placement import card_count, placement_problem
 from bottleneck.profile.types import Deployment, Profile, Workload
 from bottleneck.runs.ceilings import Ceilings
@@ -277,13 +278,16 @@ def _speed(
     split = replace(deployment.split, link=machine.link, overlapping=each.engine.interface.overlapping_stages)
     at_once = _at_once(deployment.replicas, limits.sequences, memory, load)
     tokens = max(2, load.output_tokens)
-    known = calibration or uncalibrated(served, machine.accelerator, tokens, split, _loose(each))
+    efficiencies = each.engine.efficiencies
+    engine = efficiencies.of_bits(served.weights.bits) if efficiencies else None
+    known = calibration or uncalibrated(served, machine.accelerator, tokens, split, _loose(each), engine)
     accelerator = machine.accelerator if calibration is None else calibration.accelerator
     scenario = Scenario(served, accelerator, split, deployment.replicas, at_once, load.input_tokens, tokens)
     many = outcome(forecast(known, scenario, None), scenario)
     single = replace(scenario, replicas=1, batch=1)
     one = outcome(forecast(known, single, None), single)
-    return Speed(one, many, at_once, (*_calibrated_on(calibration), *machine.basis))
+    basis = _calibrated_on(calibration) if calibration or not efficiencies else _fitted_to(each, efficiencies)
+    return Speed(one, many, at_once, (*basis, *machine.basis))
 
 
 def _loose(each: Candidate) -> float:
@@ -296,6 +300,12 @@ def _calibrated_on(calibration: Calibration | None) -> tuple[str, ...]:
         return ()
     count = calibration.points.batch.size
     return (f"calibrated on {count} measured point{'s' if count > 1 else ''} of this engine",)
+
+
+def _fitted_to(each: Candidate, efficiencies: MeasuredEfficiencies) -> tuple[str, ...]:
+    count = efficiencies.measurements
+    runs = f"{count} run{'s' if count > 1 else ''} of it on another machine or at another time"
+    return (f"{each.engine.kind}: efficiencies of the engine map, fitted to {runs}",)
 
 
 def _at_once(replicas: int, sequences: int, memory: NodeFit, load: Workload) -> int:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from bottleneck.estimate import Interval
 from bottleneck.performance.calibration import Calibration, Forecast, Transfer, prior
-from bottleneck.performance.efficiencies import efficiency
+from bottleneck.performance.efficiencies import KERNEL_PARAMETERS, efficiency
 from bottleneck.performance.model import Split, WeightFormat, kv_bytes_per_token, resident_bytes
 from bottleneck.performance.served import Accelerator, Served
 from bottleneck.performance.step import PARAMETERS
@@ -23,8 +23,6 @@ COVERAGE = 0.9
 WIDEST = 4.0
 """Upper over lower bound of an interval above which a prediction is refused."""
 MOST_BATCH, MOST_TOKENS = 65536, 2**22
-# What the choice of kernels decides; the rest belongs to the machine and the requests.
-_KERNEL = ("weight_efficiency", "gemm_efficiency", "overlap", "layer_seconds")
 
 
 class CannotTell(Exception):  # noqa: N818 - it is no mistake of the asker
@@ -182,7 +180,7 @@ def transfer_to(calibration: Calibration, weights: WeightFormat, accelerator: Ac
         # A constant cost follows the launch of kernels; what was learned of it otherwise stays.
         shift = after - before
     if weights != calibration.served.weights:
-        kernel = np.array([name in _KERNEL for name in PARAMETERS])
+        kernel = np.array([name in KERNEL_PARAMETERS for name in PARAMETERS])
         variance += np.where(kernel, spread**2, 0.0)
     if accelerator != calibration.accelerator:
         variance += efficiency("other_accelerator").spread ** 2

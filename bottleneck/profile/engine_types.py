@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, PrivateAttr, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, model_validator
 
+from bottleneck.profile.engine_efficiencies import MeasuredEfficiencies
 from bottleneck.profile.engine_interface import DEVICE, SETTINGS, EngineInterface, Template
 from bottleneck.profile.paths import ENGINE_MAP, content_directory, lock_file
 from bottleneck.profile.value_types import Architecture, Count, Name, Section, Size, with_unit
@@ -15,10 +16,10 @@ from bottleneck.profile.yaml_lines import Problem, ProfileError
 # What decides the content of an engine's environment; how a worker is started does not.
 _ENVIRONMENT_KEYS = ("engine", "python", "lock", "alias_distribution")
 # Of these only what is given: the name of an environment without them stays as it was.
-_FURTHER_KEYS = ("root_folder", "programs", "source_build", "shares_packages", "archive", "node_packages")
+_FURTHER_KEYS = ("root_folder", "programs", "source_build", "shares_packages", "archive", "node_packages", "indexes")
 # What a node installs an engine and runs its programs by; how a worker is started is worked out on the control node.
 _NODE_KEYS = (
-    *("engine", "python", "packages", "lock", "untested", "indexes", "fallback_index", "alias_distribution"),
+    *("engine", "python", "packages", "lock", "untested", "fallback_index", "alias_distribution"),
     *("preload", "environment"),
 )
 
@@ -27,10 +28,33 @@ _NODE_KEYS = (
 ENGINE_SETTINGS = frozenset({*SETTINGS, "enforce_eager"})
 
 
+class PackageIndex(Section):
+    """Packages that are on an index of their own: the default one is not asked for them, and it for no others."""
+
+    urls: list[Annotated[str, Field(pattern=r"^https://\S+$")]] = Field(
+        min_length=1, description="Its address; with several, what one of them does not have the next one has."
+    )
+    packages: dict[str, Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None] = Field(
+        default={}, description="`name==version` -> SHA-256 of its file; nothing where that is not known."
+    )
+
+    @model_validator(mode="after")
+    def _pinned(self) -> Self:
+        for package in self.packages:
+            if not re.fullmatch(r"[A-Za-z0-9._-]+==[^\s;]+", package):
+                raise ValueError(f"{package}; expected name==version")
+        return self
+
+
+def _index(written: object) -> object:
+    """Return an index as recorded engine maps have it, an address alone, in today's form."""
+    return {"urls": [written]} if isinstance(written, str) else written
+
+
 class FallbackIndex(Section):
     """A package index that is asked only when the default one fails."""
 
-    package: str = Field(description="The package it is for.")
+    package: str = Field(description="The package it is for, as in the lock file, whose digests it is checked with.")
     url: str = Field(description="Its address.")
 
 
@@ -152,13 +176,15 @@ class EngineSpec(Section):
     packages: list[str] = Field(default=[], description="Debian packages it needs.")
     lock: Name | None = Field(
         default=None,
-        description="Lock file in salt/engine/files: one pinned package a line.",
+        description="Lock file in salt/engine/files: packages by version and digests; `setup/lock FILE` adds these.",
     )
     untested: str = Field(
         default="", description="What has not been tried or is missing; an entry without a lock file has to say it."
     )
     requirements: list[str] = Field(default=[], description="What the lock file was resolved from, or is to be.")
-    indexes: list[str] = Field(default=[], description="Package indexes to ask besides the default one, every time.")
+    indexes: list[Annotated[PackageIndex, BeforeValidator(_index)]] = Field(
+        default=[], description="What the lock file leaves out because the default index does not have it."
+    )
     fallback_index: FallbackIndex | None = Field(default=None, description="Index to ask when the default one fails.")
     alias_distribution: AliasDistribution | None = Field(default=None, description="A second name for the package.")
     preload: list[str] = Field(default=[], description="Libraries to preload, relative to the environment.")
@@ -219,6 +245,9 @@ class EngineSpec(Section):
         " its keys and one for each token of its values.",
     )
     kv_block_tokens: Count = Field(default=16, description="Tokens of one block of the KV cache.")
+    efficiencies: MeasuredEfficiencies | None = Field(
+        default=None, description="What `cluster plan-deployment` predicts it by, where no run of it is given."
+    )
     actuators: dict[Name, Actuator] = Field(
         default={}, description="Clocks and power limits that `cluster bottleneck --causal` may lower."
     )

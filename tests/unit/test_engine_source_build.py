@@ -10,6 +10,7 @@ import pytest
 
 from bottleneck.profile import find_profile, load_profile
 from bottleneck.profile.paths import lock_file
+from bottleneck.profile.types import EngineSpec
 from tests.by_file import load
 
 URL = "https://example.org/vllm-0.33.0.tar.gz"
@@ -103,6 +104,11 @@ def test_what_is_built_is_part_of_the_environments_name() -> None:
     changed = spec.model_copy(update={"source_build": other})
     assert changed.directory() != spec.directory()
     assert spec.installation()["source_build"]["package"] == "vllm"
+
+
+def test_an_index_of_a_recorded_map_is_an_address() -> None:
+    found = EngineSpec.model_validate({"engine": "vllm", "indexes": [URLS[0]]}).indexes
+    assert [(index.urls, index.packages) for index in found] == [([URLS[0]], {})]
 
 
 @pytest.mark.parametrize("profile", ["arc-a770/v0.1", "ryzen-ai-max/v0.2"])

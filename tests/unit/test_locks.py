@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 LOCKS = ("requirements.lock", "setup/control-node.lock", "setup/build.lock", "setup/source.lock")
 ENGINES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "salt/engine/files").glob("*.txt"))
-PINNED = re.compile(r"([a-z0-9][a-z0-9._-]*)==(\S+?)(?: ; [^\\]+)?((?: \\\n    --hash=sha256:[0-9a-f]{64})+)\n")
+PINNED = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)==(\S+?)(?: ; [^\\]+)?((?: \\\n    --hash=sha256:[0-9a-f]{64})+)\n")
 
 
 def pinned(name: str) -> dict[str, str]:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from bottleneck.performance.model_config import read_model_config
-from bottleneck.profile import Quantization
+from bottleneck.plan.nodes import node_pillar
+from bottleneck.profile import Quantization, find_profile, load_profile
 from tests.by_file import load
 
 SHAPE = {
@@ -68,12 +69,11 @@ def test_what_is_not_made_is_refused_by_name(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_module_hands_the_profiles_quantization_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_hands_the_profiles_quantization_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = load("_modules/model.py", "model_module_alone")
     ran: list[list[str]] = []
     monkeypatch.setattr(module, "_run", ran.append)
-    quantization = {"bits": 8, "group_size": 64, "symmetric": True}
-    model = {"shape": SHAPE, "seed": 1, "source": "generate", "quantization": quantization}
-    assert module.make(str(tmp_path / "tiny"), model, "/engine", "make_model.py")
+    profile = load_profile(find_profile("embedded"))
+    assert module.make(str(tmp_path / "tiny"), node_pillar(profile, "node0")["model"], "/engine", "make_model.py")
     (command,) = ran
-    assert json.loads(command[command.index("--quantization") + 1]) == quantization
+    assert json.loads(command[command.index("--quantization") + 1]) == profile.model.quantization.model_dump()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -12,6 +13,7 @@ from typer.testing import CliRunner, Result
 from bottleneck.performance.calibration import prior
 from bottleneck.performance.model import WHOLE, Split
 from bottleneck.performance.served import Served
+from bottleneck.performance.step import PARAMETERS
 from bottleneck.performance.workpoints import WorkPoints
 from bottleneck.prediction.choice import Choice, Weighed, choose
 from bottleneck.prediction.deployment import Scenario, compare
@@ -20,6 +22,7 @@ from bottleneck.prediction.recorded import calibrations, recorded
 from bottleneck.prediction.sweep import SweepError
 from bottleneck.profile import Profile, find_profile, load_profile
 from bottleneck.profile.deployment_checks import node_fits
+from bottleneck.profile.engine_efficiencies import EfficiencyName
 from bottleneck.runs import ceilings as ceilings_file
 from bottleneck.runs.run_folder import load_run
 from cli import plan_deployment
@@ -62,6 +65,10 @@ def test_a_rate_is_that_of_the_step_model_at_the_measured_ceilings(embedded: Cho
     accelerator = measured_accelerator(known, ["node0"])
     served = Served(profile.model.model_shape(), profile.model.weight_format(), 2048)
     mean, _ = prior(served.weights, accelerator)
+    fitted = profile.engines["cpu"].efficiencies
+    assert fitted is not None
+    for name, (value, _) in fitted.of_bits(served.weights.bits).values.items():
+        mean[PARAMETERS.index(name)] = math.log(value)
     single = own(embedded, "single").speed
     assert single is not None
     alone = WorkPoints.of(served, accelerator, [(1, 256)], 32, WHOLE).seconds(mean)
@@ -73,6 +80,28 @@ def test_a_rate_is_that_of_the_step_model_at_the_measured_ceilings(embedded: Cho
     machine = machine_of(profile, profile.deployments["tp2"], known)
     both = WorkPoints.of(served, accelerator, [(4, 256)], 32, Split(2, 1, machine.link)).seconds(mean)
     assert two is not None and two.many.itl_seconds.median == pytest.approx(both[1])
+
+
+def test_what_was_fitted_to_an_engine_is_named_and_is_not_that_of_another(embedded: Choice) -> None:
+    speed = own(embedded, "single").speed
+    assert speed is not None and speed.basis[0].startswith("cpu: efficiencies of the engine map, fitted to")
+    # Without any of its own the priors stand, three times as wide.
+    other = own(embedded, "genai").speed
+    assert other is not None and not [text for text in other.basis if "fitted" in text]
+    wide = [each.high / each.low for each in (speed.one_rate, other.one_rate)]
+    assert wide[0] < wide[1]
+
+
+def test_what_belongs_to_kernels_is_that_of_the_weights_it_was_fitted_to() -> None:
+    fitted = named("embedded").engines["cpu"].efficiencies
+    assert fitted is not None and fitted.bits == 4
+    own_kernels, others = fitted.of_bits(4).values, fitted.of_bits(16).values
+    assert "weight_efficiency" in own_kernels and "weight_efficiency" not in others
+    assert others["sequence_seconds"] == own_kernels["sequence_seconds"]
+
+
+def test_efficiencies_are_named_as_the_step_models_parameters() -> None:
+    assert get_args(EfficiencyName) == PARAMETERS
 
 
 def test_calibrated_on_a_run_it_says_what_whatif_says() -> None:
@@ -133,11 +162,24 @@ def test_what_an_engine_cannot_do_is_refused_with_the_profiles_sentence(embedded
     assert not any(each.candidate.engine.kind == "openvino-converter" for each in embedded.refused + embedded.possible)
 
 
-def test_stages_that_wait_for_each_other_are_slower_for_many(embedded: Choice) -> None:
-    calls, stages = own(embedded, "llamacpp").speed, own(embedded, "pp2").speed
-    assert calls is not None and stages is not None
-    assert calls.one.itl_seconds == stages.one.itl_seconds
-    assert calls.many.tokens_per_second.median < stages.many.tokens_per_second.median
+def test_stages_that_wait_for_each_other_are_slower_for_many() -> None:
+    profile = named("embedded")
+    machine = machine_of(profile, profile.deployments["pp2"], ceilings_file.load(CEILINGS, profile))
+    assert machine.accelerator is not None
+    served = Served(profile.model.model_shape(), profile.model.weight_format(), 2048)
+    mean, _ = prior(served.weights, machine.accelerator)
+    points = [(1, 256), (4, 256)]
+    stages, calls = (
+        WorkPoints.of(served, machine.accelerator, points, 32, Split(1, 2, machine.link, overlapping=each)).seconds(
+            mean
+        )
+        for each in (True, False)
+    )
+    assert calls[2] == stages[2], "between tokens of one request"
+    assert calls[3] > stages[3], "of four"
+    # The engine map says which of them an engine's are.
+    assert profile.engines["cpu"].interface.overlapping_stages
+    assert not profile.engines["cpu-llamacpp"].interface.overlapping_stages
 
 
 def test_more_requests_than_are_served_at_once_wait() -> None:
@@ -261,10 +303,11 @@ def test_the_command_prints_data() -> None:
 def test_people_read_what_to_take_and_what_to_type() -> None:
     result = run("--profile", "embedded", "--ceilings", str(CEILINGS))
     assert result.exit_code == 0, result.stderr
-    assert "Take genai (OpenVINO GenAI, 2 copies, int4" in result.stdout
+    assert "Take replicas (vLLM, 2 copies, compressed-tensors" in result.stdout
+    assert "next is genai (OpenVINO GenAI, 2 copies, int4" in result.stdout
     assert "refused: cpu-openvino-pp2" in result.stdout
     assert "int8" not in result.stdout
-    assert "next: cluster deploy genai" in result.stderr
+    assert "next: cluster deploy replicas" in result.stderr
     assert "int8" in run("--ceilings", str(CEILINGS), "--all-weights").stdout
 
 

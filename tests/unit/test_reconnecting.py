@@ -25,7 +25,7 @@ NONE = b""
 
 @dataclass
 class Output:
-    """What vLLM's client notes of a request."""
+    """Outcome of a request, as vLLM's client notes it."""
 
     success: bool = False
     error: str = ""
