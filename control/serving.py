@@ -88,6 +88,12 @@ def trouble(
     return None
 
 
+def _listed(worker: Mapping[str, Any] | None, key: str) -> list[Any]:
+    """Return a list of a worker's answer; a node may answer anything, which is then none."""
+    found = (worker or {}).get(key)
+    return found if isinstance(found, list) else []
+
+
 def _of_workers(nodes: Nodes, specs: Sequence[Spec]) -> tuple[str | None, hangs.Hang | None]:
     """Return why workers do not serve, or what may keep them from it: a stopped process, a cut link, a silent node."""
     answers = nodes.ask_workers([spec["node"] for spec in specs], timeout=ASK_SECONDS)
@@ -101,9 +107,9 @@ def _of_workers(nodes: Nodes, specs: Sequence[Spec]) -> tuple[str | None, hangs.
             reason = str((worker or {}).get("reason") or "it does not run")
             # A rank that reports the end of another is not the cause.
             ended.append(("other rank" in reason, f"{spec['name']} on {spec['node']} has ended: {reason}"))
-        for pid in (worker or {}).get("stopped_processes") or []:
+        for pid in _listed(worker, "stopped_processes"):
             stopped.append(f"process {pid} of {spec['name']} on {spec['node']} is stopped: the ranks wait for it")
-        for words in (worker or {}).get("cut_links") or []:
+        for words in _listed(worker, "cut_links"):
             cut.append(f"the link between the ranks is cut: of {spec['node']}, {words}")
     if ended:
         return min(ended)[1], None

@@ -11,6 +11,7 @@ from bottleneck.performance.collectives import Link, algorithm, moved_bytes
 from bottleneck.performance.messages import allreduces, latency_seconds, sends, sent_bytes_per_token
 from bottleneck.performance.model import (
     WHOLE,
+    ModelShape,
     Split,
     activation_bytes_per_token,
     attention_kinds,
@@ -109,15 +110,39 @@ def demand(steps: Steps, served: Served, split: Split = WHOLE, stage: int | None
     )
 
 
+def carried_bytes_of_steps(
+    tokens: Floats, shape: ModelShape, split: Split, backend: str, stage: int | None = None
+) -> Floats:
+    """Return the bytes that a rank sends in each step, with the flags that a backend sends beside small messages.
+
+    Parameters
+    ----------
+    tokens : Floats
+        Tokens of each step; shape (steps,).
+    shape, split, stage
+        As in `messages.sent_bytes_per_token`.
+    backend : str
+        Name in `collectives.ALGORITHMS`.
+
+    Returns
+    -------
+    Floats
+        Shape (steps,).
+    """
+    reduced = allreduces(shape, split, stage)
+    sizes = tokens * reduced.bytes_per_token
+    flags = np.where(sizes <= algorithm(backend).doubled_bytes, sizes, 0.0)
+    sent = tokens * sent_bytes_per_token(shape, split, stage)
+    return np.asarray(sent + reduced.count * moved_bytes(flags, split.tensor_parallel))
+
+
 def _messages(tokens: Floats, served: Served, split: Split, stage: int | None) -> tuple[Floats, Floats, int]:
     """Return seconds without bytes, the bytes sent, and how many messages they are."""
     link, reduced = split.link, allreduces(served.shape, split, stage)
     if link is None:
         return np.zeros_like(tokens), np.zeros_like(tokens), 0
     sizes = tokens * reduced.bytes_per_token
-    flags = np.where(sizes <= algorithm(link.backend).doubled_bytes, sizes, 0.0)
-    sent = tokens * sent_bytes_per_token(served.shape, split, stage)
-    sent = sent + reduced.count * moved_bytes(flags, split.tensor_parallel)
+    sent = carried_bytes_of_steps(tokens, served.shape, split, link.backend, stage)
     latency = latency_seconds(served.shape, split, stage) + reduced.count * _excess(link, sizes)
     return latency, sent, reduced.count + sends(served.shape, split, stage).count
 

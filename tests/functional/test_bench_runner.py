@@ -101,6 +101,10 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: ThreadingHTTP
     executable.parent.mkdir(parents=True)
     executable.write_text(GENERATOR.format(python=sys.executable, result=str(DATA / "result.json")))
     executable.chmod(0o755)
+    # The engine's own Python, which is given the project's wrapper of `vllm` (tests/unit/test_reconnecting.py).
+    python = executable.with_name("python")
+    python.write_text('#!/bin/sh\n[ "$1" = -P ] && [ -e "$2" ] && shift 2 && exec "${0%/*}/vllm" "$@"\n')
+    python.chmod(0o755)
     monkeypatch.setattr("bottleneck.profile.types.EngineSpec.directory", lambda self: str(tmp_path / "engine"))
     monkeypatch.setattr(salt.client, "LocalClient", type("Client", (Local,), {}))
     salt.client.LocalClient.stages = {"node0": "ready", "node1": "ready"}

@@ -36,8 +36,8 @@ READERS = {
 CONTROL = {"control": ("salt/control/*.sls", "salt/control/files/*"), "hosts": READERS["hosts"]}
 # Handed on whole: to a file, to a program's environment, to templates.
 WHOLE = {"profile", "hosts", "environment", "names", "master"}
-# The keys in these are networks and nodes; what is below each has the project's names again.
-NAMED = {"links", "peers"}
+# The keys in these are networks, nodes and requirements; what is below each has the project's names again.
+NAMED = {"links", "peers", "packages"}
 
 
 @cache

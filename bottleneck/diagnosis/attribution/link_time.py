@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
+
 from bottleneck.diagnosis.attribution.parts import Both, Part, Work
 from bottleneck.diagnosis.observations.observed import Observations
-from bottleneck.performance.collectives import Link, algorithm, link_of
-from bottleneck.performance.messages import allreduces, latency_seconds, sends, sent_bytes_per_token
+from bottleneck.performance.collectives import DEFAULT_BACKEND, Link, algorithm, link_of
+from bottleneck.performance.messages import allreduces, latency_seconds, sends
 from bottleneck.performance.model import Split
+from bottleneck.performance.roofline import carried_bytes_of_steps
 from bottleneck.runs.topology import Group
 
 
@@ -36,12 +39,13 @@ def link_parts(seen: Observations, group: Group, work: Work, both: Both) -> list
     share = work.tokens / tokens if tokens > 0 else work.wall_seconds / sum(each.wall_seconds for each in both)
     sent = max((link.sent_bytes[node] for node in group.nodes if node in link.sent_bytes), default=None)
     source = f"samples: bytes sent / capacity ({link.capacity_source})"
-    if sent is None and profile is not None:
-        sent, source = _expected_bytes(seen, tokens), f"message arithmetic / capacity ({link.capacity_source})"
-    if sent and link.capacity_bytes_per_second:
+    crossed = None if sent is None else sent * share
+    if crossed is None and profile is not None:
+        crossed, source = _expected_bytes(seen, work), f"message arithmetic / capacity ({link.capacity_source})"
+    if crossed and link.capacity_bytes_per_second:
         probed = _probed_link(seen, group)
         rate = min(link.capacity_bytes_per_second, probed.bytes_per_second if probed else math.inf)
-        parts.append(Part("link_transfer", sent * share / rate, source, None, link.name))
+        parts.append(Part("link_transfer", crossed / rate, source, None, link.name))
     if profile is not None and link.message_latency_seconds:
         shape, split = seen.topology.model.model_shape(), linked_split_of(seen)
         seconds = work.steps * (latency_seconds(shape, split) + _software_seconds(seen, group, work))
@@ -111,6 +115,10 @@ def _software_seconds(seen: Observations, group: Group, work: Work) -> float:
     return reduced.count * probed.excess_seconds(work.tokens / work.steps * reduced.bytes_per_token)
 
 
-def _expected_bytes(seen: Observations, tokens: float) -> float:
-    """Return the bytes that cross the link one after the other for some tokens."""
-    return tokens * sent_bytes_per_token(seen.topology.model.model_shape(), split_of(seen))
+def _expected_bytes(seen: Observations, work: Work) -> float:
+    """Return the bytes that cross the link one after the other in some steps, each of them of their mean size."""
+    if work.steps <= 0:
+        return 0.0
+    tokens, backend = np.array([work.tokens / work.steps]), seen.link.backend if seen.link else DEFAULT_BACKEND
+    shape = seen.topology.model.model_shape()
+    return work.steps * float(carried_bytes_of_steps(tokens, shape, split_of(seen), backend)[0])
