@@ -21,7 +21,8 @@ from bottleneck.profile.paths import find_profile, repository_directory
 from bottleneck.telemetry.prometheus_text import MetricsText
 from tests.waiting import wait_for
 
-pytestmark = pytest.mark.integration
+# Runs after test_genai, whose deployment puts both there.
+pytestmark = pytest.mark.lab
 SECONDS = 120.0
 
 
