@@ -102,6 +102,49 @@ def rows(found: list[dict[str, Any]]) -> list[list[object]]:
     return table
 
 
+PAGE = """# Engines on one load
+
+Made by `python bench/engine_comparison.py --page FILE`, of what it measured on {days},
+{machine}.
+`cluster bench {load}`.
+
+The embedded model in 4 bit, in each engine's own form, in a lab of two nodes of a core each: vLLM with tensor
+parallelism over both (`tp2`) and as a copy on each (`replicas`), OpenVINO GenAI as a copy on each (`genai`), llama.cpp
+with its layers over remote calls (`llamacpp`). Medians over the starts; times are medians of a run's requests.
+
+{table}
+Versions: {versions}.
+
+It says what these engines do with a tiny model on two processor cores. On cards the order can be another: for a
+profile `cluster plan-deployment` predicts it ([how to choose](../howto/choose-a-deployment.md)); this command measures.
+"""
+
+
+def page(document: dict[str, Any]) -> str:
+    """Return the page of the docs that is made of a file."""
+    found = document["measured"]
+    if not found:
+        raise SystemExit("nothing was measured yet: run it without --page first")
+    machines = [node["machine"] for node in document["ceilings"]["nodes"].values()]
+    heads = ["deployment", "starts", "failed", *FIGURES, "span", "start, s"]
+    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    for row in rows(found):
+        lines.append(f"| {' | '.join(f'{cell:.4g}' if isinstance(cell, float) else str(cell) for cell in row)} |")
+    versions = {
+        f"{name} {version}"
+        for each in found
+        for node in each["versions"].get("nodes", {}).values()
+        for name, version in node.get("engine", {}).items()
+    }
+    return PAGE.format(
+        days=" and ".join(sorted({each["day"] for each in found})),
+        machine=" and ".join(sorted({f"nodes of {each['cores']} core of {each['cpu_model']}" for each in machines})),
+        load=" ".join(document["load"]),
+        table="\n".join(lines) + "\n",
+        versions=", ".join(sorted(versions)) or "not recorded",
+    )
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -116,7 +159,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1, help="of the order of the engines; prompts have the profile's")
     parser.add_argument("--starts", type=at_least_one, help="make so many and end; the next call goes on")
     parser.add_argument("--output", type=Path, default=Path("engines.json"), help="what is measured, kept and gone on")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="print the page of the docs; measure nothing")
     arguments = parser.parse_args()
+    if arguments.page is not None:
+        print(page(json.loads(arguments.page.read_text(encoding="utf-8"))), end="")
+        return
     lab = Lab(arguments.profile, arguments.lab)
     unknown = sorted(set(arguments.deployments) - set(lab.profile.deployments))
     if unknown:
