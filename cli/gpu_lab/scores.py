@@ -25,7 +25,8 @@ class Score:
     named, node
         What the verdict said, and of which node.
     is_right
-        Whether that is among what was expected, at the place where it was put in.
+        Whether that is among what was expected, at the place where it was put in. Where what limits the run without it
+        takes more than taking it away gives, it may stand among the runners-up.
     relief, gain
         Share of the time per token that taking it away gave back; the share that the verdict promised.
     """
@@ -47,19 +48,27 @@ def scores(lines: Iterable[Mapping[str, Any]]) -> list[Score]:
 
 
 def _score(line: Mapping[str, Any], known: Sequence[Mapping[str, Any]]) -> Score:
-    put, where = line["put"], line["verdict"].get("where") or {}
-    named = str(line["verdict"]["class"])
-    right = named in line["expected"]
-    if put and put.get("node") and named == "straggler":
-        right = right and where.get("node") == put["node"]
-    cost = _cost(line, known) if put else None
+    put, verdict = line["put"], line["verdict"]
+    named, node = str(verdict["class"]), (verdict.get("where") or {}).get("node")
+    beside = _beside(line, known) if put else []
+    cost = _cost(line, beside)
     relief = None if cost is None else cost / (1.0 + cost)
-    gain = (line["verdict"].get("gain") or {}).get("share")
-    return Score(str(line["case"]), put["kind"] if put else None, cost, named, where.get("node"), right, relief, gain)
+    right = _is_expected(line, named, node)
+    if not right and relief is not None and relief < _limit_share(beside):
+        # Taking the fault away gives less than what limits the run without it: its place is behind that.
+        right = any(_is_expected(line, each["class"], each.get("node")) for each in verdict.get("runners_up") or [])
+    gain = (verdict.get("gain") or {}).get("share")
+    return Score(str(line["case"]), put["kind"] if put else None, cost, named, node, right, relief, gain)
 
 
-def _cost(line: Mapping[str, Any], known: Sequence[Mapping[str, Any]]) -> float | None:
-    """Return what a fault costs, by the runs of its load without it that are nearest before and after."""
+def _is_expected(line: Mapping[str, Any], named: str, node: str | None) -> bool:
+    """Return whether a class is among those of the case, and a straggler the node at which the fault was put in."""
+    put = line["put"] or {}
+    return named in line["expected"] and (named != "straggler" or put.get("node") in (None, node))
+
+
+def _beside(line: Mapping[str, Any], known: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the runs of a run's load without its fault that are nearest before and after it."""
     deployment = str(line["deployment"]).removesuffix("-uneven")
     plain = [
         other
@@ -71,8 +80,19 @@ def _cost(line: Mapping[str, Any], known: Sequence[Mapping[str, Any]]) -> float 
     ]
     before = [other for other in plain if other["began"] < line["began"]][-1:]
     after = [other for other in plain if other["began"] > line["began"]][:1]
-    beside = [float(other["seconds_per_token"]) for other in (*before, *after)]
-    return float(line["seconds_per_token"]) * len(beside) / sum(beside) - 1.0 if beside else None
+    return [*before, *after]
+
+
+def _cost(line: Mapping[str, Any], beside: Sequence[Mapping[str, Any]]) -> float | None:
+    """Return what a fault costs against the runs beside it."""
+    seconds = [float(other["seconds_per_token"]) for other in beside]
+    return float(line["seconds_per_token"]) * len(seconds) / sum(seconds) - 1.0 if seconds else None
+
+
+def _limit_share(beside: Sequence[Mapping[str, Any]]) -> float:
+    """Return the least share of the time that what limits the runs beside a fault takes, as their verdicts say."""
+    shares = [(other["verdict"].get("gain") or {}).get("share") for other in beside]
+    return min((float(share) for share in shares if share is not None), default=0.0)
 
 
 def summary(found: Sequence[Score]) -> dict[str, Any]:

@@ -153,6 +153,19 @@ def test_the_right_class_of_the_wrong_node_is_wrong() -> None:
     assert not scoring.scores([faulty("host_overhead", "node1")])[0].is_right
 
 
+@pytest.mark.parametrize(
+    ("limit", "runner", "is_right"), [(0.8, "node1", True), (0.8, "node0", False), (0.3, "node1", False)]
+)
+def test_a_fault_that_takes_less_than_what_limits_anyway_may_stand_behind_it(
+    limit: float, runner: str, is_right: bool
+) -> None:
+    limited = {"class": "link_latency", "where": {}, "gain": {"share": limit}}
+    record = [line("tp2/chat/1", 1.0, 0.2, verdict=limited), faulty("link_latency", None)]
+    record[1]["verdict"]["runners_up"] = [{"class": "straggler", "node": runner}]
+    # It costs 50 %: a third of the time comes back without it.
+    assert scoring.scores(record)[0].is_right is is_right
+
+
 def test_the_summary_counts_large_faults_and_false_names() -> None:
     record = [
         line("tp2/chat/1", 1.0, 0.1),
