@@ -29,7 +29,7 @@ import salt.utils.event
 from bottleneck.profile import load_profile
 from bottleneck.telemetry.database import StoreError
 from bottleneck.telemetry.store import Store
-from control import node_keys, records
+from control import node_keys, records, sealed_answers
 
 try:
     from netboot.boot import http, kernel_tables
@@ -201,8 +201,7 @@ class Master:
 
     def _ping(self, minion_id: str) -> bool:
         with salt.client.LocalClient(mopts=self._opts) as client:
-            answers = client.cmd(minion_id, "test.ping", timeout=PING_SECONDS)
-            return answers.get(minion_id) is True
+            return sealed_answers.may_be_up(self._opts, client, minion_id, PING_SECONDS)
 
     def announce(self, tag: str, data: dict[str, Any]) -> None:
         """Fire an event on the master's bus without delaying the boots: a busy master lets its senders wait."""
@@ -224,14 +223,21 @@ class Master:
                 event = bus.get_event(wait=5, tag="salt/job/", full=True, auto_reconnect=True)
                 if not event or "/ret/" not in event["tag"]:
                     continue
-                data = event["data"]
-                node = nodes.get(event["tag"].rpartition("/")[2])
-                if node and isinstance(data, dict) and data.get("fun") in APPLIED_FUNCTIONS:
-                    loop.call_soon_threadsafe(self._applied, node, data)
+                data, minion = event["data"], event["tag"].rpartition("/")[2]
+                if minion not in nodes or not isinstance(data, dict) or data.get("fun") not in APPLIED_FUNCTIONS:
+                    continue
+                loop.call_soon_threadsafe(self._applied, nodes[minion], self._readable(minion, data))
 
-    def _applied(self, node: str, data: dict[str, Any]) -> None:
-        # This is for the eye: a minion can make it up, and nothing depends on it.
+    def _readable(self, minion: str, data: Mapping[str, Any]) -> object:
+        """Return what an apply returned; one that a person gave with Salt's own command is not sealed."""
         returned = data.get("return")
+        try:
+            return sealed_answers.opened(self._opts, minion, returned).get("content")
+        except sealed_answers.AnswerError:
+            return returned
+
+    def _applied(self, node: str, returned: object) -> None:
+        # This is for the eye: a minion can make it up, and nothing depends on it.
         failed = (
             [str(state.get("__id__", "")) for state in returned.values() if state.get("result") is False]
             if isinstance(returned, dict) and all(isinstance(state, dict) for state in returned.values())

@@ -25,7 +25,7 @@ from bottleneck.telemetry import batch_checks, batch_times, cluster_state, clust
 from bottleneck.telemetry.database import StoreDamagedError, StoreError, StoreUnavailableError
 from bottleneck.telemetry.store import Store
 from bottleneck.telemetry.store_recovery import make_room, open_or_begin_anew, set_aside
-from control import http_server, internal_events, pending_keys, sealed_batches
+from control import http_server, internal_events, pending_keys, refused_answers, sealed_batches
 from netboot.boot.rate_limit import Budget
 
 try:
@@ -380,9 +380,10 @@ class Collector:
             with contextlib.suppress(StoreError):
                 self._latest = (steady, self._store.latest_verdict(now + batch_checks.AHEAD_SECONDS))
         found = _families()
-        for name, labels, value in exporter.values(
+        ours = exporter.values(
             self.state, self._latest[1], now, time.process_time(), self.store_refusals, self._keys.dropped
-        ):
+        )
+        for name, labels, value in (*ours, *refused_answers.values(self._opts, self.state.settings.senders)):
             found[name].add_metric(labels, value)
         return found.values()
 

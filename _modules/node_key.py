@@ -22,6 +22,26 @@ def __virtual__() -> str | tuple[bool, str]:
     return "node_key" if sys.platform == "linux" else (False, "nodes are Linux machines")
 
 
+def seal(text: str) -> str:
+    """
+    Return this node's seal of an answer.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call node_key.seal text
+
+    text
+        the answer, as it is sent
+    """
+    try:
+        key = node_seal.read_key(_key_file())
+    except node_seal.NodeKeyError as error:
+        raise CommandExecutionError(str(error)) from error
+    return node_seal.seal(key, node_seal.ANSWER, __opts__["id"], text)
+
+
 def learn(test: bool = False) -> bool:
     """
     Fetch this node's pillar anew and keep the key in it; return whether it is another one than before.

@@ -258,3 +258,34 @@ def clear(
         console.print("[dim]next:[/] cluster reprovision --due")
 
     emit(result, as_json, human)
+
+
+@node_app.command()
+def rekey(
+    nodes: Annotated[list[str] | None, typer.Argument(help="Nodes of the profile; all when left out.")] = None,
+    profile: ProfileOption = DEFAULT_PROFILE,
+    lab: LabOption = DEFAULT_LAB,
+    as_json: JsonOption = False,
+) -> None:
+    """Give nodes that are up new keys, with which they seal what they send.
+
+    A node gets a new key by itself whenever it enrols; this is for a key that someone may have seen.
+
+    Examples:
+
+      cluster node rekey
+
+      cluster node rekey node1
+    """
+    with step("Renewing keys"):
+        result: dict[str, bool] = _ask(connect(profile, lab), "node_key.renew", {"nodes": nodes or None})
+
+    def human() -> None:
+        for name, renewed in result.items():
+            out.print(f"{name}: {'has a new key' if renewed else 'did not answer with a new key'}")
+        if not all(result.values()):
+            console.print("[dim]next:[/] cluster status, then cluster node rekey again; the former key is still good")
+
+    emit({"nodes": result}, as_json, human)
+    if not all(result.values()):
+        raise typer.Exit(1)

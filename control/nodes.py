@@ -12,6 +12,7 @@ from salt.exceptions import CommandExecutionError
 
 from bottleneck.profile import Profile, ProfileError, load_profile
 from bottleneck.profile.types import EngineSpec
+from control import sealed_answers
 from control.records import Options as Options
 
 CALL_SECONDS = 60
@@ -87,18 +88,39 @@ class Nodes:
     def ask(
         self,
         function: str | Sequence[str],
-        arguments: Sequence[object] = (),
+        arguments: Sequence[Any] = (),
         names: Iterable[str] | None = None,
         timeout: float = 15,
     ) -> dict[str, Any]:
-        """Call a function on nodes side by side; return what each answered, None where it was silent."""
+        """Call a function on nodes side by side; return what each answered and sealed, None where it was silent.
+
+        Of several functions, given with a list of arguments each, a node's answer is a dict by function.
+        """
         minions = {name: self.minion(name) for name in (names or self.names)}
-        answers = self.client.cmd(list(minions.values()), function, arguments, tgt_type="list", timeout=timeout)
-        return {name: _answer(answers.get(minion)) for name, minion in minions.items()}
+        if isinstance(function, str):
+            answers = self._sealed(minions.values(), function, arguments, timeout)
+            return {name: answers.get(minion) for name, minion in minions.items()}
+        found: dict[str, dict[str, Any]] = {}
+        for each, own in zip(function, arguments, strict=True):
+            for minion, answer in self._sealed(minions.values(), each, own, timeout).items():
+                found.setdefault(minion, {})[each] = answer
+        return {name: found.get(minion) for name, minion in minions.items()}
+
+    def _sealed(
+        self, minions: Iterable[str], function: str, arguments: Sequence[Any], timeout: float
+    ) -> dict[str, Any]:
+        answers = sealed_answers.ask(self._opts, self.client, minions, function, arguments, timeout=timeout)
+        return {answer.minion: answer.content for answer in answers}
 
     def answering(self, names: Iterable[str] | None = None, timeout: float = 15) -> set[str]:
         """Return the set of nodes whose minion is there."""
-        return {name for name, answer in self.ask("test.ping", names=names, timeout=timeout).items() if answer is True}
+        minions = {self.minion(name): name for name in (self.names if names is None else names)}
+        return {minions[minion] for minion in sealed_answers.present(self._opts, self.client, minions, timeout)}
+
+    def introduce(self, names: Iterable[str], timeout: float = CALL_SECONDS) -> set[str]:
+        """Have nodes take over our modules and their keys; return those that answer with them now."""
+        minions = {self.minion(name): name for name in names}
+        return {minions[minion] for minion in sealed_answers.introduce(self._opts, self.client, minions, timeout)}
 
     def ask_workers(
         self, names: Iterable[str] | None = None, timeout: float = 15
@@ -136,27 +158,18 @@ class Nodes:
         """
         waiting = {self.minion(name): name for name in names}
         found: dict[str, Any] = {}
-        job = self.client.cmd_iter(sorted(waiting), function, arguments, timeout=timeout, tgt_type="list")
-        with contextlib.closing(job):
-            for answer in job:
-                for minion, result in (answer or {}).items():
-                    if minion not in waiting or not isinstance(result, dict) or "ret" not in result:
-                        continue
-                    name = waiting.pop(minion)
-                    if result.get("retcode"):
-                        raise CommandExecutionError(f"{name}: {_last_line(result['ret'])}")
-                    found[name] = result["ret"]
-                    if on_answer is not None:
-                        on_answer(name)
+        answers = sealed_answers.ask(self._opts, self.client, list(waiting), function, arguments, timeout=timeout)
+        with contextlib.closing(answers):
+            for answer in answers:
+                name = waiting.pop(answer.minion)
+                if answer.failed:
+                    raise CommandExecutionError(f"{name}: {_last_line(answer.content)}")
+                found[name] = answer.content
+                if on_answer is not None:
+                    on_answer(name)
         if waiting:
             raise CommandExecutionError(f"{', '.join(sorted(waiting.values()))} did not answer {function}")
         return found
-
-
-def _answer(returned: object) -> object:
-    """Return what a minion answered; None where Salt's client puts a sentence of its own in the answer's place."""
-    silent = isinstance(returned, str) and returned.startswith("Minion did not return")
-    return None if silent else returned
 
 
 def engine_slice(engine: EngineSpec) -> dict[str, Any]:

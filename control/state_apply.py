@@ -1,12 +1,12 @@
 """Apply states to nodes and report every state as it ends."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import salt.utils.event
 from salt.exceptions import CommandExecutionError
 
+from control import sealed_answers
 from control.nodes import Nodes, Options, progress
 
 # A minion beside a busy engine takes its time.
@@ -29,35 +29,31 @@ def apply(opts: Options, nodes: Nodes, names: Sequence[str], test: bool, states:
     if states:
         # Only a highstate brings our modules to the node by itself.
         keywords["sync_mods"] = "all"
-    with salt.utils.event.get_event("master", sock_dir=opts["sock_dir"], opts=opts, listen=True) as bus:
-        bus.subscribe("salt/job/")
-        job = nodes.client.run_job(
-            list(by_minion),
-            "state.apply",
-            [states] if states else [],
-            tgt_type="list",
-            kwarg=keywords,
-            timeout=15,
-            listen=False,
-        )
-        if not job:
-            raise CommandExecutionError("no node took the job: is the minion up? (cluster status)")
-        waiting = set(names)
-        results: dict[str, Any] = {}
-        prefix = f"salt/job/{job['jid']}/"
-        while waiting and time.monotonic() < started + APPLY_SECONDS:
-            event = bus.get_event(wait=1.0, tag="salt/job/", full=True, auto_reconnect=True)
-            if not event or not event["tag"].startswith(prefix):
-                continue
-            kind, _, rest = event["tag"].removeprefix(prefix).partition("/")
-            name = by_minion.get(rest.partition("/")[0])
-            if kind == "prog" and name:
-                state = event["data"]["data"].get("ret", {})
-                progress("applying", name, str(state.get("__id__") or state.get("name") or ""), started)
-            elif kind == "ret" and name in waiting:
-                waiting.discard(name)
-                results[name] = _summary(event["data"].get("return"))
-                progress("applied", name, f"{len(results[name]['changed'])} changes", started)
+
+    def show(minion: str, event: Mapping[str, Any]) -> None:
+        data = event.get("data")
+        state = data.get("ret") if isinstance(data, Mapping) else None
+        if minion in by_minion and isinstance(state, Mapping):
+            progress("applying", by_minion[minion], str(state.get("__id__") or state.get("name") or ""), started)
+
+    waiting = set(names)
+    results: dict[str, Any] = {}
+    answers = sealed_answers.ask(
+        opts,
+        nodes.client,
+        by_minion,
+        "state.apply",
+        [states] if states else [],
+        keywords=keywords,
+        timeout=APPLY_SECONDS,
+        longest=started + APPLY_SECONDS - time.monotonic(),
+        on_progress=show,
+    )
+    for answer in answers:
+        name = by_minion[answer.minion]
+        waiting.discard(name)
+        results[name] = _summary(answer.content)
+        progress("applied", name, f"{len(results[name]['changed'])} changes", started)
     if waiting:
         raise CommandExecutionError(f"{', '.join(sorted(waiting))} did not finish state.apply in {APPLY_SECONDS} s")
     return results

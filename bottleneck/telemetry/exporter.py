@@ -162,6 +162,7 @@ METRICS = (
         "counter",
         "Batches refused: malformed, too large, of another's node, or of a time that cannot be.",
     ),
+    Metric("cluster_answers_refused_total", "counter", "Answers in the node's name without its seal.", _NODE),
     Metric(
         "cluster_collector_failures_total",
         "counter",

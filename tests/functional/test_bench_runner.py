@@ -18,6 +18,7 @@ from salt.exceptions import CommandExecutionError
 from bottleneck.load.workload import load_of
 from bottleneck.profile import find_profile
 from bottleneck.runs.run_folder import load_run
+from tests import sealing
 from tests.by_file import load
 
 pytestmark = pytest.mark.slow
@@ -82,7 +83,7 @@ class Local:
     def cmd(self, hosts: list[str], function: Any, *arguments: Any, **keywords: Any) -> dict[str, Any]:
         if function == "worker.status":
             return {host: {"tp2-0": {"stage": self.stages[host], "reason": "a cause"}} for host in hosts}
-        return {host: {"engine.version": {"vllm": "0"}, "probe.machine": {"cores": 1}} for host in hosts}
+        return {host: {"engine.version": {"vllm": "0"}, "probe.machine": {"cores": 1}}[function] for host in hosts}
 
 
 @pytest.fixture
@@ -106,6 +107,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: ThreadingHTTP
     python.write_text('#!/bin/sh\n[ "$1" = -P ] && [ -e "$2" ] && shift 2 && exec "${0%/*}/vllm" "$@"\n')
     python.chmod(0o755)
     monkeypatch.setattr("bottleneck.profile.types.EngineSpec.directory", lambda self: str(tmp_path / "engine"))
+    sealing.nodes_answer(monkeypatch)
     monkeypatch.setattr(salt.client, "LocalClient", type("Client", (Local,), {}))
     salt.client.LocalClient.stages = {"node0": "ready", "node1": "ready"}
     monkeypatch.setattr(module, "POLL_SECONDS", 0.02)

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -29,7 +29,7 @@ from netboot.boot import progress_report
 from netboot.boot.events import Armed
 from netboot.boot.settings import BootNode
 from netboot.boot.stages import BOOT_STAGES
-from tests import hostile
+from tests import hostile, sealing
 from tests.boot_bench import ADDRESSES, Bench, bench
 from tests.by_file import load
 
@@ -185,10 +185,10 @@ def test_jobs_and_deployments_become_stages(
         master.service = service.service
         enrolled(service)
         failed = {"file_|-a": {"__id__": "base-file", "result": False}}
-        service.call(master._applied, "node0", {"fun": "state.apply", "return": failed})
+        service.call(master._applied, "node0", failed)
         service.now += 901
         assert service.stuck() == ("applied", "1 states failed: base-file")
-        service.call(master._applied, "node0", {"fun": "state.apply", "return": {"file_|-a": {"result": True}}})
+        service.call(master._applied, "node0", {"file_|-a": {"result": True}})
         assert service.reached()[-1] == "applied"
         record: dict[str, Any] = {"began": service.now, "ready": service.now + 40, "first_token": service.now + 43}
         record |= {"workers": [{"node": "node0"}]}
@@ -211,13 +211,10 @@ class Minions:
         self.asked = 0
         self.look, self.stage = look, stage
 
-    def cmd_iter(self, targets: list[str], function: str, arguments: list[Any], **_: object) -> Iterator[Any]:
-        assert function == "worker.start"
-        for target in targets:
-            self.specs[target] = arguments[0]
-            yield {target: {"ret": True, "retcode": 0}}
-
-    def cmd(self, targets: list[str], function: str, *_: object, **__: object) -> dict[str, Any]:
+    def cmd(self, targets: list[str], function: str, arguments: list[Any]) -> dict[str, Any]:
+        if function == "worker.start":
+            self.specs |= dict.fromkeys(targets, arguments[0])
+            return dict.fromkeys(targets, True)
         if function == "worker.stop":
             return {target: [] for target in targets}
         assert function == "worker.status"
@@ -260,7 +257,7 @@ def test_what_cluster_deploy_records_ends_the_trace(
         master = engine.Master({"cluster_directory": str(tmp_path), "publish_port": 4505}, service.settings)
         master.service = service.service
         service.now += 30
-        service.call(master._applied, "node0", {"fun": "state.apply", "return": {"file_|-a": {"result": True}}})
+        service.call(master._applied, "node0", {"file_|-a": {"result": True}})
 
         runner.__opts__ = {"cluster_profile": str(tmp_path / "bench.yaml"), "cluster_directory": str(tmp_path)}
         monkeypatch.setattr(readiness, "POLL_SECONDS", 0.01)
@@ -273,6 +270,7 @@ def test_what_cluster_deploy_records_ends_the_trace(
             awaited.append(now[0] if now else "")
             starting.append(runner.starting_record())
 
+        sealing.nodes_answer(monkeypatch)
         # One that fails is awaited while it starts, and no longer.
         monkeypatch.setattr(nodes.Nodes, "client", Minions(look, "failed"))
         with pytest.raises(CommandExecutionError, match="failed"):

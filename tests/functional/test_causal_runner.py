@@ -15,6 +15,7 @@ from bottleneck.plan.nodes import deployment_record
 from bottleneck.profile import find_profile, load_profile
 from bottleneck.runs.run import Run
 from cli.bottleneck import load_of as load_of_run
+from tests import sealing
 from tests.by_file import load
 
 REPOSITORY = Path(__file__).parents[2]
@@ -59,6 +60,7 @@ class Nodes:
 def causal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     module = load("_runners/causal.py", "causal_runner")
     nodes = Nodes()
+    sealing.nodes_answer(monkeypatch)
     monkeypatch.setattr(salt.client, "LocalClient", lambda mopts: nodes)
     clock = {"now": 1000.0}
     # In this module alone: another thread's event loop that read this clock would sleep for the difference.

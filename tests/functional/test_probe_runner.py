@@ -1,7 +1,6 @@
 """The probe runner asks the right nodes, keeps what they measured, and ends everything when one fails."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import pytest
 from salt.exceptions import CommandExecutionError
 
 from bottleneck.profile import find_profile
+from tests import sealing
 from tests.by_file import load
 
 REPOSITORY = Path(__file__).parents[2]
@@ -31,19 +31,13 @@ class Local:
     def __init__(self, mopts: Any) -> None:
         pass
 
-    def cmd(self, hosts: list[str], function: str, *arguments: Any, **keywords: Any) -> dict[str, Any]:
-        self.asked += [(host, function, []) for host in hosts]
+    def cmd(self, hosts: list[str], function: str, arguments: list[Any]) -> dict[str, Any]:
+        self.asked += [(host, function, arguments) for host in hosts]
         if function == "worker.status":
             return dict.fromkeys(hosts, self.workers)
-        return {host: [] for host in hosts}
-
-    def cmd_iter(self, hosts: list[str], function: str, arguments: list[Any], **keywords: Any) -> Iterator[Any]:
-        for host in hosts:
-            self.asked.append((host, function, arguments))
-            if function == self.failing:
-                trace = f"The minion function caused an exception: Traceback\n  ...\nRuntimeError: {host} is tired"
-                yield {host: {"ret": trace, "retcode": 1}}
-            yield {host: {"ret": self.answer(host, function, arguments), "retcode": 0}}
+        if function == self.failing:
+            return {host: sealing.Failed(f"Traceback\n  ...\nRuntimeError: {host} is tired") for host in hosts}
+        return {host: self.answer(host, function, arguments) for host in hosts}
 
     def answer(self, host: str, function: str, arguments: list[Any]) -> Any:
         if function == "probe.node":
@@ -73,6 +67,7 @@ class Local:
 def probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     module = load("_runners/probe.py", "probe_runner")
     client = type("Client", (Local,), {"asked": [], "workers": {}})
+    sealing.nodes_answer(monkeypatch)
     monkeypatch.setattr("salt.client.LocalClient", client)
     module.__opts__ = {"cluster_profile": str(find_profile("embedded")), "cluster_directory": str(tmp_path)}
     module.__salt__ = {"cluster.deployment_record": lambda: {"deployment": "tp2"}}

@@ -14,6 +14,7 @@ from bottleneck.profile import load_profile
 from bottleneck.profile.local_overrides import set_mac
 from bottleneck.profile.paths import repository_directory
 from control import locks, node_starts, reprovision_attempts, reprovisioning
+from tests import sealing
 from tests.by_file import load
 
 REPOSITORY = Path(__file__).parents[2]
@@ -85,10 +86,6 @@ class World:
         return {only[0]: {"failed": failed}}
 
 
-# What Salt's client says in the place of an answer.
-SILENT = "Minion did not return. [Not connected]"
-
-
 class Client:
     """Stands in for Salt's client."""
 
@@ -102,7 +99,6 @@ class Client:
         answers: dict[str, Any] = {}
         for host in hosts:
             if host in world.silent:
-                answers[host] = SILENT
                 continue
             if function == "worker.status":
                 requests = world.requests if host == "node0" else {}
@@ -114,7 +110,7 @@ class Client:
                 answers[host] = True
             elif function == "test.ping" and world.boots[host] > 1 and world.deaf.get(host, 0) > 0:
                 world.deaf[host] -= 1
-                answers[host] = SILENT
+                continue
             else:
                 answers[host] = True
         return answers
@@ -142,6 +138,7 @@ def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, world: World) -> Any
     )
     for number, node in enumerate(("node0", "node1")):
         set_mac(profile, node, "ethernet", f"02:77:00:00:00:1{number}")
+    sealing.nodes_answer(monkeypatch)
     monkeypatch.setattr("control.nodes.salt.client.LocalClient", type("Local", (Client,), {"world": world}))
     monkeypatch.setattr(reprovisioning, "POLL_SECONDS", 0.001)
     monkeypatch.setattr(reprovisioning, "PROMOTION_SECONDS", 0.0)

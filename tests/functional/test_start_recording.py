@@ -14,6 +14,7 @@ from salt.exceptions import CommandExecutionError
 from bottleneck.diagnosis.verdict import analyse
 from bottleneck.profile import find_profile
 from bottleneck.runs.run_folder import load_run
+from tests import sealing
 from tests.by_file import load
 
 WORKERS = [{"node": node, "name": "tp2-0", "replica": 0, "rank": rank} for rank, node in enumerate(("node0", "node1"))]
@@ -25,13 +26,14 @@ class Local:
     def __init__(self, mopts: Any) -> None:
         pass
 
-    def cmd(self, hosts: list[str], *arguments: Any, **keywords: Any) -> dict[str, Any]:
-        return {host: {"engine.version": {"vllm": "0"}, "probe.machine": {"cores": 1}} for host in hosts}
+    def cmd(self, hosts: list[str], function: str, *arguments: Any) -> dict[str, Any]:
+        return {host: {"engine.version": {"vllm": "0"}, "probe.machine": {"cores": 1}}[function] for host in hosts}
 
 
 @pytest.fixture
 def startup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     module = load("_runners/start_recording.py", "start_recording_runner")
+    sealing.nodes_answer(monkeypatch)
     monkeypatch.setattr(salt.client, "LocalClient", Local)
     module.__opts__ = {"cluster_profile": str(find_profile("embedded")), "cluster_directory": str(tmp_path)}
     module.deployed, module.starting = {}, {}

@@ -21,10 +21,11 @@ import salt.config
 import yaml
 from saltfactories.utils import random_string
 
+from control import node_keys
 from netboot.boot import storage
 from netboot.boot.state import Boot as RecordedBoot
 from netboot.boot.state import NodeState, State
-from tests import boot_profile, fake_image, hostile, hostile_requests
+from tests import boot_profile, fake_image, hostile, hostile_requests, sealing
 from tests.waiting import free_port, listens, wait_for
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
@@ -139,8 +140,9 @@ def fire(config: dict[str, Any], events: Iterator[tuple[str, dict[str, Any]]]) -
     return count
 
 
-def forged(pub: str) -> dict[str, Callable[[int], tuple[str, dict[str, Any]]]]:
+def forged(pub: str, folder: Path) -> dict[str, Callable[[int], tuple[str, dict[str, Any]]]]:
     """Return kind -> what makes the event of an attempt."""
+    own = node_keys.key_of({"cluster_directory": folder}, "node1")
     accepted = {"result": True, "act": "accept", "id": "node0", "pub": pub}
     return {
         "forged salt/auth, from an accepted minion": lambda n: ("salt/auth", {**accepted, "id": f"node{n % 3}"}),
@@ -159,6 +161,21 @@ def forged(pub: str) -> dict[str, Callable[[int], tuple[str, dict[str, Any]]]]:
         "forged answers to jobs in another's name, from an accepted minion": lambda n: (
             f"salt/job/2026010100000000{n:04d}/ret/node0",
             {"id": "node0", "jid": f"2026010100000000{n:04d}", "fun": "test.ping", "return": True, "retcode": 0},
+        ),
+        "answers in another's name under its own seal, from an accepted minion": lambda n: (
+            f"salt/job/2026010100000001{n:04d}/ret/node0",
+            {
+                **{"id": "node0", "jid": f"2026010100000001{n:04d}", "fun": "test.ping", "retcode": 0},
+                "return": sealing.answer(
+                    own,
+                    ("node0", "node1")[n % 2],
+                    **{"job": f"2026010100000001{n:04d}", "nonce": "0" * 32, "function": "test.ping", "content": True},
+                ),
+            },
+        ),
+        "batches in another's name under its own seal, from an accepted minion": lambda n: (
+            "cluster/telemetry/batch/node0",
+            sealing.event(folder, "node1", [{"node": "node0", "boot": "b", "sequence": n + 1}], "node0"),
         ),
         "forged windows, ends of workers and stalls, from an accepted minion": lambda n: (
             ("cluster/telemetry/window", "cluster/worker/exited", "cluster/engine/stalled")[n % 3],
@@ -285,10 +302,11 @@ def test_none_gets_in_and_nobody_is_locked_out(
 
     asyncio.run(run())
     before = keys.accepted()
-    for kind, make in forged(own).items():
+    for kind, make in forged(own, folder).items():
         sent = fire(minion[0].config, (make(number) for number in range(EVENTS)))
         unmoved(before, kind)
         rows.append((kind, sent, "no key touched"))
+    assert not node_keys.is_proven({"cluster_directory": folder}, "node0")
     asyncio.run(legitimate())
 
     assert set(keys.accepted()) == set(MACS)

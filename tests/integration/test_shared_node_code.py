@@ -26,11 +26,11 @@ def salt_factories_config(tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """Return a copy of the tree that nodes are served, laid out as here: links to folders beside it."""
-    for name in ("_modules", "_states", "_utils", "bottleneck"):
+    for name in ("_executors", "_modules", "_states", "_utils", "bottleneck"):
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(REPOSITORY / name, tmp_path / "tree" / name, symlinks=True, ignore=ignored)
     (tmp_path / "tree" / "salt").mkdir()
-    for name in ("_modules", "_states", "_utils"):
+    for name in ("_executors", "_modules", "_states", "_utils"):
         (tmp_path / "tree" / "salt" / name).symlink_to(f"../{name}")
     return tmp_path / "tree"
 

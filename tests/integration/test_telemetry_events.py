@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,9 @@ from saltfactories.utils import random_string
 
 from bottleneck.plan.master import reactor_entries
 from bottleneck.telemetry.store import Store
-from control import node_keys
+from control import node_keys, refused_answers, sealed_answers
 from tests import hostile, run_builder, sealing
+from tests.by_file import load
 from tests.waiting import free_port, wait_for
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
@@ -109,11 +110,7 @@ def minion(master: Any, folder: Path) -> Iterator[Any]:
     )
     with started.started():
         # As the first apply does; from here on the node seals what it sends.
-        assert client(master).cmd("node0", "saltutil.sync_all", timeout=60)
-        wait_for(lambda: client(master).cmd("node0", "node_key.learn", timeout=30).get("node0") is True)
-        key = folder / "node.key"
-        assert key.stat().st_mode & 0o777 == 0o600
-        assert key.read_text().strip() == node_keys.key_of(options(master), "node0").hex()
+        assert sealed_answers.introduce(options(master), client(master), ["node0"], 60) == {"node0"}
         yield started
 
 
@@ -147,6 +144,12 @@ class Impostor:
 
     def send(self, command: str, **load: Any) -> None:
         self._channel.send({"cmd": command, "id": "node1", **load})
+
+    def answers(self, jid: str, function: str, returned: Any) -> None:
+        """Answer for node0, in both ways that Salt lets through."""
+        load = {"jid": jid, "fun": function, "fun_args": [], "return": returned, "retcode": 0, "success": True}
+        self.send("_return", resource_id="node0", **load)
+        self.send("_minion_event", events=[{"tag": f"salt/job/{jid}/ret/node0", "data": {"id": "node0", **load}}])
 
 
 @pytest.fixture(scope="module")
@@ -260,6 +263,72 @@ def test_a_silent_node_is_lost_and_then_back(sampling: Sampling, master: Any, fo
         # This one has no way to ask: a job brings it what is stored.
         wait_for(lambda: again.status().get("acknowledged", 0) >= 1)
         again.stop()
+
+
+class Meddled:
+    """Salt's client on the master, with something that happens once a job is published: every node reads every job."""
+
+    def __init__(self, master: Any, then: Callable[[str, str], None]) -> None:
+        self._client, self._then = client(master), then
+
+    def run_job(self, minions: list[str], function: str, *arguments: Any, **keywords: Any) -> Any:
+        job = self._client.run_job(minions, function, *arguments, **keywords)
+        self._then(job["jid"], keywords["executor_opts"]["nonce"])
+        return job
+
+
+def test_only_a_node_itself_answers_for_it(
+    master: Any, minion: Any, impostor: Impostor, folder: Path, exporter_port: int
+) -> None:
+    key = folder / "node.key"
+    assert key.stat().st_mode & 0o777 == 0o600
+    assert key.read_text().strip() == node_keys.key_of(options(master), "node0").hex()
+    refused: list[str] = []
+    kept: list[Any] = []
+
+    def forge(jid: str, nonce: str) -> None:
+        own = node_keys.key_of(options(master), "node1")
+        content = {"job": jid, "nonce": nonce, "function": "test.sleep", "content": "forged", "failed": False}
+        of_own_key = [sealing.answer(own, name, **content) for name in ("node0", "node1")]
+        for returned in ("forged", True, *of_own_key, *kept):
+            impostor.answers(jid, "test.sleep", returned)
+            refused.extend(["_return", "_minion_event"])
+
+    # Whatever comes first, the node's own answer is taken.
+    (answer,) = sealed_answers.ask(options(master), Meddled(master, forge), ["node0"], "test.sleep", [5])
+    assert (answer.minion, answer.content, answer.failed) == ("node0", True, False)
+    assert refused_answers.read(options(master)) == {"node0": len(refused)} == {"node0": 8}
+    # What it once said is no answer to another question.
+    with salt.utils.event.get_master_event(master.config, master.config["sock_dir"], listen=True) as bus:
+        list(sealed_answers.ask(options(master), client(master), ["node0"], "test.ping"))
+        while not kept:
+            event = wait_for(lambda: bus.get_event(wait=1, tag="salt/job/", full=True))
+            kept += [event["data"]["return"]] if event["tag"].endswith("/ret/node0") else []
+    assert sealed_answers.opened(options(master), "node0", kept[0])["content"] is True
+    # Of a node that is silent there is no answer.
+    asked = Meddled(master, forge)
+    found = sealed_answers.ask(options(master), asked, ["node0"], "test.sleep", [120], timeout=10, patient=False)
+    assert list(found) == []
+    assert refused_answers.read(options(master)) == {"node0": len(refused)} == {"node0": 18}
+    wait_for(lambda: 'cluster_answers_refused_total{node="node0"} 18.0' in metrics(exporter_port))
+
+
+def test_a_node_goes_over_to_a_new_key_while_it_is_up(
+    master: Any, minion: Any, sampling: Sampling, folder: Path
+) -> None:
+    before = (folder / "node.key").read_text()
+    wait_for(lambda: sampling.status().get("acknowledged", 0) >= 1)
+    runner = load("_runners/node_key.py", "node_key_runner")
+    runner.__opts__ = options(master)
+    assert runner.renew(["node0"]) == {"node0": True}
+    assert (folder / "node.key").read_text() != before
+    reached = sampling.status()["sequence"]
+    wait_for(lambda: sampling.status()["acknowledged"] > reached + 2)
+    # The former one is worth nothing any more, and whoever has lost the present one gets it again.
+    (folder / "node.key").write_text(before)
+    ping = sealed_answers.ask(options(master), client(master), ["node0"], "test.ping", timeout=10, patient=False)
+    assert list(ping) == []
+    assert sealed_answers.introduce(options(master), client(master), ["node0"], 60) == {"node0"}
 
 
 def test_a_batch_under_another_name_is_refused(

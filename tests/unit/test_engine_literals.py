@@ -10,7 +10,7 @@ from bottleneck.profile.paths import ENGINE_MAP, repository_directory
 REPOSITORY = repository_directory()
 ROOMS = [
     *("bottleneck", "cli", "control", "lab", "netboot", "remote", "rehearsal"),
-    *("_engines", "_modules", "_runners", "_states", "_utils", "salt"),
+    *("_engines", "_executors", "_modules", "_runners", "_states", "_utils", "salt"),
 ]
 # What is an engine's own: its dialect, and scripts that make its form of the model.
 OWN = (

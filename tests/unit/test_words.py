@@ -15,6 +15,7 @@ FOLDERS = (
         "_engines",
         "_modules",
         "_runners",
+        "_executors",
         "_states",
         "_utils",
         "bench",
