@@ -7,9 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 KERNEL_PARAMETERS = ("weight_efficiency", "gemm_efficiency", "overlap", "layer_seconds")
 """Parameters of the step model that the choice of kernels decides; the others are of the machine and the requests."""
+
+# Parameters of the step model, in the order in which it fits them (`step.PARAMETERS`).
+EfficiencyName = Literal[
+    "weight_efficiency",
+    "gemm_efficiency",
+    "overlap",
+    "layer_seconds",
+    "cache_efficiency",
+    "attention_efficiency",
+    "sequence_seconds",
+    "run_seconds",
+    "request_seconds",
+    "message_factor",
+    "eager_seconds",
+]
 
 _FITTED = "fitted to the five sweeps in tests/data/h200 (doc/explanation/what-if.md)"
 _WHOLE = (

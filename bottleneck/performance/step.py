@@ -16,29 +16,19 @@ kernels as fast (`eager_seconds` a layer).
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bottleneck.performance.efficiencies import EfficiencyName
 from bottleneck.performance.kernels import weight_passes
 from bottleneck.performance.model import WHOLE, Split
 from bottleneck.performance.roofline import demand
 from bottleneck.performance.scheduler import CAPTURED_SIZES, Floats, Steps
 from bottleneck.performance.served import Accelerator, Served
 
-PARAMETERS = (
-    "weight_efficiency",
-    "gemm_efficiency",
-    "overlap",
-    "layer_seconds",
-    "cache_efficiency",
-    "attention_efficiency",
-    "sequence_seconds",
-    "run_seconds",
-    "request_seconds",
-    "message_factor",
-    "eager_seconds",
-)
+PARAMETERS: tuple[str, ...] = get_args(EfficiencyName)
 """What is fitted, as logarithms: of the share of a ceiling that is reached, of seconds, of the overlap's p - 1.
 
 `run_seconds` and `request_seconds` are spent around the steps, once for a batch of requests and for each of them;

@@ -6,23 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from bottleneck.performance.efficiencies import KERNEL_PARAMETERS, EngineEfficiencies
+from bottleneck.performance.efficiencies import KERNEL_PARAMETERS, EfficiencyName, EngineEfficiencies
 from bottleneck.profile.value_types import Count, Section
-
-# Parameters of the step model (`bottleneck/performance/step.py`, which loads NumPy, as this room does not).
-EfficiencyName = Literal[
-    "weight_efficiency",
-    "gemm_efficiency",
-    "overlap",
-    "layer_seconds",
-    "cache_efficiency",
-    "attention_efficiency",
-    "sequence_seconds",
-    "run_seconds",
-    "request_seconds",
-    "message_factor",
-    "eager_seconds",
-]
 
 
 class MeasuredEfficiency(Section):

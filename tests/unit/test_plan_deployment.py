@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from bottleneck.performance.calibration import prior
+from bottleneck.performance.efficiencies import EfficiencyName
 from bottleneck.performance.model import WHOLE, Split
 from bottleneck.performance.served import Served
 from bottleneck.performance.step import PARAMETERS
@@ -22,7 +23,6 @@ from bottleneck.prediction.recorded import calibrations, recorded
 from bottleneck.prediction.sweep import SweepError
 from bottleneck.profile import Profile, find_profile, load_profile
 from bottleneck.profile.deployment_checks import node_fits
-from bottleneck.profile.engine_efficiencies import EfficiencyName
 from bottleneck.runs import ceilings as ceilings_file
 from bottleneck.runs.run_folder import load_run
 from cli import plan_deployment
