@@ -39,6 +39,8 @@ SETTINGS: Mapping[str, str] = {
     "cache": "kv_cache_memory",
     "budget": "max_num_batched_tokens",
 }
+# So many faults lie between two runs without any: each has one right before it or right after it.
+FAULTS_PER_CONTROL = 2
 _UNITS: Mapping[str, Dimension] = {"link_rate": RATE, "link_delay": DURATION, "cache": SIZE}
 _AT_A_NODE = frozenset({"foreign_kernels", "quota", "paused", "api_server"})
 
@@ -201,7 +203,7 @@ def settings_of(case: Case, device: Device) -> dict[str, object]:
 
 
 def turns(cases: Sequence[Case], device: Device) -> list[Turn]:
-    """Return the runs of some cases, in order: each fault between two runs without it, settings after all others.
+    """Return the runs of some cases, in order: two faults between two runs without any, settings after all others.
 
     A deployment is started once for all that needs no other settings, and once for each setting.
     """
@@ -218,10 +220,13 @@ def turns(cases: Sequence[Case], device: Device) -> list[Turn]:
             controls = [case for case in chosen if case.put is None]
             plain = [Turn(deployment, load, {}, case) for case in controls] or [Turn(deployment, load, {})]
             found += plain
+            faults = []
             for case in chosen:
                 settings = settings_of(case, device)
                 if settings or case.deployment != deployment:
                     changed.append(Turn(case.deployment, load, settings, case))
                 elif case.put is not None:
-                    found += [Turn(deployment, load, {}, case), Turn(deployment, load, {})]
+                    faults.append(Turn(deployment, load, {}, case))
+            for first in range(0, len(faults), FAULTS_PER_CONTROL):
+                found += [*faults[first : first + FAULTS_PER_CONTROL], Turn(deployment, load, {})]
     return found + sorted(changed, key=lambda turn: turn.stage)

@@ -51,6 +51,9 @@ def gpu_lab(
         str | None, typer.Option("--profile", "-p", help="Another profile of kind lab.", show_default="by --cards")
     ] = None,
     lab: Annotated[str, typer.Option(help="Name of the lab.")] = LAB,
+    cases_only: Annotated[
+        bool, typer.Option("--cases-only", help="Leave out the first benches and their report.")
+    ] = False,
     check: Annotated[bool, typer.Option("--check", help="Say what this machine lacks; start nothing.")] = False,
     listed: Annotated[bool, typer.Option("--list", help="Name the cases; start nothing.")] = False,
     as_json: JsonOption = False,
@@ -94,7 +97,7 @@ def gpu_lab(
     deadline = time.monotonic() + (60.0 * minutes if minutes is not None else float("inf"))
     steps = Steps(output, lambda folder: _keep_logs(lab, folder))
     try:
-        _whole_way(loaded, lab, form, chosen, found, steps, deadline)
+        _whole_way(loaded, lab, form, chosen, found, steps, deadline, cases_only)
     except LabError as error:
         fail(str(error), f"cluster lab status {lab}", error.code)
     finally:
@@ -115,6 +118,7 @@ def _whole_way(
     found: list[machine.Card],
     steps: Steps,
     deadline: float,
+    cases_only: bool,
 ) -> None:
     """Go from bare nodes to the last case."""
     with steps.step("machine") as current:
@@ -140,7 +144,7 @@ def _whole_way(
             fail("; ".join(failed), f"cluster plan --lab {lab}")
     with steps.step("probe") as current:
         current.result = dict(measure(control))
-    deployed = _first_benches(control, device, steps)
+    deployed = not cases_only and _first_benches(control, device, steps)
     with steps.step("cases") as current:
         stage = Turn(profile.default_deployment, "", {}).stage if deployed else None
         trials = Trials(control, all_cases(), device, steps.folder, deadline, stage)

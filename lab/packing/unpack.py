@@ -144,6 +144,7 @@ class Pack:
         # Programs that their packages made elsewhere.
         script(self.control / "bin/cluster", f"#!{self.control}/bin/python", "from cli.main import app\n\napp()")
         self.wrap_tools(manifest, all_tools)
+        byte_compile(python, [self.control, self.engine(), self.project])
         (self.engine() / ".complete").write_text("\n", encoding="utf-8")
         argv = [str(self.control / "bin/cluster"), "--help"]
         finished = subprocess.run(
@@ -256,6 +257,12 @@ def share_packages(python: str, folder: Path) -> None:
     code = "import sysconfig; print(*dict.fromkeys(sysconfig.get_paths()[name] for name in ('purelib', 'platlib')))"
     text = "\n".join((output([python, "-c", code]) or "").split())
     (site_packages(folder) / "machine.pth").write_text(f"{text}\n", encoding="utf-8")
+
+
+def byte_compile(python: str, folders: Sequence[Path]) -> None:
+    """Compile all modules, on all cores: what runs in nodes may write none, and would compile them at every start."""
+    # A package's templates for code are no modules; what cannot be compiled is left as it is.
+    subprocess.run([python, "-m", "compileall", "-qq", "-j", "0", *map(str, folders)], check=False)
 
 
 def site_packages(folder: Path) -> Path:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from bottleneck.plan.nodes import deployment_with
 from bottleneck.profile import Profile, find_profile, load_profile
 from cli.gpu_lab import scores as scoring
-from cli.gpu_lab.cases import Case, Cases, Put, all_cases, settings_of, turns
+from cli.gpu_lab.cases import Case, Cases, Put, Turn, all_cases, settings_of, turns
 from cli.gpu_lab.trials import _names, injections
 from lab import cards as machine
 from lab import requirements
@@ -52,12 +52,18 @@ def test_every_case_fits_its_profile(cards: Any, device: Any) -> None:
             assert set(case.put.cable) <= set(deployment.nodes), case.name
 
 
-def test_every_fault_is_between_two_runs_without_it() -> None:
+def test_every_fault_is_beside_a_run_without_it_and_within_two_of_one_on_its_other_side() -> None:
     found = turns(all_cases().of(2, "cards"), "cards")
+
+    def plain(number: int, like: Turn) -> bool:
+        other = found[number]
+        return other.is_plain and (other.deployment, other.load) == (like.deployment, like.load)
+
     for number, turn in enumerate(found):
         if turn.case and turn.case.put and not turn.settings:
-            for beside in (found[number - 1], found[number + 1]):
-                assert beside.is_plain and (beside.deployment, beside.load) == (turn.deployment, turn.load)
+            before = [step for step in (1, 2) if plain(number - step, turn)]
+            after = [step for step in (1, 2) if plain(number + step, turn)]
+            assert before and after and 1 in (before[0], after[0]), turn.case.name
 
 
 def test_what_settings_are_compared_with_is_recorded_before_them() -> None:
