@@ -93,7 +93,7 @@ def start(
     )
 
 
-def stop(name: str) -> dict[str, Any]:
+def stop(name: str, at_once: bool = False) -> dict[str, Any]:
     """
     End a unit and every process it started; return its status.
 
@@ -102,13 +102,16 @@ def stop(name: str) -> dict[str, Any]:
     .. code-block:: bash
 
         salt node0 supervise.stop sleeper
+
+    at_once
+        kill them, without the seconds in which a process may end by itself
     """
     _check_name(name)
     record = node_files.read_json(_path(name))
     if record is None:
         return status(name)
     if _is_kept(record):
-        os.kill(record["keeper"], signal.SIGTERM)
+        os.kill(record["keeper"], unit_keeper.AT_ONCE if at_once else signal.SIGTERM)
         unit_keeper.wait(lambda: _is_kept(record), lambda kept: not kept, unit_keeper.GRACE_SECONDS + KEEPER_SECONDS)
         if _is_kept(record):
             os.kill(record["keeper"], signal.SIGKILL)

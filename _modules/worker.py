@@ -113,7 +113,7 @@ def start(worker: Mapping[str, Any], engine: Mapping[str, Any]) -> dict[str, Any
     return status(worker["name"])
 
 
-def stop(name: str | None = None) -> dict[str, dict[str, Any]]:
+def stop(name: str | None = None, at_once: bool = False) -> dict[str, dict[str, Any]]:
     """
     End a worker's whole process tree, or every worker's.
 
@@ -122,10 +122,14 @@ def stop(name: str | None = None) -> dict[str, dict[str, Any]]:
     .. code-block:: bash
 
         salt '*' worker.stop
+        salt '*' worker.stop at_once=True
+
+    at_once
+        kill it: requests that it will never answer fail now, not after the seconds in which it may end by itself
     """
     names = [name] if name else _workers()
     for each in names:
-        __salt__["supervise.stop"](UNIT_PREFIX + each)
+        __salt__["supervise.stop"](UNIT_PREFIX + each, at_once)
     record = node_files.read_json(WORKER_FILE)
     if record and record["name"] in names:
         node_files.remove(WORKER_FILE)

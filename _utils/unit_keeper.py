@@ -22,6 +22,8 @@ import node_processes
 
 Seen = TypeVar("Seen")
 
+# Asks a keeper to end its tree without a word to it: what it serves can only be broken off.
+AT_ONCE = signal.SIGUSR1
 GRACE_SECONDS = 3.0
 KILL_SECONDS = 5.0
 REAP_SECONDS = 0.2
@@ -46,7 +48,8 @@ def keep(specification_path: str) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     systemd = os.environ.pop(NOTIFY, None)
     asked: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, _frame: asked.append(number))
+    for number in (signal.SIGTERM, AT_ONCE):
+        signal.signal(number, lambda number, _frame: asked.append(number))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     record: dict[str, Any] = {
@@ -87,7 +90,7 @@ def keep(specification_path: str) -> None:
         notify(systemd, "WATCHDOG=1")
         exit_code = _reap(child.pid, REAP_SECONDS)
     if exit_code is None:
-        exit_code = _end_tree(child.pid)
+        exit_code = _end_tree(child.pid, AT_ONCE in asked)
     wait(lambda: _kill_rest(child.pid), lambda left: left == 0, LAST_SECONDS)
     # An end that was asked for is no failure, from the moment on record.
     ended = {"exit_code": exit_code, "stopped": bool(asked), "oom_kills": memory_kills.since(killed)}
@@ -138,9 +141,10 @@ def _reap(main: int, seconds: float) -> int | None:
     return code
 
 
-def _end_tree(main: int) -> int:
-    """Ask the main process to end, wait for it, then end it; return its exit code."""
-    for number, patience in ((signal.SIGTERM, GRACE_SECONDS), (signal.SIGKILL, KILL_SECONDS)):
+def _end_tree(main: int, at_once: bool) -> int:
+    """Ask the main process to end and wait for it, unless at once; then end it; return its exit code."""
+    steps = ((signal.SIGTERM, GRACE_SECONDS), (signal.SIGKILL, KILL_SECONDS))
+    for number, patience in steps[1:] if at_once else steps:
         below = [] if number == signal.SIGTERM else node_processes.descendants(node_processes.table(), os.getpid())
         _signal_all([main, *below], number)
         deadline = time.monotonic() + patience

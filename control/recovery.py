@@ -149,7 +149,7 @@ class Recovery:
     def _stop(self, record: Mapping[str, Any]) -> None:
         """End every rank: at once, for the head still holds requests that nobody will answer."""
         names = sorted({worker["node"] for worker in record["workers"]})
-        self._nodes.ask("worker.stop", names=names, timeout=STOP_SECONDS)
+        self._nodes.ask("worker.stop", [None, True], names=names, timeout=STOP_SECONDS)
 
     def _restart(self, record: Mapping[str, Any], cause: str, why: str, seen: float, detected: float) -> str | None:
         """Start all ranks; return why that failed, or None."""

@@ -32,7 +32,9 @@ class World:
         self.profile = SimpleNamespace(model=SimpleNamespace(name="tiny"))
         records.write(self.opts, records.DEPLOYMENT, RECORD)
 
-    def ask(self, function: str, names: list[str], timeout: float) -> None:
+    def ask(self, function: str, arguments: list[Any], names: list[str], timeout: float) -> None:
+        # Every worker of the node, and none is given time to end by itself.
+        assert (function, arguments) == ("worker.stop", [None, True])
         self.done.append(f"{function.partition('.')[2]} {' '.join(names)}")
 
     def answering(self, names: set[str], timeout: float) -> set[str]:

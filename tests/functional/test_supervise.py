@@ -57,6 +57,17 @@ def test_stop_ends_the_whole_tree(supervise: Any, tmp_path: Path) -> None:
     assert supervise.stop("family")["stopped"], "stopping twice is no error"
 
 
+def test_stop_at_once_leaves_nobody_the_time_to_end_by_itself(supervise: Any, tmp_path: Path) -> None:
+    began, asked = tmp_path / "began", tmp_path / "asked"
+    command = ["sh", "-c", f"trap 'touch {asked}' TERM; sleep 600 & touch {began}; while :; do wait; done"]
+    supervise.start("deaf", command, None, str(tmp_path / "log"))
+    wait_for(began.exists)
+    tree = supervise.processes("deaf")
+    ended = supervise.stop("deaf", at_once=True)
+    assert ended["stopped"] and ended["exit_code"] == -signal.SIGKILL and alive(tree) == []
+    assert not asked.exists()
+
+
 def test_start_twice_is_one_unit(supervise: Any, tmp_path: Path) -> None:
     first = supervise.start("once", ["sleep", "300"], None, str(tmp_path / "log"))
     second = supervise.start("once", ["sleep", "300"], None, str(tmp_path / "log"))
