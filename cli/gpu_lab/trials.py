@@ -28,6 +28,7 @@ DEPLOY_SECONDS = 600.0
 RUN_SECONDS = 300.0
 FAILED_RUNS = 2
 RECORD = "trials.jsonl"
+LINK_KINDS = frozenset({"link_rate", "link_delay"})
 # Of a verdict, beside each run; the whole of it is in the run's archive's measurements.
 KEPT = ("class", "fault", "where", "kind", "confidence", "undecided", "gain", "runners_up")
 
@@ -63,6 +64,8 @@ class Trials:
         self._raw = folder / "raw"
         self._deployed = deployed
         self._warm: set[str] = set()
+        # Of the links, since they were last changed.
+        self._measured = False
         self.runs = 0
 
     def take(self, turns: Sequence[Turn]) -> None:
@@ -99,7 +102,7 @@ class Trials:
     def _deploy(self, turn: Turn) -> None:
         if self._deployed == turn.stage:
             return
-        self._deployed, self._warm = None, set()
+        self._deployed, self._warm, self._measured = None, set(), False
         began = time.monotonic()
         self.control.runner("cluster.undeploy", timeout=DEPLOY_SECONDS)
         arguments = {"deployment": turn.deployment, "overrides": dict(turn.settings) or None}
@@ -116,10 +119,18 @@ class Trials:
         if put and put.kind == "low_rate":
             load = Load(load.kind, load.concurrency, load.input_tokens, load.output_tokens, strength)
         began = time.time()
+        on_link = put is not None and put.kind in LINK_KINDS
+        settings = {
+            **load.bench(requests, 1),
+            "warmup": turn.load not in self._warm,
+            # Seconds of a borrowed machine: what was measured of a link holds until something is done to it.
+            "probe": on_link or not self._measured,
+            "generator": GENERATOR_SOCKET,
+        }
         with injected(self.control, injections(turn, self.device, self.control)):
-            settings = {**load.bench(requests, 1), "warmup": turn.load not in self._warm, "generator": GENERATOR_SOCKET}
             result = self.control.runner("bench.run", settings, timeout=RUN_SECONDS)
         self._warm.add(turn.load)
+        self._measured = not on_link
         folder = self._raw / str(result["run"])
         self.control.fetch(str(result["folder"]), folder)
         verdict = analyse(load_run(folder)).to_json()

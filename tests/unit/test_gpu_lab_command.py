@@ -150,6 +150,19 @@ def test_what_is_up_already_is_not_started_again(cluster: FakeCluster, tmp_path:
     assert not [name for name, _ in cluster.calls if name == "cluster.deploy"]
 
 
+def test_links_are_measured_when_something_was_done_to_them_and_first(cluster: FakeCluster, tmp_path: Path) -> None:
+    run(tmp_path / "out", "--cases-only")
+    benches = [settings for name, settings in cluster.calls if name == "bench.run"]
+    lines = list(Record(tmp_path / "out" / trials.RECORD).lines().values())
+    assert len(benches) == len(lines), "no first benches"
+    touched = [bool(line["put"]) and line["put"]["kind"] == "link_rate" for line in lines]
+    before = [True, *touched[:-1]]
+    assert [settings["probe"] for settings in benches] == [
+        one or other for one, other in zip(touched, before, strict=True)
+    ]
+    assert True in touched and not all(settings["probe"] for settings in benches)
+
+
 def test_a_second_call_goes_on_where_the_first_stopped(cluster: FakeCluster, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     chosen = [case for case in all_cases().of(2, "processors") if case.name in CASES.split(",")]
