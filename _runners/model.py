@@ -24,7 +24,10 @@ def published() -> dict[str, Any]:
         salt-run model.published
     """
     folders = sorted(path.parent for path in _store().glob(f"*/{INDEX}"))
-    return {folder.name: sum(file["bytes"] for file in read_index(folder).values()) for folder in folders}
+    try:
+        return {folder.name: sum(file.bytes for file in read_index(folder).files.values()) for folder in folders}
+    except ModelError as error:
+        raise CommandExecutionError(str(error)) from error
 
 
 def put(folder: str) -> dict[str, Any]:
@@ -42,7 +45,7 @@ def put(folder: str) -> dict[str, Any]:
         ``source``
     """
     try:
-        return {"files": publish(Path(folder), _store())}
+        return publish(Path(folder), _store()).model_dump()
     except (ModelError, OSError) as error:
         raise CommandExecutionError(str(error)) from error
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from salt.exceptions import CommandExecutionError
 
+from bottleneck import atomic_files
 from bottleneck.diagnosis.causes import DECIDED
 from bottleneck.diagnosis.verdict import analyse
 from bottleneck.runs import ceilings
@@ -205,9 +206,8 @@ def export(start: float, end: float, path: str) -> dict[str, Any]:
     with _store() as store:
         batches = store.batches(float(start), float(end))
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-    partial = path.removesuffix(".gz") + ".partial.gz"
-    write_batches(Path(partial), batches)
-    os.replace(partial, path)
+    with atomic_files.replacing(Path(path)) as partial:
+        write_batches(partial, batches)
     counts: dict[str, int] = {}
     for batch in batches:
         counts[batch["node"]] = counts.get(batch["node"], 0) + 1

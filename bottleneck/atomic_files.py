@@ -1,11 +1,14 @@
-"""Replace files whole: a reader sees the old content or the new one, and a crash leaves one of them."""
+"""Replace files and make folders whole: a reader sees the old content or the new one, a crash leaves one of them."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import secrets
+import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -66,6 +69,61 @@ def replace_json(path: Path, content: object, *, mode: int = 0o644, durable: boo
         For content that JSON cannot carry; the old content stays.
     """
     replace(path, json.dumps(content, indent=1) + "\n", mode=mode, durable=durable)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Put a file in the place of the one before, for content that something else writes.
+
+    Parameters
+    ----------
+    path : Path
+        In a folder that exists.
+
+    Yields
+    ------
+    Path
+        Beside it, ending as it does: what the block writes there takes its place at the block's end.
+
+    Raises
+    ------
+    OSError
+        When it cannot be written. With whatever ends the block the old file is untouched and nothing is left beside it.
+    """
+    partial = path.with_name(f".partial-{secrets.token_hex(4)}-{path.name}")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Make a folder that appears with all of its content.
+
+    Parameters
+    ----------
+    path : Path
+        Folder that is not there, or is empty; folders above it are made.
+
+    Yields
+    ------
+    Path
+        An empty folder beside it, which gets its name at the block's end.
+
+    Raises
+    ------
+    OSError
+        When it cannot be made or is there with content. With whatever ends the block nothing is left beside it.
+    """
+    partial = path.with_name(f".partial-{secrets.token_hex(4)}-{path.name}")
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        partial.rename(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def synchronise(path: Path) -> None:

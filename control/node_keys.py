@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import secrets
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+
+from pydantic import TypeAdapter
 
 from bottleneck import atomic_files, node_seal
 from control import records, shared_secrets
@@ -42,9 +43,12 @@ class Generation:
     """
 
     name: str
-    former: str = ""
-    proven: bool = False
-    required: bool = False
+    former: str
+    proven: bool
+    required: bool
+
+
+_GENERATION: TypeAdapter[Generation] = TypeAdapter(Generation)
 
 
 def key_of(opts: Options, minion: str) -> bytes:
@@ -128,7 +132,7 @@ def _note_proven(opts: Options, minion: str, name: str, required: bool) -> None:
 
 
 def _new() -> Generation:
-    return Generation(secrets.token_hex(_GENERATION_BYTES))
+    return Generation(secrets.token_hex(_GENERATION_BYTES), former="", proven=False, required=False)
 
 
 def _derived(opts: Options, minion: str, name: str) -> bytes:
@@ -142,16 +146,8 @@ def _path(opts: Options, minion: str) -> Path:
 
 
 def _read(opts: Options, minion: str) -> Generation | None:
-    path = _path(opts, minion)
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return Generation(str(found["name"]), str(found["former"]), bool(found["proven"]), bool(found["required"]))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise records.RecordError(
-            f"{path}: {error}; take the file away, then cluster apply: {minion} gets a new key"
-        ) from error
+    remedy = f"take the file away, then cluster apply: {minion} gets a new key"
+    return records.read_as(_path(opts, minion), _GENERATION, remedy)
 
 
 def _write(opts: Options, minion: str, generation: Generation) -> Generation:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from bottleneck import atomic_files
+from bottleneck.json_files import JsonFileError, read_json
 from bottleneck.profile import Profile
 from control import records
 from control.nodes import Options
@@ -41,6 +43,9 @@ class Applied:
     boot: str = ""
     moments: tuple[float, ...] = ()
     profile: str = ""
+
+
+_APPLIED: TypeAdapter[Applied] = TypeAdapter(Applied)
 
 
 def refusal(known: Applied, boot: str | None, boots_on_record: bool, now: float) -> str | None:
@@ -84,10 +89,8 @@ def enrolled_boot(opts: Options, node: str) -> str | None:
 def read(opts: Options, node: str) -> Applied:
     """Return what starts have led to on a node; a record that cannot be read is none."""
     try:
-        found = json.loads(_path(opts, node).read_text(encoding="utf-8"))
-        moments = tuple(float(moment) for moment in found["moments"])
-        return Applied(str(found["boot"]), moments, str(found["profile"]))
-    except (OSError, ValueError, KeyError, TypeError):
+        return read_json(_path(opts, node), _APPLIED) or Applied()
+    except JsonFileError:
         return Applied()
 
 

@@ -1,15 +1,15 @@
 """Keep the control node's records of the cluster: JSON documents in its own directory, each whole or not there."""
 
 import contextlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from salt.exceptions import CommandExecutionError
 
 from bottleneck import atomic_files
+from bottleneck.json_files import JsonFileError, first_fault, read_json
 from bottleneck.plan.workers import DeploymentRecord
 
 # The master's options.
@@ -37,6 +37,10 @@ _NEXT = {
 }
 
 
+_Form = TypeVar("_Form")
+_OBJECT: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
+
+
 class RecordError(CommandExecutionError):  # type: ignore[misc]  # Salt is not typed
     """A record is there and cannot be used; the text names the file, what is wrong, and the next command."""
 
@@ -52,16 +56,19 @@ def read(opts: Mapping[str, Any], name: str) -> dict[str, Any]:
 
     Raises ``RecordError`` when it cannot be read: nothing may be concluded from that.
     """
-    path = path_of(opts, name)
+    return read_as(path_of(opts, name), _OBJECT, _remedy(name)) or {}
+
+
+def read_as(path: Path, form: TypeAdapter[_Form], remedy: str) -> _Form | None:
+    """
+    Return what a record holds; None when there is none.
+
+    Raises ``RecordError`` with the remedy when it cannot be read or is not in that form.
+    """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise _broken(path, error) from error
-    if not isinstance(found, dict):
-        raise _broken(path, f"a {type(found).__name__}, expected an object")
-    return found
+        return read_json(path, form)
+    except JsonFileError as error:
+        raise RecordError(f"{error}; {remedy}") from error
 
 
 def deployment(record: Mapping[str, Any], name: str = DEPLOYMENT) -> DeploymentRecord:
@@ -75,13 +82,11 @@ def deployment(record: Mapping[str, Any], name: str = DEPLOYMENT) -> DeploymentR
     try:
         return DeploymentRecord.model_validate(record)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise _broken(name, f"{where}: {first['msg']}") from error
+        raise RecordError(f"{name}: {first_fault(error)}; {_remedy(name)}") from error
 
 
-def _broken(path: Path | str, why: object) -> RecordError:
-    return RecordError(f"{path}: {why}; write it anew with: {_NEXT[Path(path).name]}")
+def _remedy(name: str) -> str:
+    return f"write it anew with: {_NEXT[name]}"
 
 
 def write(opts: Mapping[str, Any], name: str, content: Mapping[str, Any]) -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import fcntl
-import json
 from collections.abc import Iterator, Mapping
 
+from pydantic import TypeAdapter
+
 from bottleneck import atomic_files
+from bottleneck.json_files import JsonFileError, read_json
 from control import records
 from control.records import Options
 
 FILE = "refused-answers.json"
+# Minion to how many.
+_COUNTS: TypeAdapter[dict[str, int]] = TypeAdapter(dict[str, int])
 
 
 def note(opts: Options, counts: Mapping[str, int]) -> None:
@@ -27,9 +31,8 @@ def note(opts: Options, counts: Mapping[str, int]) -> None:
 def read(opts: Options) -> dict[str, int]:
     """Return how many answers in each minion's name were refused; a record that cannot be read is none."""
     try:
-        found = json.loads(records.path_of(opts, FILE).read_text(encoding="utf-8"))
-        return {str(name): int(count) for name, count in found.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+        return read_json(records.path_of(opts, FILE), _COUNTS) or {}
+    except JsonFileError:
         return {}
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
+
+from pydantic import TypeAdapter
 
 from bottleneck import atomic_files
 from control import records
@@ -16,6 +17,7 @@ WAIT_SECONDS = 600.0
 
 # Node to when it was tried, unix seconds.
 Attempts = Mapping[str, tuple[float, ...]]
+_ATTEMPTS: TypeAdapter[dict[str, tuple[float, ...]]] = TypeAdapter(dict[str, tuple[float, ...]])
 
 
 def refusal(node: str, moments: tuple[float, ...], now: float) -> str | None:
@@ -37,14 +39,8 @@ def read(opts: Options) -> dict[str, tuple[float, ...]]:
 
     A record that cannot be read stops all of it: nothing may reboot nodes without its count.
     """
-    path = records.path_of(opts, FILE)
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return {str(node): tuple(float(moment) for moment in moments) for node, moments in found.items()}
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise records.RecordError(f"{path}: {error}; take the file away, then cluster reprovision --due") from error
+    remedy = "take the file away, then cluster reprovision --due"
+    return records.read_as(records.path_of(opts, FILE), _ATTEMPTS, remedy) or {}
 
 
 def note(opts: Options, nodes: Iterable[str], now: float) -> None:

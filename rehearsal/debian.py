@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from bottleneck import atomic_files
 from bottleneck.profile.paths import CACHE_DIRECTORY
 from netboot.image.archive import machine_sources
 from netboot.image.commands import clean_environment, run
@@ -64,10 +65,7 @@ def plain_machine(say: Say) -> Path:
     folder = CACHE / f"debian-{key}"
     if folder.is_dir():
         return folder
-    partial = CACHE / f"debian-{key}.partial-{os.getpid()}"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    with atomic_files.new_folder(folder) as partial:
         # Mounts and processes are in namespaces of their own, and end with them, whatever ends us.
         with _builder(partial, sources) as builder:
             assert builder.stdout
@@ -75,9 +73,6 @@ def plain_machine(say: Say) -> Path:
                 say(line.strip())
         if builder.returncode:
             raise RuntimeError("the plain Debian machine could not be made; its last line says why")
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return folder
 
 

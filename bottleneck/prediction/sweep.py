@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from bottleneck.json_files import JsonFileError, read_json
 from bottleneck.performance.config_form import ConfigError
 from bottleneck.performance.formats import FORMATS, VALUE_BYTES, WeightFormat
 from bottleneck.performance.model import read_bytes
@@ -234,19 +233,9 @@ def read_accelerator(path: Path) -> Accelerator:
 
 def _validated(path: Path, form: type[_Form]) -> _Form:
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise SweepError(f"{path}: no such file; {SWEEP_COMMAND}") from None
-    except (OSError, ValueError) as error:
-        raise SweepError(f"{path}: not JSON: {error}") from error
-    if not isinstance(document, Mapping):
-        raise SweepError(f"{path}: {shown(document)}; expected a JSON object; {SWEEP_COMMAND}")
-    try:
-        return form.model_validate(dict(document))
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ""
-        for part in first["loc"]:
-            where += f"[{part}]" if isinstance(part, int) else f".{part}" if where else str(part)
-        seen = "" if first["type"] == "missing" else f"{shown(first['input'])}; "
-        raise SweepError(f"{path}: {where}: {seen}{first['msg'].lower()}") from error
+        found = read_json(path, TypeAdapter(form))
+    except JsonFileError as error:
+        raise SweepError(f"{error}; {SWEEP_COMMAND}") from error
+    if found is None:
+        raise SweepError(f"{path}: no such file; {SWEEP_COMMAND}")
+    return found

@@ -6,19 +6,20 @@ another one.
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from bottleneck import atomic_files
 from bottleneck.estimate import estimate
+from bottleneck.json_files import JsonFileError, first_fault, read_json
 from bottleneck.profile.types import Profile
 
+_OBJECT: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
 SCHEMA = 1
 KEPT = 10
 # What torch calls the processor.
@@ -328,9 +329,7 @@ def parse(document: Mapping[str, Any]) -> Ceilings:
     try:
         return Ceilings.model_validate(dict(document))
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise CeilingsError(f"ceilings: {where}: {first['msg']}: run cluster probe") from error
+        raise CeilingsError(f"ceilings: {first_fault(error)}: run cluster probe") from error
 
 
 def load(path: Path, profile: Profile | None = None) -> Ceilings | None:
@@ -349,13 +348,11 @@ def load(path: Path, profile: Profile | None = None) -> Ceilings | None:
         When it cannot be read.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        document = read_json(path, _OBJECT)
+    except JsonFileError as error:
+        raise CeilingsError(str(error)) from error
+    if document is None:
         return None
-    except (OSError, ValueError) as error:
-        raise CeilingsError(f"{path}: {error}") from error
-    if not isinstance(document, dict):
-        raise CeilingsError(f"{path}: expected a mapping")
     found = parse(document)
     if profile is None:
         return found

@@ -14,6 +14,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from bottleneck import atomic_files
+
 SAMPLES = "samples.jsonl.gz"
 # In the archive samples are plain text, or each file's own compression would hide how alike they are.
 PLAIN_SAMPLES = "samples.jsonl"
@@ -28,9 +30,12 @@ SAMPLE_DIGITS, CLIENT_DIGITS = 4, 5
 
 def pack(folders: Sequence[Path], path: Path) -> Path:
     """Write runs into an archive, whole or not at all; each is a folder of its own name in it."""
-    partial = path.with_name(path.name + ".partial")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with lzma.open(partial, "wb", preset=6) as stream, tarfile.open(fileobj=stream, mode="w|") as archive:
+    with (
+        atomic_files.replacing(path) as partial,
+        lzma.open(partial, "wb", preset=6) as stream,
+        tarfile.open(fileobj=stream, mode="w|") as archive,
+    ):
         # Alike files follow each other.
         for name in sorted({file.name for folder in folders for file in folder.iterdir() if file.is_file()} - LEFT_OUT):
             for folder in folders:
@@ -42,7 +47,6 @@ def pack(folders: Sequence[Path], path: Path) -> Path:
                     entry = tarfile.TarInfo(f"{folder.name}/{member}")
                     entry.size, entry.mode = len(content), 0o644
                     archive.addfile(entry, io.BytesIO(content))
-    partial.rename(path)
     return path
 
 

@@ -11,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from bottleneck import atomic_files
+
 # Archives unpack side by side, so they are many; a window of xz sees alike files only within one.
 RAW_BYTES = 120_000_000
 _WINDOW_BYTES = 64 * 2**20
@@ -88,14 +90,16 @@ def _compress(job: tuple[Path, Sequence[str], Path, int]) -> Path:
     folder, files, path, preset = job
     if path.exists():
         return path
-    partial = path.with_suffix(".partial")
     filters: list[dict[str, int]] = [{"id": lzma.FILTER_LZMA2, "preset": preset, "dict_size": _WINDOW_BYTES}]
     if _is_library(files[0]):
         filters.insert(0, {"id": lzma.FILTER_X86})
-    with lzma.open(partial, "wb", filters=filters) as stream, tarfile.open(fileobj=stream, mode="w|") as archive:
+    with (
+        atomic_files.replacing(path) as partial,
+        lzma.open(partial, "wb", filters=filters) as stream,
+        tarfile.open(fileobj=stream, mode="w|") as archive,
+    ):
         for name in files:
             archive.add(folder / name, name, recursive=False, filter=_nobodys)
-    partial.rename(path)
     return path
 
 

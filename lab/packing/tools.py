@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from bottleneck import atomic_files
 from lab.layout import LabError
 
 LOADER = "lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"
@@ -40,19 +41,17 @@ def unpack_tools(build: Path, tools: Mapping[str, str]) -> Path:
     folder = build / f"tools-{digest}"
     if folder.exists():
         return folder
-    fetched, partial = build / f"debs-{digest}", build / f"tools-{digest}.partial"
+    fetched = build / f"debs-{digest}"
     fetched.mkdir(parents=True, exist_ok=True)
     # apt gives up its rights to fetch, where it can.
     fetched.chmod(0o755)
     _run(["apt-get", "download", "-q", *wanted], fetched)
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    for package in sorted(fetched.glob("*.deb")):
-        _run(["dpkg", "-x", str(package), str(partial)], fetched)
-    _keep(partial)
-    for tool in tools:
-        _check(partial, tool)
-    partial.rename(folder)
+    with atomic_files.new_folder(folder) as partial:
+        for package in sorted(fetched.glob("*.deb")):
+            _run(["dpkg", "-x", str(package), str(partial)], fetched)
+        _keep(partial)
+        for tool in tools:
+            _check(partial, tool)
     return folder
 
 

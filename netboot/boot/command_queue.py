@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from bottleneck import atomic_files
+from bottleneck.json_files import JsonFileError, read_json
 
 log = logging.getLogger(__name__)
 
@@ -43,9 +44,11 @@ def take(directory: Path) -> Iterator[Command]:
     """Return the commands that were left, the oldest first, and remove them."""
     folder = directory / "commands"
     for path in sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime_ns):
-        content = path.read_bytes()
-        path.unlink()
+        command = None
         try:
-            yield _command.validate_json(content)
-        except ValidationError as error:
-            log.error("A command that cannot be read was left at %s: %s", path, error)
+            command = read_json(path, _command)
+        except JsonFileError as error:
+            log.error("A command that cannot be read was left: %s", error)
+        path.unlink()
+        if command:
+            yield command

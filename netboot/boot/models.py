@@ -6,32 +6,37 @@ each of its files: a node takes what has both.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
 from pathlib import Path
-from typing import TypedDict
 
-from netboot.image.manifest import file_of
+from pydantic import TypeAdapter
+
+from bottleneck import atomic_files
+from bottleneck.json_files import JsonFileError, read_json
+from bottleneck.profile.value_types import Section
+from netboot.image.manifest import File, file_of
 
 INDEX = "index.json"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
-
-
-class Entry(TypedDict):
-    """A file of a model."""
-
-    sha256: str
-    bytes: int
 
 
 class ModelError(ValueError):
     """A folder that is no model which can be published."""
 
 
-def publish(source: Path, store: Path) -> dict[str, Entry]:
-    """Put a model's folder into the store, under its own name, and return its index: file name -> digest and size.
+class Index(Section):
+    """The files of a model, by their names."""
+
+    files: dict[str, File]
+
+
+_INDEX: TypeAdapter[Index] = TypeAdapter(Index)
+
+
+def publish(source: Path, store: Path) -> Index:
+    """Put a model's folder into the store, under its own name, and return its index.
 
     The folder appears there whole or not at all. Files are linked where both are on one file system, and copied where
     they are not. One that is there already is left as it is.
@@ -48,25 +53,28 @@ def publish(source: Path, store: Path) -> dict[str, Entry]:
     wrong = [name for name in names if not (source / name).is_file() or name == INDEX]
     if wrong or not names or not _NAME.fullmatch(source.name):
         raise ModelError(f"{source}: {wrong[0] if wrong else 'empty'}; expected a folder of files, named by its digest")
-    partial = store / f".{source.name}.partial-{os.getpid()}"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        index: dict[str, Entry] = {}
+    with atomic_files.new_folder(target) as partial:
         for name in names:
             _link(source / name, partial / name)
-            file = file_of(partial / name)
-            index[name] = Entry(sha256=file.sha256, bytes=file.bytes)
-        (partial / INDEX).write_text(json.dumps({"files": index}, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        partial.rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        index = Index(files={name: file_of(partial / name) for name in names})
+        atomic_files.replace_json(partial / INDEX, index.model_dump())
     return index
 
 
-def read_index(folder: Path) -> dict[str, Entry]:
-    """Return the index of a published model."""
-    found: dict[str, Entry] = json.loads((folder / INDEX).read_text(encoding="utf-8"))["files"]
+def read_index(folder: Path) -> Index:
+    """Return the index of a published model.
+
+    Raises
+    ------
+    ModelError
+        When there is none that can be read.
+    """
+    try:
+        found = read_json(folder / INDEX, _INDEX)
+    except JsonFileError as error:
+        raise ModelError(f"{error}; take the folder away and put the model there again") from error
+    if found is None:
+        raise ModelError(f"{folder / INDEX}: no such file; expected the index of a published model")
     return found
 
 

@@ -8,9 +8,10 @@ import logging
 import os
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from bottleneck import atomic_files
+from bottleneck.json_files import JsonFileError, read_json
 from netboot.boot.state import State
 
 log = logging.getLogger(__name__)
@@ -22,14 +23,11 @@ RESERVE, RESERVE_BYTES = "boots.reserve", 1024 * 1024
 
 def read(directory: Path) -> State | None:
     """Return the record in `directory`; None when there is none, or none that can be read."""
-    path = directory / FILE
     try:
-        return _state.validate_json(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValidationError) as error:
+        return read_json(directory / FILE, _state)
+    except JsonFileError as error:
         # Nodes that are up stay up without it; keep it for whoever wants to know what was in it.
-        log.error("The boot record %s cannot be read (%s): a new one begins", path, str(error).splitlines()[0])
+        log.error("The boot record cannot be read, and a new one begins: %s", error)
         return None
 
 

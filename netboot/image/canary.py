@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
@@ -28,11 +28,6 @@ class Canary:
     def document(self) -> dict[str, Any]:
         """Return it as JSON has it."""
         return asdict(self)
-
-    @classmethod
-    def from_document(cls, document: Mapping[str, Any]) -> Canary:
-        """Read it from JSON."""
-        return cls(**{key: document[key] for key in ("profile", "node", "digest", "started", "deadline")})
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
+from bottleneck.json_files import read_json
 from netboot.image.manifest import CONTENTS, Contents, Manifest
+
+_CONTENTS: TypeAdapter[Contents] = TypeAdapter(Contents)
 
 
 @dataclass(frozen=True)
@@ -65,12 +69,14 @@ def compare(old: Manifest, old_contents: Contents, new: Manifest, new_contents: 
 
 
 def read_contents(folder: Path) -> Contents:
-    """Return what an image's root holds; nothing when the list is missing."""
-    try:
-        contents: Contents = json.loads((folder / CONTENTS).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    return contents
+    """Return what an image's root holds; nothing when the list is missing.
+
+    Raises
+    ------
+    JsonFileError
+        When it cannot be read.
+    """
+    return read_json(folder / CONTENTS, _CONTENTS) or {}
 
 
 def _layers(manifest: Manifest) -> dict[str, str]:

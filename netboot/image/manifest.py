@@ -7,8 +7,9 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 
+from bottleneck.json_files import read_json
 from bottleneck.profile.value_types import Section
 
 SCHEMA = 1
@@ -60,6 +61,9 @@ class Manifest(Section):
         return self.model_dump(by_alias=True)
 
 
+_MANIFEST: TypeAdapter[Manifest] = TypeAdapter(Manifest)
+
+
 def image_digest(recipe_digest: str, files: dict[str, File], layers: list[Layer]) -> str:
     """Return the name of an image: sixteen characters of the SHA-256 over its inputs and its files' digests."""
     content = {
@@ -70,9 +74,15 @@ def image_digest(recipe_digest: str, files: dict[str, File], layers: list[Layer]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:_DIGEST_CHARACTERS]
 
 
-def read_manifest(folder: Path) -> Manifest:
-    """Read an image's manifest."""
-    return Manifest.model_validate_json((folder / MANIFEST).read_text(encoding="utf-8"))
+def read_manifest(folder: Path) -> Manifest | None:
+    """Return an image's manifest; None when there is none.
+
+    Raises
+    ------
+    JsonFileError
+        When it cannot be read.
+    """
+    return read_json(folder / MANIFEST, _MANIFEST)
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

@@ -9,6 +9,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from bottleneck import atomic_files
 from netboot.image.archive import LEFT_OUT
 from netboot.image.bytecode import compile_trees
 from netboot.image.commands import BuildError, Step, clean_environment, run
@@ -107,20 +108,14 @@ def fetch_wheels(salt: SaltEnvironment, cache: Path, on_step: Step) -> Path:
     if folder.is_dir():
         return folder
     on_step("fetching Salt's packages")
-    partial = cache / f"wheels-{key}.partial-{os.getpid()}"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     environment = clean_environment(None)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input"]
-    try:
+    with atomic_files.new_folder(folder) as partial:
         # Salt itself is published as source alone; it is pure Python, so this machine can make its wheel.
         source = [name for name in names if name.startswith("salt==")]
         binary = [name for name in names if not name.startswith("salt==")]
         run([*pip, "wheel", "--no-deps", "--wheel-dir", partial, *source], environment)
         run([*pip, "download", "--no-deps", "--dest", partial, *_wheel_options(salt.python), *binary], environment)
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return folder
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import re
 import shutil
@@ -16,15 +15,17 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter
 
 from bottleneck import atomic_files
+from bottleneck.json_files import JsonFileError, read_json
 from bottleneck.profile.paths import CACHE_DIRECTORY
 from netboot.image.canary import Canary
 from netboot.image.manifest import MANIFEST, Layer, Manifest, file_of, read_manifest
 
 DEFAULT_ROOT = Path("/var/lib/cluster/images")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+_CANARY: TypeAdapter[Canary] = TypeAdapter(Canary)
 _DIGEST = re.compile(r"[0-9a-f]{4,16}")
 
 
@@ -59,8 +60,10 @@ class Store:
         """Return every image, newest first."""
         found = []
         for folder in (self.root / "images").glob("*"):
-            with contextlib.suppress(OSError, ValidationError):
-                found.append(read_manifest(folder))
+            with contextlib.suppress(JsonFileError):
+                manifest = read_manifest(folder)
+                if manifest:
+                    found.append(manifest)
         return sorted(found, key=lambda each: (each.created, each.digest), reverse=True)
 
     def folder(self, digest: str) -> Path:
@@ -100,9 +103,12 @@ class Store:
             When there is no such image.
         """
         try:
-            return read_manifest(self.folder(digest))
-        except (OSError, ValidationError) as error:
-            raise StoreError(f"there is no image {digest}") from error
+            found = read_manifest(self.folder(digest))
+        except JsonFileError as error:
+            raise StoreError(f"there is no image {digest}: {error}") from error
+        if found is None:
+            raise StoreError(f"there is no image {digest}")
+        return found
 
     def why_missing(self, digest: str) -> str:
         """Return why an image cannot be booted; empty when it can."""
@@ -125,12 +131,17 @@ class Store:
         return self._pointer(self.root / "previous" / _checked(profile, "profile"))
 
     def canary(self, profile: str) -> Canary | None:
-        """Return the trial that is under way."""
+        """Return the trial that is under way.
+
+        Raises
+        ------
+        StoreError
+            When its record cannot be read.
+        """
         try:
-            text = self._canary_file(profile).read_text(encoding="utf-8")
-        except FileNotFoundError:
-            return None
-        return Canary.from_document(json.loads(text))
+            return read_json(self._canary_file(profile), _CANARY)
+        except JsonFileError as error:
+            raise StoreError(f"{error}; take the file away, then cluster image activate") from error
 
     def verify(self, digest: str) -> list[str]:
         """Return what is wrong with an image's files and layers; nothing when their digests are right."""
@@ -261,7 +272,9 @@ class Store:
                     f"a trial of {under_way.digest} on {under_way.node} is under way: roll it back or wait for it"
                 )
             # The record first: an override without one would never end.
-            self._write(self._canary_file(canary.profile), json.dumps(canary.document(), indent=1))
+            path = self._canary_file(canary.profile)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            atomic_files.replace_json(path, canary.document(), durable=True)
             node = self.root / "nodes" / _checked(canary.profile, "profile") / _checked(canary.node, "node")
             self._point(node, canary.digest)
 
@@ -336,10 +349,6 @@ class Store:
         fresh.symlink_to(target)
         fresh.rename(link)
         atomic_files.synchronise(link.parent)
-
-    def _write(self, path: Path, text: str) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        atomic_files.replace(path, text, durable=True)
 
 
 def cache_directory() -> Path:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import salt._logging
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bottleneck.profile.paths import repository_directory
@@ -165,6 +165,8 @@ def test_a_damaged_record_is_none(tmp_path: Path, odd: str) -> None:
     assert json.loads((tmp_path / node_starts.FOLDER / "node1.json").read_text())["boot"] == "b"
 
 
+# A busy machine is no fault of it.
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.floats(0, 10_000), max_size=60).map(sorted), st.booleans())
 def test_whenever_starts_come_few_lead_to_an_apply(moments: list[float], boots_on_record: bool) -> None:
     known, acted = Applied(), []

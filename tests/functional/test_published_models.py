@@ -89,9 +89,21 @@ def test_an_index_that_names_a_path_is_refused(tmp_path: Path, made: Path, model
         store = service.images.with_name("models")
         publish(made, store)
         index = read_index(store / NAME)
-        (store / NAME / "index.json").write_text(json.dumps({"files": {"../escaped": index["model.gguf"]}}))
+        escaped = {"files": {"../escaped": index.files["model.gguf"].model_dump()}}
+        (store / NAME / "index.json").write_text(json.dumps(escaped))
         with pytest.raises(RuntimeError, match="expected names of files"):
             model.fetch(str(tmp_path / "node" / NAME), f"http://127.0.0.1:{service.port}/models")
+
+
+def test_an_index_that_cannot_be_read_is_named(tmp_path: Path, made: Path) -> None:
+    publish(made, tmp_path / "models")
+    index = tmp_path / "models" / NAME / "index.json"
+    index.write_text('{"files": {"model.gguf": {"bytes": 1}}}')
+    with pytest.raises(ModelError, match=r"index\.json: files\.model\.gguf\.sha256: field required; take"):
+        publish(made, tmp_path / "models")
+    index.unlink()
+    with pytest.raises(ModelError, match=r"index\.json: no such file"):
+        read_index(index.parent)
 
 
 def test_only_published_models_are_given_out(tmp_path: Path, made: Path) -> None:

@@ -44,3 +44,31 @@ def test_what_cannot_be_stored_leaves_the_old_file(tmp_path: Path, monkeypatch: 
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
     with pytest.raises(FileNotFoundError):
         atomic_files.replace(tmp_path / "nowhere" / "record", "new")
+
+
+def test_a_file_that_something_else_writes_takes_the_place_of_the_old_one_at_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "samples.gz"
+    for content in (b"old", b"new"):
+        with atomic_files.replacing(path) as partial:
+            assert partial.suffix == path.suffix, "some writers go by it"
+            partial.write_bytes(content)
+            assert content == b"old" or path.read_bytes() == b"old"
+    with pytest.raises(KeyError), atomic_files.replacing(path) as partial:
+        partial.write_bytes(b"half")
+        raise KeyError
+    assert path.read_bytes() == b"new" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_appears_with_its_content_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "above" / "made"
+    with pytest.raises(KeyError), atomic_files.new_folder(path) as partial:
+        (partial / "half").touch()
+        raise KeyError
+    assert list((tmp_path / "above").iterdir()) == []
+    with atomic_files.new_folder(path) as partial:
+        (partial / "whole").touch()
+        assert not path.exists()
+    assert [each.name for each in path.iterdir()] == ["whole"]
+    with pytest.raises(OSError, match="not empty"), atomic_files.new_folder(path) as partial:
+        (partial / "other").touch()
+    assert list((tmp_path / "above").iterdir()) == [path] and [each.name for each in path.iterdir()] == ["whole"]

@@ -160,9 +160,12 @@ def test_older_files_are_kept_the_last_ten(tmp_path: Path) -> None:
     ("text", "says"),
     [
         ("{", "ceilings.json"),
-        ("[]", "expected a mapping"),
+        ("[]", "a list; expected a JSON object"),
         ('{"schema": 2}', "schema 2, expected 1: run cluster probe"),
-        ('{"schema": 1, "nodes": {"a": {"cores": 1, "disk_read_bytes_per_second": -1}}}', "median: Input should be"),
+        (
+            '{"schema": 1, "nodes": {"a": {"cores": 1, "disk_read_bytes_per_second": -1}}}',
+            "median: -1; input should be",
+        ),
     ],
 )
 def test_a_file_that_cannot_be_used_says_why(tmp_path: Path, text: str, says: str) -> None:

@@ -27,7 +27,7 @@ def test_a_deployments_record_is_read_as_one(tmp_path: Path) -> None:
     found = records.deployment(records.read(opts, records.DEPLOYMENT))
     assert found.settings.max_num_seqs == 1 and found.nodes == ["node0", "node1"]
     records.write(opts, records.DEPLOYMENT, {key: value for key, value in written.items() if key != "settings"})
-    with pytest.raises(records.RecordError, match=r"deployment.json: settings: Field required; .*cluster undeploy"):
+    with pytest.raises(records.RecordError, match=r"deployment.json: settings: field required; .*cluster undeploy"):
         records.deployment(records.read(opts, records.DEPLOYMENT))
     with pytest.raises(CommandExecutionError, match="nothing is deployed; deploy it first: cluster deploy"):
         records.deployment({})

@@ -43,10 +43,6 @@ def test_decision(record: BootRecord | None, now: float, action: str, words: str
     assert words in decision.reason and decision.reason.startswith("node0")
 
 
-def test_a_trial_is_read_back_as_it_was_written() -> None:
-    assert Canary.from_document(TRIAL.document()) == TRIAL
-
-
 @pytest.mark.parametrize(
     ("record", "now", "action", "active"),
     [

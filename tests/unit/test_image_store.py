@@ -119,6 +119,19 @@ def test_damage_is_seen(store: Store) -> None:
     assert "root.squashfs has sha256" in problems[0] and problems[1].endswith("is not there")
 
 
+def test_records_that_cannot_be_read_are_named(store: Store) -> None:
+    old, new = put_image(store, "old"), put_image(store, "new")
+    store.activate("embedded", old.digest)
+    store.begin_trial(trial(new.digest))
+    (store.root / "canary/embedded.json").write_text('{"profile": "embedded"}')
+    with pytest.raises(StoreError, match=r"canary/embedded\.json: node: field required; .*cluster image activate"):
+        store.canary("embedded")
+    (store.folder(new.digest) / "manifest.json").write_text("{")
+    with pytest.raises(StoreError, match=rf"no image {new.digest}: .*manifest\.json: not JSON"):
+        store.manifest(new.digest)
+    assert [each.digest for each in store.images()] == [old.digest]
+
+
 class TestTrial:
     def test_one_node_gets_it_the_others_do_not(self, store: Store) -> None:
         old, new = put_image(store, "old"), put_image(store, "new")
