@@ -17,11 +17,13 @@ import typer
 import lab as lab_module
 from bottleneck import atomic_files
 from bottleneck.profile import Profile, ProfileError, find_profile, load_profile
+from bottleneck.runs.run_folder import RunError
 from cli.bench import record_run
 from cli.cluster import apply_states, deploy_model
 from cli.control import Control, connect
+from cli.gpu_lab.again import judged_again
 from cli.gpu_lab.cases import Case, Device, Turn, all_cases, turns
-from cli.gpu_lab.scores import scores, summary, table
+from cli.gpu_lab.scores import scores, sentence, summary, table
 from cli.gpu_lab.steps import Steps
 from cli.gpu_lab.trials import RECORD, Trials
 from cli.options import JsonOption
@@ -56,6 +58,10 @@ def gpu_lab(
     ] = False,
     check: Annotated[bool, typer.Option("--check", help="Say what this machine lacks; start nothing.")] = False,
     listed: Annotated[bool, typer.Option("--list", help="Name the cases; start nothing.")] = False,
+    again: Annotated[
+        list[Path] | None,
+        typer.Option(help="Judge a folder's records again with today's rules; start nothing. May be repeated."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make a cluster of this machine's cards, find what holds it back, and see whether known faults are named.
@@ -69,11 +75,16 @@ def gpu_lab(
       cluster gpu-lab --output records --minutes 25
 
       cluster gpu-lab --device cpu --only tp2-rate-5-prompts,tp2-starved-follower,tp2-idle-client
+
+      cluster gpu-lab --again records
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if cards not in PROFILES:
         fail(f"--cards {cards}: expected 2 or 4", HELP, USAGE)
+    if again:
+        _judge_again(again, as_json)
+        return
     form: Device = "cards" if device == "cuda" else "processors"
     chosen = _chosen(all_cases().of(cards, form), only)
     if listed:
@@ -184,6 +195,20 @@ def _chosen(cases: list[Case], only: str | None) -> list[Case]:
     if not found:
         fail(f"--only {only}: no case has that in its name", "cluster gpu-lab --list", USAGE)
     return found
+
+
+def _judge_again(folders: list[Path], as_json: bool) -> None:
+    """Score records anew; a fault is compared with runs of its own folder."""
+    found = []
+    for folder in folders:
+        if not (folder / RECORD).exists():
+            fail(f"--again {folder}: it has no {RECORD}", "cluster gpu-lab --output FOLDER", USAGE)
+        try:
+            with step(f"Judging the runs of {folder}"):
+                found += scores(judged_again(folder))
+        except RunError as error:
+            fail(str(error), HELP, FAILED)
+    emit(summary(found), as_json, lambda: plain(table(found) + "\n" + sentence(summary(found))))
 
 
 def _list(cases: list[Case], as_json: bool) -> None:

@@ -28,7 +28,10 @@ class Score:
         Whether that is among what was expected, at the place where it was put in. Where what limits the run without it
         takes more than taking it away gives, it may stand among the runners-up.
     relief, gain
-        Share of the time per token that taking it away gave back; the share that the verdict promised.
+        Share of the time per token that taking it away gave back; the share that the verdict promised, of the answer
+        that counts.
+    is_first
+        Whether the answer that counts is the verdict, and not one of its runners-up.
     """
 
     case: str
@@ -39,6 +42,7 @@ class Score:
     is_right: bool
     relief: float | None = None
     gain: float | None = None
+    is_first: bool = True
 
 
 def scores(lines: Iterable[Mapping[str, Any]]) -> list[Score]:
@@ -54,11 +58,23 @@ def _score(line: Mapping[str, Any], known: Sequence[Mapping[str, Any]]) -> Score
     cost = _cost(line, beside)
     relief = None if cost is None else cost / (1.0 + cost)
     right = _is_expected(line, named, node)
+    behind = None
     if not right and relief is not None and relief < _limit_share(beside):
         # Taking the fault away gives less than what limits the run without it: its place is behind that.
-        right = any(_is_expected(line, each["class"], each.get("node")) for each in verdict.get("runners_up") or [])
-    gain = (verdict.get("gain") or {}).get("share")
-    return Score(str(line["case"]), put["kind"] if put else None, cost, named, node, right, relief, gain)
+        others = verdict.get("runners_up") or []
+        behind = next((each for each in others if _is_expected(line, each["class"], each.get("node"))), None)
+    gain = behind.get("score") if behind else (verdict.get("gain") or {}).get("share")
+    return Score(
+        case=str(line["case"]),
+        kind=put["kind"] if put else None,
+        cost=cost,
+        named=named,
+        node=node,
+        is_right=right or behind is not None,
+        relief=relief,
+        gain=gain,
+        is_first=behind is None,
+    )
 
 
 def _is_expected(line: Mapping[str, Any], named: str, node: str | None) -> bool:
@@ -115,12 +131,26 @@ def summary(found: Sequence[Score]) -> dict[str, Any]:
     }
 
 
+def sentence(figures: Mapping[str, Any]) -> str:
+    """Return the figures of a summary in words."""
+    large, promised, controls = (figures[name] for name in ("large", "gain_within_5_points", "controls"))
+    return (
+        f"{figures['cases']} cases of {figures['causes']} kinds: right at a cost of 20 % or more {large['right']} of"
+        f" {large['of']}; gain within 5 points of what taking the fault away gave {promised['right']} of"
+        f" {promised['of']}; false names where nothing was put in {controls['false_names']} of {controls['of']}"
+    )
+
+
 def table(found: Sequence[Score]) -> str:
     """Return a line for each case, in Markdown."""
-    lines = ["| case | put in | cost | named | right |", "|---|---|---|---|---|"]
+    lines = [
+        "| case | put in | cost | named | its gain; what taking it away gave | right |",
+        "|---|---|---|---|---|---|",
+    ]
     for each in found:
         cost = "-" if each.cost is None else f"{each.cost:+.0%}"
         place = f" on {each.node}" if each.node else ""
-        right = "yes" if each.is_right else "no"
-        lines.append(f"| {each.case} | {each.kind or 'nothing'} | {cost} | {each.named}{place} | {right} |")
+        right = ("yes" if each.is_first else "as a runner-up") if each.is_right else "no"
+        gains = "; ".join("-" if share is None else f"{share:.0%}" for share in (each.gain, each.relief))
+        lines.append(f"| {each.case} | {each.kind or 'nothing'} | {cost} | {each.named}{place} | {gains} | {right} |")
     return "\n".join(lines) + "\n"

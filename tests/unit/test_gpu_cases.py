@@ -167,9 +167,14 @@ def test_a_fault_that_takes_less_than_what_limits_anyway_may_stand_behind_it(
 ) -> None:
     limited = {"class": "link_latency", "where": {}, "gain": {"share": limit}}
     record = [line("tp2/chat/1", 1.0, 0.2, verdict=limited), faulty("link_latency", None)]
-    record[1]["verdict"]["runners_up"] = [{"class": "straggler", "node": runner}]
+    record[1]["verdict"]["runners_up"] = [{"class": "straggler", "node": runner, "score": 0.31}]
     # It costs 50 %: a third of the time comes back without it.
-    assert scoring.scores(record)[0].is_right is is_right
+    (score,) = scoring.scores(record)
+    assert score.is_right is is_right
+    if is_right:
+        assert (score.gain, score.is_first) == (0.31, False)
+        assert scoring.summary([score])["gain_within_5_points"] == {"right": 1, "of": 1}
+        assert "as a runner-up" in scoring.table([score])
 
 
 def test_the_summary_counts_large_faults_and_false_names() -> None:
@@ -184,7 +189,9 @@ def test_the_summary_counts_large_faults_and_false_names() -> None:
     assert (found["cases"], found["causes"]) == (3, 1)
     assert found["large"] == {"right": 1, "of": 1}
     assert found["controls"] == {"false_names": 1, "of": 2}
-    assert "| f | foreign_kernels | +200% | straggler on node1 | yes |" in scoring.table(scoring.scores(record))
+    assert "| f | foreign_kernels | +200% | straggler on node1 | -; 67% | yes |" in scoring.table(
+        scoring.scores(record)
+    )
 
 
 SMI = "0, NVIDIA H100 80GB HBM3, GPU-1, 81559, 1, 580.159.04\n1, NVIDIA H100 80GB HBM3, GPU-2, 81559, 1, 580.159.04\n"

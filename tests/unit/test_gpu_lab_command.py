@@ -226,3 +226,20 @@ def test_a_machine_without_cards_is_told_so_and_nothing_is_started(monkeypatch: 
     result = CliRunner().invoke(app, ["gpu-lab"])
     assert result.exit_code == 1
     assert "expected 2 cards. Next: make gpu-lab DEVICE=cpu rehearses it on processors" in result.output
+
+
+def test_records_are_judged_again_by_the_rules_of_today() -> None:
+    folder = Path(__file__).parents[1] / "data" / "h100_pair"
+    result = CliRunner().invoke(app, ["gpu-lab", "--again", str(folder), "--json"])
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    scores = {score["case"]: score for score in found["scores"]}
+    then = {name: line["verdict"]["class"] for name, line in Record(folder / trials.RECORD).lines().items()}
+    assert then["pp2-rate-1-eight"] == "link_latency", "as it was judged on its day"
+    assert scores["pp2-rate-1-eight"]["named"] == "link_bandwidth"
+    assert found["large"] == {"right": 2, "of": 2}
+
+
+def test_a_folder_without_records_is_refused_with_its_name(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["gpu-lab", "--again", str(tmp_path)])
+    assert result.exit_code == 2 and str(tmp_path) in " ".join(result.output.split())
