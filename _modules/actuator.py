@@ -8,6 +8,7 @@ steps there (``apply``) and back (``undo``), as plain data that ``perturb`` perf
 import glob
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import control_groups
 import node_commands
+import node_processes
 
 if TYPE_CHECKING:
     from loader_dunders import __salt__
@@ -28,6 +30,9 @@ Plan = tuple[Any, list[Step], list[Step]]
 # Where salt/perturb puts the programs that slow a core or a link.
 PROGRAMS = "/opt/cluster/perturb"
 COMMAND_SECONDS = 20.0
+UNIT_PREFIX = "worker-"
+# As vLLM names them: a rank's process, and where a worker has one rank alone, the engine's own.
+RANK_TITLES = ("VLLM::Worker", "VLLM::EngineCore")
 _ETHERNET_HEADER_BYTES = 18
 # What passes at once after a pause, in time at the rate: as little as a timer allows, or a step's small messages, with
 # work between them, would not be slowed at all.
@@ -57,7 +62,8 @@ def plan(change: dict[str, Any], directory: str) -> dict[str, Any]:
     change
         ``actuator`` and its settings: ``link_rate`` (interface, bytes_per_second), ``link_latency``
         (interface, peers as address -> MAC, seconds), ``cpu_quota`` (cores), ``cpu_speed`` (slowdown),
-        ``setting`` (read, write or path, value: a clock or power limit as the profile names it)
+        ``rank_pause`` (name as ``look`` lists it, share), ``setting`` (read, write or path, value: a
+        clock or power limit as the profile names it)
     directory
         where the control files of helper programs are kept
     """
@@ -66,6 +72,7 @@ def plan(change: dict[str, Any], directory: str) -> dict[str, Any]:
         "link_latency": _link_latency,
         "cpu_quota": _cpu_quota,
         "cpu_speed": _cpu_speed,
+        "rank_pause": _rank_pause,
         "setting": _setting,
     }
     name = change.get("actuator")
@@ -81,7 +88,7 @@ def look(
     directory: str = "/run/cluster/perturb",
 ) -> dict[str, Any]:
     """
-    Return what the actuators would find: the link's rate and delay, the CPU quota, cores, settings.
+    Return what the actuators would find: the link's rate and delay, the CPU quota, cores, ranks, settings.
 
     CLI Example:
 
@@ -98,6 +105,7 @@ def look(
         discipline = _discipline(interface)
         found["rate_bytes_per_second"] = discipline["options"].get("rate") if discipline["kind"] == "tbf" else None
         found["delay_seconds"] = _delay(_delay_control(interface, directory))
+    found["ranks"] = sorted(_ranks())
     found["settings"] = {name: _read_setting(setting) for name, setting in (settings or {}).items()}
     return found
 
@@ -267,12 +275,7 @@ def _group_file() -> str:
 
 def _group() -> dict[str, Any]:
     """Return the control group that limits the engine's CPU time: its version, folder and quota."""
-    pids = [
-        pid
-        for unit in __salt__["supervise.units"]()
-        if unit.startswith("worker-")
-        for pid in __salt__["supervise.processes"](unit)
-    ]
+    pids = next(iter(_workers().values()), [])
     pid = str(pids[0]) if pids else "self"
     found = control_groups.levels(_text(f"/proc/{pid}/cgroup"), _text("/proc/self/mountinfo"))
     for version, folders in found.items():
@@ -287,6 +290,59 @@ def _quota(directory: str, version: int) -> float | None:
     if version == control_groups.VERSION_2:
         return control_groups.quota_cores(quota)
     return control_groups.quota_cores(quota, _text(os.path.join(directory, control_groups.PERIOD_FILE)))
+
+
+def _workers() -> dict[str, list[int]]:
+    """Return the processes of every worker that runs here, by the worker's name, the nearest to its keeper first."""
+    found = {
+        unit.removeprefix(UNIT_PREFIX): __salt__["supervise.processes"](unit)
+        for unit in __salt__["supervise.units"]()
+        if unit.startswith(UNIT_PREFIX)
+    }
+    return {name: pids for name, pids in found.items() if pids}
+
+
+# Ranks ---------------------------------------------------------------------------------------
+
+
+def _rank_pause(change: Change, directory: str) -> Plan:
+    name, share = str(change["name"]), float(change["share"])
+    if not 0.01 <= share <= 0.25:
+        raise ValueError(f"rank_pause share {share:g}: expected 0.01 to 0.25")
+    ranks = _ranks()
+    if name not in ranks:
+        raise RuntimeError(f"rank {name!r} does not run here: expected one of {', '.join(sorted(ranks)) or 'none'}")
+    pid = ranks[name]
+    entry = node_processes.stat(pid)
+    control = os.path.join(directory, "rank-" + re.sub(r"[^A-Za-z0-9_.]+", "-", name))
+    if entry is None or (entry.state == node_processes.STOPPED and not os.path.exists(control)):
+        what = "has ended" if entry is None else "is stopped already (SIGSTOP)"
+        raise RuntimeError(f"process {pid} of rank {name!r} {what}: cluster status")
+    program = [sys.executable, "-S", "-E", _program("rank_pauser.py"), control, f"{pid}:{entry.start_ticks}"]
+    # Whoever ended the program, and its guard with it, left the rank stopped perhaps.
+    undo: list[Step] = [["remove", control], ["continue", [[pid, entry.start_ticks]]]]
+    return 0.0, [["control", control, share], ["start", control, program]], undo
+
+
+def _ranks() -> dict[str, int]:
+    """Return the process of every rank on this node, by its worker's name and the title that the engine gave it."""
+    found: dict[str, int] = {}
+    for worker, pids in _workers().items():
+        titles = {pid: _title(pid) for pid in pids}
+        for prefix in RANK_TITLES:
+            ranks = {f"{worker}/{title}": pid for pid, title in titles.items() if title.startswith(prefix)}
+            if ranks:
+                found.update(ranks)
+                break
+    return found
+
+
+def _title(pid: int) -> str:
+    try:
+        words = _text(f"/proc/{pid}/cmdline").split("\0")
+    except OSError:
+        return ""
+    return words[0].strip()
 
 
 # Clocks and power limits -----------------------------------------------------------------------

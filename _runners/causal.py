@@ -17,6 +17,7 @@ from bottleneck.experiment.blocks import Block, BlockError, Measurement, measure
 from bottleneck.experiment.predict import Circumstances, measured_gain, predict, report
 from bottleneck.experiment.resources import (
     ARRIVALS,
+    RANK,
     SEQUENCES,
     Resource,
     allowed_sequences,
@@ -203,13 +204,21 @@ class _Driver:
         self, found: list[Resource], names: Sequence[str] | None, upgrades: Mapping[str, float]
     ) -> list[Resource]:
         """Return the resources to slow; one that is not there is an error."""
-        known = {resource.name: resource for resource in found}
-        unknown = [name for name in [*(names or []), *upgrades] if name not in known]
+        known = {resource.name: [resource] for resource in found}
+        ranks = [resource for resource in found if resource.kind == RANK]
+        if ranks:
+            known[RANK] = ranks
+        # A rank is no part that could be bought twice as good.
+        better = {name for name, (first, *_) in known.items() if first.kind != RANK}
+        unknown = [name for name in names or () if name not in known] + [
+            name for name in upgrades if name not in better
+        ]
         if unknown:
             raise CommandExecutionError(
                 f"no resource {', '.join(unknown)} under {self.record.deployment}: expected {', '.join(known)}"
             )
-        return [known[name] for name in names] if names else found
+        wanted = [resource for name in names or () for resource in known[name]]
+        return list({resource.name: resource for resource in wanted}.values()) if names else found
 
     def groups(self) -> list[list[str]]:
         """Return the nodes that wait for each other in every step: those of one tensor parallel replica."""

@@ -17,6 +17,7 @@ from typing import Any, TypedDict
 
 import node_commands
 import node_files
+import node_processes
 
 COMMAND_SECONDS = 20.0
 PROGRAM_SECONDS = 5.0
@@ -211,7 +212,16 @@ def _remove(path: str) -> None:
         time.sleep(0.01)
 
 
+def _continue(processes: Sequence[Sequence[int]]) -> None:
+    """Have processes run that were stopped, each a process id and when it started; one that has ended is left out."""
+    for pid, started in processes:
+        if node_processes.is_alive(pid, started):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+
 _KINDS: dict[str, Callable[..., None]] = {
+    "continue": _continue,
     "run": _run,
     "write": _write,
     "control": _control,

@@ -14,7 +14,7 @@ from bottleneck.runs.run import Run
 from bottleneck.telemetry.samples import node_samples
 from bottleneck.units import DURATION
 from cli.bench import record_start
-from cli.causal import experiment, show_result
+from cli.causal import experiment, show_result, straggler_of
 from cli.completion import run_names
 from cli.control import connect
 from cli.options import DEFAULT_LAB, DEFAULT_PROFILE, JsonOption, LabOption, ProfileOption
@@ -83,7 +83,8 @@ def bottleneck(
     ] = False,
     budget: Annotated[str, typer.Option(help="With --causal: how long the blocks may take.")] = "3 min",
     resource: Annotated[
-        list[str] | None, typer.Option(help="With --causal: only this resource, such as cpu:node1 (repeatable).")
+        list[str] | None,
+        typer.Option(help="With --causal: only this resource, such as cpu:node1; rank is every rank (repeatable)."),
     ] = None,
     profile: ProfileOption = DEFAULT_PROFILE,
     lab: LabOption = DEFAULT_LAB,
@@ -114,6 +115,8 @@ def bottleneck(
       cluster bottleneck --start
 
       cluster bottleneck --causal --budget "90 s" --resource cpu --resource link_rate:direct
+
+      cluster bottleneck --causal --resource rank
     """
     if source or url is not None:
         if run is not None or again or causal or start:
@@ -175,8 +178,11 @@ def _confirm(recorded: Run, budget: str, resources: list[str] | None, profile: s
     except ValueError as error:
         fail(f"--budget: {error}", "cluster bottleneck --help", USAGE)
     settings = {"load": load_of(recorded), "resources": resources or None}
-    result = experiment(connect(profile, lab), budget_seconds, settings)
-    result = {"run": recorded.id, **result}
+    control = connect(profile, lab)
+    result = experiment(control, budget_seconds, settings)
+    accelerators = {name: node.accelerator.model for name, node in control.profile.nodes.items()}
+    straggler = straggler_of(verdict_of(recorded), result, accelerators)
+    result = {"run": recorded.id, **result, "straggler": straggler}
     if recorded.folder is not None:
         (recorded.folder / "causal.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     emit(result, as_json, lambda: show_result(result))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.markup import escape
@@ -15,6 +15,7 @@ from cli.output import Step, out
 
 # Measuring the links, warming, putting back, and the blocks of an upgrade that is made come on top of the budget.
 EXTRA_SECONDS = 600.0
+STRAGGLER = "straggler"
 
 
 def experiment(control: Control, budget_seconds: float, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -59,10 +60,16 @@ def show_result(result: Mapping[str, Any]) -> None:
             *(share_text(metrics.get(name)) for name in ("time", "ttft", "itl")),
             *(saved_text(time, factor) for factor in ("2", "inf")),
         )
-    out.print(table)
+    if result["sensitivity"]:
+        out.print(table)
+    if result["slack"]:
+        out.print(slack_table(result["slack"]))
+        out.print(f"[dim]{escape(result['slack_statement'])}[/]")
     conclusion = result["conclusion"]
     word = "[bold green]confirmed[/]" if conclusion["confirmed"] else "[yellow]not settled[/]"
     out.print(f"{word}: [bold]{conclusion['class']}[/] - {escape(conclusion['statement'])}")
+    if straggler := result.get("straggler"):
+        out.print(f"[bold]straggler[/] - {escape(straggler['statement'])}")
     blocks = len(result["blocks"])
     out.print(
         f"[dim]{blocks} blocks in {result['experiment_seconds']:.0f} s, seed {result['seed']}; {result['stopped']}[/]"
@@ -76,6 +83,56 @@ def show_result(result: Mapping[str, Any]) -> None:
             )
     for problem in result["problems"]:
         out.print(f"[yellow]note:[/] {escape(problem)}")
+
+
+def slack_table(ranks: Sequence[Mapping[str, Any]]) -> Table:
+    """Return the ranks that were paused: for how much of the time, what that cost, and their slack."""
+    table = Table("rank", "paused", "throughput lost", "slack", box=None, header_style="dim")
+    for rank in ranks:
+        table.add_row(
+            escape(rank["rank"]),
+            f"{rank['put_in']:.0%}",
+            *(
+                f"{found['value']:.{digits}%} [dim]({found['low']:.{digits}%} to {found['high']:.{digits}%})[/]"
+                for found, digits in ((rank["lost"], 1), (rank["slack"], 0))
+            ),
+        )
+    return table
+
+
+def straggler_of(
+    verdict: Mapping[str, Any], result: Mapping[str, Any], accelerators: Mapping[str, str]
+) -> dict[str, Any] | None:
+    """Return what the ranks' slack makes of a run's straggler, with its node, card and cause; None without either."""
+    where = _straggler_node(verdict)
+    if where is None or not result["slack"]:
+        return None
+    kind = verdict.get("kind")
+    late = next((rank["node"] for rank in result["slack"] if rank["rank"] == result["waited_for"]), None)
+    name = f"{where} ({', '.join(part for part in (accelerators.get(where), kind) if part)})".replace(" ()", "")
+    if late == where:
+        words = f"confirmed: {name} is waited for, and its peers have slack"
+    elif late is None:
+        words = f"{name} is neither confirmed nor refuted: {result['slack_statement']}"
+    else:
+        words = f"refuted: not {name} is waited for but {late}"
+    return {
+        "node": where,
+        "card": accelerators.get(where) or None,
+        "kind": kind,
+        "confirmed": None if late is None else late == where,
+        "statement": words,
+    }
+
+
+def _straggler_node(verdict: Mapping[str, Any]) -> str | None:
+    """Return the node that a verdict names as the straggler, or as what it may be."""
+    if verdict["class"] == STRAGGLER:
+        node: str | None = verdict["where"]["node"]
+        return node
+    if STRAGGLER not in (verdict.get("undecided") or ()):
+        return None
+    return next((each.get("node") for each in verdict.get("candidates") or () if each.get("class") == STRAGGLER), None)
 
 
 def share_text(found: Mapping[str, Any] | None) -> str:

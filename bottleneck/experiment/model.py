@@ -25,7 +25,7 @@ import numpy.typing as npt
 import scipy
 
 from bottleneck.experiment.blocks import TIME, Measurement
-from bottleneck.experiment.resources import CPU, Resource
+from bottleneck.experiment.resources import CPU, RANK, Resource
 
 Array = npt.NDArray[np.float64]
 
@@ -34,6 +34,8 @@ LOAD_DEVIATION = 0.3
 # A share a little below zero is noise and may show as such; one far above one is not a share. What is predicted of an
 # upgrade takes no less than nothing and no more than all of the time away.
 SHARE_BOUNDS = (-0.3, 1.3)
+# A rank is slowed a few percent only, so that what it costs is further off.
+RANK_BOUNDS = (-2.0, 3.0)
 _LEAST_RELATIVE_TIME = 0.05
 # Blocks closer together than this are not to be believed: two blocks that happen to agree know nothing yet.
 _LEAST_DEVIATION = 0.003
@@ -319,6 +321,8 @@ def _bounds(layout: Layout, base: float, prior: Mapping[int, float]) -> tuple[Ar
     for name, place in layout.index.items():
         if name.startswith("share"):
             start[place] = 0.1
+            if name.startswith(f"share {RANK}:"):
+                low[place], high[place] = RANK_BOUNDS
         elif name.startswith("placebo"):
             high[place] = 20.0
     for place, mean in prior.items():

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from bottleneck.experiment.blocks import ITL, METRIC_WORDS, METRICS, TIME, TTFT
 from bottleneck.experiment.model import Fit, Interval
-from bottleneck.experiment.resources import ARRIVALS, CPU, LINK_LATENCY, LINK_RATE, SEQUENCES, Resource
+from bottleneck.experiment.resources import ARRIVALS, CPU, LINK_LATENCY, LINK_RATE, RANK, SEQUENCES, Resource
 from bottleneck.experiment.session import Session
+from bottleneck.experiment.slack import RankSlack, slack_of_ranks, statement, waited_for
 
 DRAWS = 2000
 # How far off predictions of upgrades were that were then made, root mean square, in shares of the time: an upgrade
@@ -211,7 +212,7 @@ def conclude(session: Session, circumstances: Circumstances) -> Conclusion:
         statement = f"with fewer {fewer} the time grows: {_words(limit)}; {more} would save as much less"
         return _conclusion(limit, True, statement)
     if not causes:
-        return Conclusion("inconclusive", None, None, False, "no resource could be slowed", ())
+        return _conclusion_of_ranks(slack_of_ranks(estimates, session.slowdowns()))
     causes.sort(key=lambda cause: -cause.share.value)
     first, *others = causes
     if first.share.low < LEAST_SHARE:
@@ -224,6 +225,16 @@ def conclude(session: Session, circumstances: Circumstances) -> Conclusion:
         statement = f"{_words(first)}, not clearly more than {', '.join(_words(cause) for cause in rivals)}"
         return _conclusion(first, False, statement, rivals)
     return _conclusion(first, True, f"{_words(first)}, more than any other beyond the intervals")
+
+
+def _conclusion_of_ranks(ranks: Sequence[RankSlack]) -> Conclusion:
+    """Conclude from the slack of ranks alone: nothing else was slowed."""
+    if not ranks:
+        return Conclusion("inconclusive", None, None, False, "no resource could be slowed", ())
+    late = waited_for(ranks)
+    if late is None:
+        return Conclusion("inconclusive", None, None, False, statement(ranks), ())
+    return Conclusion("straggler", late.resource.place["node"], None, True, statement(ranks), ("straggler",))
 
 
 def _conclusion(cause: _Cause, confirmed: bool, statement: str, rivals: Sequence[_Cause] = ()) -> Conclusion:
@@ -325,7 +336,10 @@ def report(
         Resource name -> upgrade to predict besides twice as good and without limit.
     """
     sensitivity = []
+    tried = session.slowdowns()
     for resource in session.resources:
+        if resource.kind == RANK:
+            continue
         row: dict[str, Any] = {
             "resource": resource.name,
             "kind": resource.kind,
@@ -348,12 +362,16 @@ def report(
                 label: predict(estimates, resource, factor, session.seed).to_json() for label, factor in asked.items()
             }
             row["metrics"][metric] = found
-        tried = sorted({each.block.slowdown for each in session.measurements if each.block.resource is resource})
-        row["slowdowns"] = tried
+        row["slowdowns"] = tried[resource.name]
         row["blocks"] = sum(each.block.resource is resource for each in session.measurements)
         sensitivity.append(row)
+    ranks = slack_of_ranks(session.fit(), tried)
+    late = waited_for(ranks)
     return {
         **session.to_json(),
         "sensitivity": sensitivity,
+        "slack": [rank.to_json() for rank in ranks],
+        "waited_for": late.resource.name if late else None,
+        "slack_statement": statement(ranks) if ranks else None,
         "conclusion": conclude(session, circumstances).to_json(),
     }

@@ -14,6 +14,9 @@ from bottleneck.runs.ceilings import Ceilings
 from bottleneck.telemetry.prometheus_text import MetricsText
 
 LINK_RATE, LINK_LATENCY, CPU, SETTING = "link_rate", "link_latency", "cpu", "setting"
+# A rank is slowed by pausing its process for a share of the time, a few percent: what then follows is its slack.
+RANK = "rank"
+LARGEST_PAUSED_SHARE = 0.12
 # These two are slowed by the load generator.
 SEQUENCES, ARRIVALS = "sequences", "arrivals"
 # A one-way latency when no probe has measured one: what a veth pair or a good cable has.
@@ -46,6 +49,8 @@ class Resource:
         Nodes that are slowed together.
     place
         `node` or `link` of a verdict that names it.
+    replica
+        Of a rank: which replica it belongs to; ranks of one replica wait for each other.
     has_placebo
         Whether the actuator itself costs something, so that its slowdown of one has to be measured too.
     changes
@@ -60,6 +65,7 @@ class Resource:
     nodes: tuple[str, ...] = ()
     place: Mapping[str, str | None] = field(default_factory=lambda: {"node": None, "link": None})
     has_placebo: bool = False
+    replica: int | None = None
     changes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -112,9 +118,28 @@ class Resource:
                 else {**change, "slowdown": slowdown}
                 for node, change in self.changes.items()
             }
+        if self.kind == RANK:
+            share = paused_share(slowdown)
+            return {node: {**change, "share": round(share, 6)} for node, change in self.changes.items()}
         if self.kind == SETTING:
             return {node: {**change, "value": round(self.at(slowdown))} for node, change in self.changes.items()}
         return {}
+
+
+def paused_share(slowdown: float) -> float:
+    """Return the share of the time for which a process that is slowed by pauses stands still.
+
+    Parameters
+    ----------
+    slowdown : float
+        How many times as long its work takes, at least 1.
+
+    Returns
+    -------
+    float
+        0 to 1, without a unit.
+    """
+    return 1.0 - 1.0 / slowdown
 
 
 def candidates(
@@ -146,6 +171,7 @@ def candidates(
     nodes = record.nodes
     found = _links(profile, record, nodes, seen, ceilings)
     found += _processors(nodes, seen)
+    found += _ranks(record, seen)
     found += _settings(profile, nodes, seen)
     if concurrency is not None and concurrency > 1:
         most = min(concurrency, allowed_sequences(record) or concurrency, cached_requests or concurrency)
@@ -297,6 +323,30 @@ def _processors(nodes: Sequence[str], seen: Mapping[str, Mapping[str, Any]]) -> 
         changes={node: change for each in single for node, change in each.changes.items()},
     )
     return [together, *single]
+
+
+def _ranks(record: DeploymentRecord, seen: Mapping[str, Mapping[str, Any]]) -> list[Resource]:
+    """Return the ranks of replicas that have several: one that waits for no other has no slack to find."""
+    replicas: dict[int, list[Resource]] = {}
+    for worker in record.workers:
+        prefix = f"{worker.name}/"
+        titles = [str(name) for name in seen[worker.node].get("ranks") or () if str(name).startswith(prefix)]
+        for title in titles:
+            # Where a node has one rank alone, the node names it.
+            own = f"/{title.removeprefix(prefix).removeprefix('VLLM::')}" if len(titles) > 1 else ""
+            rank = Resource(
+                f"{RANK}:{worker.node}{own}",
+                RANK,
+                1.0,
+                "of the time",
+                1.0 / (1.0 - LARGEST_PAUSED_SHARE),
+                (worker.node,),
+                {"node": worker.node, "link": None},
+                replica=worker.replica,
+                changes={worker.node: {"actuator": "rank_pause", "name": title}},
+            )
+            replicas.setdefault(worker.replica, []).append(rank)
+    return [rank for members in replicas.values() if len(members) > 1 for rank in members]
 
 
 def _settings(profile: Profile, nodes: Sequence[str], seen: Mapping[str, Mapping[str, Any]]) -> list[Resource]:

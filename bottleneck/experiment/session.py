@@ -15,7 +15,7 @@ import numpy as np
 
 from bottleneck.experiment.blocks import METRICS, TIME, Block, Measurement
 from bottleneck.experiment.model import Fit, fit
-from bottleneck.experiment.resources import ARRIVALS, CPU, LINK_LATENCY, LINK_RATE, SEQUENCES, Resource
+from bottleneck.experiment.resources import ARRIVALS, CPU, LINK_LATENCY, LINK_RATE, RANK, SEQUENCES, Resource
 
 SCHEMA = 1
 BUDGET_SECONDS = 180.0
@@ -25,10 +25,13 @@ TOLERANCE = 0.04
 # with R**1.5 / (R - 1), which is least at 3; at 2 it is hardly more, and the straight line has to reach less far.
 WANTED_EFFECT = 1.0
 LEAST_SLOWDOWN = 1.3
+# A rank is paused for a few percent of the time: of that, what it costs is to be known within a fifth each way.
+LEAST_RANK_SLOWDOWN = 1.02
+RANK_TOLERANCE = 0.2
 LARGEST_STEP = 6.0
 # Intervals from fewer are too hopeful.
 LEAST_BLOCKS = 5
-_FIRST_SLOWDOWN = {LINK_RATE: 3.0, CPU: 1.8, SEQUENCES: 2.0, ARRIVALS: 1.5}
+_FIRST_SLOWDOWN = {LINK_RATE: 3.0, CPU: 1.8, SEQUENCES: 2.0, ARRIVALS: 1.5, RANK: 1.05}
 _OTHER_FIRST_SLOWDOWN = 1.3
 # A latency is first made this much longer, which shows beside any step; one that is long already is at most doubled.
 _FIRST_DELAY_SECONDS = 1e-3
@@ -55,7 +58,7 @@ class Session:
         budget_seconds
             No block begins that is not expected to end within it.
         """
-        self.resources = [resource for resource in resources if resource.largest > LEAST_SLOWDOWN]
+        self.resources = [resource for resource in resources if resource.largest > _least_slowdown(resource)]
         self.left_out = [resource for resource in resources if resource not in self.resources]
         self.groups = [list(group) for group in groups]
         self.budget_seconds, self.tolerance, self.seed = budget_seconds, tolerance, seed
@@ -119,6 +122,15 @@ class Session:
             return None
         return block
 
+    def slowdowns(self) -> dict[str, list[float]]:
+        """Return the slowdowns that were tried, each once, by the name of the resource."""
+        return {
+            resource.name: sorted(
+                {each.block.slowdown for each in self.measurements if each.block.resource is resource}
+            )
+            for resource in self.resources
+        }
+
     def open_resources(self) -> list[Resource]:
         """Return the resources whose share is not known well enough."""
         estimates = self.fit()
@@ -132,12 +144,15 @@ class Session:
                 estimates is not None
                 and resource.name in estimates.layout.resources
                 and counts[resource.name] >= LEAST_BLOCKS
-                and estimates.share(resource).half_width <= self.tolerance
+                and estimates.share(resource).half_width <= self._tolerance(resource)
                 and self._is_load_known(estimates, resource)
             )
             if not narrow:
                 found.append(resource)
         return found
+
+    def _tolerance(self, resource: Resource) -> float:
+        return max(self.tolerance, RANK_TOLERANCE) if resource.kind == RANK else self.tolerance
 
     def _is_load_known(self, estimates: Fit, resource: Resource) -> bool:
         if resource.name not in estimates.layout.group_of:
@@ -181,7 +196,7 @@ class Session:
             # Two levels show whether the time really grows in a straight line.
             wanted = 1.0 + (wanted - 1.0) * float(self._random.choice([0.7, 1.3]))
             wanted = min(wanted, LARGEST_STEP * max(tried))
-        slowdown = float(min(max(wanted, LEAST_SLOWDOWN), resource.largest))
+        slowdown = float(min(max(wanted, _least_slowdown(resource)), resource.largest))
         if resource.kind == SEQUENCES:
             # Whole sequences only.
             left = max(1.0, math.floor(resource.amount / slowdown))
@@ -212,6 +227,10 @@ class Session:
             "left_out": [resource.name for resource in self.left_out],
             "deviation": {metric: found.deviation for metric in METRICS if (found := self.fit(metric)) is not None},
         }
+
+
+def _least_slowdown(resource: Resource) -> float:
+    return LEAST_RANK_SLOWDOWN if resource.kind == RANK else LEAST_SLOWDOWN
 
 
 def _first_slowdown(resource: Resource) -> float:

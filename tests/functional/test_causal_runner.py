@@ -29,6 +29,7 @@ class Nodes:
         self.slowed: dict[str, list[dict[str, Any]]] = {}
         self.calls: list[str] = []
         self.silent: set[str] = set()
+        self.ranks: dict[str, list[str]] = {}
 
     def cmd(self, hosts: Any, function: str, arguments: Any = (), **_: Any) -> dict[str, Any]:
         hosts = [hosts] if isinstance(hosts, str) else hosts
@@ -39,6 +40,7 @@ class Nodes:
                 continue
             if function == "actuator.look":
                 answers[host] = {"cores": 1, "quota_cores": None, "rate_bytes_per_second": 5e6, "delay_seconds": None}
+                answers[host]["ranks"] = self.ranks.get(host, [])
             elif function == "perturb.set":
                 self.slowed[host] = list(arguments[0].get(host, []))
                 answers[host] = {"armed": True, "applied": self.slowed[host]}
@@ -48,12 +50,17 @@ class Nodes:
                 answers[host] = True
         return answers
 
+    def waited_for(self) -> float:
+        """The factor by which a burst takes longer while node1, the rank that is waited for, is paused."""
+        share = max((change["share"] for change in self.slowed.get("node1", []) if "share" in change), default=0.0)
+        return float(1.0 / (1.0 - share))
+
     def slowdown(self, actuator: str) -> float:
         """The factor by which an actuator slows the slowest node."""
         changes = [change for each in self.slowed.values() for change in each if change["actuator"] == actuator]
         if actuator == "link_rate":
             return max([5e6 / change["bytes_per_second"] for change in changes], default=1.0)
-        return max([change["slowdown"] for change in changes], default=1.0)
+        return max([change.get("slowdown", 1.0) for change in changes], default=1.0)
 
 
 @pytest.fixture
@@ -77,6 +84,7 @@ def causal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         waiting = module.waiting_share * max(0.0, 2 / slots - 1) if slots else 0.0
         seconds = 1.0 + waiting + sum(share * (nodes.slowdown(name) - 1) for name, share in SHARES.items())
         begun, clock["now"] = clock["now"], clock["now"] + seconds
+        seconds *= nodes.waited_for()
         # A little noise that is the same every time.
         seconds *= 1 + 0.01 * ((load["seed"] * 7) % 5 - 2)
         times = [begun + seconds * (number + 1) / 8 for number in range(8)]
@@ -120,6 +128,19 @@ def test_where_the_cache_holds_fewer_requests_than_are_under_way_fewer_stand_for
     assert resource["amount"] == (2 if named else 4)
     assert (found["conclusion"]["class"] == "kv_cache_capacity") == bool(named)
     assert (causal.lengths == (256, 32)) == bool(named), "shorter requests would fit"
+
+
+def test_ranks_are_paused_one_at_a_time_and_the_one_that_is_waited_for_is_named(causal: Any) -> None:
+    causal.nodes.ranks = {node: [f"tp2-0/VLLM::Worker_TP{node[-1]}"] for node in ("node0", "node1")}
+    found = causal.run(budget=120, resources=["rank"])
+    slack = {each["rank"]: each["slack"] for each in found["slack"]}
+    assert set(slack) == {"rank:node0", "rank:node1"} and found["waited_for"] == "rank:node1"
+    assert slack["rank:node1"]["value"] == pytest.approx(0.0, abs=0.25)
+    assert slack["rank:node0"]["value"] == pytest.approx(1.0, abs=0.25)
+    assert found["conclusion"]["class"] == "straggler" and found["sensitivity"] == []
+    assert causal.nodes.slowed == {} and causal.nodes.calls[-1] == "perturb.undo"
+    with pytest.raises(CommandExecutionError, match="no resource rank:node1"):
+        causal.run(resources=["rank:node1"], upgrades={"rank:node1": 2})
 
 
 def test_bursts_too_long_for_the_budget_are_cut_alike(causal: Any) -> None:
