@@ -45,7 +45,7 @@ gpu-lab: ## Cards of this machine as a cluster: verdicts on known faults (DEVICE
 	@setup/packages demo
 	@setup/venv
 	@$(AS_ROOT) .venv/bin/cluster gpu-lab --device $(or $(DEVICE),cuda) --cards $(or $(CARDS),2) \
-		--output $(or $(OUT),gpu-lab) $(if $(ONLY),--only $(ONLY)) $(if $(MINUTES),--minutes $(MINUTES))
+		--output $(or $(OUT),gpu-lab) $(if $(ONLY),--only $(ONLY)) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(TRACE),--trace)
 
 reference: ## Write the generated pages of doc/reference again
 	@setup/venv

@@ -111,27 +111,52 @@ class Case(_Section):
     beside: str | None = None
 
 
+class Trace(_Section):
+    """A run that is traced.
+
+    Attributes
+    ----------
+    requests
+        Sent under the profiler, on cards and on processors: a trace of two seconds is enough. The run without it sends
+        as many as the load has.
+    """
+
+    name: str = Field(pattern=r"^trace-[a-z0-9-]+$")
+    cards: Literal[2, 4]
+    deployment: str
+    load: str
+    requests: tuple[int, int]
+    put: Put | None = None
+
+    def requests_on(self, device: Device) -> int:
+        """Return how many requests are sent under the profiler."""
+        return self.requests[device == "processors"]
+
+
 class _Loads(_Section):
     cards: tuple[int, int, int, int]
     processors: tuple[int, int, int, int] | None = None
 
 
 class Cases(_Section):
-    """All loads and cases."""
+    """All loads, cases and traces."""
 
     schema_version: Literal[1] = Field(alias="schema")
     loads: dict[str, _Loads]
     cases: tuple[Case, ...]
+    traces: tuple[Trace, ...] = ()
 
     @model_validator(mode="after")
     def _known(self) -> Self:
-        names = [case.name for case in self.cases]
+        listed: list[Case | Trace] = [*self.cases, *self.traces]
+        names = [each.name for each in listed]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"{', '.join(twice)}: expected each name once")
+        for each in listed:
+            if each.load not in self.loads:
+                raise ValueError(f"{each.name}: load {each.load}; expected one of {', '.join(self.loads)}")
         for case in self.cases:
-            if case.load not in self.loads:
-                raise ValueError(f"{case.name}: load {case.load}; expected one of {', '.join(self.loads)}")
             strangers = sorted(set(case.expected) - set(CAUSES))
             if strangers:
                 raise ValueError(f"{case.name}: {', '.join(strangers)}; expected classes such as link_bandwidth")
@@ -139,13 +164,16 @@ class Cases(_Section):
 
     def of(self, cards: int, device: Device) -> list[Case]:
         """Return the cases of a lab, those whose load and fault have a form there."""
-        return [
-            case
-            for case in self.cases
-            if case.cards == cards
-            and self.load(case.load, device) is not None
-            and (case.put is None or case.put.strength(device) is not None)
-        ]
+        return [case for case in self.cases if self._has_form(case, cards, device)]
+
+    def traces_of(self, cards: int, device: Device) -> list[Trace]:
+        """Return the traces of a lab, likewise."""
+        return [trace for trace in self.traces if self._has_form(trace, cards, device)]
+
+    def _has_form(self, each: Case | Trace, cards: int, device: Device) -> bool:
+        if each.cards != cards or self.load(each.load, device) is None:
+            return False
+        return each.put is None or each.put.strength(device) is not None
 
     def load(self, name: str, device: Device) -> tuple[Load, int] | None:
         """Return a load and how many requests it sends; None where it has no form."""

@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Literal
@@ -22,9 +22,10 @@ from cli.bench import record_run
 from cli.cluster import apply_states, deploy_model
 from cli.control import Control, connect
 from cli.gpu_lab.again import judged_again
-from cli.gpu_lab.cases import Case, Device, Turn, all_cases, turns
+from cli.gpu_lab.cases import Case, Device, Trace, Turn, all_cases, turns
 from cli.gpu_lab.scores import scores, sentence, summary, table
 from cli.gpu_lab.steps import Steps
+from cli.gpu_lab.tracing import Tracing, record_of
 from cli.gpu_lab.trials import RECORD, Trials
 from cli.options import JsonOption
 from cli.output import FAILED, USAGE, console, emit, fail, out, plain, step
@@ -57,6 +58,9 @@ def gpu_lab(
         bool, typer.Option("--cases-only", help="Leave out the first benches and their report.")
     ] = False,
     check: Annotated[bool, typer.Option("--check", help="Say what this machine lacks; start nothing.")] = False,
+    trace: Annotated[
+        bool, typer.Option("--trace", help="In place of the cases: trace some runs with torch's profiler.")
+    ] = False,
     listed: Annotated[bool, typer.Option("--list", help="Name the cases; start nothing.")] = False,
     again: Annotated[
         list[Path] | None,
@@ -74,6 +78,8 @@ def gpu_lab(
 
       cluster gpu-lab --output records --minutes 25
 
+      cluster gpu-lab --trace --only trace-tp2-alone,trace-tp2-chat
+
       cluster gpu-lab --device cpu --only tp2-rate-5-prompts,tp2-starved-follower,tp2-idle-client
 
       cluster gpu-lab --again records
@@ -86,7 +92,7 @@ def gpu_lab(
         _judge_again(again, as_json)
         return
     form: Device = "cards" if device == "cuda" else "processors"
-    chosen = _chosen(all_cases().of(cards, form), only)
+    chosen = _chosen(all_cases().traces_of(cards, form) if trace else all_cases().of(cards, form), only)
     if listed:
         _list(chosen, as_json)
         return
@@ -114,6 +120,9 @@ def gpu_lab(
     finally:
         with steps.step("lab-down"), step("Taking everything down"):
             lab_module.down(lab)
+    if trace:
+        _say_traces(chosen, steps, as_json)
+        return
     lines = Record(output / RECORD).lines().values()
     result = {"folder": str(output.absolute()), "seconds": steps.seconds, **summary(scores(lines))}
     (output / "scores.md").write_text(table(scores(lines)), encoding="utf-8")
@@ -125,13 +134,13 @@ def _whole_way(
     profile: Profile,
     lab: str,
     device: Device,
-    chosen: list[Case],
+    chosen: Sequence[Case | Trace],
     found: list[machine.Card],
     steps: Steps,
     deadline: float,
     cases_only: bool,
 ) -> None:
-    """Go from bare nodes to the last case."""
+    """Go from bare nodes to the last case, or the last trace."""
     with steps.step("machine") as current:
         current.result = {
             "cards": [dataclasses.asdict(card) for card in found],
@@ -155,11 +164,15 @@ def _whole_way(
             fail("; ".join(failed), f"cluster plan --lab {lab}")
     with steps.step("probe") as current:
         current.result = dict(measure(control))
+    traces = [each for each in chosen if isinstance(each, Trace)]
+    if traces:
+        Tracing(control, all_cases(), device, steps, deadline).take(traces)
+        return
     deployed = not cases_only and _first_benches(control, device, steps)
     with steps.step("cases") as current:
         stage = Turn(profile.default_deployment, "", {}).stage if deployed else None
         trials = Trials(control, all_cases(), device, steps.folder, deadline, stage)
-        trials.take(turns(chosen, device))
+        trials.take(turns([each for each in chosen if isinstance(each, Case)], device))
         current.result = {"runs": trials.runs}
 
 
@@ -187,7 +200,7 @@ def _first_benches(control: Control, device: Device, steps: Steps) -> bool:
     return True
 
 
-def _chosen(cases: list[Case], only: str | None) -> list[Case]:
+def _chosen(cases: Sequence[Case | Trace], only: str | None) -> Sequence[Case | Trace]:
     if only is None:
         return cases
     parts = [part.strip() for part in only.split(",") if part.strip()]
@@ -211,13 +224,29 @@ def _judge_again(folders: list[Path], as_json: bool) -> None:
     emit(summary(found), as_json, lambda: plain(table(found) + "\n" + sentence(summary(found))))
 
 
-def _list(cases: list[Case], as_json: bool) -> None:
+def _list(cases: Sequence[Case | Trace], as_json: bool) -> None:
     rows = [case.model_dump(mode="json", exclude_none=True) for case in cases]
     lines = [
-        f"{case.name}: {case.put.kind if case.put else 'nothing'} under {case.load}, {' or '.join(case.expected)}"
+        f"{case.name}: {case.put.kind if case.put else 'nothing'} under {case.load}, "
+        + (" or ".join(case.expected) if isinstance(case, Case) else f"traced on {case.deployment}")
         for case in cases
     ]
     emit({"cases": rows}, as_json, lambda: plain("\n".join(lines)))
+
+
+def _say_traces(traces: Sequence[Case | Trace], steps: Steps, as_json: bool) -> None:
+    """Say which traces are on record, and end with status 1 when one is not."""
+    records = {each.name: record_of(steps.folder, each.name) for each in traces}
+    lacking = [name for name, path in records.items() if not path.exists()]
+    lines = [f"{name}: {'no record' if name in lacking else path}" for name, path in records.items()]
+    document = {
+        "folder": str(steps.folder.absolute()),
+        "seconds": steps.seconds,
+        "traces": {name: None if name in lacking else str(path) for name, path in records.items()},
+    }
+    emit(document, as_json, lambda: plain("\n".join(lines)))
+    if lacking:
+        fail(f"{', '.join(lacking)}: not traced", f"xz -dc {steps.folder}/*-{lacking[0]}.json.xz", FAILED)
 
 
 def _say_lacks(profile: Profile, found: list[machine.Card], lacks: list[machine.Lack], as_json: bool) -> None:

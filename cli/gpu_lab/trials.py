@@ -13,7 +13,7 @@ from typing import Any
 from bottleneck.diagnosis.verdict import analyse
 from bottleneck.runs.run_folder import RunError, load_run
 from cli.control import Control, ControlError
-from cli.gpu_lab.cases import Cases, Device, Turn
+from cli.gpu_lab.cases import Cases, Device, Put, Turn
 from cli.output import console
 from cli.verify import archive
 from cli.verify.faults import FaultError, injected
@@ -176,11 +176,15 @@ class Trials:
 
 def injections(turn: Turn, device: Device, control: Control) -> list[Mapping[str, Any]]:
     """Return what is done to the lab for a turn; see `cli.verify.faults`. Settings and loads need nothing there."""
-    put = turn.case.put if turn.case else None
+    return put_in(turn.case.put if turn.case else None, turn.deployment, device, control)
+
+
+def put_in(put: Put | None, deployment: str, device: Device, control: Control) -> list[Mapping[str, Any]]:
+    """Return what is done to the lab for what is put into a deployment."""
     strength = put.strength(device) if put else None
     if put is None or strength is None:
         return []
-    link = control.profile.deployments[turn.deployment].link
+    link = control.profile.deployments[deployment].link
     match put.kind:
         case "link_rate":
             return [{"kind": "throttle", "link": link, "bytes_per_second": strength, "cable": put.cable}]
