@@ -4,7 +4,6 @@ Put a model in place: a checkpoint made here, copied from a folder, or from the 
 
 import json
 import os
-import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -101,8 +100,7 @@ def download(directory: str, source: str, engine_directory: str) -> bool:
         _run([os.path.join(engine_directory, "bin/hf"), "download", source, "--local-dir", partial], FETCH_ENVIRONMENT)
         if not present(partial):
             raise RuntimeError(f"{source} has no config.json: it is not in the form that the engine loads")
-        shutil.rmtree(directory, ignore_errors=True)
-        os.rename(partial, directory)
+        node_files.replace_folder(partial, directory)
     return True
 
 
@@ -154,11 +152,8 @@ def convert(directory: str, conversion: Mapping[str, Any], scripts: str) -> bool
     with salt.utils.files.flopen(directory + ".lock", "w"):
         if os.path.exists(os.path.join(directory, CONVERTED)):
             return False
-        partial = directory + ".partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        os.makedirs(partial)
-        names = {**conversion["names"], "target": partial, "scripts": scripts}
-        try:
+        with node_files.new_folder(directory) as partial:
+            names = {**conversion["names"], "target": partial, "scripts": scripts}
             for step in conversion["steps"]:
                 words = [word.format_map(names) for word in step]
                 own = step[0] == "{python}"
@@ -167,10 +162,6 @@ def convert(directory: str, conversion: Mapping[str, Any], scripts: str) -> bool
             if not os.path.exists(made):
                 raise RuntimeError(f"{made} was not made by the steps of the conversion (engine_interfaces.yaml)")
             node_files.write_text(os.path.join(partial, CONVERTED), "\n")
-            shutil.rmtree(directory, ignore_errors=True)
-            os.rename(partial, directory)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
     return True
 
 

@@ -5,6 +5,7 @@ The work is done by ``probe.py``, run by the engine's own Python under the super
 so that nothing of it outlives ``probe.stop``. What comes back are raw repeats.
 """
 
+import glob
 import hashlib
 import json
 import os
@@ -175,7 +176,8 @@ def _measured(
         return found
     finally:
         __salt__["supervise.stop"]("probe")
-        for path in (output, output + ".partial"):
+        # A probe that was ended while it wrote leaves the beginning of its result.
+        for path in glob.glob(f"{output}*"):
             node_files.remove(path)
 
 

@@ -13,6 +13,8 @@ import urllib.request
 from collections.abc import Mapping
 from typing import Any
 
+import node_files
+
 INDEX = "index.json"
 CHUNK_BYTES = 1 << 20
 # A control node that is busy with other nodes.
@@ -46,8 +48,7 @@ def fetch(directory: str, url: str) -> bool:
         _fetch_file(f"{url}/{name}", os.path.join(partial, name), file)
     for name in set(os.listdir(partial)) - set(index):
         os.unlink(os.path.join(partial, name))
-    shutil.rmtree(directory, ignore_errors=True)
-    os.rename(partial, directory)
+    node_files.replace_folder(partial, directory)
     return True
 
 

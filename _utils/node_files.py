@@ -1,11 +1,13 @@
 """
-Read and replace small files of this node: a reader sees the old content or the new one, never half of it.
+Read and replace small files of this node, and make folders: a reader sees the old content or the new, never half of it.
 """
 
 import contextlib
 import json
 import os
+import shutil
 import time
+from collections.abc import Iterator
 from typing import Any
 
 
@@ -53,6 +55,34 @@ def remove(path: str) -> None:
     """Remove a file, if it is there."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
+
+
+@contextlib.contextmanager
+def new_folder(path: str, part: str = "") -> Iterator[str]:
+    """
+    Yield an empty folder, ``path`` with ``.partial`` behind it; at the block's end it stands at ``path``.
+
+    path
+        what stands there goes, once the new one is whole; two processes that make the same one need a lock
+    part
+        folder in the new one that is to stand at ``path`` in its stead; what is beside it goes
+
+    When the block fails, nothing is left of the new one.
+    """
+    partial = f"{path}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    os.makedirs(partial)
+    try:
+        yield partial
+        replace_folder(os.path.join(partial, part) if part else partial, path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def replace_folder(made: str, path: str) -> None:
+    """Put a folder that is whole in the place of the one before, if there is any."""
+    shutil.rmtree(path, ignore_errors=True)
+    os.rename(made, path)
 
 
 def _synchronise(directory: str) -> None:

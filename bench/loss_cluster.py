@@ -23,6 +23,8 @@ sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "bench")]
 
 from loss_nodes import CLOCK, PLAIN_TAG  # noqa: E402 (the folder of benches is no package)
 
+from lab import node_processes  # noqa: E402
+
 PROGRAMS = Path(sys.executable).parent
 NODE_PROGRAM = str(REPOSITORY / "bench" / "loss_nodes.py")
 STORE_MEGABYTES = 512
@@ -173,12 +175,11 @@ class Cluster:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(15)
         ended = []
-        for entry in Path("/proc").iterdir():
-            with contextlib.suppress(OSError, ValueError, IndexError):
-                session = int((entry / "stat").read_text().rpartition(")")[2].split()[3])
-                if entry.name.isdigit() and session == process.pid:
-                    os.kill(int(entry.name), signal.SIGKILL)
-                    ended.append(int(entry.name))
+        for pid, entry in node_processes.table().items():
+            if entry.session == process.pid:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                    ended.append(pid)
         process.wait()
         # This is the first process of its namespace: what it does not reap still looks alive to Salt, which then does
         # not start a second minion beside it.

@@ -24,10 +24,9 @@ def serving(lab: str, node: str) -> dict[int, dict[str, str]]:
 def attributes(pid: int, environment: dict[str, str]) -> dict[str, Any]:
     """Return niceness, scheduler, cores, limits, control groups and environment of a process."""
     folder = Path("/proc", str(pid))
-    fields = (folder / "stat").read_text().rpartition(")")[2].split()
     limits = {line[:26].strip(): line[26:].strip() for line in (folder / "limits").read_text().splitlines()[1:]}
     return {
-        "niceness": int(fields[16]),
+        "niceness": os.getpriority(os.PRIO_PROCESS, pid),
         "scheduler": os.sched_getscheduler(pid),
         "cores": sorted(os.sched_getaffinity(pid)),
         "oom_score_adj": int((folder / "oom_score_adj").read_text()),

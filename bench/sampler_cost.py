@@ -31,6 +31,7 @@ from typing import Any
 
 from common import Lab, at_least_one, finish, paired_ratio, print_table, write
 
+from lab import node_processes
 from lab.layout import CONTROL
 from lab.requirements import find_hierarchy
 
@@ -127,8 +128,10 @@ class Watching:
         """Return the CPU seconds of the samplers, and of everything that ever ran on the control node."""
         ticks = 0
         for pid in self._samplers:
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            ticks += int(fields[11]) + int(fields[12])
+            sampler = node_processes.stat(pid)
+            if sampler is None:
+                raise RuntimeError(f"sampler {pid} has ended; expected it to run through the measurement")
+            ticks += sampler.user_ticks + sampler.system_ticks
         control = find_hierarchy().usage(self._lab, CONTROL).cpu_seconds
         return {"samplers": ticks / TICKS_PER_SECOND, "control": control}
 

@@ -268,8 +268,6 @@ def node_pillar(profile: Profile, node_name: str) -> dict[str, Any]:
     engine = profile.engine_of(node_name)
     cards = sampled_cards(engine, profile.nodes[node_name])
     return {
-        # Stays on the node as a record of what it was configured from.
-        "profile": {"name": profile.name, "version": profile.version, "digest": profile.digest},
         "control": {
             "address": str(profile.control.address),
             "exporter_port": profile.telemetry.exporter_port,

@@ -11,11 +11,11 @@ import platform
 import signal
 from pathlib import Path
 
+from lab import node_processes
 from lab.campaign.site import wait_for
 from lab.layout import LabError
 
 JUMP_TO_ITSELF = b"\xeb\xfe"
-STOPPED = "T"
 STOP_SECONDS = 20.0
 
 
@@ -31,7 +31,7 @@ def begin(pid: int) -> None:
         raise LabError(f"an endless loop is made of x86-64's instructions, and this is a {platform.machine()}")
     os.kill(pid, signal.SIGSTOP)
     try:
-        if wait_for(lambda: _state(pid) == STOPPED, STOP_SECONDS) is None:
+        if wait_for(lambda: _is_stopped(pid), STOP_SECONDS) is None:
             raise LabError(f"process {pid} did not stop in {STOP_SECONDS:.0f} s")
         place = instruction(Path(f"/proc/{pid}/syscall").read_text())
         with Path(f"/proc/{pid}/mem").open("r+b", buffering=0) as memory:
@@ -55,5 +55,8 @@ def instruction(text: str) -> int:
     return int(fields[-1], 16)
 
 
-def _state(pid: int) -> str:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+def _is_stopped(pid: int) -> bool:
+    entry = node_processes.stat(pid)
+    if entry is None:
+        raise LabError(f"process {pid} has ended")
+    return entry.state == node_processes.STOPPED

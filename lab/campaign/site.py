@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bottleneck.profile import Profile, load_profile
-from lab import operations
+from lab import node_processes, operations
 from lab.layout import CONTROL, LabError, Record, load_record
 from lab.requirements import find_hierarchy
 
@@ -70,8 +70,9 @@ class Site:
         """Return the processes of a place, by number; those that have ended are left out."""
         found = []
         for pid in self._hierarchy.processes(self.name, place):
-            with contextlib.suppress(OSError):
-                if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+            entry = node_processes.stat(pid)
+            if entry is not None and entry.state != node_processes.ZOMBIE:
+                with contextlib.suppress(OSError):
                     command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
                     found.append(Process(pid, place, command.strip()))
         return found

@@ -6,16 +6,6 @@ base-init-directory{{ directory | replace('/', '-') }}-file-directory:
     - mode: '0755'
 {% endfor %}
 
-{# Under which profile this node was configured, for whoever asks whether that is still the one. #}
-base-init-profile-file-serialize:
-  file.serialize:
-    - name: /etc/cluster/profile.json
-    - dataset_pillar: profile
-    - serializer: json
-    - mode: '0644'
-    - require:
-      - file: base-init-directory-etc-cluster-file-directory
-
 {# With it the node seals what it sends; it is in this node's pillar alone. #}
 base-init-node-key-learnt:
   node_key.learnt:

@@ -3,7 +3,6 @@
 import json
 import os
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -115,9 +114,7 @@ def test_an_engine_that_is_missing_is_named(probe: Any, tmp_path: Path) -> None:
 def test_serving_returns_when_it_listens_and_stops_when_asked(probe: Any, tmp_path: Path) -> None:
     port = 42000 + os.getpid() % 10000
     engine = specifications(tmp_path)["node0"]["engine"]
-    started = time.monotonic()
     assert probe.serve("127.0.0.1", port, engine) == {"address": "127.0.0.1", "port": port}
-    assert time.monotonic() - started < 10
     (tmp_path / "state").mkdir(exist_ok=True)
     (tmp_path / "state" / "probe-disk.1.tmp").write_text(json.dumps("left by a probe that was killed"))
     (tmp_path / "state" / "ceilings.json").write_text("{}")

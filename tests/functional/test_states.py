@@ -117,6 +117,8 @@ def test_the_reason_of_a_failure_is_one_sentence(loaders: Any, lines: list[str],
     ("source", "program", "shared"),
     [
         ("sampler", "sampler.py", ["api_key.py", "control_groups.py", "node_files.py", "node_processes.py"]),
+        ("model", "make_model.py", ["node_files.py"]),
+        ("probe", "probe.py", ["node_files.py"]),
         ("perturb", "cpu_burner.py", []),
     ],
 )

@@ -57,6 +57,22 @@ def test_what_is_not_there_or_no_json_is_none(tmp_path: Path, text: str | None) 
     assert not (tmp_path / "x").exists()
 
 
+def test_a_folder_appears_whole_in_the_place_of_the_one_before(tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    for content in ("old", "new"):
+        with node_files.new_folder(str(path), "made") as partial:
+            assert list(Path(partial).iterdir()) == []
+            write(Path(partial, "made", content), "")
+            write(Path(partial, "beside"), "")
+        assert [each.name for each in path.iterdir()] == [content]
+    # Of a process that was killed.
+    write(tmp_path / "model.partial" / "half", "")
+    with pytest.raises(KeyError), node_files.new_folder(str(path)) as partial:
+        assert list(Path(partial).iterdir()) == []
+        raise KeyError
+    assert list(tmp_path.iterdir()) == [path] and [each.name for each in path.iterdir()] == ["new"]
+
+
 # -- processes
 
 ENTRY = "{pid} ({name}) {state} {parent} 9 {session} 0 -1 4194560 1 0 0 0 4 5 0 0 20 0 3 0 {start} 1 2 3 4"

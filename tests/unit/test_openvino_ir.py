@@ -63,7 +63,7 @@ def test_how_far_it_is_can_be_read_meanwhile(tmp_path: Path, capsys: pytest.Capt
     ("prepare", "words"),
     [
         (lambda folder: (folder / "out").mkdir() or (folder / "out" / "notes").touch(), "has other files in it"),
-        (lambda folder: None, "has no config.json; expected a checkpoint's folder"),
+        (lambda folder: None, r"config\.json is missing or no JSON object; expected a checkpoint's folder"),
     ],
 )
 def test_a_folder_that_is_not_fit_is_left_alone(tmp_path: Path, prepare: Any, words: str) -> None:

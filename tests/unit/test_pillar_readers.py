@@ -22,8 +22,6 @@ ENGINE = (
 )
 MODEL = ("salt/model/*.sls", "salt/model/*.jinja", "salt/model/files/*.py", "_modules/model.py", "_states/model.py")
 READERS = {
-    # Written down whole on the node: a record for people of what it was configured from.
-    "profile": ("salt/base/*.sls",),
     "hosts": ("salt/base/*.sls", "salt/control/*.sls"),
     "control": ("salt/sampler/*.sls", *MODEL),
     "node": ("salt/network/*.sls", "salt/sampler/*.sls", "_states/link.py", "_modules/link.py"),
@@ -35,7 +33,7 @@ READERS = {
 }
 CONTROL = {"control": ("salt/control/*.sls", "salt/control/files/*"), "hosts": READERS["hosts"]}
 # Handed on whole: to a file, to a program's environment, to templates.
-WHOLE = {"profile", "hosts", "environment", "names", "master"}
+WHOLE = {"hosts", "environment", "names", "master"}
 # The keys in these are networks, nodes and requirements; what is below each has the project's names again.
 NAMED = {"links", "peers", "packages"}
 

@@ -12,7 +12,7 @@ from bottleneck.diagnosis.causes.base import LAB, Cause, Finding, Term, Tier
 from bottleneck.diagnosis.causes.context import Context
 from bottleneck.diagnosis.evidence import Evidence, line, percent
 from bottleneck.diagnosis.observations.node import NodeFacts
-from bottleneck.diagnosis.observations.peers import ceilings_of, peers_of, slower_in
+from bottleneck.diagnosis.observations.peers import peers_of, slower_in, with_lowest_ceilings
 
 # What a node can lack, in words: the kinds of straggler.
 QUOTA, CROWDED, SLOW_CPU, SLOW_MEMORY = "CPU quota", "cores shared with others", "slow CPU", "slow memory"
@@ -100,7 +100,7 @@ def mended(context: Context, finding: Finding) -> Context:
         for name in ("throttled_seconds", "cpu_wait_seconds")
     )
     cards = [peer.card for peer in peers if peer.card is not None]
-    like = replace(slow, throttled_seconds=throttled, cpu_wait_seconds=waited, **ceilings_of(peers))
+    like = replace(with_lowest_ceilings(slow, peers), throttled_seconds=throttled, cpu_wait_seconds=waited)
     nodes[slow.node] = replace(like, card=cards[0] if cards else slow.card)
     return replace(context, seen=replace(context.seen, nodes=nodes))
 

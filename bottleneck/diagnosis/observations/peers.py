@@ -7,21 +7,29 @@ where a run contradicts the ceilings, the lower ones count for all.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from statistics import median
-from typing import Any
 
 from bottleneck.diagnosis import thresholds
 from bottleneck.diagnosis.observations.engine import EngineFacts
 from bottleneck.diagnosis.observations.issues import Issue, Scope
-from bottleneck.diagnosis.observations.node import NodeFacts
+from bottleneck.diagnosis.observations.node import NodeFacts, Span
 from bottleneck.runs.topology import Group, Topology
 
-_CEILINGS = (
-    ("gemm", "gemm_flops_per_second", "gemm_interval"),
-    ("memory", "memory_read_bytes_per_second", "memory_read_interval"),
-)
+# A rate in its unit, and the interval that goes with it.
+Ceiling = tuple[float | None, Span | None]
+
+
+def _gemm(facts: NodeFacts) -> Ceiling:
+    return facts.gemm_flops_per_second, facts.gemm_interval
+
+
+def _memory(facts: NodeFacts) -> Ceiling:
+    return facts.memory_read_bytes_per_second, facts.memory_read_interval
+
+
+_CEILINGS = (("gemm", _gemm), ("memory", _memory))
 
 
 def slower_in(facts: NodeFacts, peers: Sequence[NodeFacts]) -> tuple[str, float]:
@@ -43,10 +51,10 @@ def slower_in(facts: NodeFacts, peers: Sequence[NodeFacts]) -> tuple[str, float]
         0 where it is not slower, or too little was probed.
     """
     what, slower = "gemm", 0.0
-    for name, value, interval in _CEILINGS:
-        own, reach = getattr(facts, value), getattr(facts, interval)
-        others = [found for peer in peers if (found := getattr(peer, value))]
-        lows = [found[0] for peer in peers if (found := getattr(peer, interval))]
+    for name, ceiling in _CEILINGS:
+        own, reach = ceiling(facts)
+        others = [rate for rate, _ in map(ceiling, peers) if rate]
+        lows = [interval[0] for _, interval in map(ceiling, peers) if interval]
         if own and others and reach and lows and reach[1] < median(lows) and own < thresholds.SLOWER * median(others):
             by = 1.0 - own / median(others)
             if by > slower:
@@ -198,30 +206,45 @@ def _decode_pace(engine: EngineFacts) -> float | None:
 
 
 def _level(nodes: Sequence[NodeFacts]) -> list[NodeFacts]:
-    """Return the nodes with the lowest of their ceilings each."""
-    lowest = ceilings_of(nodes)
+    """Return the nodes with the lowest of their ceilings each, where they have one."""
     return [
-        replace(facts, **{name: value for name, value in lowest.items() if getattr(facts, name)}) for facts in nodes
+        replace(
+            lowest,
+            gemm_flops_per_second=facts.gemm_flops_per_second and lowest.gemm_flops_per_second,
+            gemm_interval=facts.gemm_interval and lowest.gemm_interval,
+            memory_read_bytes_per_second=facts.memory_read_bytes_per_second and lowest.memory_read_bytes_per_second,
+            memory_read_interval=facts.memory_read_interval and lowest.memory_read_interval,
+        )
+        for facts, lowest in ((facts, with_lowest_ceilings(facts, nodes)) for facts in nodes)
     ]
 
 
-def ceilings_of(nodes: Sequence[NodeFacts]) -> dict[str, Any]:
-    """Return the lowest of some nodes' ceilings by the attribute of `NodeFacts`; without those that no node has.
+def with_lowest_ceilings(facts: NodeFacts, nodes: Sequence[NodeFacts]) -> NodeFacts:
+    """Return a node with the lowest of some nodes' ceilings in the place of its own.
 
     Parameters
     ----------
+    facts : NodeFacts
+        Facts of the node.
     nodes : Sequence[NodeFacts]
-        Facts of some nodes.
+        Facts of the nodes whose ceilings are taken, it among them or not.
 
     Returns
     -------
-    dict[str, Any]
-        Name of the attribute -> value in its unit, and the interval that goes with it.
+    NodeFacts
+        With each ceiling's interval; a ceiling that none of the nodes has stays the node's own.
     """
-    found: dict[str, Any] = {}
-    for _, value, interval in _CEILINGS:
-        known = [facts for facts in nodes if getattr(facts, value)]
-        if known:
-            lowest = min(known, key=lambda facts: float(getattr(facts, value)))
-            found |= {value: getattr(lowest, value), interval: getattr(lowest, interval)}
-    return found
+    gemm, gemm_interval = _lowest(nodes, _gemm) or _gemm(facts)
+    read, read_interval = _lowest(nodes, _memory) or _memory(facts)
+    return replace(
+        facts,
+        gemm_flops_per_second=gemm,
+        gemm_interval=gemm_interval,
+        memory_read_bytes_per_second=read,
+        memory_read_interval=read_interval,
+    )
+
+
+def _lowest(nodes: Sequence[NodeFacts], ceiling: Callable[[NodeFacts], Ceiling]) -> Ceiling | None:
+    known = [(value, interval) for value, interval in map(ceiling, nodes) if value]
+    return min(known, key=lambda each: each[0], default=None)

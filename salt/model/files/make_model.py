@@ -21,10 +21,11 @@ import argparse
 import json
 import os
 import random
-import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+import node_files
 
 SHAPE_KEYS = (
     "layers",
@@ -248,9 +249,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if os.path.exists(options.out):
         print(f"make_model: {options.out} exists, nothing to do")
         return 0
-    partial = f"{options.out}.partial-{os.getpid()}"
-    os.makedirs(partial)
-    try:
+    with node_files.new_folder(options.out) as partial:
         write_tokenizer(partial, shape["vocabulary_size"], shape["context_length"], options.seed)
         if not options.no_weights:
             write_weights(partial, shape, quantization, options.seed)
@@ -258,9 +257,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         write_json(
             partial, "generation_config.json", {"bos_token_id": 1, "eos_token_id": 2, "_from_model_config": True}
         )
-        os.rename(partial, options.out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return 0
 
 

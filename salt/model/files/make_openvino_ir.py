@@ -24,6 +24,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import node_files
+
 # What the engine opens; a conversion without one of them is none.
 NEEDED = (
     "config.json",
@@ -35,6 +37,7 @@ NEEDED = (
     "openvino_detokenizer.bin",
 )
 PACKAGES = ("optimum-intel", "nncf", "openvino", "openvino-tokenizers", "torch", "transformers")
+MADE = "made"
 FORMATS = ("int4", "int8", "fp16")
 # By how much of its time each stage begins, measured on the embedded profile's model.
 STAGES = {"unpacking": 0.0, "exporting": 0.1, "checking": 0.98}
@@ -56,21 +59,20 @@ class Progress:
         begin = STAGES[name]
         share = begin + within * ((end if end is not None else begin) - begin)
         document = {"stage": name, "share": round(share, 3), "seconds": round(time.monotonic() - self._began, 1)}
-        partial = f"{self.path}.{os.getpid()}"
-        with open(partial, "w", encoding="utf-8") as file:
-            json.dump(document, file)
-        os.replace(partial, self.path)
+        node_files.write_json(self.path, document)
         print(f"make_openvino_ir: {name} ({share:.0%})", file=sys.stderr, flush=True)
 
     def end(self) -> None:
         """Take the file away."""
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(self.path)
+        node_files.remove(self.path)
 
 
-def read_json(path: str) -> dict[str, Any]:
-    with open(path, encoding="utf-8") as file:
-        content: dict[str, Any] = json.load(file)
+def checkpoint_config(folder: str) -> dict[str, Any]:
+    """Return a checkpoint's configuration, or end with why it has none."""
+    path = os.path.join(folder, "config.json")
+    content = node_files.read_json(path)
+    if not isinstance(content, dict):
+        raise SystemExit(f"make_openvino_ir: {path} is missing or no JSON object; expected a checkpoint's folder")
     return content
 
 
@@ -214,17 +216,16 @@ def versions() -> dict[str, str]:
 
 
 def convert(options: argparse.Namespace, partial: str, progress: Progress) -> None:
-    """Make the folder ``partial`` with the whole conversion in it."""
-    config = read_json(os.path.join(options.checkpoint, "config.json"))
+    """Make the whole conversion in the folder ``partial``, as ``MADE`` in it."""
+    config = checkpoint_config(options.checkpoint)
     form = packed_form(config)
     source, plain = options.checkpoint, os.path.join(partial, "plain")
-    os.makedirs(partial)
     if form:
         progress.stage("unpacking")
         write_plain(options.checkpoint, plain, config, form[0], progress)
         source = plain
     progress.stage("exporting")
-    made = os.path.join(partial, "made")
+    made = os.path.join(partial, MADE)
     export(source, made, options.weights, options.group_size)
     progress.stage("checking")
     check(made)
@@ -250,15 +251,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if os.path.exists(options.out) and os.listdir(options.out):
         raise SystemExit(f"make_openvino_ir: {options.out} has other files in it; expected an empty or a new folder")
-    if not os.path.exists(os.path.join(options.checkpoint, "config.json")):
-        raise SystemExit(f"make_openvino_ir: {options.checkpoint} has no config.json; expected a checkpoint's folder")
-    partial = f"{options.out}.partial-{os.getpid()}"
+    checkpoint_config(options.checkpoint)
     progress = Progress(f"{options.out}.progress")
     try:
-        convert(options, partial, progress)
-        os.rename(os.path.join(partial, "made"), options.out)
+        with node_files.new_folder(options.out, MADE) as partial:
+            convert(options, partial, progress)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
         progress.end()
     return 0
 

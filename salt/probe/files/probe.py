@@ -27,6 +27,7 @@ from types import ModuleType
 from typing import Any
 
 import engine_bench
+import node_files
 from device_measures import REPEAT_SECONDS, REPEATS, Device, NoDeviceError, calls_for, measure
 
 BLOCK_BYTES = 2**20
@@ -44,10 +45,7 @@ def main(arguments: Sequence[str]) -> None:
         return
     probes: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {"node": node, "link": link}
     result = probes[command](specification)
-    partial = arguments[2] + ".partial"
-    with open(partial, "w", encoding="utf-8") as file:
-        json.dump(result, file)
-    os.replace(partial, arguments[2])
+    node_files.write_json(arguments[2], result)
 
 
 # Repeats ---------------------------------------------------------------------------------

@@ -1,0 +1,1 @@
+../../../_utils/node_files.py
