@@ -163,7 +163,7 @@ def statement(ranks: Sequence[RankSlack]) -> str:
     if all(rank.slack.high < SLACK_LIMIT for rank in ranks):
         return "no rank has slack: each is waited for, so none of them is the late one"
     if all(rank.slack.low > SLACK_LIMIT for rank in ranks):
-        return "every rank has slack: what is waited for is no rank's process"
+        return "every rank has slack: what is waited for is a card, a link, the load or a quota, not a rank's own work"
     return "no rank stands out beyond the intervals as the one that is waited for; more time tells (--budget)"
 
 
