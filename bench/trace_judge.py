@@ -38,7 +38,7 @@ LINK = ("link_transfer", "link_latency", "message_handling", "message_wait")
 # Every rank leaves these at the same moment, but for one message.
 SYMMETRIC = ("allreduce", "all_reduce", "allgather", "all_gather", "reducescatter", "reduce_scatter")
 # What one rank sends the other receives: one passing to the next stage.
-_PASSING = re.compile("send|recv")
+_PASSING = re.compile("send|recv", re.IGNORECASE)
 # A rank whose peers wait for it so much longer than it waits for them is late.
 LATE_SHARE = 0.1
 
@@ -73,6 +73,8 @@ class Judged:
         Seconds by which the second rank's clock was ahead of the first's; 0 where clocks are one.
     kinds
         Kind of steps -> (transfer, waiting), as shares of the whole window, mean over ranks.
+    is_pipeline
+        Whether all that ranks exchanged were messages to the next stage.
     """
 
     seconds: float
@@ -80,6 +82,12 @@ class Judged:
     ranks: tuple[Shares, ...]
     clock_offset: float
     kinds: Mapping[str, tuple[float, float]]
+    is_pipeline: bool = False
+
+    @property
+    def link(self) -> float:
+        """The share that is held against the ledger's: of a pipeline, without the waiting for the stage before."""
+        return self.mean(lambda rank: rank.transfer + (0.0 if self.is_pipeline else rank.waiting))
 
     def mean(self, part: Callable[[Shares], float]) -> float:
         """Return a share, mean over ranks."""
@@ -87,7 +95,9 @@ class Judged:
 
     @property
     def late(self) -> int | None:
-        """The rank for which the others wait, if they do."""
+        """The rank for which the others wait, if they do; in a pipeline a stage waits for the one before it anyway."""
+        if self.is_pipeline:
+            return None
         waiting = [rank.waiting for rank in self.ranks]
         least = int(np.argmin(waiting))
         return least if max(waiting) - waiting[least] >= LATE_SHARE else None
@@ -143,7 +153,7 @@ def judged(ranks: Sequence[RankTrace], window: tuple[float, float] | None = None
         )
         for kind in sorted(set(steps[inside]))
     }
-    return Judged(length / 1e6, int(inside.sum()), tuple(found), float(offset[-1]) / 1e6, by_kind)
+    return Judged(length / 1e6, int(inside.sum()), tuple(found), float(offset[-1]) / 1e6, by_kind, bool(passing.all()))
 
 
 def _clock_offset(ranks: Sequence[RankTrace], ends: np.ndarray, names: Sequence[str]) -> np.ndarray:
@@ -207,7 +217,7 @@ def row(document: Mapping[str, Any], found: Judged) -> str:
     )
     transfer, waiting = found.mean(lambda rank: rank.transfer), found.mean(lambda rank: rank.waiting)
     ledger = link_share(verdicts["traced"].ledger)
-    difference = ledger - transfer - waiting
+    difference = ledger - found.link
     # While a request waits for a running step, that step uses the link.
     in_steps = verdicts["traced"].ledger.phase(PREFILL) + verdicts["traced"].ledger.phase(DECODE)
     steps = ledger / in_steps if in_steps else 0.0

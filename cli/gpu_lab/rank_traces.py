@@ -19,10 +19,11 @@ import numpy as np
 
 ENDING = ".pt.trace.json.gz"
 # As vLLM calls a step in a trace: requests and tokens of prompts, then of answers.
-STEP = re.compile(r"execute_context_(\d+)\((\d+)\)_generation_(\d+)\((\d+)\)")
+_STEP = re.compile(r"execute_context_(\d+)\((\d+)\)_generation_(\d+)\((\d+)\)")
 CARD_WORK = frozenset({"kernel", "gpu_memcpy", "gpu_memset"})
 LISTED_NAMES, NAME_LENGTH = 40, 120
 Interval = tuple[float, float]
+Step = tuple[float, float, int, int, int, int]
 
 
 class TraceError(Exception):
@@ -56,7 +57,7 @@ class RankTrace:
     names: tuple[str, ...]
     collectives: tuple[tuple[int, float, float, float, int], ...]
     work_after: float = 0.0
-    steps: tuple[tuple[float, float, int, int, int, int], ...] = ()
+    steps: tuple[Step, ...] = ()
     kernels: tuple[tuple[str, int, float], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -109,10 +110,9 @@ def reduced_events(
     # Whole numbers of nanoseconds first: what is left fits a float to a part of a microsecond.
     offset = (int(document.get("baseTimeNanoseconds", 0)) - round(base_seconds * 1e9)) / 1e3
     on_card = any(event.get("cat") == "kernel" for event in events)
-    collectives, work, steps = [], [], []
+    collectives, work = [], []
+    steps: dict[str, list[Step]] = {"gpu_user_annotation": [], "user_annotation": []}
     totals: dict[str, list[float]] = defaultdict(lambda: [0, 0.0])
-    # A step's kernels on the card, or where there is none its operators.
-    annotated = "gpu_user_annotation" if on_card else "user_annotation"
     for event in events:
         category, name = str(event.get("cat")), str(event.get("name"))
         start, duration = float(event["ts"]) + offset, float(event.get("dur", 0.0))
@@ -122,9 +122,11 @@ def reduced_events(
             work.append((start, start + duration))
             counted = totals[name[:NAME_LENGTH]]
             counted[0], counted[1] = counted[0] + 1, counted[1] + duration
-        elif category == annotated and (found := STEP.match(name)):
+        elif category in steps and (found := _STEP.match(name)):
             context, context_tokens, answers, answer_tokens = map(int, found.groups())
-            steps.append((round(start, 1), round(duration, 1), context, context_tokens, answers, answer_tokens))
+            steps[category].append(
+                (round(start, 1), round(duration, 1), context, context_tokens, answers, answer_tokens)
+            )
     if not collectives:
         raise TraceError(f"{path}: no collective among {len(events)} events; expected names with nccl or gloo: in them")
     collectives.sort()
@@ -144,7 +146,8 @@ def reduced_events(
         tuple(name[:NAME_LENGTH] for name in names),
         rows,
         round(gaps[-1][0], 1),
-        tuple(sorted(steps)),
+        # Its kernels on the card say when a step was there; where they are not marked, the process that started them.
+        tuple(sorted(steps["gpu_user_annotation"] or steps["user_annotation"])),
         tuple(most[:LISTED_NAMES]),
     )
 

@@ -89,9 +89,17 @@ def test_a_rank_for_which_the_others_wait_is_late(ranks: list[RankTrace]) -> Non
 def test_a_message_to_the_next_stage_is_over_when_it_has_arrived() -> None:
     sender = RankTrace(0, "node0", "processors", ("gloo:send",), ((0, 100.0, 900.0, 100.0, 1),))
     receiver = RankTrace(1, "node1", "processors", ("gloo:recv",), ((0, 0.0, 150.0, 0.0, 0),))
-    first, second = judged([sender, receiver], (0.0, 1000.0)).ranks
+    found = judged([sender, receiver], (0.0, 1000.0))
+    assert (found.late, found.link) == (None, pytest.approx(0.05)), "a stage waits for the one before it anyway"
+    first, second = found.ranks
     assert (first.transfer, first.waiting) == pytest.approx((0.05, 0.0))
     assert (second.transfer, second.waiting) == pytest.approx((0.05, 0.10))
+
+
+def test_steps_that_a_card_does_not_mark_are_those_of_its_process(tmp_path: Path) -> None:
+    events = [each | {"cat": each["cat"].replace("gpu_user", "user")} for each in card_events(FIRST) if "cat" in each]
+    found = reduced(written(tmp_path, 0, events), float(BASE))
+    assert [step[2:] for step in found.steps] == [(1, 64, 0, 0), (0, 0, 4, 4)]
 
 
 def test_only_collectives_of_the_window_count(ranks: list[RankTrace]) -> None:
