@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from salt.exceptions import CommandExecutionError
 
+from bottleneck.plan import gateway as gateway_plan
 from bottleneck.plan.engines import model_directory
 from bottleneck.plan.nodes import deployment_record as plan_deployment
 from bottleneck.profile import ProfileError
 from bottleneck.profile.hardware_checks import refuse_open
-from control import engine_key, locks, node_starts, readiness, records, state_apply
+from control import engine_key, gateway, locks, node_starts, readiness, records, state_apply
 from control.nodes import Nodes, engine_slice, progress
 from control.readiness import Spec
 from netboot.boot import command_queue
@@ -125,10 +126,12 @@ def deploy(
     with locks.exclusive(__opts__, locks.DEPLOYMENT, f"a deploy of {deployment}"):
         if again is not None and deployment_record().get("started") != again:
             raise CommandExecutionError(f"{deployment} is not deployed any more as it was: it is left alone")
-        return _deploy(nodes, deployment, overrides, float(timeout))
+        return _deploy(nodes, deployment, overrides, float(timeout), again is not None)
 
 
-def _deploy(nodes: Nodes, deployment: str, overrides: dict[str, Any] | None, timeout: float) -> dict[str, Any]:
+def _deploy(
+    nodes: Nodes, deployment: str, overrides: dict[str, Any] | None, timeout: float, tried_again: bool
+) -> dict[str, Any]:
     profile = nodes.profile
     planned = _planned(profile, deployment, overrides)
     specs = planned["workers"]
@@ -139,6 +142,8 @@ def _deploy(nodes: Nodes, deployment: str, overrides: dict[str, Any] | None, tim
     # What a start waits for can be asked while it lasts, and of one that failed (start_recording.record).
     starting = {**planned, "began": moments["began"]}
     records.write(__opts__, records.STARTING, starting)
+    heads = [spec["node"] for spec in specs if spec["head"]]
+    gateway.expect(__opts__)
     try:
         _start(nodes, specs, started, timeout)
         moments["ready"] = time.time()
@@ -146,6 +151,7 @@ def _deploy(nodes: Nodes, deployment: str, overrides: dict[str, Any] | None, tim
         moments["first_token"] = time.time()
     except BaseException:
         # Nothing half-done stays: not after a failure, nor after Ctrl-C.
+        gateway.withdraw(__opts__, heads, awaited=tried_again)
         nodes.ask("worker.stop", names=[spec["node"] for spec in specs], timeout=60)
         _queue_boot(profile, specs, "undeploy")
         records.write(__opts__, records.STARTING, {**starting, "ended": time.time()})
@@ -154,12 +160,14 @@ def _deploy(nodes: Nodes, deployment: str, overrides: dict[str, Any] | None, tim
     record = {**planned, "started": time.time(), **moments}
     records.write(__opts__, records.DEPLOYMENT, record)
     records.forget(__opts__, records.STARTING)
+    if problem := gateway.serve(__opts__, heads):
+        progress("gateway", "", problem, started)
     return {**record, "seconds": round(time.monotonic() - started, 1)}
 
 
 def endpoint() -> dict[str, Any]:
     """
-    Return where what is deployed serves, and the file on the control node with the key of its API.
+    Return where what is deployed serves, its heads themselves, and the file on the control node with its API's key.
 
     CLI Example:
 
@@ -173,7 +181,9 @@ def endpoint() -> dict[str, Any]:
     heads = [worker for worker in record["workers"] if worker["head"]]
     return {
         "deployment": record["deployment"],
-        "urls": [f"http://{head['api_address']}:{head['api_port']}/v1" for head in heads],
+        "url": Nodes(__opts__).profile.control.gateway_url,
+        "heads": [f"http://{head['api_address']}:{head['api_port']}/v1" for head in heads],
+        "gateway": gateway.status(__opts__),
         "key_file": str(engine_key.path(__opts__)),
     }
 
@@ -189,7 +199,9 @@ def undeploy() -> dict[str, Any]:
         salt-run cluster.undeploy
     """
     with locks.exclusive(__opts__, locks.DEPLOYMENT, "an undeploy"):
-        answers = Nodes(__opts__).ask("worker.stop", timeout=90)
+        nodes = Nodes(__opts__)
+        gateway.withdraw(__opts__, gateway_plan.heads(nodes.profile), awaited=False)
+        answers = nodes.ask("worker.stop", timeout=90)
         stopped = {node: sorted(answer) for node, answer in answers.items() if isinstance(answer, dict)}
         silent = sorted(set(answers) - set(stopped))
         for name in (records.DEPLOYMENT, records.STARTING, records.RECOVERY):
@@ -214,6 +226,7 @@ def status() -> dict[str, Any]:
         "profile": {"name": nodes.profile.name, "version": nodes.profile.version},
         "deployment": deployment_record(),
         "recovery": __salt__["recover.status"](),
+        "gateway": {"url": nodes.profile.control.gateway_url, **gateway.status(__opts__)},
         "nodes": {
             name: {"hostname": nodes.minion(name), "up": workers is not None, "workers": workers or {}}
             for name, workers in nodes.ask_workers(timeout=10).items()

@@ -14,6 +14,9 @@ from cli.control import Control, ControlError, Progress, connect
 from cli.options import DEFAULT_LAB, DEFAULT_PROFILE, JsonOption, LabOption, ProfileOption
 from cli.output import Step, console, emit, fail, out, plain, step
 
+# How a person calls HAProxy's states of a server.
+_HEAD_WORDS = {"UP": "serves", "DOWN": "does not answer", "MAINT": "taken out", "DRAIN": "takes nothing new"}
+
 
 @contextlib.contextmanager
 def runner_step(title: str, next_command: str | None = None) -> Iterator[Step]:
@@ -133,9 +136,7 @@ def deploy(
     record = deploy_model(control, deployment, parse_settings(setting or []))
 
     def human() -> None:
-        for worker in record["workers"]:
-            if worker["head"]:
-                out.print(f"{record['deployment']} serves at http://{worker['api_address']}:{worker['api_port']}/v1")
+        out.print(f"{record['deployment']} serves at {control.profile.control.gateway_url}")
         console.print("[dim]its key:[/] cluster endpoint [dim]next:[/] cluster bench")
 
     emit(record, as_json, human)
@@ -186,10 +187,18 @@ def status(profile: ProfileOption = DEFAULT_PROFILE, lab: LabOption = DEFAULT_LA
                 if state.get("reason"):
                     table.add_row("", "", "", f"[red]{_one_line(state['reason'])}[/]", "", "", "")
         out.print(table)
-        for line in _of_recovery(seen["recovery"]):
+        for line in [*_of_gateway(seen["gateway"]), *_of_recovery(seen["recovery"])]:
             out.print(line, soft_wrap=True)
 
     emit(seen, as_json, human)
+
+
+def _of_gateway(seen: dict[str, Any]) -> list[str]:
+    """Return where clients ask, and how the gateway sees the heads."""
+    if not seen["up"]:
+        return [f"[red]gateway: {escape(seen['reason'])}[/]"]
+    heads = (f"{node} {_HEAD_WORDS.get(head['state'], head['state'])}" for node, head in seen["heads"].items())
+    return [f"gateway: {seen['url']} ({escape(', '.join(heads))})"]
 
 
 def _of_recovery(recovery: dict[str, Any]) -> list[str]:

@@ -35,8 +35,11 @@ def endpoint(
         found["key"] = read.stdout.strip()
 
     def human() -> None:
-        for url in found["urls"]:
-            plain(f"{found['deployment']} serves at {url}")
+        plain(f"{found['deployment']} serves at {found['url']}")
+        if found["gateway"]["up"]:
+            plain(f"behind it: {', '.join(found['heads'])} (reached by the control node alone)")
+        else:
+            plain(f"{found['gateway']['reason']}; the control node itself reaches {', '.join(found['heads'])}")
         plain(f"requests bring its key (Authorization: Bearer ...): {found['key_file']} on the control node")
         if key:
             plain(found["key"])

@@ -198,6 +198,7 @@ def _print_status(result: dict[str, Any]) -> None:
     for name, network in result["networks"].items():
         rate = f"{network['rate_bytes_per_second'] * 8 / 1e6:g} Mbit/s"
         out.print(f"  {name}: {rate}{' [yellow](throttled)[/]' if network['is_throttled'] else ''}")
+    out.print(f"  gateway: {'runs' if result['gateway'] else '[red]does not run[/]'}")
     if result["peak_memory_bytes"]:
         out.print(f"  memory at most: {result['peak_memory_bytes'] / 2**30:.2f} GiB")
     for note in result["notes"]:

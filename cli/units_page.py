@@ -72,6 +72,10 @@ UNITS: dict[str, Unit] = {
         "on the control node: DHCP and TFTP",
         "raw sockets and low ports; the user that it changes to, whose leases and log it opens before",
     ),
+    "cluster-gateway": Unit(
+        "salt/control/files/cluster-gateway.service",
+        "on the control node: HAProxy in front of the heads, as the user `haproxy`",
+    ),
     "cluster-firewall": Unit(
         "salt/control/files/cluster-firewall.service", "on the control node: the rules, once", "rules of the network"
     ),

@@ -11,17 +11,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from bottleneck.plan.master import ENGINE_KEY_FILE
 from control import engine, records, shared_secrets
 from control.nodes import Options
 
-FILE = Path("secrets", "engine-api.key")
 # The load generator's own name for it.
 GENERATOR_VARIABLE = "OPENAI_API_KEY"
 
 
 def path(opts: Options) -> Path:
     """Return the file that the key is in; `opts` are the master's."""
-    return records.path_of(opts, str(FILE))
+    return records.path_of(opts, ENGINE_KEY_FILE)
 
 
 def key(opts: Options) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from salt.exceptions import CommandExecutionError, SaltException
 
-from control import audit, hangs, locks, records
+from control import audit, gateway, hangs, locks, records
 from control.nodes import Nodes, Options
 from control.serving import trouble
 
@@ -140,6 +140,9 @@ class Recovery:
                 return {"serves": None, "reason": reason}
             restarts = [float(each["at"]) for each in self._record().get("restarts", [])]
             decision = decide(restarts, self._now())
+            # First: what clients wait for fails at once, and what comes now waits for the ranks that are started again.
+            heads = [worker["node"] for worker in record["workers"] if worker["head"]]
+            gateway.withdraw(self._opts, heads, awaited=decision.restart)
             self._stop(record)
             if not decision.restart:
                 return self._give_up(record, cause, f"{why}; {decision.reason}")

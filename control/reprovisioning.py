@@ -10,7 +10,7 @@ from salt.exceptions import CommandExecutionError, SaltException
 from bottleneck.profile import ProfileError
 from bottleneck.profile.boot_types import Boot
 from bottleneck.profile.hardware_checks import refuse_open
-from control import records
+from control import gateway, records
 from control.nodes import Nodes, Options, progress
 from netboot.reprovision import power, sequence
 
@@ -112,22 +112,19 @@ class Carrier:
         progress(stage, node or "", detail, self.started)
 
     def close(self) -> None:
-        """Accept requests again where they are refused."""
+        """Have the gateway send requests again to heads that are being drained."""
         if self._drained:
-            self.nodes.ask("drain.stop", names=self._drained, timeout=ANSWER_SECONDS)
+            gateway.serve(self.nodes.options, self._drained)
             self._drained = []
 
     # The deployment ----------------------------------------------------------------------
 
     def _drain(self, state: sequence.State) -> None:
-        heads = {spec["node"]: spec for spec in _deployed(state)["workers"] if spec["head"]}
+        heads = [spec["node"] for spec in _deployed(state)["workers"] if spec["head"]]
         deadline = time.monotonic() + self._boot_settings.drain_seconds
-        for name, spec in heads.items():
-            answer = self.nodes.ask("drain.start", [spec["api_port"]], names=[name], timeout=ANSWER_SECONDS)[name]
-            if answer is True:
-                self._drained.append(name)
-            else:
-                self.report("drain", name, f"new requests are not refused: {answer or 'no answer'}")
+        self._drained = heads
+        if problem := gateway.drain(self.nodes.options, heads):
+            self.report("drain", ", ".join(heads), f"new requests are not refused: {problem}")
         while True:
             left = self._requests(heads)
             if not left:
@@ -144,9 +141,9 @@ class Carrier:
                 " (--force cuts them off)"
             )
 
-    def _requests(self, heads: Mapping[str, Any]) -> dict[str, float]:
+    def _requests(self, heads: Sequence[str]) -> dict[str, float]:
         found: dict[str, float] = {}
-        for name, workers in self.nodes.ask_workers(names=list(heads), timeout=ANSWER_SECONDS).items():
+        for name, workers in self.nodes.ask_workers(names=heads, timeout=ANSWER_SECONDS).items():
             # A head that is silent serves nobody.
             for worker in (workers or {}).values():
                 count = sum((worker.get("requests") or {}).values())
@@ -164,9 +161,10 @@ class Carrier:
                 [name for name, seen in self.nodes.ask_workers(names=others).items() if _runs(seen)] if others else []
             )
             if running:
+                self.close()
                 raise
-        finally:
-            self.close()
+        # Nothing serves now: the gateway is told of the heads that do by the next deploy.
+        self._drained = []
 
     def _redeploy(self, state: sequence.State) -> None:
         deployed = _deployed(state)

@@ -17,7 +17,7 @@ from typing import Any
 
 from bottleneck.plan.environment import node_devices
 from bottleneck.profile import Profile
-from lab import cards, layout, network, node_processes, operations, salt_config
+from lab import cards, gateway, layout, network, node_processes, operations, salt_config
 from lab.cgroups import CgroupError, Hierarchy
 from lab.layout import CONTROL, LabError, Record, load_record
 from lab.namespaces import NodeSpec, enter, environment, find_init, start, write_layer
@@ -158,7 +158,7 @@ def _make(making: _Making) -> None:
     keys = salt_config.make_key_pairs([CONTROL, *profile.nodes])
     profile_path, profile_files = _profile_files(profile)
     files = salt_config.salt_files(profile, profile_path, keys)
-    files[CONTROL].update(profile_files)
+    files[CONTROL].update({**profile_files, **gateway.files(profile)})
     hosts = {"/etc/hosts": (network.hosts_text(profile), 0o644)}
 
     def make_node(spec: NodeSpec) -> int:
@@ -191,6 +191,11 @@ def _make(making: _Making) -> None:
     salt_config.wait_for_minions(logs, pids, making.deadline, on_ready)
     ids = [salt_config.minion_id(profile, node) for node in profile.nodes]
     salt_config.ping(lambda argv: _enter(making, CONTROL, argv), ids, making.deadline)
+    # Now the key of the API is there: it was made for the first pillar.
+    if gateway.is_installed():
+        gateway.start(lambda argv: _enter(making, CONTROL, argv))
+    else:
+        record.notes.append(gateway.ABSENT)
     egress_log = layout.lab_directory(record.name) / "egress.log"
     if not egress_log.read_text().startswith("ready"):
         raise LabError(f"the nodes' way to package hosts did not start: {salt_config.last_lines(egress_log)}")

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lab import layout, network, node_processes, salt_config
+from lab import gateway, layout, network, node_processes, salt_config
 from lab.cgroups import CgroupError, Hierarchy
 from lab.layout import CONTROL, LabError, Record, load_record
 from lab.namespaces import enter
@@ -45,6 +45,7 @@ def status(name: str) -> dict[str, Any]:
         "peak_memory_bytes": hierarchy.peak_memory_bytes(name),
         "nodes": nodes,
         "networks": networks,
+        "gateway": gateway.runs(hierarchy, name),
         "notes": record.notes,
     }
 

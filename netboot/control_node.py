@@ -59,6 +59,9 @@ def control_pillar(profile: Profile, tree: Path, programs: str) -> dict[str, Any
             "broadcast": str(ipaddress.IPv4Network(network.subnet).broadcast_address),
             # For the nodes alone: Salt, and where samplers ask what is stored (and Prometheus what was measured).
             "node_ports": [PUBLISH_PORT, REQUEST_PORT, profile.telemetry.exporter_port],
+            # The API, for who may ask whichever deployment.
+            "gateway_port": control.gateway_port,
+            "api_clients": _api_clients(profile),
             # DHCP and TFTP, and the time for the nodes.
             "udp_ports": [*([67, 69, 4011] if boot else []), 123],
             "master": control_master_settings(profile, tree),
@@ -67,6 +70,12 @@ def control_pillar(profile: Profile, tree: Path, programs: str) -> dict[str, Any
         },
         "hosts": {node.hostname: node.links[control.network].address for node in profile.nodes.values()},
     }
+
+
+def _api_clients(profile: Profile) -> list[str]:
+    """Return the networks that may connect to the gateway; none lies in another, which nft would refuse."""
+    named = {network for deployment in profile.deployments.values() for network in deployment.api_clients}
+    return [str(network) for network in ipaddress.collapse_addresses(map(ipaddress.IPv4Network, named))]
 
 
 def control_master_settings(profile: Profile, tree: Path) -> dict[str, Any]:

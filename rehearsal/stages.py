@@ -171,7 +171,10 @@ class Rehearsal:
         return "its services are back"
 
     def _services(self) -> bool:
-        units = ("salt-master", "cluster-dnsmasq", "cluster-interface", "cluster-firewall", "chrony", "prometheus")
+        units = (
+            *("salt-master", "cluster-dnsmasq", "cluster-gateway", "cluster-interface", "cluster-firewall"),
+            *("chrony", "prometheus"),
+        )
         with contextlib.suppress(CommandError):
             seen = self.laptop.cluster("control", "cmd", "--", "systemctl", "is-active", *units, timeout=5 * MINUTE)
             return seen.split() == ["active"] * len(units)

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from bottleneck.profile import Profile
 
 STATE_DIRECTORY = "/var/lib/cluster"
+# The key of the engines' API, below that directory.
+ENGINE_KEY_FILE = "secrets/engine-api.key"
 
 
 def master_settings(profile: Profile, profile_path: str, tree: Path) -> dict[str, Any]:

@@ -76,6 +76,16 @@ def configuration(profile: Profile, deployment: str | None = None) -> dict[str, 
                 "static_configs": [{"targets": [address], "labels": {"cluster": profile.name}} for address in ours],
             },
             {
+                # Its own metrics, which it gives to the control node alone.
+                "job_name": "gateway",
+                "static_configs": [
+                    {
+                        "targets": [f"{profile.control.address}:{profile.control.gateway_port}"],
+                        "labels": {"cluster": profile.name},
+                    }
+                ],
+            },
+            {
                 "job_name": "engine",
                 "static_configs": [
                     {**target, "labels": {**target["labels"], "cluster": profile.name}}

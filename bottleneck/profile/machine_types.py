@@ -15,6 +15,7 @@ from bottleneck.profile.value_types import (
     InterfaceName,
     MacAddress,
     Name,
+    Port,
     Rate,
     RdmaDevice,
     Section,
@@ -51,6 +52,14 @@ class Control(Section):
     interface: Annotated[InterfaceName | None, BeforeValidator(_unless_unknown)] = Field(
         default=None, description="Its interface on that network, or `unknown`; nodes are booted over it alone."
     )
+    gateway_port: Port = Field(
+        default=8000, description="Port of the gateway there: where clients ask, whatever is deployed."
+    )
+
+    @property
+    def gateway_url(self) -> str:
+        """The address of the API, whatever is deployed."""
+        return f"http://{self.address}:{self.gateway_port}/v1"
 
 
 class Network(Section):

@@ -101,8 +101,8 @@ class Deployment(Section):
     )
     api_clients: list[Subnet] = Field(
         default=[],
-        description="Networks that may connect to its API beside the control node, such as 10.77.0.0/24; they need its"
-        " key all the same.",
+        description="Networks that may connect to the gateway beside the control node, such as 10.77.0.0/24; they need"
+        " the API's key all the same. Its heads are reached by the control node alone.",
     )
     memory_share: Annotated[float, Field(gt=0, le=1)] = Field(
         default=0.9,

@@ -83,7 +83,7 @@ def _dhcp(profile: Profile, seen: Mapping[str, Any]) -> Check:
 def _ports(profile: Profile, seen: list[dict[str, Any]]) -> Iterator[Check]:
     # The last is where samplers ask what is stored: without it each batch is sent again, and a job acknowledges it.
     salt = (4505, 4506, profile.telemetry.exporter_port)
-    wanted = [("tcp", port, "salt-master") for port in salt]
+    wanted = [("tcp", port, "salt-master") for port in salt] + [("tcp", profile.control.gateway_port, "haproxy")]
     if profile.boot is not None:
         # The boot service is an engine of the master; a port that nobody holds is no conflict.
         wanted += [("tcp", profile.boot.port, "salt-master"), ("udp", 67, "dnsmasq"), ("udp", 69, "dnsmasq")]

@@ -23,6 +23,7 @@ SERVICES = (
     "cluster-interface",
     "cluster-firewall",
     "cluster-dnsmasq",
+    "cluster-gateway",
     "chrony",
     "prometheus",
     "ssh",

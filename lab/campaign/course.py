@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from bottleneck.plan.master import ENGINE_KEY_FILE
 from lab import operations
 from lab.campaign import invariants
 from lab.campaign import load as load_program
@@ -26,8 +27,7 @@ OUTLIVED_SECONDS = 150.0
 SERVES_SECONDS = 120.0
 CLIENTS = 2
 LOAD_FILE = "/var/lib/cluster/campaign-load.jsonl"
-# As control.engine_key keeps it.
-API_KEY_FILE = f"{STATE_DIRECTORY}/secrets/engine-api.key"
+API_KEY_FILE = f"{STATE_DIRECTORY}/{ENGINE_KEY_FILE}"
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,9 @@ from lab.layout import CONTROL, LabError
 
 # Salt's own come and go with every job, as do this program's commands.
 PASSING = re.compile(r"salt-call|salt-run|nsenter|\bsleep\b|\bip\b|\btc\b|runpy|lab/campaign/load\.py|MinionProcess")
-KINDS_OF_PROCESSES = ("VLLM::", "bin/vllm", "sampler.py", "unit_keeper", "salt-minion", "salt-master", "defunct")
+KINDS_OF_PROCESSES = (
+    *("VLLM::", "bin/vllm", "sampler.py", "unit_keeper", "salt-minion", "salt-master", "haproxy", "defunct"),
+)
 
 
 @dataclass(frozen=True)

@@ -7,5 +7,6 @@ include:
   - control.ssh
   - control.master
   - control.dnsmasq
+  - control.gateway
   - control.prometheus
   - control.command

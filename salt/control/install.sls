@@ -4,6 +4,7 @@ control-install-packages-pkg-installed:
     - pkgs:
       - chrony
       - dnsmasq-base
+      - haproxy
       - ipxe
       - iproute2
       - logrotate

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import pytest
 import yaml
 from saltfactories.utils.functional import Loaders
@@ -255,6 +256,36 @@ def test_nothing_that_came_through_a_router_reaches_the_boot_service(
         listening.communicate(timeout=30)
 
 
+@pytest.mark.skipif(not shutil.which("nft") or os.geteuid() != 0, reason="needs nft and namespaces, as root")
+def test_the_gateway_is_open_to_whom_the_profile_names(profile: Profile, wire: tuple[str, str], tmp_path: Path) -> None:
+    here, there = wire
+    address, port = str(profile.control.address), str(profile.control.gateway_port)
+    node = next(iter(profile.nodes.values())).links[profile.control.network].address
+    client = str(ipaddress.IPv4Address(address) + 151)
+    assert run("ip", "-n", there, "addr", "add", f"{client}/24", "dev", "eth9").returncode == 0
+    assert run("ip", "-n", here, "link", "set", "lo", "up").returncode == 0
+    template = jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(
+        (REPOSITORY / "salt" / "control" / "files" / "firewall.nft").read_text()
+    )
+    listening = serving(here, [address], [port])
+    try:
+        # The second names one twice, which nft would refuse as it stands.
+        for networks, open_to_client in (([], []), ([f"{client}/32", f"{client}/31"], [port])):
+            deployments = {
+                name: each.model_copy(update={"api_clients": networks}) for name, each in profile.deployments.items()
+            }
+            changed = profile.model_copy(update={"deployments": deployments})
+            rules = tmp_path / "firewall.nft"
+            rules.write_text(template.render(pillar=control_pillar(changed, REPOSITORY, "/p")))
+            loaded = run("ip", "netns", "exec", here, "nft", "-f", rules)
+            assert loaded.returncode == 0, loaded.stderr
+            assert reached(there, address, [port], client) == open_to_client
+            assert reached(there, address, [port], node) == [], "a node is no client"
+            assert reached(here, address, [port]) == [port], "the control node itself"
+    finally:
+        listening.communicate(timeout=30)
+
+
 @pytest.mark.skipif(not shutil.which("logrotate"), reason="needs logrotate")
 def test_logrotate_takes_its_configuration(control: Any, tmp_path: Path) -> None:
     found = run("logrotate", "--debug", "--state", tmp_path / "state", render(control, "logrotate.conf", tmp_path))
@@ -290,7 +321,11 @@ def test_promtool_takes_its_configuration(control: Any, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze")
 @pytest.mark.parametrize(
-    "unit", ["cluster-interface.service", "cluster-firewall.service", "cluster-dnsmasq.service", "salt-master.service"]
+    "unit",
+    [
+        *("cluster-interface.service", "cluster-firewall.service", "cluster-dnsmasq.service"),
+        *("cluster-gateway.service", "salt-master.service"),
+    ],
 )
 def test_systemd_takes_each_unit(control: Any, tmp_path: Path, unit: str) -> None:
     path = render(control, unit, tmp_path)

@@ -1,16 +1,19 @@
-"""The failure that `cluster deploy` ends with: which of several workers' it names, and when it is named."""
+"""The failure that `cluster deploy` ends with: which of several workers' it names, and when; and what clients meet."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 from salt.exceptions import CommandExecutionError
 
-from control import readiness
+from bottleneck.profile import find_profile, load_profile
+from control import gateway, readiness, records
+from tests.by_file import load
 
 Answer = dict[str, dict[str, Any] | None]
 
@@ -105,3 +108,56 @@ def test_every_failure_names_the_next_command(cluster: ModuleType) -> None:
         }
     )
     assert "next: cluster logs node0 -n 200" in failure(cluster, nodes)
+
+
+@pytest.fixture
+def deploys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, list[str]]:
+    """The runner, with what is done in order in place of nodes and gateway."""
+    runner, done = load("_runners/cluster.py", "cluster_deploys"), []
+    profile = load_profile(find_profile("embedded"))
+
+    class Asked:
+        def __init__(self, _: Any) -> None:
+            self.profile = profile
+
+        def ask(self, function: str, **_: Any) -> dict[str, Any]:
+            done.append(function)
+            return {}
+
+    monkeypatch.setattr(runner, "Nodes", Asked)
+    monkeypatch.setattr(runner, "_start", lambda *_: done.append("start"))
+    monkeypatch.setattr(readiness, "warm", lambda *_: done.append("warm"))
+    monkeypatch.setattr(gateway, "expect", lambda _: done.append("expect"))
+    monkeypatch.setattr(gateway, "serve", lambda _, nodes: done.append(f"serve {' '.join(nodes)}"))
+    monkeypatch.setattr(
+        gateway, "withdraw", lambda _, nodes, awaited: done.append(f"withdraw {' '.join(nodes)} {awaited}")
+    )
+    monkeypatch.setattr(runner, "__opts__", {"cluster_directory": str(tmp_path)}, raising=False)
+    return runner, done
+
+
+def test_clients_wait_for_a_deployment_that_starts_and_are_served_once_it_is_warm(deploys: Any) -> None:
+    runner, done = deploys
+    runner.deploy("replicas")
+    assert done == ["expect", "start", "warm", "serve node0 node1"]
+    done.clear()
+    runner.undeploy()
+    # What is under way ends before its engine does.
+    assert done == ["withdraw node0 node1 False", "worker.stop"]
+
+
+@pytest.mark.parametrize("again", [None, 1000.0])
+def test_of_a_deploy_that_failed_nobody_waits_for_more_unless_it_is_tried_again(
+    deploys: Any, monkeypatch: pytest.MonkeyPatch, again: float | None
+) -> None:
+    runner, done = deploys
+
+    def fails(*_: Any) -> None:
+        raise CommandExecutionError("no memory")
+
+    monkeypatch.setattr(runner, "_start", fails)
+    if again:
+        records.write(runner.__opts__, records.DEPLOYMENT, {"deployment": "tp2", "overrides": {}, "started": again})
+    with pytest.raises(CommandExecutionError, match="no memory"):
+        runner.deploy("tp2", again=again)
+    assert done == ["expect", f"withdraw node0 {again is not None}", "worker.stop"]

@@ -13,7 +13,7 @@ from salt.exceptions import CommandExecutionError
 from bottleneck.profile import load_profile
 from bottleneck.profile.local_overrides import set_mac
 from bottleneck.profile.paths import repository_directory
-from control import locks, node_starts, reprovision_attempts, reprovisioning
+from control import gateway, locks, node_starts, reprovision_attempts, reprovisioning
 from tests import sealing
 from tests.by_file import load
 
@@ -105,9 +105,6 @@ class Client:
                 answers[host] = {"pp2-0": {"stage": "stopped", "requests": requests}}
             elif function == "file.read":
                 answers[host] = json.dumps({"digest": "0" * 16}) if host == "node0" else "no such file"
-            elif function.startswith("drain."):
-                world.done.append(f"{function} {host}")
-                answers[host] = True
             elif function == "test.ping" and world.boots[host] > 1 and world.deaf.get(host, 0) > 0:
                 world.deaf[host] -= 1
                 continue
@@ -142,6 +139,12 @@ def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, world: World) -> Any
     monkeypatch.setattr("control.nodes.salt.client.LocalClient", type("Local", (Client,), {"world": world}))
     monkeypatch.setattr(reprovisioning, "POLL_SECONDS", 0.001)
     monkeypatch.setattr(reprovisioning, "PROMOTION_SECONDS", 0.0)
+    for name in ("drain", "serve"):
+
+        def asked(_opts: Any, nodes: list[str], name: str = name) -> None:
+            world.done.append(f"{name} {' '.join(nodes)}")
+
+        monkeypatch.setattr(gateway, name, asked)
     module = load("_runners/reprovision.py")
     module.__opts__ = {"cluster_profile": str(profile), "cluster_directory": str(tmp_path / "state")}
     module.__salt__ = world.functions()
@@ -152,7 +155,7 @@ def one(node: str) -> list[str]:
     return [f"arm {node}", f"reboot {node}", f"apply {node}"]
 
 
-DOWN = ["drain.start node0", "undeploy", "drain.stop node0"]
+DOWN = ["drain node0", "undeploy"]
 UP = "deploy pp2 {'max_num_seqs': 4}"
 
 
@@ -219,11 +222,11 @@ def test_states_that_fail_are_named(runner: Any, world: World) -> None:
 def test_requests_that_do_not_end_keep_it_serving(runner: Any, world: World) -> None:
     world.requests = {"running": 2.0, "waiting": 1.0}
     result = runner.run()
-    assert world.done == ["drain.start node0", "drain.stop node0"]
+    assert world.done == ["drain node0", "serve node0"]
     assert "3 requests did not end" in result["summary"] and "--force" in result["summary"]
     world.done.clear()
     assert runner.run(force=True)["ok"]
-    assert world.done[:3] == DOWN
+    assert world.done[:2] == DOWN
 
 
 def test_a_silent_node_is_switched_by_its_power_hook(runner: Any, world: World, tmp_path: Path) -> None:

@@ -87,6 +87,7 @@ def query(
     configuration["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
     configuration["scrape_configs"][0]["static_configs"][0]["targets"] = [f"127.0.0.1:{exporter.port}"]
     configuration["scrape_configs"][1]["static_configs"] = []
+    configuration["scrape_configs"][2]["static_configs"] = []
     (folder / "prometheus.yml").write_text(yaml.safe_dump(configuration))
     port = free_port()
     process = subprocess.Popen(

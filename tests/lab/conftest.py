@@ -58,8 +58,9 @@ class Cluster:
         return str(self.json("endpoint", "--key")["key"])
 
     def refuses_strangers(self) -> bool:
-        """Tell whether the deployed engine takes requests with its key alone, which no command line has."""
-        url, key = self.json("endpoint")["urls"][0] + "/completions", self.key()
+        """Tell whether gateway and engine take requests with the API's key alone, which no command line has."""
+        endpoint, key = self.json("endpoint"), self.key()
+        urls = [f"{url}/completions" for url in (endpoint["url"], endpoint["heads"][0])]
         body = json.dumps({"prompt": "a", "max_tokens": 1, "model": "mistral-tiny-w4a16"})
         ask = ("curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", "-d", body)
         json_body = ("-H", "Content-Type: application/json")
@@ -68,9 +69,9 @@ class Cluster:
             ["-H", "Authorization: Bearer another"],
             ["-H", f"Authorization: Bearer {key}"],
         )
-        seen = [self.on("control", *ask, *json_body, *bearer, url).strip() for bearer in bearers]
+        seen = [[self.on("control", *ask, *json_body, *bearer, url).strip() for bearer in bearers] for url in urls]
         shown = self.on("node0", "ps", "-eo", "args") + self.on("control", "ps", "-eo", "args")
-        return seen == ["401", "401", "200"] and key not in shown
+        return seen == [["401", "401", "200"]] * 2 and key not in shown
 
     def users(self, node: str, program: str) -> set[str]:
         """Return whose processes of a node run a program, by the words of their command lines."""

@@ -42,6 +42,7 @@ WELL: dict[str, Any] = {
         {"protocol": "tcp", "address": "10.40.0.1", "port": 4506, "program": "salt-master"},
         {"protocol": "tcp", "address": "10.40.0.1", "port": 9477, "program": "salt-master"},
         {"protocol": "tcp", "address": "10.40.0.1", "port": 8069, "program": "salt-master"},
+        {"protocol": "tcp", "address": "10.40.0.1", "port": 8000, "program": "haproxy"},
         {"protocol": "udp", "address": "0.0.0.0%enx8cae4cf44e21", "port": 67, "program": "dnsmasq"},
         {"protocol": "udp", "address": "10.40.0.1", "port": 69, "program": "dnsmasq"},
         # On another interface, which is nobody's business here.

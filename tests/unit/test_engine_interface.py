@@ -1,6 +1,5 @@
 """An engine's interface: data that is checked when read, refuses what the engine cannot do, and fills in words."""
 
-import ipaddress
 import shutil
 from pathlib import Path
 from typing import Any
@@ -187,16 +186,6 @@ def test_only_those_who_have_to_may_connect_to_a_worker() -> None:
     head, follower = worker_specs(profile, "tp2")
     assert head.watch.guards == [ranks, api]
     assert follower.watch.guards == [ranks]
-
-
-def test_a_profile_opens_the_api_to_further_networks() -> None:
-    profile = load_profile(PROFILES / "embedded.yaml")
-    around = str(ipaddress.IPv4Network(f"{profile.control.address}/24", strict=False))
-    wider = profile.deployments["tp2"].model_copy(update={"api_clients": [around, "192.0.2.0/30"]})
-    changed = profile.model_copy(update={"deployments": {**profile.deployments, "tp2": wider}})
-    head, _ = worker_specs(changed, "tp2")
-    # The control node is in the first of them, and not named twice.
-    assert head.watch.guards[1].allowed == [around, "192.0.2.0/30"]
 
 
 def test_a_model_is_converted_once_for_what_it_is_made_of(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ def test_the_scrape_configuration_names_the_exporter_and_every_head() -> None:
     profile = load_profile(run_builder.PROFILE)
     jobs = {job["job_name"]: job for job in prometheus.configuration(profile)["scrape_configs"]}
     assert jobs["cluster"]["static_configs"] == [{"targets": ["10.77.0.1:9477"], "labels": {"cluster": "embedded"}}]
+    assert jobs["gateway"]["static_configs"][0]["targets"] == ["10.77.0.1:8000"]
     assert [config["targets"] for config in jobs["engine"]["static_configs"]] == [
         ["10.77.0.10:8000"],
         ["10.77.0.11:8000"],

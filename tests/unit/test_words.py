@@ -43,8 +43,9 @@ NAMED = _paths("*.py")
 TEXTS = _paths("*.md", "*.sls", "*.yaml", "*.j2")
 # File -> what it is now: one name is one thing.
 REPLACED = {
-    "_modules/admission.py": "_modules/drain.py",
+    "_modules/admission.py": "control/gateway.py",
     "_modules/delay.py": "salt/perturb/files/packet_delay.py",
+    "_modules/drain.py": "control/gateway.py",
     "_modules/perf.py": "_modules/telemetry.py",
     "_modules/steal.py": "salt/perturb/files/cpu_burner.py",
     "_runners/startup.py": "_runners/start_recording.py",

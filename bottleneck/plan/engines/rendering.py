@@ -337,7 +337,7 @@ def _guards(profile: Profile, deployment: Deployment, place: Place, values: Valu
         ranks = [str(profile.nodes[name].links[deployment.link].address) for name in deployment.nodes]
         found.append(_guard([FIRST_COORDINATOR_PORT + place.replica], True, ranks))
     if place.node_rank == 0:
-        found.append(_guard([API_PORT], False, [str(profile.control.address), *deployment.api_clients]))
+        found.append(_guard([API_PORT], False, [str(profile.control.address)]))
     return found
 
 
