@@ -126,9 +126,9 @@ def _followed(taken: dict[str, Any], needed: Consequences, no_restart: bool) -> 
     if no_restart and needed.restart:
         lines = ["its master has the old code in memory", f"[dim]next:[/] {restart}"]
     if needed.profile and taken["event"]:
-        lines.append(f"told of it: {PROFILE_CHANGED}; who is due: cluster reprovision --due")
+        lines.append(f"event sent: {PROFILE_CHANGED}; who is due: cluster reprovision --due")
     elif needed.profile and taken["master"] != "absent":
-        lines.append(f"not told of it: {PROFILE_CHANGED}; who is due: cluster reprovision --due")
+        lines.append(f"event not sent: {PROFILE_CHANGED}; who is due: cluster reprovision --due")
     lines.append(f"[dim]next:[/] {'cluster control init' if needed.init else 'cluster plan'}")
     return lines
 

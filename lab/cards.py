@@ -19,7 +19,7 @@ from lab.requirements import TOOLS
 NODE_TOOLS = {"iperf3": "iperf3"}
 # For kernels that Triton and torch compile at the first start.
 COMPILER = {"cc": "gcc"}
-# Where a driver's libraries are when nobody told the loader: containers have them mounted there.
+# Where a driver's libraries are when the loader is set to no other place: containers have them mounted there.
 _DRIVER_FOLDERS = ("/usr/local/nvidia/lib64", "/usr/local/nvidia/lib")
 _DRIVER_LIBRARIES = ("libcuda.so.1", "libnvidia-ml.so.1")
 _QUERY = ("index", "name", "uuid", "memory.total", "memory.used", "driver_version")

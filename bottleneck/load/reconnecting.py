@@ -66,7 +66,7 @@ def _was_closed(error: str) -> bool:
 
 
 def result_file(arguments: Sequence[str]) -> Path | None:
-    """Return where the client saves its result; None when it is not told to.
+    """Return where the client saves its result; None when its arguments name none.
 
     Parameters
     ----------

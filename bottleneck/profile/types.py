@@ -107,7 +107,7 @@ class Deployment(Section):
     memory_share: Annotated[float, Field(gt=0, le=1)] = Field(
         default=0.9,
         description="Most of a node's memory that its worker's processes may take together; what takes more is ended,"
-        " all of it, before the node is short of memory itself. Held where systemd runs.",
+        " all of it, before the node is short of memory itself. Enforced where systemd runs.",
     )
     engine: Name | None = Field(
         default=None,

@@ -117,7 +117,7 @@ def _is_ours(profile: Profile, address: str) -> bool:
 
 
 def _clock(synchronized: str | None, seconds: float | None) -> Iterator[Check]:
-    text = {"yes": "follows its time servers", "no": "follows no time server"}.get(synchronized or "", "not told")
+    text = {"yes": "follows its time servers", "no": "follows no time server"}.get(synchronized or "", "unknown")
     status = judged(
         PLACE, "time servers", synchronized == "yes", text, "cluster control cmd -- chronyc tracking", "warning"
     )

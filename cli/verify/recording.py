@@ -315,7 +315,7 @@ class Recorder:
                 result = self.control.runner("bench.run", settings, follow, timeout)
                 self._keep(line, result)
                 if not over.done():
-                    over.set_exception(ControlError("the bench told of no end of its load"))
+                    over.set_exception(ControlError("the bench reported no end of its load"))
             except BaseException as error:
                 self._add({**line, "error": str(error) or type(error).__name__})
                 if not over.done():

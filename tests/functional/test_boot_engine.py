@@ -161,7 +161,7 @@ def test_a_busy_master_does_not_hold_up_the_boots(engine: ModuleType, monkeypatc
         monkeypatch.setattr(master, "_fire", lambda *_: 1 / 0)
         master.announce("cluster/boot/enrolled", {})
         await asyncio.get_running_loop().shutdown_default_executor()
-        # What the threads came to is told by the loop.
+        # The loop reports what the threads came to.
         await asyncio.sleep(0)
 
     errors: list[str] = []

@@ -1,4 +1,4 @@
-"""One thing at a time changes the cluster: the next one is told what is under way, and a sync waits for it."""
+"""One thing at a time changes the cluster: the next one learns what is under way, and a sync waits for it."""
 
 import subprocess
 import sys

@@ -112,7 +112,7 @@ def test_without_a_record_of_boots_a_flood_is_a_few(runner: ModuleType, applies:
 
 
 def test_one_apply_at_a_time(runner: ModuleType, applies: Applies, tmp_path: Path) -> None:
-    """A start while states are applied returns at once (no reactor thread is held); a person's apply waits."""
+    """A start while states are applied returns at once (no reactor thread waits); a person's apply waits."""
     enrol(tmp_path, "b" * 32)
     during: list[Any] = []
     waiting = threading.Thread(target=lambda: runner.apply(only=["node1"]))

@@ -188,7 +188,7 @@ def profile_opts(opts: dict[str, Any]) -> dict[str, Any]:
 
 
 def node(opts: dict[str, Any], has_key: list[str]) -> Callable[[dict[str, Any]], list[dict[str, Any]]]:
-    """Return what makes the answers of a node that runs, and that takes its key over when it is told to."""
+    """Return what makes the answers of a node that runs, and that takes its key over when it is asked to."""
 
     def make(job: dict[str, Any]) -> list[dict[str, Any]]:
         if job["function"] == "node_key.learn":

@@ -129,7 +129,7 @@ def test_no_upgrade_saves_more_than_all_of_the_time() -> None:
         parameters[place] = estimated
         changed = replace(estimates, parameters=parameters, covariance=0 * estimates.covariance)
         assert predict(changed, LINK, 4.0).saved.value == pytest.approx(0.75 * most)
-        assert changed.share(LINK).value == estimated, "what was measured is told as it is"
+        assert changed.share(LINK).value == estimated, "what was measured is shown as it is"
 
 
 @pytest.mark.parametrize(("seconds", "slowdown"), [(50e-6, 21.0), (0.5e-3, 3.0), (20e-3, 2.0)])

@@ -147,7 +147,7 @@ def test_what_the_samplers_counted_is_exported(collector: Any, clock: Clock) -> 
     reader = found[-1]["node"]
     assert value(seen, "cluster_worker_storage_wait_seconds_total", node=reader, deployment="tp2") == 0.5
     assert value(seen, "cluster_worker_storage_read_bytes_total", node=reader, deployment="tp2") == 7e6
-    assert len(seen["cluster_worker_storage_read_bytes_total"]) == 1, "where it was not told there is none"
+    assert len(seen["cluster_worker_storage_read_bytes_total"]) == 1, "where it was not reported there is none"
     assert "cluster_node_quota_cores" not in seen  # no quota: nothing is made up
 
 

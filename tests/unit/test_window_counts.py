@@ -1,4 +1,4 @@
-"""Read from the counts of a live window: cut prompts, a held API server, requests that still wait."""
+"""Read from the counts of a live window: cut prompts, a delayed API server, requests that still wait."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -103,7 +104,13 @@ def _probed_link(seen: Observations, group: Group) -> Link | None:
     link = seen.link
     if link is None or len(link.allreduce_seconds) < 2 or not seen.topology.on_accelerator(group.head):
         return None
-    return link_of(link.allreduce_seconds, seen.topology.tensor_parallel, link.backend)
+    return _fitted(tuple(sorted(link.allreduce_seconds.items())), seen.topology.tensor_parallel, link.backend)
+
+
+@lru_cache(maxsize=64)
+def _fitted(seconds_of_bytes: tuple[tuple[float, float], ...], ranks: int, backend: str) -> Link | None:
+    """Fit a link to what was probed of it: once, for every kind of work of a run asks for it twice."""
+    return link_of(dict(seconds_of_bytes), ranks, backend)
 
 
 def _software_seconds(seen: Observations, group: Group, work: Work) -> float:

@@ -131,7 +131,7 @@ class EngineReader(threading.Thread):
         self._requests, self._work = 0.0, -1.0
         self._moved = steady()
         self.ending = threading.Event()
-        # Set when the engine makes nothing of its requests; whoever has told it clears it.
+        # Set when the engine makes nothing of its requests; whoever has reported it clears it.
         self.is_stalled = threading.Event()
 
     def run(self) -> None:
