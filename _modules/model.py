@@ -5,6 +5,7 @@ Put a model in place: a checkpoint made here, copied from a folder, or from the 
 import json
 import os
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,8 @@ FETCH_ENVIRONMENT = {"NO_COLOR": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_H
 ADVICE = "Hint:"
 # In a folder of a converted model: it is whole.
 CONVERTED = ".converted"
+# Beside a folder that is on its way: how far it is. Scripts that convert know it by their target, `.partial`.
+PROGRESS = ".partial.progress"
 
 
 def __virtual__() -> str:
@@ -127,7 +130,22 @@ def fetch(directory: str, server: str) -> bool:
     with salt.utils.files.flopen(directory + ".lock", "w"):
         if present(directory) or converted(directory):
             return False
-        return model_transfer.fetch(directory, f"{server}/{os.path.basename(directory)}")
+        started = time.monotonic()
+
+        def report(there: int, total: int) -> None:
+            share, seconds = there / total if total else 1.0, time.monotonic() - started
+            node_files.write_json(
+                directory + PROGRESS, {"stage": "fetching", "share": round(share, 4), "seconds": round(seconds, 1)}
+            )
+
+        try:
+            partial = directory + ".fetched"
+            if not model_transfer.fetch(partial, f"{server}/{os.path.basename(directory)}", report):
+                return False
+            node_files.replace_folder(partial, directory)
+            return True
+        finally:
+            node_files.remove(directory + PROGRESS)
 
 
 def convert(directory: str, conversion: Mapping[str, Any], scripts: str) -> bool:
@@ -167,7 +185,7 @@ def convert(directory: str, conversion: Mapping[str, Any], scripts: str) -> bool
 
 def progress(directory: str) -> dict[str, Any]:
     """
-    Return how far a conversion is: ``stage``, ``share`` (0 to 1) and ``seconds``; empty when none tells.
+    Return how far a transfer or a conversion is: ``stage``, ``share`` (0 to 1) and ``seconds``; empty when none tells.
 
     CLI Example:
 
@@ -175,7 +193,7 @@ def progress(directory: str) -> dict[str, Any]:
 
         salt '*' model.progress /var/cache/cluster/models/tiny-openvino-1
     """
-    return dict(node_files.read_json(directory + ".partial.progress") or {})
+    return dict(node_files.read_json(directory + PROGRESS) or {})
 
 
 def converted(directory: str) -> bool:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __func_alias__ = {"list_": "list"}
 
 
-def build(recipe: str | None = None, activate: bool = False) -> dict[str, Any]:
+def build(recipe: str | None = None, activate: bool = False, accept_expired: bool = False) -> dict[str, Any]:
     """
     Build the profile's image and keep it; the same inputs give the same digest.
 
@@ -39,6 +39,8 @@ def build(recipe: str | None = None, activate: bool = False) -> dict[str, Any]:
         path of a recipe on the control node; the base recipe when left out
     activate
         make it the active image when it is built
+    accept_expired
+        take a Debian archive that is past its own date, as a snapshot is
     """
     started = time.monotonic()
 
@@ -46,7 +48,7 @@ def build(recipe: str | None = None, activate: bool = False) -> dict[str, Any]:
         progress(step["stage"], "", step.get("detail", ""), started)
 
     with _sentences():
-        return operations.build(_store(), profile_of(__opts__), report, recipe, bool(activate))
+        return operations.build(_store(), profile_of(__opts__), report, recipe, bool(activate), bool(accept_expired))
 
 
 def list_() -> dict[str, Any]:

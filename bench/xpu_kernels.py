@@ -100,28 +100,28 @@ class Outcome:
     entries: tuple[str, ...]
 
 
-def pinned(lock: Path) -> tuple[str, str]:
+def pinned(lock: Path, package: str = PACKAGE) -> tuple[str, str]:
     """Return version and SHA-256 of the wheel that a lock file pins, one for all Pythons."""
     text = lock.read_text(encoding="utf-8")
-    found = re.search(rf"^{PACKAGE}==(\S+) \\\n    --hash=sha256:([0-9a-f]{{64}})$", text, re.MULTILINE)
+    found = re.search(rf"^{package}==(\S+) \\\n    --hash=sha256:([0-9a-f]{{64}})$", text, re.MULTILINE)
     if found is None:
-        raise SystemExit(f"{lock}: no {PACKAGE}==VERSION with one digest; next: setup/lock {lock}")
+        raise SystemExit(f"{lock}: no {package}==VERSION with one digest; next: setup/lock {lock}")
     return found[1], found[2]
 
 
-def wheel_of(version: str, digest: str, cache: Path) -> Path:
+def wheel_of(version: str, digest: str, cache: Path, package: str = PACKAGE) -> Path:
     """Return the wheel from the cache, or from the package index; its digest is the lock file's."""
     cache.mkdir(parents=True, exist_ok=True)
-    for path in cache.glob(f"vllm_xpu_kernels-{version}-*.whl"):
+    for path in cache.glob(f"{package.replace('-', '_')}-{version}-*.whl"):
         if hashlib.sha256(path.read_bytes()).hexdigest() == digest:
             return path
-    print(f"downloading {PACKAGE} {version} ...", file=sys.stderr, flush=True)
+    print(f"downloading {package} {version} ...", file=sys.stderr, flush=True)
     pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check", "download", "--no-deps"]
     wanted = cache / "wanted.txt"
-    wanted.write_text(f"{PACKAGE}=={version} --hash=sha256:{digest}\n", encoding="utf-8")
+    wanted.write_text(f"{package}=={version} --hash=sha256:{digest}\n", encoding="utf-8")
     options = ["--require-hashes", "--only-binary", ":all:", "--platform", "manylinux_2_28_x86_64"]
     subprocess.run([*pip, *options, "-d", str(cache), "-r", str(wanted)], check=True)
-    return next(cache.glob(f"vllm_xpu_kernels-{version}-*.whl"))
+    return next(cache.glob(f"{package.replace('-', '_')}-{version}-*.whl"))
 
 
 def root_folder(suite: str, mirror: str, cache: Path) -> Path:

@@ -76,7 +76,12 @@ class LocalImages:
 
 
 def _build(
-    store: Store, profile: Profile, on_progress: Progress | None, recipe: str | None = None, activate: bool = False
+    store: Store,
+    profile: Profile,
+    on_progress: Progress | None,
+    recipe: str | None = None,
+    activate: bool = False,
+    accept_expired: bool = False,
 ) -> dict[str, Any]:
     started = time.monotonic()
 
@@ -84,7 +89,7 @@ def _build(
         if on_progress:
             on_progress({**progress, "node": "", "seconds": round(time.monotonic() - started, 1)})
 
-    return operations.build(store, profile, report, recipe, activate)
+    return operations.build(store, profile, report, recipe, activate, accept_expired)
 
 
 def images_of(profile: str, lab: str, store: Path | None) -> Images:
@@ -103,6 +108,10 @@ def build(
         Path | None, typer.Option(help="Another recipe than the base one, a file on the control node.")
     ] = None,
     activate: Annotated[bool, typer.Option("--activate", help="Make it the active image when it is built.")] = False,
+    accept_expired: Annotated[
+        bool,
+        typer.Option("--accept-expired", help="Take a Debian archive that is past its own date, as a snapshot is."),
+    ] = False,
     profile: ProfileOption = DEFAULT_PROFILE,
     lab: LabOption = DEFAULT_LAB,
     store: StoreOption = None,
@@ -117,9 +126,11 @@ def build(
       cluster image build --activate
 
       cluster image build --store ./images --recipe recipe.yaml
+
+      cluster image build --accept-expired
     """
     images = images_of(profile, lab, store)
-    arguments = {"recipe": str(recipe) if recipe else None, "activate": activate}
+    arguments = {"recipe": str(recipe) if recipe else None, "activate": activate, "accept_expired": accept_expired}
     with runner_step("Building the image", "cluster image build --help") as current:
         made = images.runner("image.build", arguments, shown(current))
 

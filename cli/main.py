@@ -34,7 +34,7 @@ COMMANDS = {
     "doctor": Lazy("cli.doctor:doctor"),
     "salt": Lazy("cli.cluster:salt", context_settings={"allow_extra_args": True, "ignore_unknown_options": True}),
     "profile": Lazy("cli.profile:app", "Read and check profiles."),
-    "model": Lazy("cli.model:app", "What a model needs, from its own config.json."),
+    "model": Lazy("cli.model:app", "What a model needs, from its own config.json; download one for all nodes."),
     "lab": Lazy("cli.lab_commands:app", "The embedded cluster: nodes as namespaces on this machine."),
     "run": Lazy("cli.runs:app", "List, show and compare recorded runs."),
     "image": Lazy("cli.image:app", "The Linux image that the nodes boot: build, compare, make active, go back."),

@@ -18,10 +18,12 @@ from bottleneck.performance.model import Split, flops_per_token, kv_bytes_per_to
 from bottleneck.performance.model_config import ModelConfig, read_model_config
 from bottleneck.performance.server_limits import Limits, server_defaults
 from bottleneck.units import SIZE, size_text
+from cli.model_download import download
 from cli.options import JsonOption
 from cli.output import FAILED, USAGE, console, emit, fail, out
 
-app = typer.Typer(help="What a model needs.", no_args_is_help=True)
+app = typer.Typer(help="What a model needs; a model for all nodes.", no_args_is_help=True)
+app.command()(download)
 
 HELP = "cluster model fit --help"
 LONGEST = 131072

@@ -17,6 +17,7 @@ from typing import Annotated
 import typer
 
 from cli.output import USAGE, fail
+from rehearsal import image_boot
 from rehearsal.debian import REPOSITORY
 from rehearsal.machines import FIRMWARE
 from rehearsal.run import BEGINNINGS, ORDER, SKIPPABLE, run
@@ -35,6 +36,9 @@ def main(
         str | None, typer.Option("--from", help=f"With --kept, begin with: {', '.join(BEGINNINGS)}.")
     ] = None,
     skip: Annotated[list[str], typer.Option(help="Leave out this stage, one that changes nothing; repeatable.")] = [],  # noqa: B006
+    image: Annotated[
+        str | None, typer.Option(help="Boot this profile's image in one machine instead, and look at what is in it.")
+    ] = None,
     log: Annotated[Path, typer.Option(help="Every command that is run, and what it said.")] = Path("rehearsal.log"),
 ) -> None:
     """Rehearse the whole road in virtual machines of this machine: control node, two nodes, reprovision, rollback.
@@ -46,6 +50,8 @@ def main(
       .venv/bin/python -m rehearsal --until doctor --keep
 
       .venv/bin/python -m rehearsal --kept --from image
+
+      .venv/bin/python -m rehearsal --image arc-a770/v0.1
     """
     if os.geteuid() != 0:
         fail("namespaces, taps and images need root", "sudo -E make rehearsal", USAGE)
@@ -75,6 +81,8 @@ def main(
     for place in ("/mnt", "/run/netns", "/etc/netns"):
         Path(place).mkdir(exist_ok=True)
         subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=0755", "tmpfs", place], check=True)
+    if image:
+        raise typer.Exit(image_boot.run(image, Path("/mnt"), log.absolute()))
     raise typer.Exit(run(log.absolute(), until, keep, kept, first, skip))
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from bottleneck.profile.types import Profile
 from netboot.image.build import build
+from netboot.image.manifest import Manifest
 from netboot.image.operations import recipe_for
 from netboot.image.recipe import Recipe, recipe_digest
 from netboot.image.store import Store
@@ -35,17 +36,16 @@ def recipes(profile: Profile) -> dict[str, Recipe]:
 def build_all(profile: Profile, names: Sequence[str], say: Callable[[str], None]) -> tuple[Store, dict[str, str]]:
     """Return the store that holds the images of these names, and name -> digest."""
     store = Store(CACHE / "images")
-    known = {manifest.recipe_digest: manifest.digest for manifest in store.images()}
-    digests = {}
     wanted = recipes(profile)
-    for name in names:
-        recipe = wanted[name]
-        key = recipe_digest(recipe)
-        if key not in known:
+    return store, {name: build_kept(store, wanted[name], profile.name, name, say).digest for name in names}
 
-            def report(progress: dict[str, object], name: str = name) -> None:
-                say(f"{name} image: {progress.get('detail') or progress['stage']}")
 
-            known[key] = build(recipe, store, report, profile=profile.name).digest
-        digests[name] = known[key]
-    return store, digests
+def build_kept(store: Store, recipe: Recipe, profile: str, title: str, say: Callable[[str], None]) -> Manifest:
+    """Return the image of a recipe: the one that is kept, or a new one."""
+    key = recipe_digest(recipe)
+    kept = next((manifest for manifest in store.images() if manifest.recipe_digest == key), None)
+
+    def report(progress: dict[str, object]) -> None:
+        say(f"{title} image: {progress.get('detail') or progress['stage']}")
+
+    return kept or build(recipe, store, report, profile=profile)

@@ -126,6 +126,8 @@ class Machine:
     uefi: bool = False
     extra: tuple[str, ...] = ()
     memory_mib: int = MEMORY_MIB
+    # The oldest processor that an image has to run on, unless said otherwise.
+    processor: str = "qemu64"
     # A second card: the wire that it is on, and its MAC.
     second: tuple[Network, str] | None = None
 
@@ -162,7 +164,7 @@ class Machine:
         self._process = self.network.start(
             self.folder / f"{self.name}.qemu",
             "qemu-system-x86_64",
-            *("-machine", "q35,graphics=off", "-accel", "tcg,thread=multi", "-cpu", "qemu64", "-smp", "2"),
+            *("-machine", "q35,graphics=off", "-accel", "tcg,thread=multi", "-cpu", self.processor, "-smp", "2"),
             *("-m", str(self.memory_mib), "-nodefaults", "-display", "none", "-vga", "none"),
             *("-serial", f"file:{self.console}", "-device", "virtio-rng-pci", "-boot", "n,reboot-timeout=5000"),
             *("-netdev", netdev, "-device", card, "-uuid", f"00000000-0000-4000-8000-{self.mac.replace(':', '')}"),

@@ -30,6 +30,9 @@ class Index(Section):
     """The files of a model, by their names."""
 
     files: dict[str, File]
+    # Of one that was downloaded from the hub.
+    source: str | None = None
+    commit: str | None = None
 
 
 _INDEX: TypeAdapter[Index] = TypeAdapter(Index)
@@ -57,7 +60,7 @@ def publish(source: Path, store: Path) -> Index:
         for name in names:
             _link(source / name, partial / name)
         index = Index(files={name: file_of(partial / name) for name in names})
-        atomic_files.replace_json(partial / INDEX, index.model_dump())
+        atomic_files.replace_json(partial / INDEX, index.model_dump(exclude_none=True))
     return index
 
 

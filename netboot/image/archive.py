@@ -71,6 +71,7 @@ def make_root(recipe: Recipe, root: Path, temporary: Path, on_step: Step) -> tup
         "--aptopt=Acquire::Retries 5",
         "--aptopt=Acquire::Languages none",
         *(f"--dpkgopt={option}" for option in LEFT_OUT),
+        *_past_their_date(recipe.accept_expired),
         f"--include={','.join([recipe.kernel.package, *recipe.packages])}",
     ]
     if lock:
@@ -91,7 +92,7 @@ def make_root(recipe: Recipe, root: Path, temporary: Path, on_step: Step) -> tup
         if step:
             on_step(step["what"])
 
-    run([*argv, recipe.suite, root, *sources], environment, on_line)
+    _bootstrap([*argv, recipe.suite, root, *sources], environment, on_line)
     packages = installed(root, environment)
     if lock:
         _check_lock(lock, packages, recipe.lock or "")
@@ -114,15 +115,28 @@ def make_root_folder(source: RootSource, recipe: Recipe, folder: Path, temporary
         "--variant=minbase",
         "--format=directory",
         f"--architectures={recipe.architecture}",
+        *_past_their_date(source.accept_expired or recipe.accept_expired),
         "--aptopt=APT::Install-Recommends false",
         "--aptopt=Acquire::Retries 5",
         "--aptopt=Acquire::Languages none",
         *(f"--dpkgopt={option}" for option in LEFT_OUT_OF_FOLDERS),
         f"--include={','.join(source.packages)}",
     ]
-    if source.accept_expired:
-        argv.append('--aptopt=Acquire::Check-Valid-Until "false"')
-    run([*argv, source.suite, folder, *sources], clean_environment(recipe.source_date_epoch, temporary))
+    _bootstrap([*argv, source.suite, folder, *sources], clean_environment(recipe.source_date_epoch, temporary))
+
+
+def _past_their_date(accepted: bool) -> list[str]:
+    """Return the option by which mmdebstrap's apt takes lists of packages that have run out, as a snapshot's have."""
+    return ['--aptopt=Acquire::Check-Valid-Until "false"'] if accepted else []
+
+
+def _bootstrap(argv: list[str | Path], environment: dict[str, str], on_line: Step | None = None) -> None:
+    try:
+        run(argv, environment, on_line)
+    except BuildError as error:
+        if " is expired" in str(error):
+            raise BuildError(f"{error} When the mirror is a snapshot: --accept-expired") from error
+        raise
 
 
 def installed(root: Path, environment: dict[str, str]) -> dict[str, str]:
@@ -144,6 +158,7 @@ def install_packages(packages: list[Package], root: Path, recipe: Recipe) -> dic
         *("-o", f"Dir={root}", "-o", f"Dir::State::status={root}/var/lib/dpkg/status"),
         *("-o", f"APT::Architecture={recipe.architecture}"),
         *("-o", "Acquire::Languages=none", "-o", "Acquire::Retries=5"),
+        *(["-o", "Acquire::Check-Valid-Until=false"] if recipe.accept_expired else []),
     ]
     install = ["install", "--yes", "--no-install-recommends", "-o", "Debug::NoLocking=true"]
     run([*outside, "update"], environment)

@@ -68,13 +68,27 @@ def _engine_layer(engine: EngineSpec) -> LayerSource:
 
 
 def build(
-    store: Store, profile: Profile | None, progress: Progress, recipe: str | None = None, activate: bool = False
+    store: Store,
+    profile: Profile | None,
+    progress: Progress,
+    recipe: str | None = None,
+    activate: bool = False,
+    accept_expired: bool = False,
 ) -> dict[str, Any]:
-    """Build the profile's image; with `activate`, make it the active one."""
+    """Build the profile's image; with `activate`, make it the active one.
+
+    Parameters
+    ----------
+    accept_expired
+        Take an archive that is past its own date, whatever the recipe says.
+    """
     if activate and profile is None:
         raise StoreError("an image is made active for a profile; name one")
     name = profile.name if profile else None
-    manifest = build_image(recipe_for(profile, recipe), store, progress, profile=name)
+    declared = recipe_for(profile, recipe)
+    if accept_expired:
+        declared = declared.model_copy(update={"accept_expired": True})
+    manifest = build_image(declared, store, progress, profile=name)
     if activate and name:
         store.activate(name, manifest.digest)
     return _summary(store, manifest, name)

@@ -107,6 +107,10 @@ class Recipe(Section):
         default=[],
         description="Archive addresses or one-line apt sources, such as a snapshot's; the machine's own when left out.",
     )
+    accept_expired: bool = Field(
+        default=False,
+        description="Take an archive that is past its own date, as a snapshot is; its signatures are still checked.",
+    )
     lock: str | None = Field(
         default=None, description="File of package=version lines that the build must end up with, as `list` writes it."
     )

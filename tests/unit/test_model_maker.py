@@ -1,6 +1,7 @@
 """Checkpoints that are made here: their weights as the profile says, or a refusal that names the key."""
 
 import json
+import subprocess
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -77,3 +78,58 @@ def test_a_node_hands_the_profiles_quantization_on(tmp_path: Path, monkeypatch: 
     assert module.make(str(tmp_path / "tiny"), node_pillar(profile, "node0")["model"], "/engine", "make_model.py")
     (command,) = ran
     assert json.loads(command[command.index("--quantization") + 1]) == profile.model.quantization.model_dump()
+
+
+# Cut small: what is in several files is what is in one, a layer's scales stay with its weights, and a reader finds
+# them where they do not.
+SHARDS = """
+import json, os, sys
+sys.path.insert(0, sys.argv[1])
+import make_model, make_openvino_ir
+import torch
+from safetensors.torch import load_file, save_file
+
+shape, quantization, out = json.loads(sys.argv[2]), make_model.DEFAULT_QUANTIZATION, sys.argv[3]
+for name, size in (("whole", 1 << 30), ("cut", 64 << 10)):
+    os.makedirs(os.path.join(out, name))
+    make_model.SHARD_BYTES = size
+    make_model.write_weights(os.path.join(out, name), shape, quantization, 1)
+assert os.listdir(os.path.join(out, "whole")) == ["model.safetensors"]
+whole = load_file(os.path.join(out, "whole", "model.safetensors"))
+place = json.load(open(os.path.join(out, "cut", "model.safetensors.index.json")))["weight_map"]
+files = {name: load_file(os.path.join(out, "cut", name)) for name in set(place.values())}
+assert len(files) > 2 and set(place) == set(whole)
+assert all(torch.equal(files[place[key]][key], tensor) for key, tensor in whole.items())
+stems = [key.removesuffix(".weight_packed") for key in place if key.endswith(".weight_packed")]
+assert all(place[stem + ".weight_packed"] == place[stem + ".weight_scale"] for stem in stems)
+
+apart = os.path.join(out, "apart")
+os.makedirs(apart)
+scales = {key: tensor for key, tensor in whole.items() if key.endswith("_scale")}
+save_file(scales, os.path.join(apart, "model-00001-of-00002.safetensors"))
+rest = {key: tensor for key, tensor in whole.items() if key not in scales}
+save_file(rest, os.path.join(apart, "model-00002-of-00002.safetensors"))
+class Quiet:
+    def stage(self, *arguments): pass
+plain = [dict(make_openvino_ir.plain_tensors(os.path.join(out, name), 4, Quiet())) for name in ("whole", "apart")]
+assert set(plain[0]) == set(plain[1]) and len(plain[0]) == len(whole) - 2 * len(stems)
+assert all(torch.equal(plain[0][key], plain[1][key]) for key in plain[0])
+print("same")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.starts_programs
+def test_a_large_checkpoint_is_in_several_files(tmp_path: Path) -> None:
+    python = Path(load_profile(find_profile("embedded")).engine_of("node0").directory(), "bin/python")
+    if not python.exists():
+        pytest.skip(f"{python} is not there; next: cluster demo")
+    scripts = Path(__file__).parents[2] / "salt/model/files"
+    seen = subprocess.run(
+        [python, "-c", SHARDS, str(scripts), json.dumps(SHAPE), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert seen.stdout == "same\n", seen.stderr

@@ -7,7 +7,8 @@ In 16 bit the linear layers are bfloat16. Otherwise the checkpoint is in compres
 (out, in / group size)) and ``weight_shape``.
 
 The same arguments give the same bytes. The folder appears whole or not at all: it
-is written beside its final place and renamed.
+is written beside its final place and renamed. What is larger than 4 GiB is in several
+files, with an index, as on the hub.
 
 Usage::
 
@@ -23,7 +24,10 @@ import os
 import random
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
 
 import node_files
 
@@ -42,6 +46,8 @@ DEFAULT_QUANTIZATION = {"bits": 4, "group_size": 128, "symmetric": True}
 PACKED = {4: 4.6, 8: 73.9}
 WORD_BITS = 32
 SPECIAL_TOKENS = ["<unk>", "<s>", "</s>"]
+# As large models on the hub are cut.
+SHARD_BYTES = 4 << 30
 
 
 def corpus(seed: int, sentences: int) -> Iterator[str]:
@@ -168,37 +174,72 @@ def linear_layers(shape: Mapping[str, int]) -> Iterator[tuple[str, int, int]]:
         yield prefix + "mlp.down_proj", hidden, inner
 
 
-def write_weights(folder: str, shape: Mapping[str, int], quantization: Mapping[str, Any], seed: int) -> None:
+def weights(
+    shape: Mapping[str, int], quantization: Mapping[str, Any], seed: int
+) -> Iterator[tuple[str, "torch.Tensor"]]:
+    """Yield name and tensor of everything that is learnt, drawn one after the other."""
     import torch
-    from safetensors.torch import save_file
 
     generator = torch.Generator().manual_seed(seed)
     hidden, vocabulary = shape["hidden_size"], shape["vocabulary_size"]
-    tensors = {}
     bits, group_size = quantization["bits"], quantization["group_size"]
     for name, rows, columns in linear_layers(shape):
         # Weights bring the product of a unit vector back to unit size, as training would.
         if bits not in PACKED:
             drawn = torch.randn((rows, columns), generator=generator)
-            tensors[name + ".weight"] = (drawn / columns**0.5).to(torch.bfloat16)
+            yield name + ".weight", (drawn / columns**0.5).to(torch.bfloat16)
             continue
         scale = 1.0 / (PACKED[bits] * columns**0.5)
-        tensors[name + ".weight_packed"] = torch.randint(
+        packed = torch.randint(
             -(2**31), 2**31, (rows, columns * bits // WORD_BITS), generator=generator, dtype=torch.int64
-        ).to(torch.int32)
+        )
+        yield name + ".weight_packed", packed.to(torch.int32)
         jitter = 0.8 + 0.4 * torch.rand((rows, columns // group_size), generator=generator)
-        tensors[name + ".weight_scale"] = (scale * jitter).to(torch.bfloat16)
-        tensors[name + ".weight_shape"] = torch.tensor([rows, columns], dtype=torch.int64)
+        yield name + ".weight_scale", (scale * jitter).to(torch.bfloat16)
+        yield name + ".weight_shape", torch.tensor([rows, columns], dtype=torch.int64)
     for layer in range(shape["layers"]):
         for norm in ("input_layernorm", "post_attention_layernorm"):
-            tensors[f"model.layers.{layer}.{norm}.weight"] = torch.ones(hidden, dtype=torch.bfloat16)
-    tensors["model.norm.weight"] = torch.ones(hidden, dtype=torch.bfloat16)
-    tensors["model.embed_tokens.weight"] = torch.randn((vocabulary, hidden), generator=generator).to(torch.bfloat16)
+            yield f"model.layers.{layer}.{norm}.weight", torch.ones(hidden, dtype=torch.bfloat16)
+    yield "model.norm.weight", torch.ones(hidden, dtype=torch.bfloat16)
+    yield "model.embed_tokens.weight", torch.randn((vocabulary, hidden), generator=generator).to(torch.bfloat16)
     # Wide logits keep greedy decoding away from ties.
-    tensors["lm_head.weight"] = (torch.randn((vocabulary, hidden), generator=generator) * (4.0 / hidden**0.5)).to(
-        torch.bfloat16
-    )
-    save_file(tensors, os.path.join(folder, "model.safetensors"), metadata={"format": "pt"})
+    head = torch.randn((vocabulary, hidden), generator=generator) * (4.0 / hidden**0.5)
+    yield "lm_head.weight", head.to(torch.bfloat16)
+
+
+def write_weights(folder: str, shape: Mapping[str, int], quantization: Mapping[str, Any], seed: int) -> None:
+    """Write the weights, in files of about SHARD_BYTES: no more than one of them is in memory."""
+    from safetensors.torch import save_file
+
+    shard: dict[str, Any] = {}
+    files: list[list[str]] = []
+    size = total = 0
+
+    def write() -> None:
+        save_file(shard, os.path.join(folder, f"part-{len(files)}"), metadata={"format": "pt"})
+        files.append(sorted(shard))
+        shard.clear()
+
+    for name, tensor in weights(shape, quantization, seed):
+        tensor_bytes = tensor.numel() * tensor.element_size()
+        # A layer's scales stay with its weights.
+        if shard and size + tensor_bytes > SHARD_BYTES and not name.endswith((".weight_scale", ".weight_shape")):
+            write()
+            size = 0
+        shard[name] = tensor
+        size += tensor_bytes
+        total += tensor_bytes
+    write()
+    names = ["model.safetensors"]
+    if len(files) > 1:
+        names = [f"model-{number:05d}-of-{len(files):05d}.safetensors" for number in range(1, len(files) + 1)]
+        placed = {tensor: name for name, tensors in zip(names, files, strict=True) for tensor in tensors}
+        index = {"metadata": {"total_size": total}, "weight_map": placed}
+        write_json(folder, "model.safetensors.index.json", index)
+    for number, name in enumerate(names):
+        # The library makes them for their owner alone; engines are a user of their own.
+        os.chmod(os.path.join(folder, f"part-{number}"), 0o644)
+        os.rename(os.path.join(folder, f"part-{number}"), os.path.join(folder, name))
 
 
 def checked_shape(text: str) -> dict[str, int]:

@@ -127,23 +127,20 @@ def plain_tensors(folder: str, bits: int, progress: Progress) -> Iterator[tuple[
     """Yield (name, tensor) of a packed checkpoint with its weights as plain numbers, one at a time."""
     from safetensors import safe_open
 
-    files = weight_files(folder)
-    for number, name in enumerate(files):
-        with safe_open(os.path.join(folder, name), framework="pt") as file:
-            keys = list(file.keys())
-            for index, key in enumerate(keys):
-                if key.endswith(PACKED):
-                    stem = key.removesuffix(PACKED)
-                    columns = int(file.get_tensor(stem + SHAPE)[1])
-                    yield (
-                        stem + ".weight",
-                        unpacked(file.get_tensor(key), file.get_tensor(stem + SCALE), columns, bits),
-                    )
-                elif not key.endswith((SCALE, SHAPE)):
-                    yield key, file.get_tensor(key)
-                if index % 64 == 0:
-                    done = (number + index / len(keys)) / len(files)
-                    progress.stage("unpacking", done, STAGES["exporting"])
+    with contextlib.ExitStack() as opened:
+        paths = [os.path.join(folder, name) for name in weight_files(folder)]
+        files = [opened.enter_context(safe_open(path, framework="pt")) for path in paths]
+        # A layer's scales may be in another file than its weights.
+        place = {key: file for file in files for key in file.keys()}  # noqa: SIM118 (it is no mapping)
+        for index, (key, file) in enumerate(place.items()):
+            if key.endswith(PACKED):
+                stem = key.removesuffix(PACKED)
+                scale, shape = (place[stem + part].get_tensor(stem + part) for part in (SCALE, SHAPE))
+                yield stem + ".weight", unpacked(file.get_tensor(key), scale, int(shape[1]), bits)
+            elif not key.endswith((SCALE, SHAPE)):
+                yield key, file.get_tensor(key)
+            if index % 64 == 0:
+                progress.stage("unpacking", index / len(place), STAGES["exporting"])
 
 
 def write_plain(folder: str, out: str, config: Mapping[str, Any], bits: int, progress: Progress) -> None:

@@ -1,0 +1,1 @@
+../../_utils/model_transfer.py
