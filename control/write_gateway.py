@@ -18,8 +18,8 @@ from bottleneck.plan.master import STATE_DIRECTORY
 from bottleneck.profile import ProfileError, find_profile, load_profile
 from control import engine_key
 
-# Where systemd puts the key, for the service alone (LoadCredential of its unit).
-CREDENTIAL = "/run/credentials/cluster-gateway.service/engine-api.key"
+# Where its unit puts the key, for the service alone.
+KEY_FILE = "/run/cluster-gateway/api.key"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--state", default=STATE_DIRECTORY, help="the control node's records, with the key")
     given = parser.parse_args(arguments)
     try:
-        files = gateway.files(load_profile(find_profile(given.profile)), CREDENTIAL, given.directory.absolute())
+        files = gateway.files(load_profile(find_profile(given.profile)), KEY_FILE, given.directory.absolute())
         given.directory.mkdir(parents=True, exist_ok=True)
         engine_key.key({"cluster_directory": given.state})
         changed = [path for path, text in files.items() if _write(path, text)]

@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 
 from bottleneck.plan import gateway
+from bottleneck.plan.master import ENGINE_KEY_FILE, STATE_DIRECTORY
 from bottleneck.profile import Profile, find_profile, load_profile
 from bottleneck.profile.paths import repository_directory
+from cli import cluster
+from control import write_gateway
 from lab import gateway as lab_gateway
 from netboot.control_node import control_pillar
 
@@ -26,7 +29,8 @@ def test_every_node_that_may_be_a_head_is_behind_it(profile: Profile) -> None:
     assert gateway.heads(profile) == {"node0": "10.77.0.10:8000", "node1": "10.77.0.11:8000"}
     text = gateway.configuration(profile, "/k")
     servers = re.findall(r"^    server (\S+) (\S+)$", text, re.MULTILINE)
-    assert servers[:-1] == list(gateway.heads(profile).items()), "the last one only says whether a head is awaited"
+    assert servers == list(gateway.heads(profile).items())
+    assert "    server head 10.77.0.1:8000 disabled\n" in text, "before the first deploy nobody waits for a head"
     assert "bind 10.77.0.1:8000\n" in text, "no other address of the control node"
 
 
@@ -49,6 +53,10 @@ def test_the_key_stands_in_a_file_and_nowhere_else(profile: Profile) -> None:
     assert list(files) == [Path("/etc/x/haproxy.cfg"), Path("/etc/x/wait_for_head.lua")]
     assert "http_auth_bearer -m str -f /run/x/key\n" in files[Path("/etc/x/haproxy.cfg")]
     assert "lua-load /etc/x/wait_for_head.lua\n" in files[Path("/etc/x/haproxy.cfg")]
+    unit = (repository_directory() / "salt/control/files/cluster-gateway.service").read_text()
+    copied = re.findall(r"=\+/usr/bin/install -o haproxy -g haproxy -m 0400 (\S+) (\S+)$", unit, re.MULTILINE)
+    # At the start, and at a reload.
+    assert copied == [(f"{STATE_DIRECTORY}/{ENGINE_KEY_FILE}", write_gateway.KEY_FILE)] * 2
     in_lab = lab_gateway.files(profile)["/etc/cluster/gateway/haproxy.cfg"][0]
     assert "-f /var/lib/cluster/secrets/engine-api.key\n" in in_lab
 
@@ -64,3 +72,11 @@ def test_networks_of_clients_are_named_once_for_the_firewall() -> None:
     assert clients.keys() <= deployments.keys()
     changed = profile.model_copy(update={"deployments": deployments})
     assert control_pillar(changed, repository_directory(), "/p")["control"]["api_clients"] == ["10.40.0.0/24"]
+
+
+def test_a_person_sees_each_head_and_a_gateway_that_is_gone() -> None:
+    heads = {name: {"state": state, "requests": 0} for name, state in (("a", "UP"), ("b", "DOWN"), ("c", "NOLB"))}
+    seen = {"up": True, "url": "http://x:8000/v1", "reason": None, "heads": heads}
+    assert cluster._of_gateway(seen) == ["gateway: http://x:8000/v1 (a serves, b does not answer, c NOLB)"]
+    (gone,) = cluster._of_gateway({**seen, "up": False, "reason": "no [socket]; next: cluster doctor"})
+    assert gone == r"[red]gateway: no \[socket]; next: cluster doctor[/]"
