@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 __func_alias__ = {"list_": "list"}
 
 
-def build(recipe: str | None = None, activate: bool = False, accept_expired: bool = False) -> dict[str, Any]:
+def build(
+    recipe: str | None = None, activate: bool = False, accept_expired: bool = False, engines: bool = False
+) -> dict[str, Any]:
     """
     Build the profile's image and keep it; the same inputs give the same digest.
 
@@ -41,6 +43,8 @@ def build(recipe: str | None = None, activate: bool = False, accept_expired: boo
         make it the active image when it is built
     accept_expired
         take a Debian archive that is past its own date, as a snapshot is
+    engines
+        install the profile's engines that have a lock file on this machine, and make a layer of each
     """
     started = time.monotonic()
 
@@ -48,7 +52,9 @@ def build(recipe: str | None = None, activate: bool = False, accept_expired: boo
         progress(step["stage"], "", step.get("detail", ""), started)
 
     with _sentences():
-        return operations.build(_store(), profile_of(__opts__), report, recipe, bool(activate), bool(accept_expired))
+        return operations.build(
+            _store(), profile_of(__opts__), report, recipe, bool(activate), bool(accept_expired), bool(engines)
+        )
 
 
 def list_() -> dict[str, Any]:

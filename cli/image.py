@@ -82,6 +82,7 @@ def _build(
     recipe: str | None = None,
     activate: bool = False,
     accept_expired: bool = False,
+    engines: bool = False,
 ) -> dict[str, Any]:
     started = time.monotonic()
 
@@ -89,7 +90,7 @@ def _build(
         if on_progress:
             on_progress({**progress, "node": "", "seconds": round(time.monotonic() - started, 1)})
 
-    return operations.build(store, profile, report, recipe, activate, accept_expired)
+    return operations.build(store, profile, report, recipe, activate, accept_expired, engines)
 
 
 def images_of(profile: str, lab: str, store: Path | None) -> Images:
@@ -112,6 +113,12 @@ def build(
         bool,
         typer.Option("--accept-expired", help="Take a Debian archive that is past its own date, as a snapshot is."),
     ] = False,
+    engines: Annotated[
+        bool,
+        typer.Option(
+            "--engines", help="Install the profile's engines that have a lock file there, and make a layer of each."
+        ),
+    ] = False,
     profile: ProfileOption = DEFAULT_PROFILE,
     lab: LabOption = DEFAULT_LAB,
     store: StoreOption = None,
@@ -127,10 +134,15 @@ def build(
 
       cluster image build --store ./images --recipe recipe.yaml
 
-      cluster image build --accept-expired
+      cluster image build --engines --accept-expired
     """
     images = images_of(profile, lab, store)
-    arguments = {"recipe": str(recipe) if recipe else None, "activate": activate, "accept_expired": accept_expired}
+    arguments = {
+        "recipe": str(recipe) if recipe else None,
+        "activate": activate,
+        "accept_expired": accept_expired,
+        "engines": engines,
+    }
     with runner_step("Building the image", "cluster image build --help") as current:
         made = images.runner("image.build", arguments, shown(current))
 

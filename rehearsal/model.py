@@ -6,27 +6,20 @@ What comes out is published as on a control node (`netboot.boot.models`), and se
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from bottleneck.plan.engines import conversion
 from bottleneck.profile import load_profile
 from bottleneck.profile.paths import lock_file
 from bottleneck.profile.types import EngineSpec, Profile
 from netboot.boot.models import publish
+from netboot.image.engines import Masterless
 from rehearsal.debian import CACHE, REPOSITORY
 
 SCRIPTS = REPOSITORY / "salt" / "model" / "files"
-# Installing the environment with torch, the first time on a machine.
-STEP_SECONDS = 1800
 
 
 def tools() -> EngineSpec:
@@ -66,7 +59,7 @@ def make(profile: Profile, say: Callable[[str], None]) -> list[Path]:
     published = [store / folder.name for folder in folders(profile)]
     if not all((folder / "index.json").is_file() for folder in published):
         with tempfile.TemporaryDirectory() as folder:
-            module = _Masterless(Path(folder))
+            module = Masterless(Path(folder))
             module.call("saltutil.sync_all", [])
             for what, function, arguments in steps(profile):
                 say(f"{what}: {function}")
@@ -74,43 +67,3 @@ def make(profile: Profile, say: Callable[[str], None]) -> list[Path]:
         for source in folders(profile):
             publish(source, store)
     return published
-
-
-class _Masterless:
-    """Salt's modules on this machine, without a master; its files are in `folder`."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        settings = {
-            "id": "rehearsal",
-            "file_client": "local",
-            "root_dir": str(folder),
-            "file_roots": {"base": [str(REPOSITORY / "salt")]},
-            "enable_fqdns_grains": False,
-            "enable_gpu_grains": False,
-            "log_level_logfile": "quiet",
-        }
-        (folder / "minion").write_text(yaml.safe_dump(settings))
-
-    def call(self, function: str, arguments: list[Any]) -> None:
-        """Call a module's function.
-
-        Raises
-        ------
-        RuntimeError
-            With its last line, when it failed.
-        """
-        program = Path(sys.executable).with_name("salt-call")
-        options = ["--local", "--retcode-passthrough", "--log-level=error", "--out=json", "--config-dir", self._folder]
-        finished = subprocess.run(
-            [str(program), *map(str, options), function, *(json.dumps(each) for each in arguments)],
-            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=STEP_SECONDS,
-            check=False,
-        )
-        if finished.returncode:
-            lines = [line for line in (finished.stdout + finished.stderr).splitlines() if line.strip()]
-            raise RuntimeError(f"{function} failed: {' '.join(lines[-3:])[-500:]}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,7 +61,7 @@ def make_layer(
         versions = _install(source.packages, recipe, below, content, temporary)
     if source.directory:
         inside = content / source.prefix.lstrip("/")
-        _take_folder(Path(source.directory), inside)
+        _take_folder(Path(source.directory), inside, temporary / f"changes-{source.name}")
         _compile(inside, source.prefix, below[0], recipe, progress)
     if source.root_folder:
         # Its packages are no packages of the image: another release's C library may be among them.
@@ -120,12 +121,22 @@ def _forget_overlay(content: Path) -> None:
                     os.removexattr(path, name, follow_symlinks=False)
 
 
-def _take_folder(source: Path, target: Path) -> None:
+def _take_folder(source: Path, target: Path, changes: Path) -> None:
+    """Show a folder where its layer has it; what is changed there is changed in memory, and the folder stays as it is.
+
+    Nothing is copied: an engine's environment is larger than the memory that a build is given.
+    """
     if not source.is_dir():
         raise BuildError(f"{source} is not a folder; expected what a layer consists of")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # cp keeps owners, links and attributes, and copies no data where the filesystem can share it.
-    run(["cp", "-a", "--reflink=auto", f"{source}/.", target], clean_environment(None))
+    upper, work = changes / "upper", changes / "work"
+    for folder in (target, upper, work):
+        folder.mkdir(parents=True, exist_ok=True)
+    status = source.stat()
+    os.chown(upper, status.st_uid, status.st_gid)
+    upper.chmod(stat.S_IMODE(status.st_mode))
+    overlay = f"lowerdir={source},upperdir={upper},workdir={work}"
+    # It ends with the build's namespace.
+    run(["mount", "-t", "overlay", "-o", overlay, "overlay", target], clean_environment(None))
 
 
 def _compile(folder: Path, prefix: str, root: Path, recipe: Recipe, progress: Progress) -> None:

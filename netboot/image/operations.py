@@ -15,6 +15,8 @@ from netboot.image.build import build as build_image
 from netboot.image.canary import DEFAULT_DEADLINE_SECONDS, Canary
 from netboot.image.commands import Progress
 from netboot.image.diff import compare, read_contents
+from netboot.image.engines import locked_engines
+from netboot.image.engines import make as make_engines
 from netboot.image.manifest import Manifest
 from netboot.image.recipe import BASE, LayerSource, Recipe, RootSource, load_recipe
 from netboot.image.store import Store, StoreError
@@ -67,6 +69,10 @@ def _engine_layer(engine: EngineSpec) -> LayerSource:
     return LayerSource(name=name, root_folder=root, prefix=engine.directory())
 
 
+def _environment_layer(engine: EngineSpec) -> LayerSource:
+    return LayerSource(name=f"engine-{engine.kind}", directory=engine.directory(), prefix=engine.directory())
+
+
 def build(
     store: Store,
     profile: Profile | None,
@@ -74,6 +80,7 @@ def build(
     recipe: str | None = None,
     activate: bool = False,
     accept_expired: bool = False,
+    engines: bool = False,
 ) -> dict[str, Any]:
     """Build the profile's image; with `activate`, make it the active one.
 
@@ -81,6 +88,8 @@ def build(
     ----------
     accept_expired
         Take an archive that is past its own date, whatever the recipe says.
+    engines
+        Make the environments of the profile's locked engines on this machine, and a layer of each.
     """
     if activate and profile is None:
         raise StoreError("an image is made active for a profile; name one")
@@ -88,6 +97,10 @@ def build(
     declared = recipe_for(profile, recipe)
     if accept_expired:
         declared = declared.model_copy(update={"accept_expired": True})
+    if engines and profile is not None:
+        locked = locked_engines(profile)
+        make_engines(locked, progress)
+        declared = declared.model_copy(update={"layers": [*declared.layers, *map(_environment_layer, locked)]})
     manifest = build_image(declared, store, progress, profile=name)
     if activate and name:
         store.activate(name, manifest.digest)

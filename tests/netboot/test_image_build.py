@@ -29,7 +29,8 @@ from netboot.image.recipe import LayerSource, load_recipe
 from netboot.image.store import Store
 os.umask(int(sys.argv[2], 8))
 driver = LayerSource(name="driver", packages=["clinfo"])
-recipe = load_recipe().model_copy(update={"compression_level": 1, "layers": [driver]})
+environment = LayerSource(name="environment", directory=sys.argv[3], prefix="/opt/cluster/engine")
+recipe = load_recipe().model_copy(update={"compression_level": 1, "layers": [environment, driver]})
 build(recipe, Store(sys.argv[1]), lambda report: print(json.dumps(report), flush=True))
 """
 
@@ -49,8 +50,13 @@ pytestmark = [
 
 
 def start(root: Path, umask: str = "022", **environment: str) -> subprocess.Popen[str]:
+    folder = root.with_name("environment")
+    compiled = folder / "lib/python3.13/site-packages/__pycache__"
+    compiled.mkdir(parents=True, exist_ok=True)
+    compiled.with_name("engine.py").write_text("answer = 42\n")
+    (compiled / "engine.cpython-313.pyc").write_bytes(b"of another date")
     return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(root), umask],
+        [sys.executable, "-c", PROGRAM, str(root), umask, str(folder)],
         cwd=REPOSITORY,
         env={**os.environ, "PYTHONPATH": str(REPOSITORY), **environment},
         stdout=subprocess.PIPE,
@@ -99,7 +105,13 @@ def test_the_same_inputs_give_the_same_bytes(tmp_path: Path) -> None:
     ]
     assert contents[0] == contents[1]
     assert first.files == second.files
-    assert first.layers == second.layers and [layer.name for layer in first.layers] == ["driver"]
+    assert first.layers == second.layers and [layer.name for layer in first.layers] == ["environment", "driver"]
+    # Its bytecode is made anew in the layer, and the folder is as it was.
+    packed = Store(tmp_path / "one").layer_path(first.layers[0].sha256)
+    name = "opt/cluster/engine/lib/python3.13/site-packages/__pycache__/engine.cpython-313.pyc"
+    compiled = subprocess.run(["unsquashfs", "-cat", packed, name], capture_output=True, check=True).stdout
+    own = tmp_path / "environment" / Path(name).relative_to("opt/cluster/engine")
+    assert b"answer" in compiled and own.read_bytes() == b"of another date"
     # What the package depends on came with it.
     assert {"clinfo", "ocl-icd-libopencl1"} <= first.packages.keys()
     assert first.digest == second.digest
