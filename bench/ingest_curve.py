@@ -258,8 +258,8 @@ def page(rows: list[dict[str, Any]], command: str) -> str:
         [
             "# How much telemetry the control node takes",
             "",
-            "Samples a second that came from simulated nodes through the master into the store, over how many nodes sent",
-            "them. Each node has its own keys and connection, and sends its next batch as soon as the last is taken.",
+            "Samples a second that came from simulated nodes through the master into the store, over how many nodes",
+            "sent them. Each has its own keys and connection, and sends its next batch as soon as the last is taken.",
             "",
             "```",
             command,

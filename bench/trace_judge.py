@@ -182,6 +182,12 @@ def link_share(ledger: Ledger) -> float:
     return ledger.of(*LINK)
 
 
+def steps_share(ledger: Ledger) -> float:
+    """Return what the link takes of the steps' time: a trace has steps alone, and no wait of a request for one."""
+    in_steps = ledger.phase(PREFILL) + ledger.phase(DECODE)
+    return link_share(ledger) / in_steps if in_steps else 0.0
+
+
 def read(path: Path) -> dict[str, Any]:
     """Return a record, with verdicts by the code at hand where its runs are there."""
     document: dict[str, Any] = json.loads(lzma.decompress(path.read_bytes()))
@@ -203,7 +209,8 @@ def judge_record(document: Mapping[str, Any]) -> Judged:
 
 HEADER = (
     "| trace | collectives | rank: work, transfer, waiting, idle | collectives take |"
-    " ledger: link, traced (untraced; of steps) | difference (to transfer alone) | within 5 points | late rank |"
+    " ledger: link, of steps' time (of a token's: traced; untraced) | difference (to transfer alone) |"
+    " within 5 points | late rank |"
     " verdict |"
 )
 
@@ -217,17 +224,15 @@ def row(document: Mapping[str, Any], found: Judged) -> str:
     )
     transfer, waiting = found.mean(lambda rank: rank.transfer), found.mean(lambda rank: rank.waiting)
     ledger = link_share(verdicts["traced"].ledger)
-    difference = ledger - found.link
-    # While a request waits for a running step, that step uses the link.
-    in_steps = verdicts["traced"].ledger.phase(PREFILL) + verdicts["traced"].ledger.phase(DECODE)
-    steps = ledger / in_steps if in_steps else 0.0
+    steps = steps_share(verdicts["traced"].ledger)
+    difference = steps - found.link
     late = "none" if found.late is None else nodes[found.late]
     verdict = verdicts["traced"]
     named = verdict.name + (f" on {verdict.where['node']}" if verdict.where.get("node") else "")
     return (
         f"| {document['trace']} | {found.collectives} | {shares} | {transfer + waiting:.1%}, waiting {waiting:.1%} |"
-        f" {ledger:.1%} ({link_share(verdicts['plain'].ledger):.1%}; {steps:.1%}) | {100 * difference:+.1f}"
-        f" ({100 * (ledger - transfer):+.1f}) points |"
+        f" {steps:.1%} ({ledger:.1%}; {link_share(verdicts['plain'].ledger):.1%}) | {100 * difference:+.1f}"
+        f" ({100 * (steps - transfer):+.1f}) points |"
         f" {'yes' if abs(difference) <= WITHIN else 'no'} | {late} | {named} |"
     )
 

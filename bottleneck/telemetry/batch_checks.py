@@ -11,7 +11,7 @@ import contextlib
 import math
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from bottleneck.json_numbers import number
 from bottleneck.telemetry.cluster_view import Settings
@@ -252,7 +252,7 @@ def _are_scalars(values: Iterable[object], texts: bool = False) -> bool:
     if _NUMBERS.issuperset(map(type, found)):
         # As for names. A sum that is finite has no part that is not.
         with contextlib.suppress(OverflowError, ValueError):
-            if math.isfinite(math.fsum(found)):
+            if math.isfinite(math.fsum(cast("tuple[float, ...]", found))):
                 return True
     return all(
         value is None

@@ -28,8 +28,8 @@ class Score:
         Whether that is among what was expected, at the place where it was put in. Where what limits the run without it
         takes more than taking it away gives, it may stand among the runners-up.
     relief, gain
-        Share of the time per token that taking it away gave back; the share that the verdict promised, of the answer
-        that counts.
+        Share of the time per token that taking it away gave back; the share that the verdicts with and without it
+        promised, of the answer that counts.
     is_first
         Whether the answer that counts is the verdict, and not one of its runners-up.
     """
@@ -63,7 +63,8 @@ def _score(line: Mapping[str, Any], known: Sequence[Mapping[str, Any]]) -> Score
         # Taking the fault away gives less than what limits the run without it: its place is behind that.
         others = verdict.get("runners_up") or []
         behind = next((each for each in others if _is_expected(line, each["class"], each.get("node"))), None)
-    gain = behind.get("score") if behind else (verdict.get("gain") or {}).get("share")
+    answer = str(behind["class"]) if behind else named
+    gain = _promised(line, _share_of(verdict, answer), answer, beside)
     return Score(
         case=str(line["case"]),
         kind=put["kind"] if put else None,
@@ -103,6 +104,33 @@ def _cost(line: Mapping[str, Any], beside: Sequence[Mapping[str, Any]]) -> float
     """Return what a fault costs against the runs beside it."""
     seconds = [float(other["seconds_per_token"]) for other in beside]
     return float(line["seconds_per_token"]) * len(seconds) / sum(seconds) - 1.0 if seconds else None
+
+
+def _share_of(verdict: Mapping[str, Any], cause: str) -> float | None:
+    """Return the share of the time per token that a verdict gives to a cause: the gain of what it names, or a score."""
+    if verdict["class"] == cause:
+        share = (verdict.get("gain") or {}).get("share")
+    else:
+        share = next((each["score"] for each in verdict.get("runners_up") or [] if each["class"] == cause), None)
+    return None if share is None else float(share)
+
+
+def _promised(
+    line: Mapping[str, Any], share: float | None, cause: str, beside: Sequence[Mapping[str, Any]]
+) -> float | None:
+    """Return what a verdict promises of taking a fault away: its cause's time less what that takes without the fault.
+
+    A slowed link that is mended is a link still. As a share of the time per token with the fault.
+    """
+    if share is None or not beside:
+        return share
+    stays = [
+        (_share_of(other["verdict"], cause) or 0.0)
+        * float(other["seconds_per_token"])
+        / float(line["seconds_per_token"])
+        for other in beside
+    ]
+    return share - sum(stays) / len(stays)
 
 
 def _limit_share(beside: Sequence[Mapping[str, Any]]) -> float:

@@ -168,7 +168,7 @@ def test_a_record_is_judged_against_the_ledger_of_its_run(
     assert trace_judge.main([str(record), "--details"]) == 0
     printed = capsys.readouterr().out
     assert "node0: 55%, 6%, 10%, 29%; node1: 64%, 6%, 2%, 28% | 12.0%, waiting 6.0%" in printed
-    ledger = trace_judge.link_share(verdict.ledger)
+    ledger = trace_judge.steps_share(verdict.ledger)
     assert f"{100 * (ledger - 0.12):+.1f} ({100 * (ledger - 0.06):+.1f}) points" in printed
     assert "an output token took +10% of time with the profiler" in printed
 

@@ -106,7 +106,13 @@ def message_latency(
     probe = run.ceilings.allreduce
     if probe is not None and (probe.link, probe.ranks) != (link, ranks):
         probe = None
-    collectives = {float(size): spread.low for size, spread in probe.sizes.items() if size > 0} if probe else {}
+    # Beside a processor a probe's slow repeats are its core's; beside a card they are the collective's own.
+    on_card = topology.on_accelerator(topology.groups[0].head)
+    collectives = {
+        float(size): spread.median if on_card else spread.low
+        for size, spread in (probe.sizes if probe else {}).items()
+        if size > 0
+    }
     ways = [(way.latency_seconds.low, way.measured or -math.inf) for way in _ways(run, topology) if way.latency_seconds]
     choices: list[tuple[float, str]] = []
     if ranks > 1 and collectives:
@@ -124,7 +130,7 @@ def message_latency(
             software, rate = choices[0][0], probe_rate or math.inf
             now = {size: software + by_trips[0] + moved_bytes(size, ranks) / rate for size in collectives}
             return by_trips[0], f"{by_trips[1]}; collectives were probed before", now
-        if not (choices and topology.on_accelerator(topology.groups[0].head)):
+        if not (choices and on_card):
             choices.append(by_trips)
     latency, source = min(choices, default=(None, ""))
     return latency, source, collectives

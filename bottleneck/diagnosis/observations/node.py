@@ -119,6 +119,8 @@ def node_facts(
         if (series := samples.get(node)) is not None:
             facts = _with_heat_and_memory(facts, series, run.interval)
             facts = _with_processes(facts, series, run.interval, prefix, busy_seconds)
+            if topology.on_accelerator(node):
+                facts = replace(facts, cpu_wait_seconds=_kept_from_running(facts, run.interval))
         found[node] = facts
     return found
 
@@ -200,6 +202,20 @@ def _cpu_wait(
     elif spins:
         waited = 0.0
     return waited + (steal or 0.0)
+
+
+def _kept_from_running(facts: NodeFacts, interval: Span) -> float | None:
+    """Return the seconds in which the worker of a node with a card was ready to run and did not.
+
+    Its threads spin, so what they want of cores is the time that they had and the time that they waited for, and of a
+    process that is stopped all wait at once: it was ready to run the share of the time that waiting is of both. A rank
+    stopped a fifth of the time waited 0.21 and 0.25 of it, one that was left alone less than 0.001 (two H200,
+    doc/reference/gpu-lab.md). Under a quota waiting is throttling, which is counted as that.
+    """
+    delay, used = facts.run_delay_seconds, facts.worker_cpu_seconds
+    if facts.restricted or delay is None or used is None or used + delay <= 0:
+        return facts.cpu_wait_seconds
+    return (interval[1] - interval[0]) * delay / (used + delay)
 
 
 def _with_heat_and_memory(facts: NodeFacts, series: NodeSamples, interval: Span) -> NodeFacts:
