@@ -32,7 +32,8 @@ MODEL = "../h200/sweep_w4a16.json"
 # Of an answer of fewer tokens most gaps hold another request's prompt, and are no step of decoding alone.
 LEAST_OUTPUT_TOKENS = 8
 _ETHERNET = 14
-_LINK_FAULTS = frozenset({"link_rate", "link_delay"})
+# Not link_delay: the relay that delays also carries less, and how much is in no prediction.
+_LINK_FAULTS = frozenset({"link_rate"})
 
 
 class RecordsError(Exception):
@@ -53,7 +54,6 @@ class Trial:
 
     parallel: str
     bits_per_second: float | None
-    delay_seconds: float
     point: Point
     output_tokens: int
     burst_seconds: float
@@ -163,7 +163,9 @@ def _trial(line: Mapping[str, Any], run: Run) -> Trial | None:
         print(f"left out: {error}", file=sys.stderr)
         return None
     split, point, load = found.base.split, found.points[0], line["load"]
-    if split.ranks not in (1, RANKS):
+    heads = sum(worker.head for worker in run.workers)
+    # Copies side by side share their host, whose part of a first token is not one card's.
+    if split.ranks not in (1, RANKS) or heads > 1:
         return None
     parallel = "single" if split.ranks == 1 else "tensor" if split.tensor_parallel > 1 else "pipeline"
     if parallel == "single" and put is not None:
@@ -172,7 +174,6 @@ def _trial(line: Mapping[str, Any], run: Run) -> Trial | None:
     return Trial(
         parallel,
         rate,
-        put["strength"] if put and put["kind"] == "link_delay" else 0.0,
         point,
         load["output_tokens"],
         line["seconds_per_token"] * load["concurrency"] * load["output_tokens"],
@@ -186,13 +187,12 @@ def _merged(trials: Sequence[Trial]) -> Iterator[Measured]:
     """Yield one figure for each split, link and load: the medians of its runs."""
     groups: dict[tuple[Any, ...], list[Trial]] = {}
     for each in trials:
-        key = (each.parallel, each.bits_per_second, each.delay_seconds, each.point.batch, each.output_tokens)
+        key = (each.parallel, each.bits_per_second, each.point.batch, each.output_tokens)
         groups.setdefault(key, []).append(each)
-    for (parallel, rate, delay, batch, output), found in groups.items():
+    for (parallel, rate, batch, output), found in groups.items():
         yield Measured(
             parallel=parallel,
             bits_per_second=rate,
-            delay_seconds=delay,
             clients=batch,
             input_tokens=round(statistics.median(each.point.prompt for each in found)),
             output_tokens=output,
