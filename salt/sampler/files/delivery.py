@@ -113,13 +113,11 @@ class Acknowledgements:
         """Return the file's content if it has changed, else None."""
         try:
             changed = os.stat(self._path).st_mtime_ns
-            if changed == self._changed:
-                return None
-            with open(self._path, encoding="utf-8") as file:
-                stored = json.load(file)
-        except (OSError, ValueError):
+        except OSError:
             return None
-        self._changed = changed
+        stored = None if changed == self._changed else node_files.read_json(self._path)
+        if stored is not None:
+            self._changed = changed
         return stored
 
 

@@ -1,10 +1,10 @@
 """Notice within two seconds that the link between ranks is cut, where this node's worker has connections over it."""
 
-import json
 import socket
 from collections.abc import Callable
 from typing import Any
 
+import node_files
 import rank_links
 from workers import unit_records
 
@@ -62,11 +62,10 @@ class LinkCuts:
 
     def _worker(self) -> tuple[str, str | None]:
         """Return the worker's name and its address on the link; an address of None without any."""
+        record = node_files.read_json(self._worker_file)
         try:
-            with open(self._worker_file, encoding="utf-8") as file:
-                record = json.load(file)
             name, address = record["name"], record["link_address"]
             socket.inet_aton(address)
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, KeyError, TypeError):
             return "", None
         return str(name), str(address)
