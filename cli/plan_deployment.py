@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 import lab as lab_module
 from bottleneck.estimate import Interval
@@ -30,6 +31,8 @@ from cli.run_folders import open_run, run_heads
 from remote.control_interface import ControlError
 
 HELP = "cluster plan-deployment --help"
+# With fewer the cells of the whole table are a few letters wide.
+WIDE_COLUMNS = 140
 
 
 @dataclass(frozen=True)
@@ -144,7 +147,7 @@ def _show(found: Choice, measured: _Measured, load: Workload, every_form: bool) 
     possible = [each for each in found.possible if every_form or each.candidate.own_weights]
     refused = [each for each in found.refused if every_form or each.candidate.own_weights]
     if possible:
-        out.print(_table(possible, load))
+        out.print(_table(possible, load, out.width))
     for text in dict.fromkeys(note for each in possible if each.speed for note in each.speed.basis):
         out.print(f"[dim]{escape(text)}[/]", soft_wrap=True)
     for text in dict.fromkeys(each.unknown for each in possible if each.unknown):
@@ -165,22 +168,38 @@ def _next(taken: Weighed) -> str:
     return f"write it into the profile, then cluster deploy {name}: {name}: {json.dumps(taken.to_json()['deployment'])}"
 
 
-def _table(possible: list[Weighed], load: Workload) -> Table:
+def _table(possible: list[Weighed], load: Workload, width: int) -> Table:
+    """Return the table; where there is no room for all columns, those that decide."""
     table = Table(caption="in brackets the 90 % interval; in italics what the profile does not write")
+    many = f"tokens/s, {load.concurrency}"
+    titles = (
+        "engine",
+        "spread",
+        "weights",
+        "memory a rank",
+        "tokens/s, one",
+        "first token",
+        many,
+        "first token",
+        "binds",
+    )
+    # By place, for two columns have one title.
+    shown = [0, 1, 6, 7] if width < WIDE_COLUMNS else list(range(len(titles)))
     table.add_column("deployment", no_wrap=True)
-    for title in ("engine", "spread", "weights", "memory a rank", "tokens/s, one", "first token"):
-        table.add_column(title)
-    for title in (f"tokens/s, {load.concurrency}", "first token", "binds"):
-        table.add_column(title)
+    for place in shown:
+        table.add_column(titles[place])
     for each in possible:
         candidate = each.candidate
-        table.add_row(
-            escape(candidate.name) if candidate.written else f"[italic]{escape(candidate.name)}[/]",
+        cells = (
             candidate.engine.interface.title,
-            escape(candidate.spread),
-            escape(candidate.weights),
+            candidate.spread,
+            candidate.weights,
             f"{size_text(each.memory.memory.total_bytes)}, {missing_text(each.memory)}" if each.memory else "-",
             *_rates(each, load),
+        )
+        table.add_row(
+            Text(candidate.name, style="" if candidate.written else "italic"),
+            *(Text(cells[place]) for place in shown),
             style="" if candidate.own_weights else "dim",
         )
     return table

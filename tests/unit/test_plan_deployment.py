@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from bottleneck.performance.calibration import prior
@@ -82,14 +84,13 @@ def test_a_rate_is_that_of_the_step_model_at_the_measured_ceilings(embedded: Cho
     assert two is not None and two.many.itl_seconds.median == pytest.approx(both[1])
 
 
-def test_what_was_fitted_to_an_engine_is_named_and_is_not_that_of_another(embedded: Choice) -> None:
-    speed = own(embedded, "single").speed
-    assert speed is not None and speed.basis[0].startswith("cpu: efficiencies of the engine map, fitted to")
-    # Without any of its own the priors stand, three times as wide.
-    other = own(embedded, "genai").speed
+def test_what_was_fitted_to_an_engine_is_named_and_is_not_that_of_another(embedded: Choice, a770: Choice) -> None:
+    for name, entry in (("single", "cpu"), ("genai", "cpu-openvino"), ("llamacpp", "cpu-llamacpp")):
+        speed = own(embedded, name).speed
+        assert speed is not None and speed.basis[0].startswith(f"{entry}: efficiencies of the engine map, fitted to")
+    # Without any of its own the priors stand.
+    other = own(a770, "layers2").speed
     assert other is not None and not [text for text in other.basis if "fitted" in text]
-    wide = [each.high / each.low for each in (speed.one_rate, other.one_rate)]
-    assert wide[0] < wide[1]
 
 
 def test_what_belongs_to_kernels_is_that_of_the_weights_it_was_fitted_to() -> None:
@@ -298,6 +299,15 @@ def test_the_command_prints_data() -> None:
     assert written["deployment"]["server"]["max_num_seqs"] == 4
     assert all(each["refused"] for each in found["refused"])
     assert {each["bits"] for each in found["deployments"]} == {4, 8}
+
+
+def test_in_a_narrow_window_names_and_what_decides_have_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = io.StringIO()
+    monkeypatch.setattr(plan_deployment, "out", Console(width=80, file=shown))
+    assert run("--profile", "embedded", "--ceilings", str(CEILINGS)).exit_code == 0
+    printed = shown.getvalue()
+    assert "cpu-openvino-single" in printed and "[italic]" not in printed
+    assert "tokens/s, 4" in printed and "memory a rank" not in printed
 
 
 def test_people_read_what_to_take_and_what_to_type() -> None:
