@@ -10,8 +10,6 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import jinja2
-
 from bottleneck.plan.nodes import worker_specs
 from bottleneck.profile.paths import repository_directory
 
@@ -69,6 +67,9 @@ def configuration(
     wait_seconds : int
         How long a request waits for a head.
     """
+    # Here, for commands of a lab import this module and render nothing.
+    import jinja2
+
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)  # noqa: S701
     return environment.from_string(_file("haproxy.cfg.j2")).render(
         profile=profile.name,

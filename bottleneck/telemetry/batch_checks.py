@@ -134,12 +134,14 @@ def _not_plain(document: object) -> str | None:
     return None
 
 
-def _are_names(keys: Mapping[Any, object]) -> bool:
+def _are_names(keys: Iterable[object]) -> bool:
     """Return whether all keys of a mapping are texts."""
     # Thousands a second: what takes no turn of the interpreter for each key settles nearly all of them.
-    if _TEXT.issuperset(map(type, keys)) and "".join(keys).isascii() and max(map(len, keys), default=0) <= LONGEST_TEXT:
-        return True
-    return all(type(key) is str and _is_text(key) for key in keys)
+    if _TEXT.issuperset(map(type, keys)):
+        texts = cast("Iterable[str]", keys)
+        if "".join(texts).isascii() and max(map(len, texts), default=0) <= LONGEST_TEXT:
+            return True
+    return all(isinstance(key, str) and _is_text(key) for key in keys)
 
 
 def _is_text(text: str) -> bool:

@@ -107,7 +107,7 @@ def _probed_link(seen: Observations, group: Group) -> Link | None:
     return _fitted(tuple(sorted(link.allreduce_seconds.items())), seen.topology.tensor_parallel, link.backend)
 
 
-@lru_cache(maxsize=64)
+@lru_cache
 def _fitted(seconds_of_bytes: tuple[tuple[float, float], ...], ranks: int, backend: str) -> Link | None:
     """Fit a link to what was probed of it: once, for every kind of work of a run asks for it twice."""
     return link_of(dict(seconds_of_bytes), ranks, backend)
