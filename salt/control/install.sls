@@ -11,6 +11,7 @@ control-install-packages-pkg-installed:
       - mmdebstrap
       - nftables
       - openssl
+      - procps
       - prometheus
       - rsync
       - squashfs-tools
