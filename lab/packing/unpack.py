@@ -118,6 +118,8 @@ class Pack:
             for entry in entries:
                 if entry.name.startswith("/") or ".." in entry.name.split("/"):
                     fail(f"{archive['name']}: {entry.name}: expected a path below {target}")
+                # tarfile makes it without a thought for the other threads, and fails where one was quicker.
+                (target / entry.name).parent.mkdir(parents=True, exist_ok=True)
                 entries.extract(entry, target)
         self.mark(archive).touch()
         for path in paths:
