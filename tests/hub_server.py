@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from tests.http_serving import serving
 
 COMMIT, CHECKSUM = "b" * 40, "a" * 40
 CONFIG = b'{"architectures": ["LlamaForCausalLM"]}'
@@ -89,10 +90,5 @@ def hub(mode: str, file: bytes = CONFIG) -> Iterator[str]:
         Content of config.json.
     """
     handler = type("Hub", (_Hub,), {"mode": mode, "file": file})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        server.server_close()
+    with serving(handler) as address:
+        yield address
